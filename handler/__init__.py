@@ -1,0 +1,1 @@
+"""What the TorchServe worker imports, and nothing else: numpy, Pillow, OpenVINO and the standard library."""

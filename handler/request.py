@@ -1,0 +1,76 @@
+"""One request as TorchServe hands it to the worker -> the photo's bytes and how many dishes are asked for.
+
+A photo comes as the raw body, as a multipart field (data, image or body), or base64 in JSON.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any
+
+PHOTO_FIELDS = ("data", "image", "body")
+
+
+class RequestError(ValueError):
+    """The request holds no photo where one is expected, or asks for nonsense; the message says what was expected."""
+
+
+def read_request(request: Mapping[str, Any], headers: Mapping[str, Any], num_classes: int, default_top_k: int) -> tuple[bytes, int]:
+    """(photo bytes, top-k in 1..num_classes) of one request. Raises RequestError.
+
+    `request` holds TorchServe's fields by name: bytes, or what it decoded itself: str for text, a JSON value for JSON.
+    """
+    # HTTP header names know no upper or lower case, TorchServe passes them as the client wrote them
+    lower_case = {name.lower(): value for name, value in headers.items()}
+    top_k = _top_k(request.get("top_k", lower_case.get("x-top-k")), num_classes, default_top_k)
+    field = next((name for name in PHOTO_FIELDS if name in request), None)
+    if field is None:
+        raise RequestError(f"no photo: fields {sorted(request)}, expected one of {list(PHOTO_FIELDS)}, or the photo as the body")
+    return _photo_bytes(request[field]), top_k
+
+
+def _top_k(value: Any, num_classes: int, default: int) -> int:
+    if value is None:
+        return min(default, num_classes)
+    text = bytes(value).decode("latin-1") if isinstance(value, bytes | bytearray) else str(value)
+    try:
+        wanted = int(text)
+    except ValueError as error:
+        raise RequestError(f"top_k is {text[:40]!r}, expected a whole number from 1 to {num_classes}") from error
+    if wanted < 1:
+        raise RequestError(f"top_k is {wanted}, expected a whole number from 1 to {num_classes}")
+    return min(wanted, num_classes)
+
+
+def _photo_bytes(value: Any) -> bytes:
+    if isinstance(value, str):
+        value = value.encode()
+    if isinstance(value, bytes | bytearray):
+        # no image format starts with a brace, so this is JSON that came without its content type
+        if not bytes(value[:64]).lstrip().startswith(b"{"):
+            return bytes(value)
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise RequestError(f"the body is no valid JSON: {error}") from error
+    return _photo_in_json(value)
+
+
+def _photo_in_json(value: Any) -> bytes:
+    expected = 'expected {"image": "<base64>"} or {"instances": [{"image": "<base64>"}]}'
+    if isinstance(value, dict) and "instances" in value:
+        instances = value["instances"]
+        if not isinstance(instances, list) or len(instances) != 1:
+            count = len(instances) if isinstance(instances, list) else "no list of"
+            raise RequestError(f"{count} instances in one request, expected 1: send a request for each photo, they are batched")
+        value = instances[0]
+    image = value.get("image") if isinstance(value, dict) else None
+    if not isinstance(image, str):
+        raise RequestError(f"the JSON holds no photo: {expected}")
+    # browsers' FileReader gives data:image/jpeg;base64,...
+    text = image.partition(",")[2] if image.startswith("data:") else image
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(f"the image in the JSON is not base64: {error}") from error

@@ -1,0 +1,1 @@
+"""Commands around the server: install, archive, serve, predict. Need the `serve` extra only."""

@@ -1,0 +1,103 @@
+"""Set up .venv with the packages of some extras: `python3 scripts/install.py serve train dev`.
+
+Runs on the machine's own Python, before anything is installed: standard library only. Needs no root.
+Writes .venv/installed-EXTRA when an extra is complete, and build/install.log with all that pip said.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+VENV = Path(".venv")
+LOG = Path("build/install.log")
+OLDEST = (3, 11)
+# what `du -s .venv` shows once an extra is installed, and the same again for the downloads
+NEEDED_GB = {"serve": 1.5, "train": 12.0, "dev": 0.5}
+
+
+def make_venv() -> Path:
+    """The Python of .venv, which is made, or made anew if an earlier set-up was broken off."""
+    python = VENV / "bin" / "python"
+    works = python.exists() and subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    if not works:
+        print(f"making {VENV} with Python {sys.version.split()[0]}", flush=True)
+        done = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True)
+        if done.returncode != 0:
+            shutil.rmtree(VENV, ignore_errors=True)
+            raise SystemExit(
+                f"error: {sys.executable} could not make a virtual environment:\n{(done.stdout + done.stderr).strip()}\n"
+                "On Debian and Ubuntu its venv module is a package of its own: apt install python3-venv"
+            )
+    return python
+
+
+def pip_install(python: Path, extras: "list[str]") -> int:
+    """Install the extras of pyproject.toml as constraints.txt pins them; one line a package. Returns pip's exit status."""
+    LOG.parent.mkdir(exist_ok=True)
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-c", "constraints.txt"]
+    # the environment variable reaches the build of this project, too, which -c does not
+    environment = {**os.environ, "PIP_CONSTRAINT": str(Path("constraints.txt").resolve()), "PYTHONUNBUFFERED": "1"}
+    with LOG.open("w", encoding="utf-8") as log, subprocess.Popen(
+        [*command, "-e", f".[{','.join(extras)}]"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    ) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            log.write(line)
+            if line.lstrip().startswith(("Downloading ", "Using cached ", "Installing collected", "Building ")):
+                print("  " + line.strip()[:110], flush=True)
+    return pip.returncode
+
+
+def explain_failure() -> str:
+    """What a person can do about the failure that build/install.log records."""
+    log = LOG.read_text(encoding="utf-8", errors="replace")
+    tail = "\n".join("  " + line for line in log.strip().splitlines()[-12:])
+    if "No space left on device" in log or "Errno 28" in log:
+        advice = "The disk is full: make room and run the same command again; it goes on where it stopped."
+    elif "Permission denied" in log:
+        advice = "Files here belong to someone else: check the owner of this folder and of .venv."
+    elif any(sign in log for sign in ("Connection", "Max retries", "timed out", "Name or service", "ProxyError", "SSLError")):
+        advice = "The package index cannot be reached: check the network, or set PIP_INDEX_URL to a mirror."
+    elif "No matching distribution" in log or "No such file or directory" in log:
+        advice = f"A package has no build for Python {sys.version.split()[0]} here, or no index is reachable; try PYTHON=python3.12."
+    else:
+        advice = "Run the same command again; if it fails alike, the log says why."
+    return f"error: the installation failed ({LOG}):\n{tail}\n{advice}"
+
+
+def main() -> int:
+    """Command line; see the module's docstring."""
+    extras = sys.argv[1:]
+    if sys.version_info < OLDEST:
+        print(f"error: Python {sys.version.split()[0]} is too old, 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")
+        return 1
+    needed, free = sum(NEEDED_GB[extra] for extra in extras), shutil.disk_usage(".").free / 1e9
+    if free < needed:
+        print(f"error: the disk is full: {free:.1f} GB are free here, {'+'.join(extras)} may need {needed:.1f} GB")
+        return 1
+    python = make_venv()
+    print(f"installing {' + '.join(extras)} into {VENV} (log: {LOG})", flush=True)
+    try:
+        status = pip_install(python, extras)
+    except OSError as error:
+        print(f"error: the installation failed: {error}")
+        return 1
+    if status != 0:
+        print(explain_failure())
+        return 1
+    for extra in extras:
+        (VENV / f"installed-{extra}").touch()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted: run the same command again, it goes on where it stopped")

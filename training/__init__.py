@@ -1,0 +1,1 @@
+"""From photos to an exported program: data, train, evaluate, export. Needs the `train` extra."""

@@ -1,0 +1,73 @@
+"""Exact figures over held-out photos, on any number of ranks: top-1, top-5, F1, calibration, confusion."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+CALIBRATION_BINS = 15  # as in arXiv:1706.04599
+
+
+@torch.no_grad()
+def predict(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(logits float32 (N, C), targets int64 (N,)) of all N photos in their order, whichever rank saw them; on the CPU."""
+    model.eval()
+    parts = [(model(crops.to(device)).float().cpu(), targets, positions) for crops, targets, positions in loader]
+    if dist.is_initialized():
+        gathered: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(gathered, parts)
+        parts = [part for rank_parts in gathered for part in rank_parts]
+    logits, targets, positions = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = positions.argsort()
+    assert torch.equal(positions[order], torch.arange(len(order))), "a photo was counted twice or not at all"
+    return logits[order], targets[order]
+
+
+def confusion_matrix(logits: Tensor, targets: Tensor) -> Tensor:
+    """Counts int64 (C, C): row is the true class, column the predicted one."""
+    num_classes = logits.shape[1]
+    return torch.bincount(targets * num_classes + logits.argmax(1), minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def f1_scores(confusion: Tensor) -> Tensor:
+    """F1 (C,) of each class, 0 where a class was neither there nor predicted."""
+    hits = confusion.diag().float()
+    return 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
+
+
+def calibration_error(logits: Tensor, targets: Tensor) -> float:
+    """Expected calibration error in 0..1 over equal-width bins of confidence (arXiv:1706.04599)."""
+    confidence, predicted = logits.softmax(1).max(1)
+    correct = (predicted == targets).float()
+    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    gaps = torch.zeros(CALIBRATION_BINS).index_add_(0, bins, correct - confidence)
+    return float(gaps.abs().sum() / len(targets))
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """The number that, dividing the logits, makes their cross entropy least (arXiv:1706.04599)."""
+    log_temperature = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(logits / log_temperature.exp(), targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    # a model that is always right, or never, has no best temperature
+    return float(log_temperature.detach().clamp(-2, 2).exp())
+
+
+def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """top1, top5, f1 (macro), calibration_error, loss, all of these photos, and their number."""
+    top5 = logits.topk(min(5, logits.shape[1])).indices
+    return {
+        "top1": float((logits.argmax(1) == targets).float().mean()),
+        "top5": float((top5 == targets[:, None]).any(1).float().mean()),
+        "f1": float(f1_scores(confusion_matrix(logits, targets)).mean()),
+        "calibration_error": calibration_error(logits, targets),
+        "loss": float(nn.functional.cross_entropy(logits, targets)),
+        "photos": len(targets),
+    }

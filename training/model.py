@@ -1,0 +1,119 @@
+"""The network with its spec, and the checkpoint that carries it from training to evaluation and export."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from handler.preprocess import Spec
+from training.params import Params
+
+
+class Classifier(nn.Module):
+    """Crops (B, H, W, 3) with values in 0..255 -> logits (B, num_classes): normalisation, then timm's network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, spec: Spec) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        x = crops.permute(0, 3, 1, 2).to(self.mean.dtype)  # (B, 3, H, W), channels last in memory
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def build(params: Params, num_classes: int, load_weights: bool = True) -> tuple[Classifier, Spec]:
+    """timm's network of that name with a new head, and the spec that its weights were trained with.
+
+    params.weights is "hub", "none", or a file. ValueError if timm does not know the model or the weights do not fit.
+    """
+    if not timm.is_model(params.model):
+        close = timm.list_models(f"*{params.model.split('_')[0]}*")[:5]
+        raise ValueError(f"timm has no model {params.model!r}; close to it: {close}")
+    overlay: dict[str, Any] = {}
+    pretrained = load_weights and params.weights != "none"
+    if pretrained and params.weights != "hub":
+        if not Path(params.weights).is_file():
+            raise ValueError(f"weights file {params.weights!r} does not exist; expected a path, 'hub' or 'none'")
+        overlay = {"file": params.weights}
+    try:
+        network = timm.create_model(
+            params.model, pretrained=pretrained, num_classes=num_classes, pretrained_cfg_overlay=overlay, **params.model_args
+        )
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{params.model} with {params.model_args} and weights {params.weights!r}: {error}") from error
+    except OSError as error:
+        raise ValueError(
+            f"weights of {params.model} could not be fetched from the hub ({error}); without a network give a file: WEIGHTS=path"
+        ) from error
+    if pretrained:
+        # a new head starts at zero: the first steps move the head, and no random gradient reaches the trained body
+        nn.init.zeros_(network.get_classifier().weight)
+    config = resolve_data_config(model=network) | params.spec
+    spec = Spec.from_dict({key: config[key] for key in config if key in Spec.__annotations__ or key in params.spec})
+    return Classifier(network, spec).to(memory_format=torch.channels_last), spec
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one run hands on. `metrics` are of the held-out photos; `trained_on` is the sha256 of each training photo.
+
+    `temperature` divides the logits; `data` holds source, fingerprint and counts; `git` is commit and "dirty" or "clean".
+    """
+
+    weights: dict[str, Tensor]
+    spec: dict[str, Any]
+    labels: tuple[str, ...]
+    params: dict[str, Any]
+    temperature: float
+    epoch: int
+    metrics: dict[str, float]
+    data: dict[str, Any]
+    trained_on: Sequence[str]
+    git: str
+
+    def save(self, path: Path) -> None:
+        """Write aside, then rename: a checkpoint is whole or not there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        torch.save(vars(self), part)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """The checkpoint in a file. ValueError if it is missing or not one of ours."""
+        try:
+            return cls(**torch.load(path, map_location="cpu", weights_only=True))
+        except FileNotFoundError as error:
+            raise ValueError(f"no checkpoint {path}; make train writes one") from error
+        except Exception as error:  # torch.load raises pickle, zip, key and type errors alike
+            raise ValueError(f"{path} is no checkpoint of this project: {error}") from error
+
+    def classifier(self) -> tuple[Classifier, Spec]:
+        """The trained network in evaluation mode, and its spec."""
+        classifier, _ = build(Params(**self.params), len(self.labels), load_weights=False)
+        spec = Spec.from_dict(self.spec)
+        classifier = Classifier(classifier.network, spec)
+        classifier.network.load_state_dict(self.weights)
+        return classifier.eval(), spec
+
+
+def git_commit() -> str:
+    """Commit of the working tree and whether it was dirty, e.g. "1a2b3c4 clean"; "unknown" outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit} {'dirty' if changed else 'clean'}"

@@ -1,0 +1,52 @@
+"""The hyper-parameters of a run, read from params.yaml and checked: a wrong key or value is refused by name."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Params(BaseModel):
+    """One run's hyper-parameters; params.yaml says what each one does. Sizes are pixels, rates are per step."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seed: int = Field(ge=0)
+    model: str
+    model_args: dict[str, Any]
+    weights: str
+    spec: dict[str, Any]
+    freeze: list[str]
+    val_fraction: float = Field(gt=0, lt=1)
+    train_size: int = Field(ge=16)
+    crop_scale_min: float = Field(gt=0, le=1)
+    augment: Literal["none", "trivial", "rand"]
+    mixup: float = Field(ge=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    workers: int = Field(ge=0)
+    lr: float = Field(gt=0)
+    head_lr: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    warmup_epochs: float = Field(ge=0)
+    label_smoothing: float = Field(ge=0, lt=1)
+    ema_decay: float = Field(ge=0, lt=1)
+    precision: Literal["float32", "bfloat16"]
+
+
+def read_params(path: Path) -> Params:
+    """The parameters in a YAML file. ValueError names each key that is missing, unknown or has a wrong value."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"no parameter file {path}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}, expected keys and values")
+    try:
+        return Params(**values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise ValueError(f"{path}: " + "; ".join(problems)) from error
