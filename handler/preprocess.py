@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
 # Pillow warns of a decompression bomb from here on; phones' 50-megapixel photos lie well below
@@ -62,7 +62,8 @@ class Spec:
         if set(values) != names:
             missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
             raise ValueError(f"spec needs exactly the keys {sorted(names)}: missing {missing}, unknown {unknown}")
-        spec = cls(**{key: tuple(v) if isinstance(v, list | tuple) else v for key, v in values.items()})
+        exact: dict[str, Any] = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in values.items()}
+        spec = cls(**exact)
         spec._check()
         return spec
 
@@ -95,7 +96,7 @@ def read_photo(photo_bytes: bytes) -> Image.Image:
     # Pillow's decoders raise almost anything on hostile bytes: OSError, SyntaxError, struct.error, TypeError ...
     try:
         image = Image.open(io.BytesIO(photo_bytes), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PhotoError(f"not an image in a format that is read here ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"the photo has too many pixels: at most {MAX_PIXELS:,} are read") from error
@@ -155,7 +156,7 @@ def crop(image: Image.Image, spec: Spec) -> np.ndarray:
     if image.size != (width, height):
         image = image.resize((width, height), INTERPOLATIONS[spec.interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))  # (H, W, 3)
+    return np.array(image.crop((left, top, left + size, top + size)))  # (H, W, 3)
 
 
 def preprocess(photo_bytes: bytes, spec: Spec) -> np.ndarray:

@@ -39,13 +39,16 @@ def pip_install(python: Path, extras: "list[str]") -> int:
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-c", "constraints.txt"]
     # the environment variable reaches the build of this project, too, which -c does not
     environment = {**os.environ, "PIP_CONSTRAINT": str(Path("constraints.txt").resolve()), "PYTHONUNBUFFERED": "1"}
-    with LOG.open("w", encoding="utf-8") as log, subprocess.Popen(
-        [*command, "-e", f".[{','.join(extras)}]"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    ) as pip:
+    with (
+        LOG.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            [*command, "-e", f".[{','.join(extras)}]"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        ) as pip,
+    ):
         assert pip.stdout is not None
         for line in pip.stdout:
             log.write(line)
@@ -65,7 +68,9 @@ def explain_failure() -> str:
     elif any(sign in log for sign in ("Connection", "Max retries", "timed out", "Name or service", "ProxyError", "SSLError")):
         advice = "The package index cannot be reached: check the network, or set PIP_INDEX_URL to a mirror."
     elif "No matching distribution" in log or "No such file or directory" in log:
-        advice = f"A package has no build for Python {sys.version.split()[0]} here, or no index is reachable; try PYTHON=python3.12."
+        advice = (
+            f"A package has no build for Python {sys.version.split()[0]} here, or no index is reachable; try PYTHON=python3.12."
+        )
     else:
         advice = "Run the same command again; if it fails alike, the log says why."
     return f"error: the installation failed ({LOG}):\n{tail}\n{advice}"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ HELD_OUT_FOLDERS = ("test", "val", "validation", "valid")
 class Data:
     """A data set read and split: no photo, exact or near, of `held_out` is in `train`.
 
-    `fingerprint` is the sha256 over all labels and photos; `source` says in words what was read.
+    `fingerprint` is the sha256 over all labels and photos; `source` says in words what was read from `root`.
     """
 
     labels: tuple[str, ...]
@@ -40,6 +41,17 @@ class Data:
     held_out: tuple[Photo, ...]
     fingerprint: str
     source: str
+    root: Path | None = None
+
+    def summary(self) -> dict[str, object]:
+        """What a checkpoint records of its data."""
+        return {
+            "source": self.source,
+            "root": str(self.root) if self.root else "",
+            "fingerprint": self.fingerprint,
+            "train": len(self.train),
+            "held_out": len(self.held_out),
+        }
 
 
 def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | None = None) -> Data:
@@ -48,20 +60,18 @@ def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | N
     `cache` is a folder that keeps the hashes, so that a large data set is read whole only once.
     Raises ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable.
     """
-    if root is None:
-        root, source = generate(Path("build/generated")), "generated pictures, not photos of food"
-    else:
-        source = ""
-    labels, photos, layout = find_photos(root)
-    photos, thumbnails = hash_photos(root, photos, cache)
+    folder = root or generate(Path("build/generated"))
+    labels, photos, layout = find_photos(folder)
+    source = f"{layout} in {root}" if root else "generated pictures, no photos of food (give DATA=folder for those)"
+    photos, thumbnails = hash_photos(folder, photos, cache)
     for index, label in enumerate(labels):
         if not any(photo.index == index for photo in photos):
-            raise ValueError(f"class {label!r} in {root} has no readable photo")
+            raise ValueError(f"class {label!r} in {folder} has no readable photo")
     digest = hashlib.sha256("\n".join(labels).encode())
     for photo in sorted(photos, key=lambda p: (p.index, p.sha256, p.split)):
         digest.update(f"{photo.index} {photo.sha256} {photo.split}\n".encode())
     train, held_out = split_photos(photos, thumbnails, val_fraction, seed)
-    return Data(labels, tuple(train), tuple(held_out), digest.hexdigest(), source or f"{layout} in {root}")
+    return Data(labels, tuple(train), tuple(held_out), digest.hexdigest(), source, root)
 
 
 def find_photos(root: Path) -> tuple[tuple[str, ...], list[Photo], str]:
@@ -103,7 +113,7 @@ def _class_folders(root: Path, split: str) -> tuple[tuple[str, ...], list[Photo]
     return tuple(folder.name for folder in folders), photos
 
 
-class TrainPhotos(Dataset[tuple[np.ndarray, int]]):
+class TrainPhotos(Dataset[Any]):
     """Augmented training crops: uint8 (S, S, 3), S = params.train_size, with their class index."""
 
     def __init__(self, photos: Sequence[Photo], params: Params) -> None:
@@ -128,10 +138,10 @@ class TrainPhotos(Dataset[tuple[np.ndarray, int]]):
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         photo = self.photos[i]
-        return np.asarray(self.augment(read_photo(photo.path.read_bytes()))), photo.index
+        return np.array(self.augment(read_photo(photo.path.read_bytes()))), photo.index
 
 
-class EvalPhotos(Dataset[tuple[np.ndarray, int, int]]):
+class EvalPhotos(Dataset[Any]):
     """Evaluation crops exactly as the worker makes them: uint8 (H, W, 3), class index, position in `photos`."""
 
     def __init__(self, photos: Sequence[Photo], spec: Spec, rank: int = 0, world_size: int = 1) -> None:
@@ -155,10 +165,10 @@ def _seed_worker(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def train_loader(data: Data, params: Params, rank: int, world_size: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+def train_loader(data: Data, params: Params, rank: int, world_size: int) -> DataLoader[Any]:
     """Batches (uint8 (B, S, S, 3), int64 (B,)); call `sampler.set_epoch` before each epoch."""
     photos = TrainPhotos(data.train, params)
-    sampler = DistributedSampler(photos, world_size, rank, shuffle=True, seed=params.seed, drop_last=False)
+    sampler: DistributedSampler[Any] = DistributedSampler(photos, world_size, rank, shuffle=True, seed=params.seed, drop_last=False)
     generator = torch.Generator().manual_seed(params.seed * world_size + rank)
     return DataLoader(
         photos,
@@ -173,7 +183,7 @@ def train_loader(data: Data, params: Params, rank: int, world_size: int) -> Data
     )
 
 
-def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> DataLoader[tuple[torch.Tensor, ...]]:
+def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
     """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks."""
     shard = EvalPhotos(photos, spec, rank, world_size)
     return DataLoader(shard, params.batch_size, num_workers=params.workers, worker_init_fn=_seed_worker)

@@ -63,11 +63,15 @@ def golden_answers(program: nn.Module, spec: Spec) -> dict[str, Any]:
     """The content of golden.json for this program."""
     photos = []
     for name, picture in golden_pictures().items():
-        crops = torch.from_numpy(preprocess(picture, spec).copy())[None]  # (1, H, W, 3)
+        crops = torch.from_numpy(preprocess(picture, spec))[None]  # (1, H, W, 3)
         with torch.inference_mode():
             probabilities = program(crops)[0]
         photos.append(
-            {"name": name, "image": base64.b64encode(picture).decode(), "probabilities": [round(p, 7) for p in probabilities.tolist()]}
+            {
+                "name": name,
+                "image": base64.b64encode(picture).decode(),
+                "probabilities": [round(p, 7) for p in probabilities.tolist()],
+            }
         )
     return {"tolerance": GOLDEN_TOLERANCE, "photos": photos}
 
@@ -116,7 +120,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     export(checkpoint, args.out)
-    print(f"{args.out}: {checkpoint.params['model']} with {len(checkpoint.labels)} classes. Next: make archive VERSION={args.out.name}")
+    model, count = checkpoint.params["model"], len(checkpoint.labels)
+    print(f"{args.out}: {model} with {count} classes. Next: make archive VERSION={args.out.name}")
     return 0
 
 

@@ -4,11 +4,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from handler.preprocess import Spec
@@ -59,17 +59,24 @@ def build(params: Params, num_classes: int, load_weights: bool = True) -> tuple[
         ) from error
     if pretrained:
         # a new head starts at zero: the first steps move the head, and no random gradient reaches the trained body
-        nn.init.zeros_(network.get_classifier().weight)
+        for head in head_modules(network):
+            nn.init.zeros_(head.get_parameter("weight"))
     config = resolve_data_config(model=network) | params.spec
     spec = Spec.from_dict({key: config[key] for key in config if key in Spec.__annotations__ or key in params.spec})
     return Classifier(network, spec).to(memory_format=torch.channels_last), spec
+
+
+def head_modules(network: nn.Module) -> list[nn.Module]:
+    """The layers that give the logits; LeViT has two, one for distillation."""
+    names = cast(dict[str, Any], network.pretrained_cfg)["classifier"]
+    return [network.get_submodule(name) for name in ([names] if isinstance(names, str) else names)]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What one run hands on. `metrics` are of the held-out photos; `trained_on` is the sha256 of each training photo.
 
-    `temperature` divides the logits; `data` holds source, fingerprint and counts; `git` is commit and "dirty" or "clean".
+    `temperature` divides the logits; `data` holds source, root, fingerprint and counts; `git` is commit and "dirty" or "clean".
     """
 
     weights: dict[str, Tensor]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from training.data import Data, eval_loader, read_data, train_loader
 from training.metrics import fit_temperature, predict, summarise
-from training.model import Checkpoint, Classifier, build, git_commit
+from training.model import Checkpoint, Classifier, build, git_commit, head_modules
 from training.params import Params, read_params
 
 
@@ -49,10 +49,10 @@ def read_data_once(root: Path | None, params: Params, rank: int) -> Data:
     return data
 
 
-def parameter_groups(classifier: nn.Module, params: Params) -> list[dict[str, object]]:
+def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, object]]:
     """Groups for AdamW: body and head have their own rate, norms and biases (one dimension) do not decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    head = {id(p) for p in classifier.network.get_classifier().parameters()}  # type: ignore[operator, union-attr]
+    head = {id(p) for module in head_modules(classifier.network) for p in module.parameters()}
     for parameter in (p for p in classifier.parameters() if p.requires_grad):
         groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
     return [
@@ -92,7 +92,9 @@ def train(root: Path | None, params: Params, out: Path) -> Path:
     data = read_data_once(root, params, rank)
     say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} photos to train on, {len(data.held_out)} held out")
     classifier, spec = build(params, len(data.labels))
-    say(f"model: {params.model}, weights {params.weights}, {sum(p.numel() for p in classifier.parameters()) / 1e6:.2f} M parameters")
+    say(
+        f"model: {params.model}, weights {params.weights}, {sum(p.numel() for p in classifier.parameters()) / 1e6:.2f} M parameters"
+    )
     frozen = frozen_modules(classifier, params)
     classifier = classifier.to(device)
     ema = AveragedModel(classifier, multi_avg_fn=get_ema_multi_avg_fn(params.ema_decay), use_buffers=True)
@@ -105,9 +107,9 @@ def train(root: Path | None, params: Params, out: Path) -> Path:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, warmup_steps, total_steps))
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16")
+    commit = git_commit()
     mix = torch.distributions.Beta(params.mixup, params.mixup) if params.mixup > 0 else None
 
-    best: Checkpoint | None = None
     for epoch in range(params.epochs):
         model.train()
         for module in frozen:
@@ -138,34 +140,45 @@ def train(root: Path | None, params: Params, out: Path) -> Path:
         with autocast:
             logits, targets = predict(ema.module, held_out, device)
         metrics = summarise(logits, targets)
-        say(f"epoch {epoch + 1}/{params.epochs}: loss {loss_sum / seen:.3f}, {rate:.0f} images/s; held out: "
-            f"top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.3f}")
-        temperature = fit_temperature(logits, targets)
-        best = Checkpoint(
-            weights={name: value.cpu() for name, value in ema.module.network.state_dict().items()},
-            spec=spec.to_dict(), labels=data.labels, params=params.model_dump(), temperature=temperature, epoch=epoch + 1,
+        say(
+            f"epoch {epoch + 1}/{params.epochs}: loss {loss_sum / seen:.3f}, accuracy {hits / seen:.3f}, {rate:.0f} images/s; "
+            f"held out: top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.3f}"
+        )
+        checkpoint = Checkpoint(
+            weights={name: value.cpu() for name, value in ema.module.get_submodule("network").state_dict().items()},
+            spec=spec.to_dict(),
+            labels=data.labels,
+            params=params.model_dump(),
+            temperature=fit_temperature(logits, targets),
+            epoch=epoch + 1,
             metrics=metrics,
-            data={"source": data.source, "fingerprint": data.fingerprint, "train": len(data.train), "held_out": len(data.held_out)},
-            trained_on=[photo.sha256 for photo in data.train], git=git_commit(),
+            data=data.summary(),
+            trained_on=[photo.sha256 for photo in data.train],
+            git=commit,
         )
         if rank == 0:
-            best.save(out / "checkpoint.pt")
+            checkpoint.save(out / "checkpoint.pt")
     if dist.is_initialized():
         dist.destroy_process_group()
     return out / "checkpoint.pt"
 
 
 def main() -> int:
+    """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="Food-101, a folder of class folders, or train/ and test/ folders")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--weights", help="starting weights: a file, 'hub' or 'none'; default: what the parameter file says")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint.pt")
     args = parser.parse_args()
-    params = read_params(args.params)
-    if args.weights:
-        params = params.model_copy(update={"weights": args.weights})
-    train(args.data, params, args.out)
+    try:
+        params = read_params(args.params)
+        if args.weights:
+            params = params.model_copy(update={"weights": args.weights})
+        train(args.data, params, args.out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
