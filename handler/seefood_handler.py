@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.preprocess import PhotoError, Spec, preprocess
+from handler.preprocess import PhotoError, Spec, coarse, preprocess
 from handler.request import RequestError, read_request
 from handler.runtime import Program
 
@@ -33,6 +33,10 @@ class SeefoodHandler:
     def _check_golden(self, golden: dict[str, Any]) -> None:
         """Proof that this machine computes what training computed; it warms the program up, too."""
         crops = [preprocess(base64.b64decode(photo["image"]), self.spec) for photo in golden["photos"]]
+        for photo, crop in zip(golden["photos"], crops, strict=True):
+            off = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
+            if off > golden["crop_tolerance"]:
+                raise ValueError(f"golden photo {photo['name']!r}: the crop is off by {off} of 255 from the training side's")
         expected = np.array([photo["probabilities"] for photo in golden["photos"]])  # (B, num_classes)
         if expected.shape[1] != len(self.labels):
             raise ValueError(f"label map has {len(self.labels)} names, golden answers have {expected.shape[1]} classes")

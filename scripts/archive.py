@@ -71,7 +71,7 @@ def stage(exported: Path, version: str, work: Path) -> Path:
     if done.returncode != 0:
         raise ValueError(f"torch-model-archiver failed: {(done.stdout + done.stderr).strip()}")
     manifest = json.loads((work / MODEL / MANIFEST).read_text(encoding="utf-8"))
-    del manifest["createdOn"]  # the one thing in it that changes from build to build
+    manifest["createdOn"] = "01/01/1980 00:00:00"  # the one thing in it that changes from build to build
     (work / MODEL / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
     return work / MODEL
 
@@ -93,12 +93,14 @@ def load_handler(unpacked: Path) -> Any:
     """
     for name in [name for name in sys.modules if name.split(".")[0] in ("handler", "seefood_handler")]:
         del sys.modules[name]
+    before = set(sys.modules)
     sys.path.insert(0, str(unpacked))
     handler = importlib.import_module("seefood_handler").SeefoodHandler()
     strangers = [
         name
         for name, module in sys.modules.items()
-        if name.split(".")[0] in ("handler", "training")
+        if name not in before
+        and name.split(".")[0] in ("handler", "training", "scripts")
         and not str(getattr(module, "__file__", None) or unpacked).startswith(str(unpacked))
     ]
     if strangers:
@@ -155,6 +157,7 @@ def main() -> int:
         return 0
     if args.exported is None or args.version is None:
         parser.error("give the exported folder and --version")
+    print(f"packing {args.exported} and checking it in a clean process ...", flush=True)
     try:
         target = build(args.exported, args.version, args.model_store, args.force)
     except (ValueError, OSError) as error:

