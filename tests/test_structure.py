@@ -69,7 +69,7 @@ def test_every_make_target_of_the_readme_exists():
 
 def test_every_path_of_the_readmes_layout_exists():
     layout = (ROOT / "README.md").read_text().split("## Layout")[1].split("## ")[0]
-    paths = re.findall(r"^(\S+)\s{2,}\S", layout, re.MULTILINE)
+    paths = re.findall(r"^ {4}(\S+)\s{2,}\S", layout, re.MULTILINE)
     assert len(paths) > 10
     for path in paths:
         assert (ROOT / path).exists(), path
