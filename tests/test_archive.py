@@ -115,7 +115,7 @@ def test_training_export_and_worker_see_the_same_bytes(unpacked, exported, gener
     photos = read_data(generated, 0.2, 0).held_out
     evaluated = EvalPhotos(photos, spec)
     handler = load_handler(unpacked)
-    seen: list[np.ndarray] = []
+    seen = []
     infer = handler.inference
     handler.inference = lambda crops: seen.extend(crops) or infer(crops)
     handler.handle([{"body": photo.path.read_bytes()} for photo in photos], OfflineContext())
