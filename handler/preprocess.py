@@ -114,6 +114,8 @@ def read_photo(photo_bytes: bytes) -> Image.Image:
 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
+    if min(width, height) < 1:
+        raise PhotoError(f"the photo has {width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise PhotoError(f"the photo has {width} x {height} pixels: at most {MAX_PIXELS:,} are read")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):

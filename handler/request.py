@@ -23,11 +23,30 @@ def read_request(request: Mapping[str, Any], headers: Mapping[str, Any], num_cla
     """
     # HTTP header names know no upper or lower case, TorchServe passes them as the client wrote them
     lower_case = {name.lower(): value for name, value in headers.items()}
-    top_k = _top_k(request.get("top_k", lower_case.get("x-top-k")), num_classes, default_top_k)
     field = next((name for name in PHOTO_FIELDS if name in request), None)
     if field is None:
         raise RequestError(f"no photo: fields {sorted(request)}, expected one of {list(PHOTO_FIELDS)}, or the photo as the body")
-    return _photo_bytes(request[field]), top_k
+    value = _decoded(request[field])
+    wanted = request.get("top_k", lower_case.get("x-top-k"))
+    if isinstance(value, dict):
+        wanted = value.get("top_k", wanted)
+    top_k = _top_k(wanted, num_classes, default_top_k)
+    return (value if isinstance(value, bytes) else _photo_in_json(value)), top_k
+
+
+def _decoded(value: Any) -> Any:
+    """The photo's bytes, or the JSON value that holds it."""
+    if isinstance(value, str):
+        value = value.encode()
+    if not isinstance(value, bytes | bytearray):
+        return value
+    # no image format starts with a brace, so this is JSON that came without its content type
+    if not bytes(value[:64]).lstrip().startswith(b"{"):
+        return bytes(value)
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is no valid JSON: {error}") from error
 
 
 def _top_k(value: Any, num_classes: int, default: int) -> int:
@@ -41,20 +60,6 @@ def _top_k(value: Any, num_classes: int, default: int) -> int:
     if wanted < 1:
         raise RequestError(f"top_k is {wanted}, expected a whole number from 1 to {num_classes}")
     return min(wanted, num_classes)
-
-
-def _photo_bytes(value: Any) -> bytes:
-    if isinstance(value, str):
-        value = value.encode()
-    if isinstance(value, bytes | bytearray):
-        # no image format starts with a brace, so this is JSON that came without its content type
-        if not bytes(value[:64]).lstrip().startswith(b"{"):
-            return bytes(value)
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise RequestError(f"the body is no valid JSON: {error}") from error
-    return _photo_in_json(value)
 
 
 def _photo_in_json(value: Any) -> bytes:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -157,11 +158,16 @@ def main() -> int:
         return 0
     if args.exported is None or args.version is None:
         parser.error("give the exported folder and --version")
+    # SIGTERM as Ctrl-C: the half-made archive is removed on the way out
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"packing {args.exported} and checking it in a clean process ...", flush=True)
     try:
         target = build(args.exported, args.version, args.model_store, args.force)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
         return 1
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, golden photos answered in a clean process. Next: make serve")
     return 0

@@ -6,6 +6,7 @@ Writes .venv/installed-EXTRA when an extra is complete, and build/install.log wi
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +51,14 @@ def pip_install(python: Path, extras: "list[str]") -> int:
         ) as pip,
     ):
         assert pip.stdout is not None
-        for line in pip.stdout:
-            log.write(line)
-            if line.lstrip().startswith(("Downloading ", "Using cached ", "Installing collected", "Building ")):
-                print("  " + line.strip()[:110], flush=True)
+        try:
+            for line in pip.stdout:
+                log.write(line)
+                if line.lstrip().startswith(("Downloading ", "Using cached ", "Installing collected")):
+                    print("  " + line.strip()[:110], flush=True)
+        except BaseException:
+            pip.terminate()  # SIGTERM reaches this script alone, and pip would go on by itself
+            raise
     return pip.returncode
 
 
@@ -102,6 +107,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

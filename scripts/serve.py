@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ import psutil
 from scripts.archive import MODEL, archive_name, archive_version, find_archives
 from scripts.frontend_patch import write_corrected_class
 from scripts.management import ManagementError, register, responds
+from scripts.ports import PortError, check_ports, ports_of
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60
@@ -44,37 +44,6 @@ class ServeError(RuntimeError):
 
 class Stopped(BaseException):
     """SIGINT or SIGTERM came in; not an Exception, so that nothing on the way swallows it."""
-
-
-def ports_of(port: int) -> dict[str, int]:
-    """Each of TorchServe's five ports by name, following the inference port."""
-    return {name: port + i for i, name in enumerate(("inference", "management", "metrics", "gRPC inference", "gRPC management"))}
-
-
-def check_ports(host: str, port: int) -> None:
-    """ServeError naming the port that is taken, and by whom as far as the system tells."""
-    for name, number in ports_of(port).items():
-        if not 1 <= number <= 65535:
-            raise ServeError(f"{name} port {number} is no port, expected 1 to 65535")
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host if name == "inference" else "127.0.0.1", number))
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    raise ServeError(
-                        f"the {name} port {number} is taken{_holder(number)}: end that, or choose others with PORT={port + 1000}"
-                    ) from error
-                raise ServeError(f"the {name} port {number} of {host} cannot be opened: {error.strerror}") from error
-
-
-def _holder(port: int) -> str:
-    try:
-        held = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN]
-        process = psutil.Process(held[0].pid)
-        return f" by process {process.pid} ({process.name()})"
-    except (psutil.Error, IndexError, TypeError):  # other people's processes are not shown to us
-        return ""
 
 
 def java_home() -> Path:
@@ -298,7 +267,7 @@ def main() -> int:
             serve(args.model_store, args.version, args.host, args.port)
     except Stopped as stopped:
         print(f"stopped by {stopped}: no process left, unpacked files removed", flush=True)
-    except (ServeError, ValueError) as error:
+    except (ServeError, PortError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -101,3 +101,32 @@ def test_failed_installation_says_why_and_can_be_run_again(clone, tmp_path):
     assert "error: the installation failed (build/install.log)" in done.stdout
     assert "torchserve==99.0" in done.stdout
     assert not list((folder / ".venv").glob("installed-*"))
+
+
+def test_signal_while_installing_or_packing_leaves_no_process_and_no_half_made_archive(clone, tmp_path):
+    folder = tmp_path / "seefood"
+    shutil.copytree(clone[0], folder, ignore=shutil.ignore_patterns(".venv", "build", "*.mar"))
+    for stage in ("installing serve", "packing"):
+        process = subprocess.Popen(
+            ["make", "serve", f"PORT={free_port()}"],
+            cwd=folder,
+            env=clone[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        while stage not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(0.4)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        process.communicate(timeout=30)
+        assert family
+        assert not psutil.wait_procs(family, timeout=10)[1]
+        if stage == "installing serve":
+            assert not list((folder / ".venv").glob("installed-*"))
+            environment = clone[1]
+            subprocess.run(["make", ".venv/installed-serve"], cwd=folder, env=environment, check=True, capture_output=True)
+        # on a fast machine the archive may be whole already; a half-made one must not stay
+        assert {path.name for path in (folder / "model_store").iterdir()} <= {"starter", "seefood-0.1.0.mar"}

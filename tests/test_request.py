@@ -45,6 +45,7 @@ def test_photo_is_found_in_every_form(value):
         ({"body": {"instances": "x"}}, "no list of instances"),
         ({"body": b'{"image": '}, "no valid JSON"),
         ({"body": b'{"image": "\xff"}'}, "no valid JSON"),
+        ({"body": b'{"image": ' + b"[" * 100_000}, "no valid JSON"),
     ],
 )
 def test_request_without_a_photo_is_refused_with_what_was_expected(request_fields, message):
@@ -57,6 +58,16 @@ def test_top_k_comes_by_header_or_field_and_is_clamped(asked, answered):
     assert ask({"body": PHOTO, "top_k": asked}) == (PHOTO, answered)
     if isinstance(asked, str):
         assert ask({"body": PHOTO}, {"X-Top-K": asked}) == (PHOTO, answered)
+
+
+def test_top_k_may_stand_in_the_json():
+    assert ask({"body": {"image": BASE64, "top_k": 2}}) == (PHOTO, 2)
+
+
+@pytest.mark.parametrize("asked", [True, 2.5, [], {}])
+def test_nonsense_top_k_in_json_is_refused(asked):
+    with pytest.raises(RequestError, match="top_k is"):
+        ask({"body": {"image": BASE64, "top_k": asked}})
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "five", "", "1.5", b"\xff", "9" * 5000])

@@ -20,7 +20,7 @@ from PIL import Image
 
 from handler.preprocess import read_photo
 from scripts.archive import build
-from scripts.serve import ports_of
+from scripts.ports import ports_of
 from tests.conftest import ROOT, SHARED, bytes_of, free_port, needs_photos, picture_bytes
 
 pytestmark = pytest.mark.server

@@ -37,7 +37,7 @@ def test_each_part_imports_only_what_it_may(part):
 
 
 def test_scripts_import_each_other_downwards():
-    order = ["predict.py", "serve.py", "frontend_patch.py", "archive.py", "management.py", "install.py"]
+    order = ["predict.py", "serve.py", "frontend_patch.py", "ports.py", "archive.py", "management.py", "install.py"]
     for path in (ROOT / "scripts").glob("*.py"):
         below = {name.removesuffix(".py") for name in order[order.index(path.name) + 1 :]} if path.name in order else set()
         used = {name.split(".")[1] for name in imported(path) if name.startswith("scripts.")}

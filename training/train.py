@@ -8,13 +8,12 @@ Leaves out resuming and experiment tracking.
 """
 
 import argparse
+import math
 import os
-import random
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -78,17 +77,14 @@ def lr_factor(step: int, warmup_steps: int, total_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, progress))))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def train(root: Path | None, params: Params, out: Path) -> Path:
     """Train, write `out`/checkpoint.pt and return its path. ValueError for data or parameters that cannot work."""
     rank, world_size, device = start_process_group()
     say = print if rank == 0 else lambda *_: None
-    random.seed(params.seed + rank)
-    np.random.seed(params.seed + rank)
     torch.manual_seed(params.seed)
-
     data = read_data_once(root, params, rank)
     say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} photos to train on, {len(data.held_out)} held out")
     classifier, spec = build(params, len(data.labels))

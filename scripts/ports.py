@@ -1,0 +1,41 @@
+"""The five ports that TorchServe listens on, and whether they are free."""
+
+import errno
+import socket
+
+import psutil
+
+
+class PortError(RuntimeError):
+    """A port cannot be listened on; the message names it and says what to do."""
+
+
+def ports_of(port: int) -> dict[str, int]:
+    """Each of TorchServe's five ports by name, following the inference port."""
+    return {name: port + i for i, name in enumerate(("inference", "management", "metrics", "gRPC inference", "gRPC management"))}
+
+
+def check_ports(host: str, port: int) -> None:
+    """PortError naming the port that is taken, and by whom as far as the system tells."""
+    for name, number in ports_of(port).items():
+        if not 1 <= number <= 65535:
+            raise PortError(f"{name} port {number} is no port, expected 1 to 65535")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host if name == "inference" else "127.0.0.1", number))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise PortError(
+                        f"the {name} port {number} is taken{_holder(number)}: end that, or choose others with PORT={port + 1000}"
+                    ) from error
+                raise PortError(f"the {name} port {number} of {host} cannot be opened: {error.strerror}") from error
+
+
+def _holder(port: int) -> str:
+    try:
+        held = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN]
+        process = psutil.Process(held[0].pid)
+        return f" by process {process.pid} ({process.name()})"
+    except (psutil.Error, IndexError, TypeError):  # other people's processes are not shown to us
+        return ""
