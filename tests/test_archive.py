@@ -16,8 +16,9 @@ from scripts.archive import build, find_archives, load_handler
 from scripts.predict import OfflineContext
 from tests.conftest import ROOT, picture_bytes
 from training.data import EvalPhotos, read_data
-from training.export import ExportedProgram
+from training.export import ExportedProgram, export
 from training.model import Checkpoint
+from training.model import build as build_model
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,25 @@ def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run):
             expected = reference(torch.from_numpy(crops[:batch])).numpy()
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_levit_is_exported_with_its_attention_biases(tmp_path, tiny_params):
+    torch.manual_seed(0)
+    params = tiny_params.model_copy(update={"model": "levit_128s", "spec": {}})
+    classifier, spec = build_model(params, 7)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    labels = tuple(f"dish_{i}" for i in range(7))
+    checkpoint = Checkpoint(
+        classifier.network.state_dict(), spec.to_dict(), labels, params.model_dump(), 1.3, 1, {}, {}, [], "unknown"
+    )
+    export(checkpoint, tmp_path / "levit")
+    crops = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
+    with torch.inference_mode():
+        expected = ExportedProgram(classifier.eval(), 1.3)(torch.from_numpy(crops)).numpy()
+    assert np.ptp(expected, axis=0).max() > 1e-3  # the photos are told apart at all
+    np.testing.assert_allclose(Program(tmp_path / "levit" / "model.onnx", 0)(crops), expected, atol=2e-4)
 
 
 def test_training_export_and_worker_see_the_same_bytes(unpacked, exported, generated, tiny_run):

@@ -88,6 +88,8 @@ def export(checkpoint: Checkpoint, out: Path) -> None:
     part.mkdir(parents=True)
 
     crops = torch.zeros(2, *spec.input_size[1:], 3, dtype=torch.uint8)
+    with torch.no_grad():
+        program(crops)  # LeViT fills its cache of attention biases in the first call, which export must not see
     batch = torch.export.Dim("batch", min=1, max=1024)
     torch.onnx.export(
         program,
