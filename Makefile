@@ -40,13 +40,20 @@ train: .venv/installed-train ## Train: DATA=photos [PARAMS=file WEIGHTS=file GPU
 evaluate: .venv/installed-train ## Top-1, top-5, F1, confusion matrix on photos never trained on: [RUN=runs/latest DATA=photos]
 	@$(BIN)/python training/evaluate.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA)) --out $(RUN)
 
-export: .venv/installed-train ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest]
-	@$(if $(VERSION),,echo "error: which version? make export VERSION=1.0.0" >&2; exit 1)
-	@$(BIN)/python training/export.py --checkpoint $(RUN)/checkpoint.pt --out build/$(VERSION)
+ifneq ($(filter export archive,$(MAKECMDGOALS)),)
+ifndef VERSION
+$(error which version? make $(filter export archive,$(MAKECMDGOALS)) VERSION=1.0.0)
+endif
+endif
 
-archive: .venv/installed-serve ## Pack build/VERSION into model_store/seefood-VERSION.mar: VERSION=1.0.0
-	@$(if $(VERSION),,echo "error: which version? make archive VERSION=1.0.0" >&2; exit 1)
-	@test -d build/$(VERSION) || $(MAKE) --no-print-directory export VERSION=$(VERSION) RUN=$(RUN)
+# exported anew when the run has changed since; the training packages are needed for nothing else here
+build/%/model.onnx: $(wildcard $(RUN)/checkpoint.pt)
+	@$(MAKE) -s .venv/installed-train
+	@$(BIN)/python training/export.py --checkpoint $(RUN)/checkpoint.pt --out build/$*
+
+export: build/$(VERSION)/model.onnx ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest]
+
+archive: .venv/installed-serve build/$(VERSION)/model.onnx ## Pack build/VERSION into model_store/seefood-VERSION.mar: VERSION=1.0.0
 	@$(BIN)/python scripts/archive.py build/$(VERSION) --version $(VERSION)
 
 $(STARTER): $(wildcard handler/* model_store/starter/*) scripts/archive.py | .venv/installed-serve
