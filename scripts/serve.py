@@ -238,10 +238,11 @@ def stop(port: int) -> None:
         raise ServeError(f"nothing is served on port {port} from this folder") from error
     process.terminate()
     deadline = time.monotonic() + STOP_TIMEOUT_S + 10
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > deadline:
-            raise ServeError(f"process {process.pid} did not end within {STOP_TIMEOUT_S + 10} s")
-        time.sleep(0.1)
+    with contextlib.suppress(psutil.NoSuchProcess):  # that is what we wait for; a zombie has ended, too
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                raise ServeError(f"process {process.pid} did not end within {STOP_TIMEOUT_S + 10} s")
+            time.sleep(0.1)
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:

@@ -66,7 +66,7 @@ def end(process, signal_number, whole_group):
     assert any("java" in member.name() for member in family)
     (os.killpg if whole_group else os.kill)(process.pid, signal_number)
     process.communicate(timeout=60)
-    assert not [member for member in family if member.is_running()]
+    assert not psutil.wait_procs(family, timeout=5)[1]
 
 
 def test_make_serve_twice_on_a_fresh_machine_then_ctrl_c_and_sigterm(clone):

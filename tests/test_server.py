@@ -61,7 +61,7 @@ class Server:
         family = self.family()
         self.process.send_signal(signal_number)
         self.output += self.process.communicate(timeout=60)[0]
-        assert not [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        assert not psutil.wait_procs(family, timeout=5)[1]
         return self.output, self.process.returncode
 
 
