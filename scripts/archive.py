@@ -47,6 +47,17 @@ def find_archives(model_store: Path) -> list[Path]:
     return sorted(found, key=archive_version)
 
 
+def choose_archive(model_store: Path, version: str | None) -> Path:
+    """The archive of that version, else the newest. ValueError if there is none."""
+    archives = find_archives(model_store)
+    if version is not None:
+        archives = [path for path in archives if path.name == archive_name(version)]
+    if not archives:
+        there = [path.name for path in find_archives(model_store)]
+        raise ValueError(f"no archive {version or ''} in {model_store}, there are {there}; make archive VERSION=1.0.0 builds one")
+    return archives[-1]
+
+
 def stage(exported: Path, version: str, work: Path) -> Path:
     """The archive's content as a folder, made by torch-model-archiver inside `work`."""
     missing = [name for name in EXPORTED if not (exported / name).is_file()]

@@ -26,12 +26,6 @@ def register(address: str, archive_name: str, timeout_s: float) -> None:
     _answer(httpx.post(f"{address}/models", params=options, timeout=timeout_s))
 
 
-def describe(address: str, model: str) -> list[dict[str, Any]]:
-    """TorchServe's description of a model's default version: workers and their states, batch size, times."""
-    description: list[dict[str, Any]] = _answer(httpx.get(f"{address}/models/{model}", timeout=10))
-    return description
-
-
 def responds(address: str) -> bool:
     """Whether the management API answers at all."""
     try:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from scripts.archive import archive_name, find_archives, load_handler
+from scripts.archive import choose_archive, load_handler
 
 BATCH_SIZE = 8
 
@@ -80,18 +80,15 @@ def main() -> int:
     if args.out and args.out.suffix not in (".csv", ".jsonl"):
         print(f"error: --out is {args.out}, expected a name that ends in .csv or .jsonl", file=sys.stderr)
         return 1
-    archives = find_archives(args.model_store)
-    if args.version:
-        archives = [path for path in archives if path.name == archive_name(args.version)]
-    if not archives:
-        print(
-            f"error: no archive {args.version or ''} in {args.model_store}; make archive VERSION=1.0.0 builds one", file=sys.stderr
-        )
+    try:
+        archive = choose_archive(args.model_store, args.version)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     paths = [args.photos] if args.photos.is_file() else sorted(path for path in args.photos.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as unpacked:
-        with zipfile.ZipFile(archives[-1]) as archive:
-            archive.extractall(unpacked)
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(unpacked)
         rows = predict(load_handler(Path(unpacked)), paths)
         write = write_json_lines if args.out and args.out.suffix == ".jsonl" else write_csv
         if args.out is None:
@@ -101,7 +98,7 @@ def main() -> int:
         with part.open("w", encoding="utf-8", newline="") as out:
             write(rows, out)
         part.replace(args.out)
-    print(f"{args.out}: {len(paths)} photos, by {archives[-1].name}")
+    print(f"{args.out}: {len(paths)} photos, by {archive.name}")
     return 0
 
 

