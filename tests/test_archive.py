@@ -15,8 +15,9 @@ from handler.runtime import Program
 from scripts.archive import build, find_archives, load_handler
 from scripts.predict import OfflineContext
 from tests.conftest import ROOT, picture_bytes
-from training.data import EvalPhotos, read_data
+from training.data import read_data
 from training.export import ExportedProgram, export
+from training.loader import EvalPhotos
 from training.model import Checkpoint
 from training.model import build as build_model
 

@@ -16,7 +16,8 @@ from torchvision.datasets import Food101
 
 from tests.conftest import ROOT, SHARED, free_port, needs_photos
 from training import data as data_module
-from training.data import eval_loader, find_photos, read_data, train_loader
+from training.data import find_photos, read_data
+from training.loader import eval_loader, train_loader
 from training.params import read_params
 from training.split import hash_photos, near_duplicate_groups
 

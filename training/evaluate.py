@@ -16,7 +16,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.data import Data, eval_loader, read_data
+from training.data import Data, read_data
+from training.loader import eval_loader
 from training.metrics import confusion_matrix, f1_scores, predict, summarise
 from training.model import Checkpoint
 from training.params import Params

@@ -1,6 +1,5 @@
 """The network with its spec, and the checkpoint that carries it from training to evaluation and export."""
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,13 +113,3 @@ class Checkpoint:
         classifier = Classifier(classifier.network, spec)
         classifier.network.load_state_dict(self.weights)
         return classifier.eval(), spec
-
-
-def git_commit() -> str:
-    """Commit of the working tree and whether it was dirty, e.g. "1a2b3c4 clean"; "unknown" outside a repository."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit} {'dirty' if changed else 'clean'}"

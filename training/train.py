@@ -21,10 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.data import Data, eval_loader, read_data, train_loader
+from training.data import Data, read_data
+from training.loader import eval_loader, train_loader
 from training.metrics import fit_temperature, predict, summarise
-from training.model import Checkpoint, Classifier, build, git_commit, head_modules
+from training.model import Checkpoint, Classifier, build, head_modules
 from training.params import Params, read_params
+from training.provenance import git_commit
 
 
 def start_process_group() -> tuple[int, int, torch.device]:
