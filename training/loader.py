@@ -1,29 +1,36 @@
 """Loaders: augmented crops to train on, and crops exactly as the worker makes them to evaluate on.
 
-Evaluation crops come from handler/preprocess.py; only augmentation is defined here.
+Evaluation crops come from handler/preprocess.py; only augmentation is defined here. What a training step sees is a
+function of seed, epoch, step and photo alone: not of the number of processes, of loader workers, or of what ran before.
 """
 
-import random
-from collections.abc import Callable, Sequence
+import hashlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 
-from handler.preprocess import Spec, preprocess, read_photo
-from training.data import Data
+from handler.preprocess import PhotoError, Spec, preprocess, read_photo
 from training.params import Params
 from training.split import Photo
 
+# so many unreadable photos one after the other are no accident: the folder is gone
+MAX_UNREADABLE_RUN = 20
+
 
 class TrainPhotos(Dataset[Any]):
-    """Augmented training crops: uint8 (S, S, 3), S = params.train_size, with their class index."""
+    """Augmented training crops by (epoch, position): uint8 (S, S, 3), S = params.train_size, class index, position or -1.
+
+    A photo that cannot be read is replaced by the next one, and its position is the third value, else -1.
+    """
 
     def __init__(self, photos: Sequence[Photo], params: Params) -> None:
-        self.photos = photos
+        self.photos, self.seed = photos, params.seed
         bicubic = transforms.InterpolationMode.BICUBIC
         policy: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
             "none": [],
@@ -39,12 +46,22 @@ class TrainPhotos(Dataset[Any]):
             ]
         )
 
-    def __len__(self) -> int:
-        return len(self.photos)
+    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+        epoch, position = key
+        image, index = self._readable(position)
+        seed = hashlib.sha256(f"{self.seed} {epoch} {position}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int.from_bytes(seed[:7]))
+            crop = np.array(self.augment(image))
+        return crop, self.photos[index].index, -1 if index == position else position
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        photo = self.photos[i]
-        return np.array(self.augment(read_photo(photo.path.read_bytes()))), photo.index
+    def _readable(self, position: int) -> tuple[Image.Image, int]:
+        for index in (i % len(self.photos) for i in range(position, position + MAX_UNREADABLE_RUN)):
+            try:
+                return read_photo(self.photos[index].path.read_bytes()), index
+            except (PhotoError, OSError) as error:
+                reason = error
+        raise ValueError(f"{MAX_UNREADABLE_RUN} photos in a row are unreadable, {self.photos[index].path} the last: {reason}")
 
 
 class EvalPhotos(Dataset[Any]):
@@ -64,32 +81,59 @@ class EvalPhotos(Dataset[Any]):
         return preprocess(photo.path.read_bytes(), self.spec), photo.index, position
 
 
-def _seed_worker(worker: int) -> None:
-    seed = torch.initial_seed() % 2**32
-    random.seed(seed)
-    np.random.seed(seed)
+class Batches(Sampler[list[tuple[int, int]]]):
+    """This rank's batches of (epoch, position), from `first_step` to the end of the last epoch; `accumulate` of them a step.
+
+    Each epoch has an order of its own, cut into global batches, and those into one run of photos a part and rank: the
+    photos of a step do not depend on the number of ranks. What does not fill a global batch waits for another epoch's order.
+    """
+
+    def __init__(self, num_photos: int, params: Params, rank: int, world_size: int, first_step: int = 0) -> None:
+        parts = params.accumulate * world_size
+        self.size = params.global_batch_size // parts
+        even = 2 if params.mixup or params.cutmix else 1  # photos are mixed in pairs
+        if params.global_batch_size % (parts * even):
+            raise ValueError(
+                f"global_batch_size is {params.global_batch_size}, expected a multiple of {parts * even}: "
+                f"{world_size} processes x {params.accumulate} parts" + (" x pairs to mix" if even == 2 else "")
+            )
+        self.num_photos, self.params, self.rank, self.world_size, self.first_step = num_photos, params, rank, world_size, first_step
+        self.steps_per_epoch = max(1, num_photos // params.global_batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, ordered_epoch, global_batch_size = torch.empty(0), -1, self.params.global_batch_size
+        for step in range(self.first_step, self.params.epochs * self.steps_per_epoch):
+            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+            if epoch != ordered_epoch:
+                generator = torch.Generator().manual_seed(self.params.seed * 100_003 + epoch)
+                order, ordered_epoch = torch.randperm(self.num_photos, generator=generator), epoch
+            for part in range(self.params.accumulate):
+                start = step_in_epoch * global_batch_size + (part * self.world_size + self.rank) * self.size
+                # fewer photos than a global batch holds: they come round again
+                yield [(epoch, int(order[i % self.num_photos])) for i in range(start, start + self.size)]
+
+
+def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # a first SIGTERM, or Ctrl-C, is meant for the process that trains, which still needs this one and ends it itself
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def train_loader(data: Data, params: Params, rank: int, world_size: int) -> DataLoader[Any]:
-    """Batches (uint8 (B, S, S, 3), int64 (B,)); call `sampler.set_epoch` before each epoch."""
-    photos = TrainPhotos(data.train, params)
-    sampler: DistributedSampler[Any] = DistributedSampler(photos, world_size, rank, shuffle=True, seed=params.seed, drop_last=False)
-    generator = torch.Generator().manual_seed(params.seed * world_size + rank)
+def train_loader(photos: Sequence[Photo], params: Params, batches: Batches) -> DataLoader[Any]:
+    """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,))."""
     return DataLoader(
-        photos,
-        params.batch_size,
-        sampler=sampler,
+        TrainPhotos(photos, params),
+        batch_sampler=batches,
         num_workers=params.workers,
-        drop_last=len(photos) >= params.batch_size * world_size,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=params.workers > 0,
-        worker_init_fn=_seed_worker,
-        generator=generator,
+        prefetch_factor=4 if params.workers else None,
+        worker_init_fn=_start_worker,
     )
 
 
 def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
     """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks."""
     shard = EvalPhotos(photos, spec, rank, world_size)
-    return DataLoader(shard, params.batch_size, num_workers=params.workers, worker_init_fn=_seed_worker)
+    size = max(1, params.global_batch_size // (params.accumulate * world_size))
+    return DataLoader(shard, size, num_workers=params.workers, worker_init_fn=_start_worker, pin_memory=torch.cuda.is_available())

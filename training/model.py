@@ -1,5 +1,7 @@
 """The network with its spec, and the checkpoint that carries it from training to evaluation and export."""
 
+import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +22,15 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, spec: Spec) -> None:
+    def __init__(self, network: nn.Module, spec: Spec, channels_last: bool = True) -> None:
         super().__init__()
-        self.network = network
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self.memory_format)
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
 
     def forward(self, crops: Tensor) -> Tensor:
-        x = crops.permute(0, 3, 1, 2).to(self.mean.dtype)  # (B, 3, H, W), channels last in memory
+        x = crops.permute(0, 3, 1, 2).to(self.mean.dtype, memory_format=self.memory_format)  # (B, 3, H, W)
         logits: Tensor = self.network((x - self.mean) / self.std)
         return logits
 
@@ -62,13 +65,30 @@ def build(params: Params, num_classes: int, load_weights: bool = True) -> tuple[
             nn.init.zeros_(head.get_parameter("weight"))
     config = resolve_data_config(model=network) | params.spec
     spec = Spec.from_dict({key: config[key] for key in config if key in Spec.__annotations__ or key in params.spec})
-    return Classifier(network, spec).to(memory_format=torch.channels_last), spec
+    return Classifier(network, spec, params.channels_last), spec
 
 
 def head_modules(network: nn.Module) -> list[nn.Module]:
     """The layers that give the logits; LeViT has two, one for distillation."""
     names = cast(dict[str, Any], network.pretrained_cfg)["classifier"]
     return [network.get_submodule(name) for name in ([names] if isinstance(names, str) else names)]
+
+
+def save_whole(content: dict[str, Any], path: Path) -> None:
+    """torch.save `content` aside and rename: at any moment the file is the old one or the new one, whole. OSError as it comes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -90,11 +110,8 @@ class Checkpoint:
     git: str
 
     def save(self, path: Path) -> None:
-        """Write aside, then rename: a checkpoint is whole or not there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        torch.save(vars(self), part)
-        part.replace(path)
+        """Write a checkpoint that is whole or not there. OSError if the disk is full."""
+        save_whole(vars(self), path)
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

@@ -13,26 +13,38 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     seed: int = Field(ge=0)
+    deterministic: bool
     model: str
     model_args: dict[str, Any]
     weights: str
     spec: dict[str, Any]
     freeze: list[str]
+    freeze_epochs: int = Field(ge=0)
+    channels_last: bool
+    compile: bool
+    precision: Literal["float32", "bfloat16"]
     val_fraction: float = Field(gt=0, lt=1)
     train_size: int = Field(ge=16)
     crop_scale_min: float = Field(gt=0, le=1)
     augment: Literal["none", "trivial", "rand"]
     mixup: float = Field(ge=0)
+    cutmix: float = Field(ge=0)
+    mix_off_epoch: int = Field(ge=0)
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=2)
+    global_batch_size: int = Field(ge=2)
+    accumulate: int = Field(ge=1)
     workers: int = Field(ge=0)
     lr: float = Field(gt=0)
     head_lr: float = Field(gt=0)
+    layer_decay: float = Field(gt=0, le=1)
     weight_decay: float = Field(ge=0)
     warmup_epochs: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
+    clip_norm: float = Field(ge=0)
     ema_decay: float = Field(ge=0, lt=1)
-    precision: Literal["float32", "bfloat16"]
+    best_metric: Literal["top1", "top5", "f1", "loss"]
+    patience: int = Field(ge=0)
+    checkpoint_minutes: float = Field(ge=0)
 
 
 def read_params(path: Path) -> Params:

@@ -1,6 +1,7 @@
 """Where a run comes from: the commit of the code."""
 
 import subprocess
+from pathlib import Path
 
 
 def git_commit() -> str:
@@ -11,3 +12,8 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit} {'dirty' if changed else 'clean'}"
+
+
+def dvc_version(root: Path) -> str:
+    """Placeholder."""
+    return "not tracked"

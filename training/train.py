@@ -1,184 +1,168 @@
 """Train a classifier: one loop, top to bottom, on one process or under torchrun.
 
     python training/train.py --data PATH --out runs/mine
-    torchrun --nproc-per-node=2 training/train.py --data PATH --out runs/mine
+    torchrun --nproc-per-node=2 --max-restarts=3 training/train.py --data PATH --out runs/mine
 
-Hyper-parameters come from params.yaml; without --data it trains on generated pictures, for demonstrations.
-Leaves out resuming and experiment tracking.
+Hyper-parameters come from params.yaml; without --data it trains on generated pictures, for demonstrations. A run that was
+stopped or killed goes on where its last state was written when the same command is given again. Writes checkpoint.pt (the
+best epoch's averaged weights), history.csv and last.pt (the state) into --out, and logs to MLflow.
 """
 
 import argparse
-import math
-import os
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.data import Data, read_data
-from training.loader import eval_loader, train_loader
-from training.metrics import fit_temperature, predict, summarise
-from training.model import Checkpoint, Classifier, build, head_modules
+from training.loader import Batches, eval_loader, train_loader
 from training.params import Params, read_params
-from training.provenance import git_commit
+from training.recipe import choose_mix, freeze, lr_factor, mix_crops, swap_neighbours
+from training.record import end_epoch, evaluate_average, finish, introduce
+from training.resume import Signals, Stopped, agree, run_in, total
+from training.run import Run, start
+from training.split import MAX_UNREADABLE
+
+GO_ON, SAVE, STOP = range(3)  # what a rank wishes after a step; the greatest wish of all holds
 
 
-def start_process_group() -> tuple[int, int, torch.device]:
-    """(rank, world size, device) of this process: torchrun's where it started us, else 0, 1."""
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return rank, world_size, device
+def note_unreadable(run: Run, skipped: Tensor, unreadable: set[int]) -> None:
+    """Name each photo, by its position in `skipped` (B,), that could not be read. ValueError above MAX_UNREADABLE of all."""
+    photos = run.data.train
+    for position in set(skipped[skipped >= 0].tolist()) - unreadable:
+        unreadable.add(position)
+        print(f"skipped {photos[position].path}: unreadable, {len(unreadable)} so far on rank {run.rank}", file=sys.stderr)
+        if len(unreadable) > MAX_UNREADABLE * len(photos):
+            raise ValueError(f"{len(unreadable)} of {len(photos)} photos became unreadable, the limit is {MAX_UNREADABLE:.0%}")
 
 
-def read_data_once(root: Path | None, params: Params, rank: int) -> Data:
-    """The data set; rank 0 reads all photos and fills the cache, the others wait for it and read that."""
-    if rank > 0:
-        dist.barrier()
-    data = read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes"))
-    if rank == 0 and dist.is_initialized():
-        dist.barrier()
-    return data
+def part_of_step(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Within this `with`, ranks keep their gradients to themselves, unless it is the step's last part."""
+    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
-def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, object]]:
-    """Groups for AdamW: body and head have their own rate, norms and biases (one dimension) do not decay."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    head = {id(p) for module in head_modules(classifier.network) for p in module.parameters()}
-    for parameter in (p for p in classifier.parameters() if p.requires_grad):
-        groups.setdefault((id(parameter) in head, parameter.ndim > 1), []).append(parameter)
-    return [
-        {"params": ps, "lr": params.head_lr if is_head else params.lr, "weight_decay": params.weight_decay if decays else 0.0}
-        for (is_head, decays), ps in groups.items()
-    ]
+def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
+    """Move the progress bar by a step; the figures, for which a GPU must be waited for, come once a second."""
+    if not bar.disable and time.time() - bar.last_print_t > 1:
+        loss, accuracy = (sums / seen).tolist()
+        bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
+    bar.update(photos)
 
 
-def frozen_modules(classifier: Classifier, params: Params) -> list[nn.Module]:
-    """The modules named in params.freeze, their weights held fixed. ValueError names the one that is not there."""
-    modules = []
-    for name in params.freeze:
-        try:
-            modules.append(classifier.network.get_submodule(name).requires_grad_(False))
-        except AttributeError as error:
-            names = [name for name, _ in classifier.network.named_children()]
-            raise ValueError(f"freeze: {params.model} has no module {name!r}; it has {names}") from error
-    return modules
+def train(
+    root: Path | None, params: Params, out: Path, parent_run: str | None = None, on_step: Callable[[int], None] = lambda step: None
+) -> Path:
+    """Train, write `out`/checkpoint.pt and return its path; `on_step` is called with the number of steps after each.
 
-
-def lr_factor(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Share of the peak rate at `step` (from 0): linear warm-up (arXiv:1706.02677), then cosine decay (arXiv:1608.03983)."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def train(root: Path | None, params: Params, out: Path) -> Path:
-    """Train, write `out`/checkpoint.pt and return its path. ValueError for data or parameters that cannot work."""
-    rank, world_size, device = start_process_group()
-    say = print if rank == 0 else lambda *_: None
-    torch.manual_seed(params.seed)
-    data = read_data_once(root, params, rank)
-    say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} photos to train on, {len(data.held_out)} held out")
-    classifier, spec = build(params, len(data.labels))
-    say(
-        f"model: {params.model}, weights {params.weights}, {sum(p.numel() for p in classifier.parameters()) / 1e6:.2f} M parameters"
-    )
-    frozen = frozen_modules(classifier, params)
-    classifier = classifier.to(device)
-    ema = AveragedModel(classifier, multi_avg_fn=get_ema_multi_avg_fn(params.ema_decay), use_buffers=True)
-    model: nn.Module = DistributedDataParallel(classifier) if dist.is_initialized() else classifier
-
-    loader = train_loader(data, params, rank, world_size)
-    held_out = eval_loader(data.held_out, params, spec, rank, world_size)
-    optimizer = torch.optim.AdamW(parameter_groups(classifier, params))
-    warmup_steps, total_steps = int(params.warmup_epochs * len(loader)), params.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, warmup_steps, total_steps))
+    ValueError for data or parameters that cannot work; Stopped after a signal, with the state saved.
+    """
+    run = start(root, params, out)
+    device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
+    batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step)
+    steps = batches.steps_per_epoch
+    loader = iter(train_loader(run.data.train, params, batches))
+    held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
+    schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16")
-    commit = git_commit()
-    mix = torch.distributions.Beta(params.mixup, params.mixup) if params.mixup > 0 else None
+    tracker = introduce(run, parent_run)
+    unreadable: set[int] = set()
+    saved = time.monotonic()
 
-    for epoch in range(params.epochs):
-        model.train()
-        for module in frozen:
-            module.eval()  # their batch statistics stay those of the starting weights
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        seen, hits, loss_sum, started = 0, 0, 0.0, time.monotonic()
-        progress = tqdm(loader, f"epoch {epoch + 1}/{params.epochs}", unit="batch", disable=rank > 0, leave=False)
-        for crops, targets in progress:
-            crops, targets = crops.to(device, non_blocking=True), targets.to(device, non_blocking=True)  # (B, S, S, 3), (B,)
-            others, share = targets, 1.0
-            if mix is not None:  # arXiv:1710.09412; a batch has one share
-                share, order = float(mix.sample()), torch.randperm(len(targets), device=device)
-                crops, others = share * crops.float() + (1 - share) * crops[order].float(), targets[order]
-            with autocast:
-                logits = model(crops)  # (B, num_classes)
-                loss = share * criterion(logits, targets) + (1 - share) * criterion(logits, others)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-            ema.update_parameters(classifier)
+    with Signals() as signals, finish(run, tracker):
+        while not progress.finished:
+            epoch = progress.epochs
+            frozen = freeze(run.classifier, params, epoch)
+            model = DistributedDataParallel(run.classifier) if dist.is_initialized() else run.classifier
+            model.train()
+            for module in frozen:
+                module.eval()  # their batch statistics stay those of the starting weights
+            # the sums of an epoch that is taken up are of all ranks: one of them goes on with them
+            sums = torch.tensor([progress.loss_sum, progress.hits], dtype=torch.float64, device=device) * rank0
+            seen = seen_before = progress.seen * rank0
+            started, waited = time.perf_counter(), 0.0
+            bar = tqdm(
+                total=len(run.data.train), desc=f"epoch {epoch + 1}/{params.epochs}", unit="img", disable=not rank0, leave=False
+            )
 
-            seen, loss_sum = seen + len(targets), loss_sum + loss.item() * len(targets)
-            hits += int((logits.argmax(1) == (targets if share >= 0.5 else others)).sum())
-            rate = seen * world_size / (time.monotonic() - started)
-            progress.set_postfix_str(f"loss {loss_sum / seen:.3f}, accuracy {hits / seen:.3f}, {rate:.0f} images/s")
+            while progress.step < (epoch + 1) * steps:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * schedule(progress.step)
+                mix = choose_mix(params, progress.step, epoch)
+                torch.manual_seed(params.seed + 100_003 * (progress.step * run.world_size + run.rank))  # for dropout
+                for part in range(params.accumulate):
+                    asked = time.perf_counter()
+                    crops, targets, skipped = next(loader)  # uint8 (B, S, S, 3), (B,), (B,)
+                    waited += time.perf_counter() - asked
+                    note_unreadable(run, skipped, unreadable)
+                    crops, targets = crops.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+                    others, share = (swap_neighbours(targets), mix.share) if mix else (targets, 1.0)
+                    with part_of_step(model, last=part == params.accumulate - 1):
+                        with run.autocast:
+                            logits = model(mix_crops(crops, mix) if mix else crops)  # (B, num_classes)
+                            loss = share * criterion(logits, targets) + (1 - share) * criterion(logits, others)
+                        (loss / params.accumulate).backward()
+                    hits = (logits.detach().argmax(1) == (targets if share >= 0.5 else others)).sum()
+                    sums += torch.stack([loss.detach() * len(targets), hits])
+                    seen += len(targets)
+                if params.clip_norm:
+                    nn.utils.clip_grad_norm_(run.classifier.parameters(), params.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                run.average.update(progress.step)
+                progress.step += 1
 
-        if dist.is_initialized():
-            for buffer in ema.module.buffers():  # batch statistics are each rank's own: all ranks evaluate rank 0's
-                dist.broadcast(buffer, 0)
-        with autocast:
-            logits, targets = predict(ema.module, held_out, device)
-        metrics = summarise(logits, targets)
-        say(
-            f"epoch {epoch + 1}/{params.epochs}: loss {loss_sum / seen:.3f}, accuracy {hits / seen:.3f}, {rate:.0f} images/s; "
-            f"held out: top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.3f}"
-        )
-        checkpoint = Checkpoint(
-            weights={name: value.cpu() for name, value in ema.module.get_submodule("network").state_dict().items()},
-            spec=spec.to_dict(),
-            labels=data.labels,
-            params=params.model_dump(),
-            temperature=fit_temperature(logits, targets),
-            epoch=epoch + 1,
-            metrics=metrics,
-            data=data.summary(),
-            trained_on=[photo.sha256 for photo in data.train],
-            git=commit,
-        )
-        if rank == 0:
-            checkpoint.save(out / "checkpoint.pt")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+                show(bar, params.global_batch_size, sums, seen)
+                on_step(progress.step)
+                due = rank0 and time.monotonic() - saved >= 60 * params.checkpoint_minutes
+                wish = agree(STOP if signals.received else SAVE if due else GO_ON)
+                if wish != GO_ON:
+                    loss_sum, hits_sum, all_seen = total([*sums.tolist(), seen], device)
+                    run.save_or_warn(replace(progress, loss_sum=loss_sum, hits=hits_sum, seen=all_seen))
+                    saved = time.monotonic()
+                if wish == STOP:
+                    raise Stopped(signals.received)
+
+            bar.close()
+            seconds = time.perf_counter() - started
+            progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
+            figures = {"lr": params.lr * schedule(progress.step - 1), "data_wait": waited / seconds}
+            figures["images_per_s"] = (seen - seen_before) * run.world_size / seconds
+            end_epoch(run, tracker, *evaluate_average(run, held_out, signals), figures)
     return out / "checkpoint.pt"
 
 
 def main() -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="Food-101, a folder of class folders, or train/ and test/ folders")
+    parser.add_argument("--data", type=Path, help="Food-101, a folder of class folders, train/ and test/ folders, or split.json")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--weights", help="starting weights: a file, 'hub' or 'none'; default: what the parameter file says")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint.pt")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that was stopped goes on")
+    parser.add_argument("--resume", action="store_true", help="take data and parameters from the run in --out")
+    parser.add_argument("--parent-run", help="MLflow's id of the sweep that this run belongs to")
     args = parser.parse_args()
     try:
-        params = read_params(args.params)
+        root, params = run_in(args.out) if args.resume else (args.data, read_params(args.params))
         if args.weights:
             params = params.model_copy(update={"weights": args.weights})
-        train(args.data, params, args.out)
+        train(root, params, args.out, args.parent_run)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stop:
+        return 128 + int(stop.args[0])
+    except RuntimeError:
+        traceback.print_exc()  # such as another rank's death; not left to Python's exit, which would wait for the loader
         return 1
     return 0
 

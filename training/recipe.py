@@ -1,0 +1,115 @@
+"""The recipe's parts, each a function of hyper-parameters and step: rates, groups, freezing, mixing, averaging."""
+
+import math
+import random
+from typing import Any, NamedTuple
+
+import torch
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from training.model import Classifier, head_modules
+from training.params import Params
+
+
+def lr_factor(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Share of the peak rate at `step` (from 0): linear warm-up (arXiv:1706.02677), then cosine decay (arXiv:1608.03983)."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, Any]]:
+    """Groups for AdamW, each with its `peak_lr`: the head has a rate of its own, the body's falls by layer_decay a layer.
+
+    Norms and biases (one dimension) do not decay. Layers as timm counts them (arXiv:2106.08254).
+    """
+    head = {id(p) for module in head_modules(classifier.network) for p in module.parameters()}
+    scale: dict[int, float] = {}
+    if params.layer_decay < 1:
+        for group in param_groups_layer_decay(classifier.network, layer_decay=params.layer_decay):
+            scale |= {id(p): float(group["lr_scale"]) for p in group["params"]}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for p in classifier.parameters():
+        peak_lr = params.head_lr if id(p) in head else params.lr * scale.get(id(p), 1.0)
+        groups.setdefault((peak_lr, p.ndim > 1), []).append(p)
+    return [
+        {"params": ps, "peak_lr": peak_lr, "lr": peak_lr, "weight_decay": params.weight_decay if decays else 0.0}
+        for (peak_lr, decays), ps in groups.items()
+    ]
+
+
+def freeze(classifier: Classifier, params: Params, epoch: int) -> list[nn.Module]:
+    """The modules that are frozen in `epoch` (from 0); all others learn. ValueError names one that is not there."""
+    classifier.requires_grad_(True)
+    modules = []
+    if params.freeze_epochs == 0 or epoch < params.freeze_epochs:
+        for name in params.freeze:
+            try:
+                modules.append(classifier.network.get_submodule(name).requires_grad_(False))
+            except AttributeError as error:
+                names = [name for name, _ in classifier.network.named_children()]
+                raise ValueError(f"freeze: {params.model} has no module {name!r}; it has {names}") from error
+    return modules
+
+
+class Mix(NamedTuple):
+    """How a step mixes each photo with its neighbour: `share` of the photo stays; `box` is cutmix's, else mixup."""
+
+    share: float
+    box: tuple[slice, slice] | None = None
+
+
+def choose_mix(params: Params, step: int, epoch: int) -> Mix | None:
+    """The mix of a step, the same on every rank: mixup (arXiv:1710.09412), cutmix (arXiv:1905.04899) or, None, neither."""
+    alphas = [("mixup", params.mixup), ("cutmix", params.cutmix)]
+    choices = [(name, alpha) for name, alpha in alphas if alpha > 0]
+    if not choices or (params.mix_off_epoch and epoch + 1 >= params.mix_off_epoch):
+        return None
+    rng = random.Random(f"mix {params.seed} {step}")
+    name, alpha = rng.choice(choices)
+    share, size = rng.betavariate(alpha, alpha), params.train_size
+    if name == "mixup":
+        return Mix(share)
+    side = round(size * math.sqrt(1 - share))
+    y, x = rng.randint(-side // 2, size - side // 2), rng.randint(-side // 2, size - side // 2)
+    box = slice(max(y, 0), min(y + side, size)), slice(max(x, 0), min(x + side, size))
+    return Mix(1 - (box[0].stop - box[0].start) * (box[1].stop - box[1].start) / size**2, box)
+
+
+def swap_neighbours(x: Tensor) -> Tensor:
+    """`x` (B, ...) with photos 2i and 2i + 1 in each other's place: pairs stay on one rank, however a batch is parted."""
+    return x.view(-1, 2, *x.shape[1:]).flip(1).view(x.shape)
+
+
+def mix_crops(crops: Tensor, mix: Mix) -> Tensor:
+    """Mixed crops (B, S, S, 3) for `mix`, B even: float32 from mixup, uint8 from cutmix."""
+    others = swap_neighbours(crops)
+    if mix.box is None:
+        return others.float().lerp(crops.float(), mix.share)
+    mixed = crops.clone()
+    mixed[:, mix.box[0], mix.box[1]] = others[:, mix.box[0], mix.box[1]]
+    return mixed
+
+
+class Average:
+    """Moving average of a network's weights and batch statistics in `averaged`, a second network like it.
+
+    The first steps count more than decay alone would let them: 1 - decay is at least 9 / (10 + steps).
+    """
+
+    def __init__(self, averaged: nn.Module, source: nn.Module, decay: float) -> None:
+        self.decay, self.averaged = decay, averaged.requires_grad_(False).eval()
+        pairs = list(zip([*averaged.parameters(), *averaged.buffers()], [*source.parameters(), *source.buffers()], strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.targets, self.sources = [t for t, _ in floats], [s for _, s in floats]
+        self.counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the source's weights after `step` (from 0)."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.targets, self.sources, weight)
+        for target, source in self.counters:
+            target.copy_(source)

@@ -1,0 +1,152 @@
+"""What a run leaves behind: its figures after each epoch, the best checkpoint, its records for MLflow."""
+
+import csv
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.metrics import fit_temperature, predict, summarise
+from training.model import Checkpoint
+from training.provenance import dvc_version, git_commit
+from training.resume import STATE, Signals, Stopped
+from training.run import Run
+from training.tracking import Tracker, system_metrics
+
+
+def introduce(run: Run, parent_run: str | None) -> Tracker | None:
+    """Say what will be done, and open its MLflow run; None on ranks other than 0, and where nothing is left to do."""
+    if run.rank > 0:
+        return None
+    if run.progress.finished:
+        run.say(f"{run.out} holds a finished run of {run.progress.epochs} epochs: nothing to do")
+        return None
+    data, params = run.data, run.params
+    run.say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} photos to train on, {len(data.held_out)} held out")
+    millions = sum(p.numel() for p in run.classifier.parameters()) / 1e6
+    run.say(f"model: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
+    if run.progress.step:
+        run.say(f"going on after step {run.progress.step}, as {run.out / STATE} has it")
+    tracker = Tracker(run.out, parent_run)
+    tracker.log_params(params.model_dump())
+    commit, _, tree = git_commit().partition(" ")
+    tags = {
+        "git_commit": commit,
+        "mlflow.source.git.commit": commit,
+        "git_tree": tree,
+        "data": data.source,
+        "data_fingerprint": data.fingerprint,
+    }
+    tags |= {"dvc_version": dvc_version(data.root) if data.root else "not tracked", "world_size": str(run.world_size)}
+    tracker.set_tags(tags | {"device": run.device.type, "torch": torch.__version__})
+    return tracker
+
+
+def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> tuple[Tensor, Tensor]:
+    """(logits (N, C), targets (N,)) of the averaged weights; all ranks take rank 0's batch statistics, as each has its own.
+
+    Stopped, with the state saved, if a signal comes meanwhile.
+    """
+    if dist.is_initialized():
+        for buffer in run.average.averaged.buffers():
+            dist.broadcast(buffer, 0)
+    try:
+        with signals.interrupt(), run.autocast:
+            return predict(run.average.averaged, held_out, run.device)
+    except Stopped:
+        run.save_or_warn(run.progress)
+        raise
+
+
+def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor, row: dict[str, float]) -> None:
+    """Note an epoch's figures and keep its averaged weights if they are the best so far; on all ranks alike.
+
+    ValueError if the loss is no number, or the disk is full.
+    """
+    progress, params, metrics = run.progress, run.params, summarise(logits, targets)
+    loss = progress.loss_sum / progress.seen
+    progress.epochs += 1
+    row = {"epoch": progress.epochs, "step": progress.step, "loss": loss, "accuracy": progress.hits / progress.seen} | row
+    row |= {"val_loss" if name == "loss" else name: value for name, value in metrics.items() if name != "photos"}
+    if not math.isfinite(loss + metrics["loss"]):
+        raise ValueError(
+            f"epoch {progress.epochs}: the loss is {loss}, held out {metrics['loss']}; try smaller rates or a clip_norm"
+        )
+    progress.history.append(row)
+    progress.loss_sum, progress.hits, progress.seen = 0.0, 0, 0
+    quality = -metrics["loss"] if params.best_metric == "loss" else metrics[params.best_metric]
+    better = quality > progress.best
+    progress.best, progress.epochs_since_best = max(quality, progress.best), 0 if better else progress.epochs_since_best + 1
+    tired = 0 < params.patience <= progress.epochs_since_best
+    progress.finished = tired or progress.epochs == params.epochs
+    figures = f"loss {loss:.3f}, accuracy {row['accuracy']:.3f}, {row['images_per_s']:.0f} images/s, {row['data_wait']:.0%} waiting"
+    run.say(
+        f"epoch {progress.epochs}/{params.epochs}: {figures}; "
+        f"held out: top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.3f}" + ", best" * better
+    )
+    if tired:
+        run.say(f"no better {params.best_metric} for {params.patience} epochs: ended early")
+    if tracker is not None:
+        tracker.log_metrics(row | system_metrics(), step=progress.epochs)
+        try:
+            if better:
+                checkpoint_of(run, logits, targets, metrics).save(run.out / "checkpoint.pt")
+            write_history(progress.history, run.out / "history.csv")
+            run.save(progress)
+        except OSError as error:
+            raise ValueError(f"{error}: make room, and the same command goes on after the last state that was saved") from error
+
+
+def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, float]) -> Checkpoint:
+    """What this epoch hands on."""
+    network = run.average.averaged.get_submodule("network")
+    return Checkpoint(
+        weights={name: value.cpu() for name, value in network.state_dict().items()},
+        spec=run.spec.to_dict(),
+        labels=run.data.labels,
+        params=run.params.model_dump(),
+        temperature=fit_temperature(logits, targets),
+        epoch=run.progress.epochs,
+        metrics=metrics,
+        data=run.data.summary(),
+        trained_on=[photo.sha256 for photo in run.data.train],
+        git=git_commit(),
+    )
+
+
+def write_history(history: list[dict[str, float]], path: Path) -> None:
+    """One row an epoch, with a header; aside, then renamed."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows({name: round(value, 6) for name, value in row.items()} for row in history)
+    part.replace(path)
+
+
+@contextmanager
+def finish(run: Run, tracker: Tracker | None) -> Iterator[None]:
+    """Around a run: at its end the checkpoint goes to the registry; however it ends, its records say so."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+        if tracker is not None:
+            tracker.register(run.out / "checkpoint.pt")
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    except Stopped as stop:
+        status = "KILLED"
+        name = signal.Signals(stop.args[0]).name if stop.args[0] else "a signal"
+        run.say(f"stopped by {name} after step {run.progress.step}; the same command goes on from there")
+        raise
+    finally:
+        if tracker is not None:
+            tracker.close(status)

@@ -1,0 +1,122 @@
+"""One rank's share of a run: set up, or taken up where it stopped."""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from handler.preprocess import Spec
+from training.data import Data, read_data
+from training.model import Classifier, build
+from training.params import Params
+from training.recipe import Average, parameter_groups
+from training.resume import STATE, Progress, agree, check_same_run, load_state, save_state
+
+
+@dataclass
+class Run:
+    """What the loop works on: one rank's share of a run."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    params: Params
+    data: Data
+    out: Path
+    spec: Spec
+    classifier: Classifier
+    average: Average
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+
+    def say(self, text: str) -> None:
+        """Print on rank 0."""
+        if self.rank == 0:
+            tqdm.write(text)
+
+    def save(self, progress: Progress) -> None:
+        """Rank 0 writes last.pt. OSError if the disk is full."""
+        if self.rank == 0:
+            parts: dict[str, Any] = {"model": self.classifier, "average": self.average.averaged, "optimizer": self.optimizer}
+            states = {name: part.state_dict() for name, part in parts.items()}
+            save_state(self.out / STATE, progress, self.params, self.data, **states)
+
+    def save_or_warn(self, progress: Progress) -> None:
+        """Save within an epoch: a full disk is said, and not the end."""
+        try:
+            self.save(progress)
+        except OSError as error:
+            self.say(f"warning: step {progress.step} was not saved ({error}); {self.out / STATE} keeps the state before")
+
+    @property
+    def autocast(self) -> torch.autocast:
+        """The precision of forward passes."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.params.precision == "bfloat16")
+
+
+def start_process_group() -> tuple[int, int, torch.device]:
+    """(rank, world size, device) of this process: torchrun's where it started us, else 0, 1."""
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif local_size > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    return rank, world_size, device
+
+
+def read_data_once(root: Path | None, params: Params) -> Data:
+    """The data set; the first rank of each machine reads all photos and fills the cache, the others wait and read that.
+
+    ValueError if the machines do not have the same photos.
+    """
+    waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
+    if not dist.is_initialized():
+        return read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes"))
+    if waits:
+        agree(0)
+    data = read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes"))
+    if not waits:
+        agree(0)
+    fingerprints = [""] * dist.get_world_size()
+    dist.all_gather_object(fingerprints, data.fingerprint)
+    if len(set(fingerprints)) > 1:
+        raise ValueError(f"the machines hold different photos: fingerprints by rank {[f[:12] for f in fingerprints]}")
+    return data
+
+
+def start(root: Path | None, params: Params, out: Path) -> Run:
+    """A new run, or the one in `out` where it stopped. ValueError for data, parameters or a state that cannot work."""
+    if params.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(params.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not params.deterministic
+    rank, world_size, device = start_process_group()
+    data = read_data_once(root, params)
+    states = [load_state(out / STATE) if rank == 0 else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(states, device=torch.device("cpu"))
+    state = states[0]
+    if state is not None:
+        check_same_run(state, params, data, out)
+    torch.manual_seed(params.seed)
+    classifier, spec = build(params, len(data.labels), load_weights=state is None)
+    average = Average(copy.deepcopy(classifier).to(device), classifier.to(device), params.ema_decay)
+    optimizer = torch.optim.AdamW(parameter_groups(classifier, params), fused=True)
+    progress = Progress()
+    if state is not None:
+        classifier.load_state_dict(state["model"])
+        average.averaged.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**state["progress"])
+    if params.compile:
+        classifier.compile()
+    return Run(rank, world_size, device, params, data, out, spec, classifier, average, optimizer, progress)
