@@ -14,10 +14,11 @@ STARTER := model_store/seefood-$(STARTER_VERSION).mar
 PINS := pyproject.toml constraints.txt scripts/install.py
 
 .DELETE_ON_ERROR:
-.PHONY: help setup data train evaluate export archive serve stop predict test lint format clean
+.PHONY: help setup data ingest train profile bench-train sweep evaluate report promote track mlflow pipeline remote push pull \
+	export archive serve stop predict test test-all lint format clean
 
 help: ## List every target (this)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed-serve: $(PINS)
 	@$(PYTHON) scripts/install.py serve
@@ -31,14 +32,42 @@ setup: .venv/installed-serve .venv/installed-train .venv/installed-dev ## Instal
 data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
 	@$(BIN)/python training/data.py $(or $(DATA),data)
 
-train: .venv/installed-train ## Train: DATA=photos [PARAMS=file WEIGHTS=file GPUS=4]; no DATA: generated pictures
-	@out=runs/$$(date -u +%Y%m%d-%H%M%S) && \
-	$(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --nproc-per-node=$(GPUS),$(BIN)/python) training/train.py \
-		$(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(WEIGHTS),--weights $(WEIGHTS)) --out $$out && \
+ingest: .venv/installed-train ## Add labelled photos to a data set, checked: FROM=folder or csv [DATA=data/food NEW_CLASSES=1]
+	@$(if $(FROM),,echo "error: which photos? make ingest FROM=folder or FROM=photos.csv" >&2; exit 1)
+	@$(BIN)/python training/ingest.py $(FROM) --data $(or $(DATA),data/food) $(if $(NEW_CLASSES),--new-classes)
+
+# a store of its own for each start of the ranks: torchrun would else keep the addresses of ranks that are no more
+TRAIN = $(if $(filter-out 1,$(GPUS)),TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(BIN)/torchrun --standalone --nproc-per-node=$(GPUS) \
+	--max-restarts=3,$(BIN)/python) training/train.py
+
+train: .venv/installed-train ## Train: DATA=photos [PARAMS=file WEIGHTS=file GPUS=4 RESUME=runs/X]; no DATA: generated pictures
+	@out=$(or $(RESUME),runs/$$(date -u +%Y%m%d-%H%M%S)) && \
+	$(TRAIN) --out $$out $(if $(RESUME),--resume,$(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(WEIGHTS),--weights $(WEIGHTS))) && \
 	ln -sfn $$(basename $$out) runs/latest && echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
 
-evaluate: .venv/installed-train ## Top-1, top-5, F1, confusion matrix on photos never trained on: [RUN=runs/latest DATA=photos]
+profile: .venv/installed-train ## Where a training step's time goes: a trace and the top costs [DATA=photos PARAMS=file WEIGHTS=file]
+	@$(BIN)/python training/profiling.py $(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(WEIGHTS),--weights $(WEIGHTS))
+
+bench-train: .venv/installed-train ## The training loop's speed beside a bare loop over timm's loader: [DATA=photos]
+	@$(BIN)/python training/bench.py $(if $(DATA),--data $(DATA)) --params $(PARAMS)
+
+sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [TRIALS=20 PARAMS=file NAME=sweep]; the same again goes on
+	@$(BIN)/python training/sweep.py $(if $(DATA),--data $(DATA)) --params $(PARAMS) --trials $(or $(TRIALS),20) --name $(or $(NAME),sweep)
+
+evaluate: .venv/installed-train ## Metrics, tables and plots on photos never trained on: [RUN=runs/latest DATA=photos]
 	@$(BIN)/python training/evaluate.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA)) --out $(RUN)
+
+report: .venv/installed-train ## One page of all that make evaluate wrote: [RUN=runs/latest]
+	@$(BIN)/python training/report.py $(RUN)
+
+promote: .venv/installed-train ## Make a run's model the champion if it is better on the same photos: [RUN=runs/latest DATA=photos]
+	@$(BIN)/python training/promote.py --run $(RUN) $(if $(DATA),--data $(DATA)) $(if $(ALPHA),--alpha $(ALPHA))
+
+track: .venv/installed-train ## Send what a tracking server has not got of a run's records: [RUN=runs/latest]
+	@$(BIN)/python training/tracking.py $(RUN)
+
+mlflow: .venv/installed-train ## Look at all runs and models in MLflow's UI until Ctrl-C
+	@exec $(BIN)/python training/tracking.py --ui
 
 ifneq ($(filter export archive,$(MAKECMDGOALS)),)
 ifndef VERSION
@@ -46,14 +75,27 @@ $(error which version? make $(filter export archive,$(MAKECMDGOALS)) VERSION=1.0
 endif
 endif
 
+ifeq ($(RUN),champion)
+override RUN := runs/champion
+CHECKPOINT := runs/champion/checkpoint.pt
+else
+CHECKPOINT := $(wildcard $(RUN)/checkpoint.pt)
+endif
+
+# the registry is asked each time, and the file written only if it is another one
+runs/champion/checkpoint.pt: FORCE
+	@$(MAKE) -s .venv/installed-train
+	@$(BIN)/python training/promote.py --fetch champion --out $(@D)
+FORCE:
+
 # exported anew when the run has changed since; the training packages are needed for nothing else here
-build/%/model.onnx: $(wildcard $(RUN)/checkpoint.pt)
+build/%/model.onnx: $(CHECKPOINT)
 	@$(MAKE) -s .venv/installed-train
 	@$(BIN)/python training/export.py --checkpoint $(RUN)/checkpoint.pt --out build/$*
 
 export: build/$(VERSION)/model.onnx ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest]
 
-archive: .venv/installed-serve build/$(VERSION)/model.onnx ## Pack build/VERSION into model_store/seefood-VERSION.mar: VERSION=1.0.0
+archive: .venv/installed-serve build/$(VERSION)/model.onnx ## Pack build/VERSION into model_store/seefood-VERSION.mar: VERSION=1.0.0 [RUN=champion]
 	@$(BIN)/python scripts/archive.py build/$(VERSION) --version $(VERSION)
 
 $(STARTER): $(wildcard handler/* model_store/starter/*) scripts/archive.py | .venv/installed-serve
@@ -69,7 +111,10 @@ predict: .venv/installed-serve $(STARTER) ## Name the dishes in a folder without
 	@$(if $(PHOTOS),,echo "error: which photos? make predict PHOTOS=folder" >&2; exit 1)
 	@$(BIN)/python scripts/predict.py $(PHOTOS) $(if $(OUT),--out $(OUT)) $(if $(VERSION),--version $(VERSION))
 
-test: lint $(STARTER) ## Lint, type check and all tests
+test: lint $(STARTER) ## Lint, type check and tests
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint $(STARTER) ## The same with the tests that take long
 	@$(BIN)/python -m pytest
 
 lint: .venv/installed-dev ## Ruff (style and format) and mypy (types)

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,6 @@ import torch
 import yaml
 
 from tests.conftest import ROOT
-from training.evaluate import evaluate
 from training.model import Checkpoint, build
 from training.recipe import freeze, lr_factor, parameter_groups
 from training.train import train
@@ -22,7 +20,7 @@ def test_training_learns_generated_pictures_and_the_checkpoint_says_how(tiny_run
     assert checkpoint.spec["input_size"] == [3, 64, 64]
     assert checkpoint.spec.keys() == {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
     assert checkpoint.data["root"] == str(generated)
-    assert checkpoint.data["train"] == len(checkpoint.trained_on) == 96
+    assert checkpoint.data["train"] == len(checkpoint.trained_on) == 120 - checkpoint.data["held_out"]
     assert len(checkpoint.git.split()[0]) == 40 or checkpoint.git == "unknown"
     assert not list(tiny_run.glob("*.part"))
 
@@ -31,27 +29,6 @@ def test_same_seed_gives_the_same_weights(tmp_path, generated, tiny_params):
     params = tiny_params.model_copy(update={"epochs": 1, "mixup": 0.2, "augment": "trivial"})
     first, second = (Checkpoint.load(train(generated, params, tmp_path / name)) for name in "ab")
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
-
-
-def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated):
-    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
-    metrics = evaluate(checkpoint, generated, tmp_path)
-    assert metrics["photos"] == 24
-    assert metrics["top1"] == pytest.approx(checkpoint.metrics["top1"])
-    assert json.loads((tmp_path / "metrics.json").read_text())["top1"] == round(metrics["top1"], 4)
-    rows = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
-    assert sum(int(count) for row in rows[1:] for count in row[1:]) == 24
-    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_evaluate_leaves_out_training_photos_of_another_data_set(tmp_path, tiny_run, generated):
-    other = tmp_path / "other"
-    for folder in generated.iterdir():
-        (other / folder.name).mkdir(parents=True)
-        for path in sorted(folder.iterdir())[:20]:
-            (other / folder.name / path.name).write_bytes(path.read_bytes())
-    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
-    assert 0 < evaluate(checkpoint, other, tmp_path / "out")["photos"] < 24
 
 
 def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, generated, tiny_params):
@@ -72,7 +49,8 @@ def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, gen
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/1:") == 1
-    assert Checkpoint.load(tmp_path / "run" / "checkpoint.pt").metrics["photos"] == 24
+    checkpoint = Checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    assert checkpoint.metrics["photos"] == checkpoint.data["held_out"]
 
 
 def test_command_line_trains_on_generated_pictures_and_says_so(tmp_path, tiny_params):

@@ -1,26 +1,32 @@
 """How good is a checkpoint: `python training/evaluate.py --checkpoint runs/latest/checkpoint.pt --out runs/latest`.
 
 Photos go through handler/preprocess.py, as the worker sees them, and none of them was trained on: the checkpoint knows
-the sha256 of each that was. Writes metrics.json, confusion.csv and confusion.png.
+the sha256 of each that was. Writes metrics.json, per_class.csv, confusion.csv, predictions.csv and the pictures of
+training/plots.py; training/report.py makes one page of them.
 """
 
 import argparse
 import csv
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from handler.preprocess import Spec, preprocess
 from training.data import Data, read_data
 from training.loader import eval_loader
-from training.metrics import confusion_matrix, f1_scores, predict, summarise
+from training.metrics import calibration_error, confusion_matrix, f1_scores, predict, summarise
 from training.model import Checkpoint
 from training.params import Params
+from training.plots import plot_confusion, plot_learning_curves, plot_mistakes, plot_reliability
+from training.tracking import Tracker
+
+WORST = 24  # mistakes on the contact sheet
 
 
 def held_out_photos(checkpoint: Checkpoint, data: Data) -> Data:
@@ -40,58 +46,111 @@ def held_out_photos(checkpoint: Checkpoint, data: Data) -> Data:
     return replace(data, held_out=left)
 
 
-def write_confusion(confusion: Tensor, labels: tuple[str, ...], out: Path) -> None:
-    """confusion.csv and confusion.png in `out`: rows are true classes, columns predicted ones."""
-    with (out / "confusion.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true", *labels])
-        writer.writerows([label, *row] for label, row in zip(labels, confusion.tolist(), strict=True))
-    side = max(5.0, 0.22 * len(labels) + 3)
-    with mpl.rc_context({"font.size": 9 if len(labels) <= 30 else 6}):
-        figure = Figure(figsize=(side, side), layout="constrained")
-        axes = figure.add_subplot()
-        shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel="predicted", ylabel="true", title="Share of each true class (row), in percent")
-        if len(labels) <= 30:
-            for (row, column), share in zip(
-                torch.cartesian_prod(*[torch.arange(len(labels))] * 2).tolist(), shares.flatten().tolist(), strict=True
-            ):
-                if share > 0:
-                    axes.text(
-                        column, row, f"{100 * share:.0f}", ha="center", va="center", color="white" if share > 0.5 else "black"
-                    )
-        figure.savefig(out / "confusion.png", dpi=120)
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table, written aside and renamed."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    part.replace(path)
+
+
+def per_class(confusion: Tensor, labels: Sequence[str]) -> list[tuple[object, ...]]:
+    """A row a class, worst F1 first: label, precision, recall, F1, support, most confused with, times."""
+    hits, predicted, support = confusion.diag(), confusion.sum(0), confusion.sum(1)
+    f1, wrong = f1_scores(confusion), confusion.clone().fill_diagonal_(0)
+    rows = []
+    for index in f1.argsort(stable=True).tolist():
+        times, other = (int(value) for value in wrong[index].max(0))
+        precision, recall = (float(hits[index] / total[index].clamp(min=1)) for total in (predicted, support))
+        figures = [round(figure, 4) for figure in (precision, recall, float(f1[index]))]
+        rows.append((labels[index], *figures, int(support[index]), labels[other] if times else "", times))
+    return rows
+
+
+def write_predictions(data: Data, probabilities: Tensor, out: Path) -> None:
+    """predictions.csv: a row a photo; `actual` and `predicted` are the names that DVC's confusion plot expects."""
+    best, predicted = probabilities.max(1)
+    rows = (
+        (photo.path, data.labels[photo.index], data.labels[p], f"{b:.4f}", f"{row[photo.index]:.4f}")
+        for photo, p, b, row in zip(data.held_out, predicted.tolist(), best.tolist(), probabilities.tolist(), strict=True)
+    )
+    write_csv(out / "predictions.csv", ("path", "actual", "predicted", "probability", "probability_of_actual"), rows)
+
+
+def worst_mistakes(data: Data, probabilities: Tensor, spec: Spec) -> list[tuple[Any, str, str, float]]:
+    """The wrong answers that the network is surest of, for the contact sheet."""
+    best, predicted = probabilities.max(1)
+    mistakes: list[tuple[Any, str, str, float]] = []
+    for position in best.argsort(descending=True).tolist():
+        photo, p = data.held_out[position], int(predicted[position])
+        if p != photo.index and len(mistakes) < WORST:
+            crop = preprocess(photo.path.read_bytes(), spec)
+            mistakes.append((crop, data.labels[photo.index], data.labels[p], float(best[position])))
+    return mistakes
 
 
 def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path) -> dict[str, float]:
-    """Metrics of the checkpoint on photos that it never saw, written into `out` and returned. ValueError as above."""
+    """Metrics of the checkpoint on photos that it never saw, written into `out` with tables and pictures, and returned.
+
+    ValueError as held_out_photos.
+    """
     params = Params(**checkpoint.params)
     data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes")))
     classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logits, targets = predict(classifier.to(device), eval_loader(data.held_out, params, spec), device)
-    logits /= checkpoint.temperature
-    confusion = confusion_matrix(logits, targets)
-    metrics = summarise(logits, targets)
-    out.mkdir(parents=True, exist_ok=True)
-    per_class = {label: round(float(f1), 4) for label, f1 in zip(data.labels, f1_scores(confusion), strict=True)}
-    report = {**{name: round(value, 4) for name, value in metrics.items()}, "data": data.source, "f1_per_class": per_class}
-    (out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    write_confusion(confusion, data.labels, out)
+    confusion, temperature = confusion_matrix(logits, targets), checkpoint.temperature
+    before, metrics = calibration_error(logits, targets), summarise(logits / temperature, targets)
+    metrics |= {"calibration_error_before": before, "temperature": temperature}
+    classes, probabilities = per_class(confusion, data.labels), (logits / temperature).softmax(1)
 
-    print(f"{len(targets)} photos never trained on, of {data.source}")
-    for name in ("top1", "top5", "f1", "calibration_error"):
-        print(f"  {name:18s} {metrics[name]:.4f}")
-    wrong = confusion.clone().fill_diagonal_(0)
-    for position in wrong.flatten().argsort(descending=True)[:5].tolist():
-        true, predicted = divmod(position, len(data.labels))
-        if wrong[true, predicted] > 0:
-            print(f"  {int(wrong[true, predicted])} x {data.labels[true]} taken for {data.labels[predicted]}")
-    print(f"written: {out}/metrics.json, confusion.csv, confusion.png")
+    out.mkdir(parents=True, exist_ok=True)
+    header = ("label", "precision", "recall", "f1", "support", "most_confused_with", "times")
+    write_csv(out / "per_class.csv", header, classes)
+    write_csv(out / "confusion.csv", ("true", *data.labels), zip(data.labels, *confusion.T.tolist(), strict=True))
+    write_predictions(data, probabilities, out)
+    plot_confusion(confusion, data.labels, out / "confusion.png")
+    plot_reliability(logits, targets, temperature, out / "reliability.png")
+    plot_mistakes(worst_mistakes(data, probabilities, spec), out / "mistakes.png")
+    if (out / "history.csv").is_file():
+        plot_learning_curves(out / "history.csv", out / "learning_curves.png")
+    fitted_here = data.fingerprint == checkpoint.data["fingerprint"]
+    report: dict[str, object] = {name: round(value, 4) for name, value in metrics.items()}
+    report |= {
+        "data": data.source,
+        "temperature_fitted_on_these": fitted_here,
+        "f1_per_class": {str(row[0]): row[3] for row in classes},
+    }
+    part = out / "metrics.json.part"
+    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    part.replace(out / "metrics.json")  # the last one: where it is, all the others are
     return metrics
+
+
+def track(out: Path, metrics: dict[str, float], epoch: int) -> None:
+    """Give MLflow what an evaluation wrote, if `out` is the folder of a run."""
+    if not (out / "history.csv").is_file():
+        return
+    tracker = Tracker(out)
+    tracker.log_metrics({f"eval_{name}": value for name, value in metrics.items()}, step=epoch)
+    for path in sorted([*out.glob("*.png"), *out.glob("*.csv"), out / "metrics.json"]):
+        tracker.log_artifact(path)
+    tracker.close()
+
+
+def say(metrics: dict[str, float], data_source: str, out: Path) -> None:
+    """The short of it, for a person."""
+    print(f"{metrics['photos']} photos never trained on, of {data_source}")
+    for name in ("top1", "top5", "f1"):
+        print(f"  {name:18s} {metrics[name]:.4f}")
+    before, after = metrics["calibration_error_before"], metrics["calibration_error"]
+    print(f"  {'calibration_error':18s} {after:.4f} (before the temperature of {metrics['temperature']:.2f}: {before:.4f})")
+    with (out / "per_class.csv").open(encoding="utf-8", newline="") as file:
+        worst = list(csv.DictReader(file))[:5]
+    for row in worst:
+        mostly = f", {row['times']} taken for {row['most_confused_with']}" if row["most_confused_with"] else ""
+        print(f"  {row['label']}: F1 {float(row['f1']):.2f} of {row['support']} photos{mostly}")
+    print(f"written to {out}: metrics.json, tables and pictures. Next: make report")
 
 
 def main() -> int:
@@ -104,10 +163,12 @@ def main() -> int:
     try:
         checkpoint = Checkpoint.load(args.checkpoint)
         root = args.data or (Path(checkpoint.data["root"]) if checkpoint.data["root"] else None)
-        evaluate(checkpoint, root, args.out)
+        metrics = evaluate(checkpoint, root, args.out)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    say(metrics, json.loads((args.out / "metrics.json").read_text(encoding="utf-8"))["data"], args.out)
+    track(args.out, metrics, checkpoint.epoch)
     return 0
 
 

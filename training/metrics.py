@@ -35,13 +35,21 @@ def f1_scores(confusion: Tensor) -> Tensor:
     return 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
 
 
-def calibration_error(logits: Tensor, targets: Tensor) -> float:
-    """Expected calibration error in 0..1 over equal-width bins of confidence (arXiv:1706.04599)."""
+def calibration_bins(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(photos, sum of confidence, right answers), float (CALIBRATION_BINS,) each, over equal-width bins of confidence."""
     confidence, predicted = logits.softmax(1).max(1)
-    correct = (predicted == targets).float()
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    gaps = torch.zeros(CALIBRATION_BINS).index_add_(0, bins, correct - confidence)
-    return float(gaps.abs().sum() / len(targets))
+    count, confidences, hits = (
+        torch.zeros(CALIBRATION_BINS).index_add_(0, bins, values)
+        for values in (torch.ones_like(confidence), confidence, (predicted == targets).float())
+    )
+    return count, confidences, hits
+
+
+def calibration_error(logits: Tensor, targets: Tensor) -> float:
+    """Expected calibration error in 0..1 (arXiv:1706.04599)."""
+    _, confidences, hits = calibration_bins(logits, targets)
+    return float((hits - confidences).abs().sum() / len(targets))
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:

@@ -144,7 +144,7 @@ def finish(run: Run, tracker: Tracker | None) -> Iterator[None]:
             dist.destroy_process_group()
     except Stopped as stop:
         status = "KILLED"
-        name = signal.Signals(stop.args[0]).name if stop.args[0] else "a signal"
+        name = signal.Signals(stop.args[0]).name if stop.args[0] else "its caller"
         run.say(f"stopped by {name} after step {run.progress.step}; the same command goes on from there")
         raise
     finally:

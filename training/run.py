@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from tqdm import tqdm
 
 from handler.preprocess import Spec
@@ -69,7 +71,12 @@ def start_process_group() -> tuple[int, int, torch.device]:
     elif local_size > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        store = next(rendezvous("env://"))[0]
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps one store over its restarts, with the addresses of ranks that are no more
+            store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     return rank, world_size, device
 
 
@@ -98,6 +105,7 @@ def start(root: Path | None, params: Params, out: Path) -> Run:
     if params.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(params.deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # only for code that reads it; costs a sixth of a step
     torch.backends.cudnn.benchmark = not params.deterministic
     rank, world_size, device = start_process_group()
     data = read_data_once(root, params)

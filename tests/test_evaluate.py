@@ -1,0 +1,129 @@
+"""What make evaluate and make report write."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import ROOT
+from training.evaluate import evaluate, per_class
+from training.metrics import calibration_error
+from training.model import Checkpoint
+from training.plots import plot_confusion, plot_mistakes
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny_run):
+    """A copy of the tiny run, evaluated by the command line, with its page."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run, run)
+    for command in (["evaluate.py", "--checkpoint", str(run / "checkpoint.pt"), "--out", str(run)], ["report.py", str(run)]):
+        done = subprocess.run([sys.executable, f"training/{command[0]}", *command[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    metrics = evaluate(checkpoint, generated, tmp_path)
+    assert metrics["photos"] == checkpoint.data["held_out"]
+    assert metrics["top1"] == pytest.approx(checkpoint.metrics["top1"])
+    assert json.loads((tmp_path / "metrics.json").read_text())["top1"] == round(metrics["top1"], 4)
+    rows = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
+    assert sum(int(count) for row in rows[1:] for count in row[1:]) == metrics["photos"]
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_leaves_out_training_photos_of_another_data_set(tmp_path, tiny_run, generated):
+    other = tmp_path / "other"
+    for folder in generated.iterdir():
+        (other / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:20]:
+            (other / folder.name / path.name).write_bytes(path.read_bytes())
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    assert 0 < evaluate(checkpoint, other, tmp_path / "out")["photos"] < checkpoint.data["held_out"]
+
+
+def test_tables_agree_with_each_other(evaluated):
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    predictions, classes = table(evaluated / "predictions.csv"), table(evaluated / "per_class.csv")
+    assert len(predictions) == metrics["photos"] == sum(int(row["support"]) for row in classes)
+    right = [row for row in predictions if row["actual"] == row["predicted"]]
+    assert len(right) / len(predictions) == pytest.approx(metrics["top1"], abs=1e-4)
+    assert sum(float(row["f1"]) for row in classes) / len(classes) == pytest.approx(metrics["f1"], abs=1e-3)
+    for row in classes:
+        named = [p for p in predictions if p["predicted"] == row["label"]]
+        hits = [p for p in named if p["actual"] == row["label"]]
+        assert float(row["precision"]) == pytest.approx(len(hits) / max(1, len(named)), abs=1e-4)
+        assert float(row["recall"]) == pytest.approx(len(hits) / int(row["support"]), abs=1e-4)
+    assert all(float(row["probability"]) >= float(row["probability_of_actual"]) for row in predictions)
+
+
+def test_temperature_lowers_the_loss_and_both_calibration_errors_are_told(evaluated):
+    checkpoint = Checkpoint.load(evaluated / "checkpoint.pt")
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    assert metrics["temperature"] == pytest.approx(checkpoint.temperature, abs=1e-4)
+    assert metrics["calibration_error_before"] == pytest.approx(checkpoint.metrics["calibration_error"], abs=1e-3)
+    assert metrics["loss"] <= checkpoint.metrics["loss"] + 1e-4
+    assert metrics["temperature_fitted_on_these"] is True
+
+
+def test_most_confused_class_is_named():
+    confusion = torch.tensor([[5, 0, 3], [1, 9, 0], [0, 0, 4]])
+    rows = {row[0]: row for row in per_class(confusion, ("a", "b", "c"))}
+    assert rows["a"] == ("a", 0.8333, 0.625, 0.7143, 8, "c", 3)
+    assert rows["b"][5:] == ("a", 1)
+    assert rows["c"][5:] == ("", 0)
+    assert next(iter(rows)) == "a"  # the worst F1 first... c has 4 of 7 predicted right
+
+
+def test_calibration_error_of_known_answers():
+    sure, torn = torch.tensor([[9.0, -9.0]]), torch.tensor([[0.01, 0.0]])
+    assert calibration_error(sure.repeat(4, 1), torch.tensor([0, 0, 0, 1])) == pytest.approx(0.25, abs=1e-3)
+    assert calibration_error(torn.repeat(4, 1), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.0025, abs=1e-3)
+
+
+@pytest.mark.parametrize("count", [2, 10, 101])
+def test_confusion_matrix_gives_each_class_room_for_its_name(tmp_path, count):
+    plot_confusion(torch.eye(count, dtype=torch.long) * 7, [f"class_{i}" for i in range(count)], tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert image.width >= 28 * count  # pixels a row, for names of 9 points
+
+
+def test_model_without_mistakes_has_a_contact_sheet_that_says_so(tmp_path):
+    plot_mistakes([], tmp_path / "mistakes.png")
+    with Image.open(tmp_path / "mistakes.png") as image:
+        assert image.convert("L").getextrema() == (0, 255)
+    assert [path.name for path in tmp_path.iterdir()] == ["mistakes.png"]
+
+
+def test_page_holds_its_pictures_and_needs_no_network(evaluated):
+    page = (evaluated / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"(src|href)=.(?!data:)", page)
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    assert f"{100 * metrics['top1']:.1f} %" in page
+    assert "dish_0" in page
+    assert Checkpoint.load(evaluated / "checkpoint.pt").git in page
+
+
+def test_page_of_a_run_without_curves_says_so_and_one_not_evaluated_is_refused(tmp_path, tiny_run, evaluated):
+    run = tmp_path / "foreign"
+    shutil.copytree(evaluated, run, ignore=shutil.ignore_patterns("history.csv", "learning_curves.png"))
+    done = subprocess.run([sys.executable, "training/report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "has no learning_curves.png" in (run / "report.html").read_text()
+    (run / "metrics.json").unlink()
+    done = subprocess.run([sys.executable, "training/report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"make evaluate RUN={run} first" in done.stderr

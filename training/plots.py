@@ -1,0 +1,106 @@
+"""The pictures of an evaluation, each a PNG that a person can read: one function a picture."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from training.metrics import CALIBRATION_BINS, calibration_bins
+
+CELL_INCHES = 0.24  # of the confusion matrix, enough for a class name beside it in 9 points
+
+
+@contextmanager
+def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """An empty figure of so many inches; at the end it is written aside and renamed to `path`."""
+    with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
+        empty = Figure(figsize=size, layout="constrained")
+        yield empty
+        part = path.with_name(path.name + ".part")
+        empty.savefig(part, dpi=130, format="png")
+        part.replace(path)
+
+
+def plot_learning_curves(history: Path, path: Path) -> None:
+    """Loss, accuracy, rate and speed over the epochs of history.csv."""
+    with history.open(encoding="utf-8", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    epochs = [row["epoch"] for row in rows]
+    panels = {
+        "loss": {"training": "loss", "held out": "val_loss"},
+        "accuracy": {"training (augmented)": "accuracy", "held out, top-1": "top1", "held out, top-5": "top5"},
+        "learning rate of the body": {"": "lr"},
+        "images/s": {"": "images_per_s"},
+    }
+    with figure(path, (11, 6.5)) as page:
+        for axes, (title, lines) in zip(page.subplots(2, 2).flat, panels.items(), strict=True):
+            for label, name in lines.items():
+                axes.plot(epochs, [row[name] for row in rows], marker="o", markersize=3, label=label)
+            axes.set(title=title, xlabel="epoch")
+            axes.set_ylim(0, 1.08 * max(row[name] for row in rows for name in lines.values()))
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if len(lines) > 1:
+                axes.legend()
+
+
+def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None:
+    """Confusion counts int (C, C) as shares of each true class; every class has its name, every share above 0.5 % its number."""
+    side = max(5.0, CELL_INCHES * len(labels) + 3)
+    shares = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    size = 9 if len(labels) <= 30 else 6.5
+    with figure(path, (side, side)) as page:
+        axes = page.add_subplot()
+        axes.grid(visible=False)
+        axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=10)  # the root, so that few mistakes are seen
+        names = [label.replace("_", " ") for label in labels]
+        axes.set_xticks(range(len(labels)), names, rotation=90)
+        axes.set_yticks(range(len(labels)), names)
+        axes.tick_params(top=True, labeltop=True, right=len(labels) > 30, labelright=len(labels) > 30, length=0)
+        axes.set(xlabel="predicted", ylabel="true")
+        axes.set_title("Share of each true class (row) by prediction, in percent")
+        for row, column in torch.nonzero(shares >= 0.5).tolist():
+            share = float(shares[row, column])
+            colour = "white" if share > 40 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=size)
+
+
+def plot_reliability(logits: Tensor, targets: Tensor, temperature: float, path: Path) -> None:
+    """Accuracy over confidence before and after the temperature, with the number of photos below."""
+    with figure(path, (9, 5)) as page:
+        grid = page.subplots(2, 2, sharex=True, height_ratios=[3, 1])
+        for column, (title, divisor) in enumerate((("before", 1.0), (f"after: temperature {temperature:.2f}", temperature))):
+            count, confidences, hits = calibration_bins(logits / divisor, targets)
+            error = float((hits - confidences).abs().sum() / len(targets))
+            upper, lower = grid[0][column], grid[1][column]
+            _bars(upper, hits / count.clamp(min=1))
+            upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1)
+            upper.set(title=f"{title}\ncalibration error {100 * error:.1f} %", ylim=(0, 1), ylabel="share that is right")
+            _bars(lower, count)
+            lower.set(xlabel="confidence", ylabel="photos", xlim=(0, 1))
+
+
+def _bars(axes: Axes, heights: Tensor) -> None:
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    axes.bar(edges[:-1], heights.numpy(), width=1 / CALIBRATION_BINS, align="edge", edgecolor="white")
+
+
+def plot_mistakes(mistakes: Sequence[tuple[np.ndarray, str, str, float]], path: Path) -> None:
+    """A contact sheet of (crop uint8 (H, W, 3), true label, predicted label, its probability), in that order."""
+    columns = 6
+    rows = max(1, math.ceil(len(mistakes) / columns))
+    with figure(path, (2.1 * columns, 2.5 * rows)) as page:
+        for axes in page.subplots(rows, columns, squeeze=False).flat:
+            axes.axis("off")
+        for axes, (crop, true, predicted, probability) in zip(page.axes, mistakes, strict=False):
+            axes.imshow(crop)
+            axes.set_title(f"{true}\nas {predicted}, {probability:.0%}".replace("_", " "), fontsize=8)
+        if not mistakes:
+            page.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14)
