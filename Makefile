@@ -32,9 +32,9 @@ setup: .venv/installed-serve .venv/installed-train .venv/installed-dev ## Instal
 data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
 	@$(BIN)/python training/data.py $(or $(DATA),data)
 
-ingest: .venv/installed-train ## Add labelled photos to a data set, checked: FROM=folder or csv [DATA=data/food NEW_CLASSES=1]
-	@$(if $(FROM),,echo "error: which photos? make ingest FROM=folder or FROM=photos.csv" >&2; exit 1)
-	@$(BIN)/python training/ingest.py $(FROM) --data $(or $(DATA),data/food) $(if $(NEW_CLASSES),--new-classes)
+ingest: .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]
+	@$(if $(FROM),,echo "error: which photos? make ingest FROM=folder" >&2; exit 1)
+	@$(BIN)/python training/ingest.py $(FROM) --data $(or $(DATA),data/food) --params $(PARAMS) $(if $(NEW_CLASSES),--new-classes)
 
 # a store of its own for each start of the ranks: torchrun would else keep the addresses of ranks that are no more
 TRAIN = $(if $(filter-out 1,$(GPUS)),TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(BIN)/torchrun --standalone --nproc-per-node=$(GPUS) \
@@ -51,8 +51,9 @@ profile: .venv/installed-train ## Where a training step's time goes: a trace and
 bench-train: .venv/installed-train ## The training loop's speed beside a bare loop over timm's loader: [DATA=photos]
 	@$(BIN)/python training/bench.py $(if $(DATA),--data $(DATA)) --params $(PARAMS)
 
-sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [TRIALS=20 PARAMS=file NAME=sweep]; the same again goes on
-	@$(BIN)/python training/sweep.py $(if $(DATA),--data $(DATA)) --params $(PARAMS) --trials $(or $(TRIALS),20) --name $(or $(NAME),sweep)
+sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [TRIALS=20 PARAMS=params.yaml NAME=sweep SPACE=file]
+	@$(BIN)/python training/sweep.py $(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(SPACE),--space $(SPACE)) \
+		--out runs/$(or $(NAME),sweep) --trials $(or $(TRIALS),20)
 
 evaluate: .venv/installed-train ## Metrics, tables and plots on photos never trained on: [RUN=runs/latest DATA=photos]
 	@$(BIN)/python training/evaluate.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA)) --out $(RUN)
@@ -62,6 +63,21 @@ report: .venv/installed-train ## One page of all that make evaluate wrote: [RUN=
 
 promote: .venv/installed-train ## Make a run's model the champion if it is better on the same photos: [RUN=runs/latest DATA=photos]
 	@$(BIN)/python training/promote.py --run $(RUN) $(if $(DATA),--data $(DATA)) $(if $(ALPHA),--alpha $(ALPHA))
+
+pipeline: .venv/installed-train ## Photos to archive by DVC: runs the stages of dvc.yaml whose inputs have changed, and no other
+	@test -e data/food || { echo "error: there are no photos in data/food: make ingest FROM=folder puts them there" \
+		"(or name another folder in dvc.yaml)" >&2; exit 1; }
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+remote: .venv/installed-train ## Keep data and models in a versioned S3 bucket: BUCKET=s3://bucket/prefix [ENDPOINT=url]
+	@$(if $(BUCKET),,echo "error: which bucket? make remote BUCKET=s3://bucket/prefix" >&2; exit 1)
+	@$(BIN)/python scripts/remote.py set $(BUCKET) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(if $(MOVE),--move)
+
+push: .venv/installed-train ## Upload data and models to the bucket, checked first
+	@$(BIN)/python scripts/remote.py push
+
+pull: .venv/installed-train ## Fetch the data and models of this commit from the bucket
+	@$(BIN)/python scripts/remote.py pull
 
 track: .venv/installed-train ## Send what a tracking server has not got of a run's records: [RUN=runs/latest]
 	@$(BIN)/python training/tracking.py $(RUN)

@@ -1,25 +1,26 @@
 import functools
 import hashlib
 import http.server
-import io
 import json
+import re
 import shutil
 import sys
 import tarfile
 import threading
+from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 import yaml
-from PIL import Image, ImageEnhance, ImageOps
 from torchvision.datasets import Food101
 
 from tests.conftest import ROOT, SHARED, free_port, needs_photos
 from training import data as data_module
-from training.data import find_photos, read_data
-from training.loader import eval_loader, train_loader
+from training import prepare
+from training.data import find_photos, read_data, write_prepared
+from training.loader import Batches, eval_loader, train_loader
 from training.params import read_params
-from training.split import hash_photos, near_duplicate_groups
+from training.split import hash_photos
 
 
 def read(root, **options):
@@ -29,8 +30,9 @@ def read(root, **options):
 def test_class_folders_are_split_alike_and_repeatably(generated):
     data = read(generated)
     assert data.labels == ("dish_0", "dish_1", "dish_2", "dish_3")
-    assert (len(data.train), len(data.held_out)) == (96, 24)
-    assert {sum(p.index == i for p in data.held_out) for i in range(4)} == {6}
+    assert len(data.train) + len(data.held_out) == 120
+    assert len(data.held_out) == pytest.approx(0.2 * 120, rel=0.5)
+    assert {p.index for p in data.train} == {p.index for p in data.held_out} == {0, 1, 2, 3}
     assert read(generated) == data
     assert {p.path for p in read(generated, seed=1).held_out} != {p.path for p in data.held_out}
 
@@ -71,48 +73,49 @@ def test_train_and_test_folders_give_the_true_label_map():
     assert "test" in layout
 
 
-@needs_photos
-def test_copies_of_a_photo_are_recognised_and_different_photos_are_not():
-    photos = sorted((SHARED / "data" / "food10").rglob("*.jpg"))[::25]
-    greys = []
-    for path in photos:
-        image = Image.open(path).convert("RGB")
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=40)
-        copies = [
-            image,
-            Image.open(buffer),
-            ImageOps.mirror(image),
-            image.resize((128, 128)),
-            ImageEnhance.Brightness(image).enhance(0.8),
-        ]
-        greys += [np.asarray(copy.convert("L").resize((16, 16), Image.Resampling.BOX)).ravel() for copy in copies]
-    groups = near_duplicate_groups(np.stack(greys)).reshape(len(photos), -1)
-    assert (groups == groups[:, :1]).all(axis=1).mean() == 1.0
-    assert len(set(groups[:, 0])) >= 0.98 * len(photos)
+def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(generated, "photos")
+    food101(tmp_path / "official" / "food-101", generated)
+    for root in (Path("photos"), generated, tmp_path / "official"):
+        monkeypatch.setattr(sys, "argv", ["prepare.py", "--data", str(root), "--params", str(ROOT / "params.yaml")])
+        assert prepare.main() == 0
+        direct, prepared = read_data(root, 0.1, 0), read_data(Path("build/split.json"), 0.1, 0)
+        assert prepared.summary() | {"root": str(root.resolve())} == direct.summary() | {"root": str(root.resolve())}
+        assert [p.sha256 for p in prepared.train] == [p.sha256 for p in direct.train]
+        assert read_data(Path(str(prepared.summary()["root"])), 0.1, 0) == prepared  # as evaluate finds it
+        assert re.search(rf"dish_3 +{sum(p.index == 3 for p in direct.train)} +\d+\n", capsys.readouterr().out)
+        assert not list(Path("build").glob("*.part"))
+    assert json.loads(Path("build/split.json").read_text())["root"] == "official"
 
 
-def test_no_copy_of_a_training_photo_is_held_out(tmp_path, generated):
-    root = tmp_path / "copies"
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("missing", "no prepared data"),
+        ("[1, 2]", "is not what training/prepare.py writes"),
+        ("kind", "its kind is 'other'"),
+        ("seed", "was prepared with .*'seed': 0.*run training/prepare.py again"),
+        ("folder", "are gone: no folder"),
+        ("photo", "1 photos of .* are gone, .*000.jpg"),
+    ],
+)
+def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, generated, wrong, message):
+    root, path = tmp_path / "photos", tmp_path / "split.json"
     shutil.copytree(generated, root)
-    for path in sorted(root.rglob("0[01]*.jpg")):
-        image = Image.open(path)
-        image.save(path.with_name(f"again_{path.name}"), quality=50)
-        ImageOps.mirror(image).save(path.with_name(f"mirror_{path.name}"))
-        shutil.copyfile(path, path.with_name(f"copy_{path.name}"))
-    data = read(root)
-    number = {p.path: (p.index, p.path.stem.split("_")[-1]) for p in data.train + data.held_out}
-    assert len(number) == 4 * (30 + 3 * 20)
-    assert not {number[p.path] for p in data.train} & {number[p.path] for p in data.held_out}
-    assert len(data.held_out) == pytest.approx(0.2 * len(number), rel=0.1)
-
-
-def test_photo_under_two_labels_is_never_held_out(tmp_path, generated):
-    root = tmp_path / "both"
-    shutil.copytree(generated, root)
-    for path in sorted((root / "dish_0").iterdir()):
-        shutil.copyfile(path, root / "dish_1" / f"twin_{path.name}")
-    assert not any(p.index == 0 for p in read(root).held_out)
+    write_prepared(read(root), 0.2, 0, path)
+    if wrong == "missing":
+        path.unlink()
+    if wrong == "[1, 2]":
+        path.write_text(wrong)
+    if wrong == "kind":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"kind": "other"}))
+    if wrong == "folder":
+        shutil.rmtree(root)
+    if wrong == "photo":
+        (root / "dish_2" / "000.jpg").unlink()
+    with pytest.raises(ValueError, match=message):
+        read(path, seed=1 if wrong == "seed" else 0)
 
 
 def test_fingerprint_follows_content_and_not_place(tmp_path, generated):
@@ -160,12 +163,13 @@ def test_cached_hashes_are_the_same_and_notice_a_changed_file(tmp_path, generate
 
 def test_loaders_give_uint8_crops_and_each_rank_its_own_photos(generated, tiny_params, spec):
     data = read(generated)
-    crops, targets = next(iter(train_loader(data, tiny_params, 0, 1)))
-    assert (crops.shape, crops.dtype, targets.shape) == ((16, 64, 64, 3), crops.dtype, (16,))
+    crops, targets, skipped = next(iter(train_loader(data.train, tiny_params, Batches(len(data.train), tiny_params, 0, 1))))
+    assert (crops.shape, crops.dtype, targets.shape) == ((16, 64, 64, 3), torch.uint8, (16,))
+    assert skipped.tolist() == [-1] * 16
     positions = [
         p for rank in range(3) for *_, part in eval_loader(data.held_out, tiny_params, spec, rank, 3) for p in part.tolist()
     ]
-    assert sorted(positions) == list(range(24))
+    assert sorted(positions) == list(range(len(data.held_out)))
 
 
 def test_hashing_an_empty_list_gives_empty_thumbnails(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,13 +35,18 @@ WEIGHT_TOLERANCE, LOSS_TOLERANCE = 1e-4, 1e-5
 @pytest.fixture(scope="module")
 def params(tiny_params) -> Params:
     """All of the recipe at once, on a network without batch statistics."""
-    changes = {"model": "test_vit", "model_args": {"img_size": 64}, "spec": {"input_size": [3, 64, 64]}, "augment": "trivial"}
+    changes: dict[str, Any] = {
+        "model": "test_vit",
+        "model_args": {"img_size": 64},
+        "spec": {"input_size": [3, 64, 64]},
+        "augment": "trivial",
+    }
     changes |= {"mixup": 0.2, "cutmix": 1.0, "mix_off_epoch": 3, "epochs": 3, "clip_norm": 1.0, "layer_decay": 0.8, "lr": 0.001}
     changes |= {"freeze": ["patch_embed"], "freeze_epochs": 1, "warmup_epochs": 0.5, "workers": 1}
     return tiny_params.model_copy(update=changes)
 
 
-def run_train(params: Params, data: Path, out: Path, processes: int = 0, **options) -> subprocess.Popen:
+def run_train(params: Params, data: Path, out: Path, processes: int = 0, **options) -> subprocess.Popen[str]:
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.parent / f"{out.name}.yaml"
     file.write_text(yaml.safe_dump(params.model_dump()))
@@ -66,7 +72,7 @@ def run_train(params: Params, data: Path, out: Path, processes: int = 0, **optio
     )
 
 
-def finish(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, out + err
     return out, err
@@ -80,7 +86,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return Checkpoint.load(out / "checkpoint.pt").weights
 
 
-def same_bits(a: object, b: object) -> bool:
+def same_bits(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -158,7 +164,7 @@ def test_signal_during_evaluation_keeps_the_epoch(tmp_path, generated, params, o
     assert same_bits(weights(tmp_path / "run"), weights(one_process))
 
 
-def wait_for_step(out: Path, process: subprocess.Popen, least: int) -> int:
+def wait_for_step(out: Path, process: subprocess.Popen[str], least: int) -> int:
     """Wait until the saved state is at least that many steps on."""
     ends_at = time.monotonic() + 120
     while time.monotonic() < ends_at:

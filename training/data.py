@@ -1,4 +1,4 @@
-"""Data sets for training: Food-101, a folder of class folders, or generated pictures, read and split.
+"""Data sets for training: Food-101, a folder of class folders, generated pictures, or what prepare.py wrote; read and split.
 
 `python training/data.py data` downloads and verifies the real Food-101 (`make data`).
 """
@@ -6,6 +6,7 @@
 import argparse
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from training.split import Photo, hash_photos, split_photos
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FOOD101_PHOTOS = {"train": 75_750, "test": 25_250}
+PREPARED = "seefood data, prepared"
 HELD_OUT_FOLDERS = ("test", "val", "validation", "valid")
 
 
@@ -46,11 +48,14 @@ class Data:
 
 
 def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | None = None) -> Data:
-    """The data set in `root`, hashed and split; generated pictures if `root` is None.
+    """The data set in `root`, hashed and split; generated pictures if `root` is None; without a look at any photo if prepared.
 
     `cache` is a folder that keeps the hashes, so that a large data set is read whole only once.
-    Raises ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable.
+    Raises ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable; or if `root`
+    is a .json that prepare.py did not write, or wrote for another seed or fraction, or for photos that are gone.
     """
+    if root is not None and root.suffix == ".json":
+        return _read_prepared(root, val_fraction, seed)
     folder = root or generate(Path("build/generated"))
     labels, photos, layout = find_photos(folder)
     source = f"{layout} in {root.resolve().name}" if root else "generated pictures, no photos of food (give DATA=folder for those)"
@@ -62,7 +67,56 @@ def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | N
     for photo in sorted(photos, key=lambda p: (p.index, p.sha256, p.split)):
         digest.update(f"{photo.index} {photo.sha256} {photo.split}\n".encode())
     train, held_out = split_photos(photos, thumbnails, val_fraction, seed)
+    if not train or not held_out:
+        raise ValueError(f"{folder} gives {len(train)} photos to train on and {len(held_out)} to hold out, expected some of both")
+    if left_out := len(photos) - len(train) - len(held_out):
+        print(f"left out {left_out} photos of {folder}: near copies of photos on the other side", file=sys.stderr)
     return Data(labels, tuple(train), tuple(held_out), digest.hexdigest(), source, root)
+
+
+def write_prepared(data: Data, val_fraction: float, seed: int, path: Path) -> None:
+    """Write a data set that was read from a folder with these two values to a .json, whole or not at all."""
+    assert data.root is not None
+    root = Path(os.path.relpath(data.root)) if data.root.resolve().is_relative_to(Path.cwd()) else data.root.resolve()
+    values: dict[str, object] = {"kind": PREPARED, "source": data.source, "root": str(root), "fingerprint": data.fingerprint}
+    values |= {"val_fraction": val_fraction, "seed": seed, "labels": data.labels}
+    rows = {
+        side: [json.dumps([str(p.path.relative_to(data.root)), p.index, p.split, p.sha256]) for p in photos]
+        for side, photos in (("train", data.train), ("held_out", data.held_out))
+    }
+    # a line a photo, so that versions of the file can be compared
+    lists = [f' "{side}": [\n  ' + ",\n  ".join(lines) + "\n ]" for side, lines in rows.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(values, indent=1)[:-2] + ",\n" + ",\n".join(lists) + "\n}\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
+    """What write_prepared wrote; its `root` is the folder of the photos. ValueError as read_data says."""
+    again = "run training/prepare.py again"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        root, made_with = Path(values["root"]), {name: values[name] for name in ("val_fraction", "seed")}
+        train, held_out = (
+            tuple(Photo(root / name, index, split, sha256) for name, index, split, sha256 in values[side])
+            for side in ("train", "held_out")
+        )
+        data = Data(tuple(values["labels"]), train, held_out, values["fingerprint"], values["source"], root)
+        if values["kind"] != PREPARED:
+            raise ValueError(f"its kind is {values['kind']!r}, expected {PREPARED!r}")
+    except FileNotFoundError as error:
+        raise ValueError(f"no prepared data {path}; training/prepare.py writes it") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what training/prepare.py writes ({type(error).__name__}: {error})") from error
+    if made_with != {"val_fraction": val_fraction, "seed": seed}:
+        raise ValueError(f"{path} was prepared with {made_with}, the parameters say {val_fraction} and {seed}: {again}")
+    if not root.is_dir():
+        raise ValueError(f"the photos of {path} are gone: no folder {root} (seen from {Path.cwd()})")
+    gone = [photo.path for photo in train + held_out if not photo.path.is_file()]
+    if gone:
+        raise ValueError(f"{len(gone)} photos of {path} are gone, {gone[0]} the first: {again}")
+    return data
 
 
 def find_photos(root: Path) -> tuple[tuple[str, ...], list[Photo], str]:
@@ -109,7 +163,7 @@ def download(root: Path) -> None:
     datasets.Food101(str(root), download=True)
     for split, expected in FOOD101_PHOTOS.items():
         found = len(datasets.Food101(str(root), split=split))
-        if found != expected:
+        if found < expected:  # make ingest may have added some
             raise OSError(f"Food-101 in {root} lists {found} {split} photos, expected {expected}: delete it and try again")
 
 

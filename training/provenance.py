@@ -1,7 +1,11 @@
-"""Where a run comes from: the commit of the code."""
+"""Where a run comes from: the commit of the code, the version of the data."""
 
+import hashlib
+import json
 import subprocess
 from pathlib import Path
+
+import yaml
 
 
 def git_commit() -> str:
@@ -15,5 +19,18 @@ def git_commit() -> str:
 
 
 def dvc_version(root: Path) -> str:
-    """Placeholder."""
+    """DVC's md5 of the data set in the folder `root`, by the .dvc file that tracks it or a folder above; else "not tracked".
+
+    It is the same before and after a push. Whether the folder still holds that version is for `dvc status` to say.
+    """
+    for folder in (root, *root.parents):
+        file = folder.with_name(folder.name + ".dvc") if folder.name else folder
+        if file.is_file():
+            out = yaml.safe_load(file.read_text(encoding="utf-8"))["outs"][0]
+            if "md5" in out:
+                return str(out["md5"])
+            # after a push to a version-aware remote the files are listed instead: the md5 of a folder is that of its list
+            listed = [{"md5": entry["md5"], "relpath": entry["relpath"]} for entry in out["files"]]
+            listed.sort(key=lambda entry: tuple(entry["relpath"].split("/")))
+            return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
     return "not tracked"

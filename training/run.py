@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from handler.preprocess import Spec
 from training.data import Data, read_data
 from training.model import Classifier, build
 from training.params import Params
-from training.recipe import Average, parameter_groups
+from training.recipe import Average, freeze, parameter_groups
 from training.resume import STATE, Progress, agree, check_same_run, load_state, save_state
+from training.tracking import RECORDS
 
 
 @dataclass
@@ -54,6 +57,15 @@ class Run:
             self.save(progress)
         except OSError as error:
             self.say(f"warning: step {progress.step} was not saved ({error}); {self.out / STATE} keeps the state before")
+
+    def learner(self, epoch: int) -> nn.Module:
+        """The network as `epoch` (from 0) trains it, on all ranks; what is frozen keeps its batch statistics, too."""
+        frozen = freeze(self.classifier, self.params, epoch)
+        model = DistributedDataParallel(self.classifier) if dist.is_initialized() else self.classifier
+        model.train()
+        for module in frozen:
+            module.eval()
+        return model
 
     @property
     def autocast(self) -> torch.autocast:
@@ -100,16 +112,36 @@ def read_data_once(root: Path | None, params: Params) -> Data:
     return data
 
 
-def start(root: Path | None, params: Params, out: Path) -> Run:
-    """A new run, or the one in `out` where it stopped. ValueError for data, parameters or a state that cannot work."""
+def find_state(params: Params, data: Data, out: Path, anew: bool) -> dict[str, Any] | None:
+    """The state in `out`; with `anew`, one that is not to be gone on with is deleted, with its run's records."""
+    state = load_state(out / STATE)
+    if state is None or not anew:
+        return state
+    try:
+        check_same_run(state, params, data, out)
+        if not state["progress"]["finished"]:
+            return state
+    except ValueError as error:
+        print(f"starting over: {error}")
+    for name in (STATE, *RECORDS):
+        (out / name).unlink(missing_ok=True)
+    return None
+
+
+def start(root: Path | None, params: Params, out: Path, anew: bool = False) -> Run:
+    """A new run, or the one in `out` where it stopped; with `anew` only if that is the same and not finished.
+
+    ValueError for data, parameters or a state that cannot work.
+    """
     if params.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(params.deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # only for code that reads it; costs a sixth of a step
+    # only for code that reads what it has not written; costs a sixth of a step
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not params.deterministic
     rank, world_size, device = start_process_group()
     data = read_data_once(root, params)
-    states = [load_state(out / STATE) if rank == 0 else None]
+    states = [find_state(params, data, out, anew) if rank == 0 else None]
     if dist.is_initialized():
         dist.broadcast_object_list(states, device=torch.device("cpu"))
     state = states[0]

@@ -29,6 +29,7 @@ import psutil
 
 MODEL = EXPERIMENT = "seefood"
 JOURNAL, STATE = "tracking.jsonl", "tracking.state.json"
+RECORDS = (JOURNAL, STATE)
 CLOSE_S = 60.0  # what close() takes at most
 PATIENCE_S = 5.0  # how long close() waits without a word
 UI_PORT = 5000

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from training.loader import Batches, eval_loader, train_loader
 from training.params import Params, read_params
-from training.recipe import choose_mix, freeze, lr_factor, mix_crops, swap_neighbours
+from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
 from training.record import end_epoch, evaluate_average, finish, introduce
 from training.resume import Signals, Stopped, agree, run_in, total
 from training.run import Run, start
@@ -60,13 +59,19 @@ def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
 
 
 def train(
-    root: Path | None, params: Params, out: Path, parent_run: str | None = None, on_step: Callable[[int], None] = lambda step: None
+    root: Path | None,
+    params: Params,
+    out: Path,
+    parent_run: str | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
+    anew: bool = False,
 ) -> Path:
     """Train, write `out`/checkpoint.pt and return its path; `on_step` is called with the number of steps after each.
 
-    ValueError for data or parameters that cannot work; Stopped after a signal, with the state saved.
+    Another run in `out`, or a finished one, is left alone, or with `anew` started over. ValueError for data or parameters
+    that cannot work; Stopped after a signal, with the state saved.
     """
-    run = start(root, params, out)
+    run = start(root, params, out, anew)
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
     batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step)
     steps = batches.steps_per_epoch
@@ -81,11 +86,7 @@ def train(
     with Signals() as signals, finish(run, tracker):
         while not progress.finished:
             epoch = progress.epochs
-            frozen = freeze(run.classifier, params, epoch)
-            model = DistributedDataParallel(run.classifier) if dist.is_initialized() else run.classifier
-            model.train()
-            for module in frozen:
-                module.eval()  # their batch statistics stay those of the starting weights
+            model = run.learner(epoch)
             # the sums of an epoch that is taken up are of all ranks: one of them goes on with them
             sums = torch.tensor([progress.loss_sum, progress.hits], dtype=torch.float64, device=device) * rank0
             seen = seen_before = progress.seen * rank0
@@ -149,13 +150,14 @@ def main() -> int:
     parser.add_argument("--weights", help="starting weights: a file, 'hub' or 'none'; default: what the parameter file says")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; one that was stopped goes on")
     parser.add_argument("--resume", action="store_true", help="take data and parameters from the run in --out")
+    parser.add_argument("--anew", action="store_true", help="start over where --out holds another run, or a finished one")
     parser.add_argument("--parent-run", help="MLflow's id of the sweep that this run belongs to")
     args = parser.parse_args()
     try:
         root, params = run_in(args.out) if args.resume else (args.data, read_params(args.params))
         if args.weights:
             params = params.model_copy(update={"weights": args.weights})
-        train(root, params, args.out, args.parent_run)
+        train(root, params, args.out, args.parent_run, anew=args.anew)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

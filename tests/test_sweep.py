@@ -1,0 +1,268 @@
+"""A sweep: what it refuses, what a trial's end means, and that nothing is lost or counted twice when it is killed."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from tests.conftest import ROOT
+from training import sweep as sweep_module
+from training.params import read_params
+from training.space import read_settings
+from training.sweep import end_left_over, locked, next_trial, open_study, report, run_trial, sweep, trainings, watch
+from training.trials import print_table, read_history, trial_folder
+
+SPACE = {
+    "lr": {"low": 0.001, "high": 0.1, "log": True},
+    "augment": {"choices": ["none", "trivial"]},
+    "workers": {"low": 0, "high": 3},
+}
+
+
+def settings_file(path, **changes):
+    values = {"metric": "top1", "pruner": "median", "startup_trials": 1, "min_epochs": 1, "space": SPACE} | changes
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path, tiny_params):
+    return read_settings(settings_file(tmp_path / "sweep.yaml"), tiny_params)
+
+
+@pytest.mark.parametrize("params", ["params.yaml", "model_store/starter/params.yaml"])
+def test_committed_sweep_fits_the_committed_parameters(params):
+    params = read_params(ROOT / params)
+    settings = read_settings(ROOT / "training" / "sweep.yaml", params)
+    assert settings.metric == "top1"
+    assert "lr" in settings.space
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"headlr": {"low": 0.1, "high": 0.2}}}, r"space.headlr is no parameter of a run \(close: head_lr"),
+        ({"space": {"lr": {"low": 0.2, "high": 0.1}}}, "space.lr: .*expected low < high"),
+        ({"space": {"lr": {"low": 0.0, "high": 0.1, "log": True}}}, "space.lr: .*log with low 0.0, expected more than 0"),
+        ({"space": {"lr": {"low": -0.1, "high": 0.1}}}, r"space.lr: .*greater than 0 \(got -0.1\)"),
+        ({"space": {"lr": {"low": 0.1}}}, "space.lr: .*expected low and high, or choices"),
+        ({"space": {"lr": {"low": 0.1, "high": 0.2, "step": 0.1}}}, "space.lr.step: Extra inputs"),
+        ({"space": {"epochs": {"low": 1.5, "high": 3}}}, r"space.epochs: .*valid integer \(got 1.5\)"),
+        ({"space": {"augment": {"choices": ["none", "heavy"]}}}, "space.augment: .*got 'heavy'"),
+        ({"space": {"augment": {"low": 1, "high": 2}}}, "space.augment: .*got 1"),
+        ({"space": {}}, "space: .*at least 1"),
+        ({"metric": "accuracy"}, "metric: .*'top1', 'top5', 'f1'"),
+        ({"pruner": "asha"}, "pruner: .*got 'asha'"),
+        ({"trials": 3}, "trials: Extra inputs"),
+    ],
+)
+def test_wrong_search_is_refused_by_name(tmp_path, tiny_params, changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_settings(settings_file(tmp_path / "sweep.yaml", **changes), tiny_params)
+
+
+# stands in for train.py, whose import alone takes seconds: writes history.csv with top1 = 10 * lr, ends with 143 on SIGTERM
+TRAINING = """
+import pathlib, sys, time, yaml
+params, out = (sys.argv[sys.argv.index(name) + 1] for name in ("--params", "--out"))
+lr, epochs = (yaml.safe_load(open(params))[name] for name in ("lr", "epochs"))
+print("going to train")
+if lr > 0.09:
+    sys.exit("error: the loss is nan")
+text = "epoch,top1\\n"
+for epoch in range(1, epochs + 1):
+    text += f"{epoch},{10 * lr - 0.01 * abs(epoch - 2)}\\n"
+    path = pathlib.Path(out, "history.csv")
+    path.with_suffix(".part").write_text(text)
+    path.with_suffix(".part").replace(path)
+    time.sleep(0 if lr > 0.05 else 0.2)
+"""
+COMMAND = [sys.executable, "-c", "import signal, sys\nsignal.signal(15, lambda *_: sys.exit(143))" + TRAINING]
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    monkeypatch.setattr(sweep_module, "POLL_S", 0.05)
+
+
+def run(study, settings, params, folder, **values):
+    """One trial with these values; its frozen state."""
+    study.enqueue_trial({"augment": "none", "workers": 0} | values)
+    run_trial(study, next_trial(study, 100, 0), settings, COMMAND, params, folder)
+    return study.get_trials()[-1]
+
+
+def test_each_end_of_a_trial_is_told_as_what_it_is(tmp_path, settings, tiny_params, fast, capsys):
+    params = tiny_params.model_copy(update={"lr": 0.5})  # outside: no first trial of the parameters as they stand
+    study = open_study(tmp_path, settings, params, None)
+    good = run(study, settings, params, tmp_path, lr=0.06)
+    assert (good.state, good.value) == (TrialState.COMPLETE, pytest.approx(0.6))  # the second epoch's, the best
+    assert good.intermediate_values.keys() == {1, 2, 3, 4, 5, 6}
+    hopeless = run(study, settings, params, tmp_path, lr=0.002)
+    assert hopeless.state == TrialState.PRUNED
+    assert len(read_history(trial_folder(tmp_path, 1))) < 6
+    failed = run(study, settings, params, tmp_path, lr=0.095)
+    assert (failed.state, failed.user_attrs) == (TrialState.FAIL, {"error": "error: the loss is nan"})
+    assert run(study, settings, params, tmp_path, lr=0.08).value > good.value
+    report(study, settings, tmp_path)
+    print_table(study, tmp_path, "top1")
+    said = capsys.readouterr().out
+    assert "ended early after epoch" in said
+    assert "failed with status 1: error: the loss is nan" in said
+    assert said.splitlines()[-4].split() == ["trial", "top1", "epoch", "lr", "augment", "workers"]
+    assert said.splitlines()[-3].split() == ["3", "0.8000", "2", "0.08", "none", "0"]
+    assert said.splitlines()[-1] == "4 trials: 2 complete, 1 ended early, 1 failed"
+    assert read_params(tmp_path / "best.yaml") == params.model_copy(update={"lr": 0.08, "workers": 0})
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trial_under_way_goes_on_with_its_own_values(tmp_path, settings, tiny_params, fast):
+    study = open_study(tmp_path, settings, tiny_params, None)
+    begun = next_trial(study, 3, 0)
+    study = open_study(tmp_path, settings, tiny_params, None)
+    taken_up = next_trial(study, 3, 0)
+    assert taken_up.number == begun.number == 0
+    run_trial(study, taken_up, settings, COMMAND, tiny_params, tmp_path)
+    second = next_trial(study, 3, 0)
+    values = {name: second.suggest_float(name, 0.001, 0.1, log=True) for name in ("lr",)}
+    study = open_study(tmp_path, settings, tiny_params, None)
+    run_trial(study, next_trial(study, 3, 0), settings, COMMAND, tiny_params, tmp_path)
+    frozen = study.get_trials()
+    assert [trial.number for trial in frozen] == [0, 1]
+    assert frozen[0].params == {"lr": tiny_params.lr, "augment": "none", "workers": 0}  # as they stand
+    assert frozen[1].params["lr"] == values["lr"]
+    assert all(trial.state.is_finished() for trial in frozen)
+
+
+def test_what_is_tried_does_not_depend_on_interruptions(tmp_path, settings, tiny_params):
+    asked = []
+    for reopen in (False, True):
+        folder = tmp_path / str(reopen)
+        folder.mkdir()
+        study = open_study(folder, settings, tiny_params, None)
+        for number in range(14):
+            study = open_study(folder, settings, tiny_params, None) if reopen else study
+            trial = next_trial(study, 14, 0)
+            for name, parameter in settings.space.items():
+                sweep_module.suggest(trial, name, parameter)
+            study.tell(trial, 0.1 * (number % 5))
+        asked.append([trial.params for trial in study.get_trials()])
+        assert next_trial(study, 14, 0) is None
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("space", "was begun with other settings: metric top1 -> f1; begin"),
+        ("params", "other settings: params.epochs 6 -> 7;"),
+        ("data", "other settings: data generated pictures -> /"),
+        ("gone", "no data set at"),
+    ],
+)
+def test_sweep_goes_on_with_the_settings_that_it_was_begun_with_only(tmp_path, settings, tiny_params, change, message):
+    open_study(tmp_path, settings, tiny_params, None)
+    if change == "space":
+        settings = read_settings(settings_file(tmp_path / "other.yaml", metric="f1"), tiny_params)
+    if change == "params":
+        tiny_params = tiny_params.model_copy(update={"epochs": 7})
+    with pytest.raises(ValueError, match=message):
+        open_study(tmp_path, settings, tiny_params, {"data": tmp_path, "gone": tmp_path / "no"}.get(change))
+
+
+def test_second_sweep_in_the_same_folder_is_refused(tmp_path, settings, tiny_params):
+    with locked(tmp_path), pytest.raises(ValueError, match="another sweep runs in"):
+        sweep(None, tiny_params, settings, tmp_path, 1)
+
+
+def test_signal_ends_the_training_with_the_sweep(tmp_path):
+    output = tmp_path / "output.txt"
+    command = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"]
+    with output.open("wb") as file, pytest.raises(SystemExit, match="143"):
+        watch(command, file, lambda: output.stat().st_size and sweep_module.stop(signal.SIGTERM, None))
+    assert not [p for p in psutil.Process().children() if p.cmdline() == command]
+
+
+def test_training_that_outlived_its_sweep_is_ended_and_no_other(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text("import time; print(1, flush=True); time.sleep(60)")
+    started = []
+    for out in ("runs/s/trial-001", "runs/s/trial-002"):
+        command = [sys.executable, str(script), "--out", out]
+        started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE))
+        started[-1].stdout.read(1)
+    end_left_over(tmp_path / "runs" / "s" / "trial-001")
+    still = [psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE for process in started]
+    for process in started:
+        process.kill()
+        process.communicate()
+    assert still == [False, True]
+
+
+def test_sweep_of_failing_trials_ends_and_says_why(tmp_path, settings, tiny_params, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_module, "MAX_FAILURES", 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="1 trials in a row failed, the last with: error: .*0 class folders"):
+        sweep(tmp_path / "empty", tiny_params, settings, tmp_path / "runs", 3)
+    assert "output.txt" in capsys.readouterr().out
+
+
+def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, generated, tiny_params, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for so small a network, more threads wait for each other
+    params, folder = tiny_params.model_copy(update={"epochs": 6}), Path("runs/sweep")
+    Path("params.yaml").write_text(yaml.safe_dump(params.model_dump()))
+    space = settings_file(Path("sweep.yaml"), pruner="none", space={"lr": {"low": 0.001, "high": 0.01, "log": True}})
+    command = [sys.executable, str(ROOT / "training" / "sweep.py"), "--data", str(generated), "--params", "params.yaml"]
+    command += ["--space", str(space), "--out", str(folder), "--trials", "2"]
+    with Path("first.txt").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    deadline = time.monotonic() + 120
+    while not read_history(trial_folder(folder, 1)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, Path("first.txt").read_text()
+
+    sweep(generated, params, read_settings(space, params), folder, trials=2)
+    study = optuna.load_study(study_name="sweep", storage="sqlite:///runs/sweep/optuna.db")
+    assert [(trial.number, trial.state) for trial in study.trials] == [(0, TrialState.COMPLETE), (1, TrialState.COMPLETE)]
+    for number in (0, 1):
+        history = read_history(trial_folder(folder, number))
+        assert [row["epoch"] for row in history] == list(range(1, 7))
+        assert study.trials[number].value == max(row["top1"] for row in history)
+    assert not any(trainings(trial_folder(folder, number)) for number in (0, 1))
+    said = capsys.readouterr().out
+    assert "2 trials: 2 complete, 0 ended early, 0 failed" in said
+    assert "trial 0" not in said  # it had ended before
+    best = study.best_trial
+    assert read_params(folder / "best.yaml").lr == best.params["lr"]
+
+    with sqlite3.connect("mlflow.db") as store:
+        runs = dict(store.execute("select name, status from runs"))
+        assert runs == {"sweep": "FINISHED", "trial-000": "FINISHED", "trial-001": "FINISHED"}
+        parents = store.execute(
+            "select runs.name, parent.name from runs join tags using (run_uuid) join runs as parent"
+            " on parent.run_uuid = tags.value where tags.key = 'mlflow.parentRunId'"
+        )
+        assert sorted(parents) == [("trial-000", "sweep"), ("trial-001", "sweep")]
+        noted = dict(store.execute("select key, value from params join runs using (run_uuid) where name = 'sweep'"))
+        assert float(noted["best.lr"]) == best.params["lr"]
+        holder = store.execute(
+            "select runs.name from registered_model_aliases as alias join model_versions as version"
+            " on version.version = alias.version join runs on runs.run_uuid = version.run_id where alias.alias = 'challenger'"
+        )
+        assert list(holder) == [("sweep",)]
+    store.close()
+    assert {path.name for path in Path("runs/mlflow-artifacts").rglob("*.*")} >= {"sweep.png", "best.yaml"}
+    sweep(generated, params, read_settings(space, params), folder, trials=2)
+    assert len(study.trials) == 2
+    assert "2 trials: 2 complete" in capsys.readouterr().out

@@ -1,0 +1,49 @@
+"""Read and split a data set once: `python training/prepare.py --data FOLDER --params params.yaml --out build/split.json`.
+
+The file says which photo is trained on and which is held out, with the sha256 of each; `make train DATA=build/split.json`
+takes it in place of the folder, and trains on the very same photos. The photos themselves stay where they are.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from training.data import Data, read_data, write_prepared
+from training.params import read_params
+
+
+def print_summary(data: Data) -> None:
+    """How many photos of each class are on which side."""
+    train, held_out = (Counter(photo.index for photo in photos) for photos in (data.train, data.held_out))
+    width = max(len(label) for label in data.labels)
+    print(f"{'class':{width}}  train  held out")
+    for index, label in enumerate(data.labels):
+        print(f"{label:{width}} {train[index]:6d} {held_out[index]:9d}")
+    counts = f"{len(data.train)} photos to train on, {len(data.held_out)} held out"
+    print(f"{data.source}: {counts}; fingerprint {data.fingerprint[:12]}")
+
+
+def main() -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--out", type=Path, default=Path("build/split.json"))
+    args = parser.parse_args()
+    try:
+        if args.data.suffix == ".json" or args.out.suffix != ".json":
+            raise ValueError(f"--data is {args.data} and --out {args.out}, expected a folder and a .json")
+        params = read_params(args.params)
+        data = read_data(args.data, params.val_fraction, params.seed, Path("build/photo-hashes"))
+        write_prepared(data, params.val_fraction, params.seed, args.out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_summary(data)
+    print(f"{args.out} is written. Next: make train DATA={args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
