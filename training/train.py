@@ -50,6 +50,13 @@ def part_of_step(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
+def progress_bar(run: Run, epoch: int, steps: int) -> "tqdm[NoReturn]":
+    """The bar of an epoch, in photos, from where it is taken up; on rank 0."""
+    size, name = run.params.global_batch_size, f"epoch {epoch + 1}/{run.params.epochs}"
+    done = (run.progress.step - epoch * steps) * size
+    return tqdm(total=steps * size, initial=done, desc=name, unit="img", disable=run.rank > 0, leave=False)
+
+
 def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
     """Move the progress bar by a step; the figures, for which a GPU must be waited for, come once a second."""
     if not bar.disable and time.time() - bar.last_print_t > 1:
@@ -68,8 +75,8 @@ def train(
 ) -> Path:
     """Train, write `out`/checkpoint.pt and return its path; `on_step` is called with the number of steps after each.
 
-    Another run in `out`, or a finished one, is left alone, or with `anew` started over. ValueError for data or parameters
-    that cannot work; Stopped after a signal, with the state saved.
+    A finished run in `out` is left alone, and another one refused; with `anew` both are started over. ValueError for data or
+    parameters that cannot work; Stopped after a signal, with the state saved.
     """
     run = start(root, params, out, anew)
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
@@ -91,9 +98,7 @@ def train(
             sums = torch.tensor([progress.loss_sum, progress.hits], dtype=torch.float64, device=device) * rank0
             seen = seen_before = progress.seen * rank0
             started, waited = time.perf_counter(), 0.0
-            bar = tqdm(
-                total=len(run.data.train), desc=f"epoch {epoch + 1}/{params.epochs}", unit="img", disable=not rank0, leave=False
-            )
+            bar = progress_bar(run, epoch, steps)
 
             while progress.step < (epoch + 1) * steps:
                 for group in optimizer.param_groups:
