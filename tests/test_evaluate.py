@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -59,6 +60,7 @@ def test_tables_agree_with_each_other(evaluated):
     predictions, classes = table(evaluated / "predictions.csv"), table(evaluated / "per_class.csv")
     assert len(predictions) == metrics["photos"] == sum(int(row["support"]) for row in classes)
     right = [row for row in predictions if row["actual"] == row["predicted"]]
+    assert [row for row in predictions if row["correct"] == "1"] == right
     assert len(right) / len(predictions) == pytest.approx(metrics["top1"], abs=1e-4)
     assert sum(float(row["f1"]) for row in classes) / len(classes) == pytest.approx(metrics["f1"], abs=1e-3)
     for row in classes:
@@ -98,6 +100,18 @@ def test_confusion_matrix_gives_each_class_room_for_its_name(tmp_path, count):
     plot_confusion(torch.eye(count, dtype=torch.long) * 7, [f"class_{i}" for i in range(count)], tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as image:
         assert image.width >= 28 * count  # pixels a row, for names of 9 points
+
+
+def test_long_names_and_dollar_signs_leave_the_pictures_whole(tmp_path):
+    names = [f"the_rather_long_name_of_${i}_dish_with_$\\sauce_{i}" for i in range(4)]
+    plot_confusion(torch.eye(4, dtype=torch.long), names, tmp_path / "confusion.png")  # matplotlib warns where nothing fits
+    with Image.open(tmp_path / "confusion.png") as image:
+        ink = image.convert("L").resize((image.width // 8, image.height // 8)).point(lambda value: 255 * (value < 90))
+        left, top, right, bottom = ink.getbbox()
+        assert (right - left) * 8 >= 300  # the matrix itself: three inches and more
+        assert (bottom - top) * 8 >= 300
+    plot_mistakes([(np.zeros((8, 8, 3), np.uint8), names[0], names[1], 0.7)] * 2, tmp_path / "mistakes.png")
+    assert (tmp_path / "mistakes.png").is_file()
 
 
 def test_model_without_mistakes_has_a_contact_sheet_that_says_so(tmp_path):

@@ -2,7 +2,8 @@
 
 Pairs of runs, one after the other: our training/train.py, and a bare loop (forward, backward, step) over timm's loader, with
 the same network, photos, batch, precision, crop and flip, and number of loader workers. Each pair gives one ratio of
-images/s; on machines that others share, single rates mean little. The first and last steps do not count.
+images/s; on machines that others share, single rates mean little. The longest quarter of the steps, the shortest and
+the first and last few do not count.
 """
 
 import argparse
@@ -11,11 +12,13 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import timm
 import torch
+from scipy.stats import trim_mean
 from timm.data.dataset import ImageDataset
 from timm.data.loader import create_loader
 from torch import nn
@@ -57,8 +60,9 @@ def sample(data: Data, photos: int, folder: Path) -> Path:
 
 
 def rate(ends: list[float], params: Params) -> float:
-    """images/s by the times at which steps ended."""
-    return params.global_batch_size * (len(ends) - 1 - 2 * EDGE) / (ends[-1 - EDGE] - ends[EDGE])
+    """images/s by the times at which steps ended: of the middle half of the steps, as others' work makes some of them long."""
+    durations = [after - before for before, after in pairwise(ends[EDGE:-EDGE])]
+    return params.global_batch_size / float(trim_mean(durations, 0.25))
 
 
 def our_rate(data: Data, params: Params, out: Path) -> float:

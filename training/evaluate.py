@@ -71,10 +71,11 @@ def write_predictions(data: Data, probabilities: Tensor, out: Path) -> None:
     """predictions.csv: a row a photo; `actual` and `predicted` are the names that DVC's confusion plot expects."""
     best, predicted = probabilities.max(1)
     rows = (
-        (photo.path, data.labels[photo.index], data.labels[p], f"{b:.4f}", f"{row[photo.index]:.4f}")
+        (photo.path, data.labels[photo.index], data.labels[p], f"{b:.4f}", f"{row[photo.index]:.4f}", int(p == photo.index))
         for photo, p, b, row in zip(data.held_out, predicted.tolist(), best.tolist(), probabilities.tolist(), strict=True)
     )
-    write_csv(out / "predictions.csv", ("path", "actual", "predicted", "probability", "probability_of_actual"), rows)
+    header = ("path", "actual", "predicted", "probability", "probability_of_actual", "correct")
+    write_csv(out / "predictions.csv", header, rows)
 
 
 def worst_mistakes(data: Data, probabilities: Tensor, spec: Spec) -> list[tuple[Any, str, str, float]]:

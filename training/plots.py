@@ -10,18 +10,22 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from training.metrics import CALIBRATION_BINS, calibration_bins
 
 CELL_INCHES = 0.24  # of the confusion matrix, enough for a class name beside it in 9 points
+LONGEST = 26  # letters of a name that fit over a picture of the contact sheet
+LETTER_INCHES = 0.085  # a wide one, in 9 points
 
 
 @contextmanager
 def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
     """An empty figure of so many inches; at the end it is written aside and renamed to `path`."""
-    with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True}):
+    # a class may be called "$1_menu$": names are no formulas
+    with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}):
         empty = Figure(figsize=size, layout="constrained")
         yield empty
         part = path.with_name(path.name + ".part")
@@ -53,29 +57,30 @@ def plot_learning_curves(history: Path, path: Path) -> None:
 
 def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None:
     """Confusion counts int (C, C) as shares of each true class; every class has its name, every share above 0.5 % its number."""
-    side = max(5.0, CELL_INCHES * len(labels) + 3)
+    many = len(labels) > 30  # names on all four sides, as the eye would lose its row
+    names = [label.replace("_", " ") for label in labels]
+    margin = 1 + LETTER_INCHES * max(map(len, names)) * (2 if many else 1)
+    side = max(3.5, CELL_INCHES * len(labels)) + margin
     shares = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    size = 9 if len(labels) <= 30 else 6.5
     with figure(path, (side, side)) as page:
         axes = page.add_subplot()
         axes.grid(visible=False)
         axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=10)  # the root, so that few mistakes are seen
-        names = [label.replace("_", " ") for label in labels]
         axes.set_xticks(range(len(labels)), names, rotation=90)
         axes.set_yticks(range(len(labels)), names)
-        axes.tick_params(top=True, labeltop=True, right=len(labels) > 30, labelright=len(labels) > 30, length=0)
+        axes.tick_params(labeltop=True, labelbottom=many, labelright=many, length=0)
         axes.set(xlabel="predicted", ylabel="true")
-        axes.set_title("Share of each true class (row) by prediction, in percent")
+        page.suptitle("Share of each true class (row) by prediction, in percent")
         for row, column in torch.nonzero(shares >= 0.5).tolist():
             share = float(shares[row, column])
             colour = "white" if share > 40 else "black"
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=size)
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=6.5 if many else 9)
 
 
 def plot_reliability(logits: Tensor, targets: Tensor, temperature: float, path: Path) -> None:
     """Accuracy over confidence before and after the temperature, with the number of photos below."""
-    with figure(path, (9, 5)) as page:
-        grid = page.subplots(2, 2, sharex=True, height_ratios=[3, 1])
+    with figure(path, (11, 5)) as page:
+        grid = page.subplots(2, 2, sharex=True, sharey="row", height_ratios=[3, 1])
         for column, (title, divisor) in enumerate((("before", 1.0), (f"after: temperature {temperature:.2f}", temperature))):
             count, confidences, hits = calibration_bins(logits / divisor, targets)
             error = float((hits - confidences).abs().sum() / len(targets))
@@ -83,13 +88,16 @@ def plot_reliability(logits: Tensor, targets: Tensor, temperature: float, path: 
             _bars(upper, hits / count.clamp(min=1))
             upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1)
             upper.set(title=f"{title}\ncalibration error {100 * error:.1f} %", ylim=(0, 1), ylabel="share that is right")
-            _bars(lower, count)
+            bars = _bars(lower, count)
+            # a bin of one photo says little, and its bar cannot be seen: hence the numbers
+            lower.bar_label(bars, [f"{photos:.0f}" if photos else "" for photos in count.tolist()], fontsize=7, padding=1)
             lower.set(xlabel="confidence", ylabel="photos", xlim=(0, 1))
+            lower.margins(y=0.25)
 
 
-def _bars(axes: Axes, heights: Tensor) -> None:
+def _bars(axes: Axes, heights: Tensor) -> BarContainer:
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    axes.bar(edges[:-1], heights.numpy(), width=1 / CALIBRATION_BINS, align="edge", edgecolor="white")
+    return axes.bar(edges[:-1], heights.numpy(), width=1 / CALIBRATION_BINS, align="edge", edgecolor="white")
 
 
 def plot_mistakes(mistakes: Sequence[tuple[np.ndarray, str, str, float]], path: Path) -> None:
@@ -101,6 +109,7 @@ def plot_mistakes(mistakes: Sequence[tuple[np.ndarray, str, str, float]], path: 
             axes.axis("off")
         for axes, (crop, true, predicted, probability) in zip(page.axes, mistakes, strict=False):
             axes.imshow(crop)
+            true, predicted = (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in (true, predicted))
             axes.set_title(f"{true}\nas {predicted}, {probability:.0%}".replace("_", " "), fontsize=8)
         if not mistakes:
             page.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14)

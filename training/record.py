@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from training.metrics import fit_temperature, predict, summarise
 from training.model import Checkpoint
-from training.provenance import dvc_version, git_commit
+from training.provenance import dvc_version
 from training.resume import STATE, Signals, Stopped
 from training.run import Run
 from training.tracking import Tracker, system_metrics
@@ -36,7 +36,7 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
         run.say(f"going on after step {run.progress.step}, as {run.out / STATE} has it")
     tracker = Tracker(run.out, parent_run)
     tracker.log_params(params.model_dump())
-    commit, _, tree = git_commit().partition(" ")
+    commit, _, tree = run.git.partition(" ")
     tags = {
         "git_commit": commit,
         "mlflow.source.git.commit": commit,
@@ -50,7 +50,9 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
 
 
 def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> tuple[Tensor, Tensor]:
-    """(logits (N, C), targets (N,)) of the averaged weights; all ranks take rank 0's batch statistics, as each has its own.
+    """(logits (N, C), targets (N,)) of the averaged weights, in float32, as they are exported.
+
+    All ranks take rank 0's batch statistics, as each has its own.
 
     Stopped, with the state saved, if a signal comes meanwhile.
     """
@@ -58,7 +60,7 @@ def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> t
         for buffer in run.average.averaged.buffers():
             dist.broadcast(buffer, 0)
     try:
-        with signals.interrupt(), run.autocast:
+        with signals.interrupt():
             return predict(run.average.averaged, held_out, run.device)
     except Stopped:
         run.save_or_warn(run.progress)
@@ -117,7 +119,7 @@ def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, 
         metrics=metrics,
         data=run.data.summary(),
         trained_on=[photo.sha256 for photo in run.data.train],
-        git=git_commit(),
+        git=run.git,
     )
 
 

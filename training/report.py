@@ -39,13 +39,15 @@ PAGE = Template("""<!doctype html>
   .wide { display: block; overflow-x: auto; }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
-  th:first-child, td:first-child, .text { text-align: left; overflow-wrap: anywhere; }
+  th:first-child, td:first-child, .text { text-align: left; }
+  .text { overflow-wrap: anywhere; }
   footer { margin: 3rem 0; opacity: .7; }
 </style>
 <h1>$title</h1>
 <p>$summary</p>
 <div class="figures">$figures</div>
 <p>$calibration</p>
+<p>A click shows a picture at its full size, another one makes it fit again.</p>
 $pictures
 <h2>Each class, the worst first</h2>
 <div class="wide"><table>$classes</table></div>

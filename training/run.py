@@ -18,6 +18,7 @@ from handler.preprocess import Spec
 from training.data import Data, read_data
 from training.model import Classifier, build
 from training.params import Params
+from training.provenance import git_commit
 from training.recipe import Average, freeze, parameter_groups
 from training.resume import STATE, Progress, agree, check_same_run, load_state, save_state
 from training.tracking import RECORDS
@@ -38,6 +39,7 @@ class Run:
     average: Average
     optimizer: torch.optim.Optimizer
     progress: Progress
+    git: str  # as the run began, whatever is edited meanwhile
 
     def say(self, text: str) -> None:
         """Print on rank 0."""
@@ -159,4 +161,4 @@ def start(root: Path | None, params: Params, out: Path, anew: bool = False) -> R
         progress = Progress(**state["progress"])
     if params.compile:
         classifier.compile()
-    return Run(rank, world_size, device, params, data, out, spec, classifier, average, optimizer, progress)
+    return Run(rank, world_size, device, params, data, out, spec, classifier, average, optimizer, progress, git_commit())
