@@ -82,8 +82,9 @@ def train(
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
     batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step)
     steps = batches.steps_per_epoch
-    loader = iter(train_loader(run.data.train, params, batches))
     held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
+    # all workers are forked now: beside autograd's threads, which the first backward starts, a fork can hang for good
+    loader, _ = iter(train_loader(run.data.train, params, batches)), iter(held_out)
     schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
     tracker = introduce(run, parent_run)
