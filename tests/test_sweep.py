@@ -215,6 +215,7 @@ def test_sweep_of_failing_trials_ends_and_says_why(tmp_path, settings, tiny_para
     assert "output.txt" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, generated, tiny_params, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
