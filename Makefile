@@ -64,9 +64,13 @@ report: .venv/installed-train ## One page of all that make evaluate wrote: [RUN=
 promote: .venv/installed-train ## Make a run's model the champion if it is better on the same photos: [RUN=runs/latest DATA=photos]
 	@$(BIN)/python training/promote.py --run $(RUN) $(if $(DATA),--data $(DATA)) $(if $(ALPHA),--alpha $(ALPHA))
 
+DATA_OF_PIPELINE = $(shell sed -n 's/^ *- data: *\([^ ]*\).*/\1/p' dvc.yaml)
+
 pipeline: .venv/installed-train ## Photos to archive by DVC: runs the stages of dvc.yaml whose inputs have changed, and no other
-	@test -e data/food || { echo "error: there are no photos in data/food: make ingest FROM=folder puts them there" \
-		"(or name another folder in dvc.yaml)" >&2; exit 1; }
+	@test -e "$(DATA_OF_PIPELINE)" || { if test -e "$(DATA_OF_PIPELINE).dvc"; then \
+		echo "error: the photos of $(DATA_OF_PIPELINE) are not here: make pull fetches them"; else \
+		echo "error: there are no photos in $(DATA_OF_PIPELINE): make ingest FROM=folder puts them there" \
+			"(or name another folder in dvc.yaml)"; fi >&2; exit 1; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 remote: .venv/installed-train ## Keep data and models in a versioned S3 bucket: BUCKET=s3://bucket/prefix [ENDPOINT=url]

@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
@@ -16,12 +19,15 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from scripts.archive import check
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, picture_bytes
+from tests.test_server import Server
+from training.model import Checkpoint
 from training.params import Params
 from training.pictures import generate
 from training.provenance import dvc_version
 
 ARCHIVE = Path("model_store/seefood-1.0.0.mar")
+PERSON = {f"GIT_{role}_{what}": "t@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 STAGES = ["prepare", "train", "evaluate", "export", "archive"]
 
 
@@ -45,15 +51,37 @@ def s3():
     server.stop()
 
 
-def run(folder: Path, *command: str, code: int = 0, **environment: str) -> str:
-    """Output of a command that must end with this exit code; `python` and `dvc` are the environment's own."""
+def environment(folder: Path) -> dict[str, str]:
+    """In which `python` and `dvc` are this environment's own, and a commit has an author."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    extra = {"PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2", **environment}
+    return os.environ | PERSON | {"PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+
+
+def run(folder: Path, *command: str, code: int = 0, **extra: str) -> str:
+    """Output of a command that must end with this exit code."""
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **extra}, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment(folder) | extra, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def interrupt(folder: Path, *command: str, when) -> tuple[int, str]:
+    """Exit code and output of a command that gets a Ctrl-C once `when` of its output so far is true."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    assert process.stdout
+    os.set_blocking(process.stdout.fileno(), False)
+    output = b""
+    while not when(output):
+        assert process.poll() is None, output
+        output += process.stdout.read() or b""
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    os.set_blocking(process.stdout.fileno(), True)
+    output += process.communicate(timeout=60)[0]
+    return process.returncode, output.decode()
 
 
 def remote(folder: Path, *arguments: str, code: int = 0, **environment: str) -> str:
@@ -62,7 +90,7 @@ def remote(folder: Path, *arguments: str, code: int = 0, **environment: str) -> 
 
 def commit(folder: Path, message: str) -> None:
     run(folder, "git", "add", "-A")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", message)
+    run(folder, "git", "commit", "-qm", message)
 
 
 def objects(s3: str, bucket: str) -> list[str]:
@@ -105,11 +133,6 @@ def project(bare, tiny_params) -> tuple[Path, str]:
     return bare, said
 
 
-def set_param(folder: Path, **changes: object) -> None:
-    values = yaml.safe_load((folder / "params.yaml").read_text())
-    (folder / "params.yaml").write_text(yaml.safe_dump(values | changes))
-
-
 def stale(folder: Path) -> list[str]:
     """The stages of which an own input has changed."""
     return sorted(json.loads(run(folder, "dvc", "status", "--json")), key=STAGES.index)
@@ -134,6 +157,7 @@ def test_pipeline_runs_all_stages_once_and_then_none(project):
     check(folder / ARCHIVE)
     assert "data/food.dvc" in run(folder, "git", "ls-files")
     assert "data/food/" not in run(folder, "git", "ls-files")
+    assert stale(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -142,6 +166,7 @@ def test_pipeline_runs_all_stages_once_and_then_none(project):
         ("params.yaml", "weight_decay: 0.05", "weight_decay: 0.06", ["train"]),
         ("params.yaml", "val_fraction: 0.2", "val_fraction: 0.3", ["prepare", "train"]),
         ("params.yaml", "workers: 0", "workers: 1", []),
+        ("training/record.py", '"""', '"""\n', ["train"]),
         ("training/plots.py", '"""', '"""\n', ["evaluate"]),
         ("handler/model-config.yaml", "batchSize: 8", "batchSize: 4", ["archive"]),
         ("dvc.yaml", "version: 1.0.0", "version: 1.0.1", ["archive"]),
@@ -156,50 +181,119 @@ def test_change_makes_its_own_stages_stale(project, file, old, new, stages):
         assert stale(folder) == stages
     finally:
         (folder / file).write_text(before)
-    assert stale(folder) == []
 
 
-def test_push_clone_pull_and_an_old_commit_brings_back_the_old_model(project, s3, tmp_path):
+@dataclass
+class Versions:
+    """Two models of the project, both pushed and committed: the commits, the archives' sha256, and what was said on the way."""
+
+    folder: Path
+    commits: list[str]
+    archives: list[str]
+    killed: str
+    went_on: str
+
+
+@pytest.fixture(scope="module")
+def versions(project, s3) -> Versions:
+    """The second one has other rates and another number, and its pipeline was killed while it trained."""
     folder, _ = project
     assert "make push" in remote(folder, "set", "s3://kept/seefood", "--endpoint", s3)
-    version = dvc_version(folder / "data" / "food")
-    assert "git commit" in remote(folder, "push")
-    assert dvc_version(folder / "data" / "food") == version  # the .dvc file looks otherwise now
-    assert stale(folder) == []
-    commit(folder, "pushed")
-    old_archive, old_commit = sha256(folder / ARCHIVE), run(folder, "git", "rev-parse", "HEAD").strip()
-
-    set_param(folder, lr=0.01, seed=0)
-    assert ran(run(folder, "dvc", "repro")) == ["train", "evaluate", "export", "archive"]
-    assert "lr" in run(folder, "dvc", "params", "diff")
-    assert "top1" in run(folder, "dvc", "metrics", "diff", "--all")
-    shown = json.loads(run(folder, "dvc", "plots", "diff", "--json", "HEAD"))
-    assert "confusion" in str(shown)
+    before = dvc_version(folder / "data" / "food")
     remote(folder, "push")
-    commit(folder, "second")
-    assert sha256(folder / ARCHIVE) != old_archive
+    assert dvc_version(folder / "data" / "food") == before  # the .dvc file looks otherwise now
+    assert stale(folder) == []
+    commit(folder, "first model")
+    first = run(folder, "git", "rev-parse", "HEAD").strip(), sha256(folder / ARCHIVE)
 
-    run(tmp_path, "git", "clone", "-q", str(folder), "clone")
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    # top5 of three classes is 1 from the first epoch on: none after it is better
+    values |= {"lr": 0.01, "epochs": 12, "best_metric": "top5"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("version: 1.0.0", "version: 1.1.0"))
+    code, killed = interrupt(folder, "dvc", "repro", when=lambda output: b"epoch 2/12: loss" in output)
+    assert code != 0
+    went_on = run(folder, "dvc", "repro")
+    remote(folder, "push")
+    commit(folder, "second model")
+    second = run(folder, "git", "rev-parse", "HEAD").strip(), sha256(folder / "model_store/seefood-1.1.0.mar")
+    commits, archives = zip(first, second, strict=True)
+    return Versions(folder, list(commits), list(archives), killed, went_on)
+
+
+@pytest.mark.slow
+def test_killed_pipeline_goes_on_and_keeps_the_best_epoch_it_saw(versions):
+    assert "stopped by SIGINT" in versions.killed
+    assert ran(versions.went_on) == ["train", "evaluate", "export", "archive"]
+    assert re.search(r"going on after step [1-9]", versions.went_on)
+    kept = Checkpoint.load(versions.folder / "runs/pipeline/checkpoint.pt")
+    assert (kept.epoch, kept.params["lr"]) == (1, 0.01)
+    assert len((versions.folder / "runs/pipeline/history.csv").read_text().splitlines()) == 1 + 12
+
+
+def test_parameters_metrics_and_plots_of_two_commits_are_compared(versions):
+    changed = json.loads(run(versions.folder, "dvc", "params", "diff", "--json", *versions.commits))["params.yaml"]
+    assert changed["lr"] == {"old": 0.003, "new": 0.01, "diff": 0.007}
+    assert changed.keys() == {"lr", "epochs", "best_metric"}
+    metrics = json.loads(run(versions.folder, "dvc", "metrics", "diff", "--all", "--json", *versions.commits))
+    metrics = metrics["runs/pipeline/metrics.json"]
+    assert metrics["loss"]["old"] != metrics["loss"]["new"]
+    assert metrics["photos"]["old"] == metrics["photos"]["new"]
+    run(versions.folder, "dvc", "plots", "diff", "--out", "build/plots", *versions.commits)
+    page = (versions.folder / "build/plots/index.html").read_text()
+    for name in ("loss", "accuracy", "confusion"):
+        assert f"vegaEmbed('#{name}'" in page
+
+
+@pytest.mark.server
+def test_clone_pulls_and_serves_its_commits_model_and_an_old_commit_brings_back_the_old_one(versions, tmp_path):
+    run(tmp_path, "git", "clone", "-q", str(versions.folder), "clone")
     clone = tmp_path / "clone"
-    assert "make serve" in remote(clone, "pull")
-    assert sha256(clone / ARCHIVE) == sha256(folder / ARCHIVE)
-    assert len(list((clone / "data" / "food").rglob("*.jpg"))) == 60
-    assert stale(clone) == []
-    run(clone, "git", "checkout", "-q", old_commit)
-    remote(clone, "pull")
-    assert sha256(clone / ARCHIVE) == old_archive
-    check(clone / ARCHIVE)
+    for number, version in [(1, "1.1.0"), (0, "1.0.0")]:
+        run(clone, "git", "checkout", "-q", versions.commits[number])
+        assert "make serve" in remote(clone, "pull")
+        # alone there: the newest is what is served
+        assert [path.name for path in (clone / "model_store").glob("*.mar")] == [f"seefood-{version}.mar"]
+        assert sha256(clone / f"model_store/seefood-{version}.mar") == versions.archives[number]
+        assert len(list((clone / "data" / "food").rglob("*.jpg"))) == 60
+        assert stale(clone) == []
+    server = Server(clone / "model_store", free_port()).wait_ready()
+    try:
+        answer = httpx.post(server.url, content=picture_bytes()).json()
+        assert (answer["version"], len(answer["predictions"])) == ("1.0.0", 3)
+    finally:
+        server.end()
 
 
-def test_second_bucket_is_refused_and_the_way_to_move_there_works(project, s3):
-    folder, _ = project
-    remote(folder, "set", "s3://kept/seefood", "--endpoint", s3)
+@pytest.mark.slow
+def test_push_to_a_second_bucket_is_refused_and_the_way_to_move_there_works(versions, s3):
+    folder = versions.folder
+    for command in ("push", "pull"):  # with nothing new, after which DVC's index knows where all of it lies
+        remote(folder, command)
     assert "To move there: make pull, then" in remote(folder, "set", "s3://other", "--endpoint", s3, code=1)
+    run(folder, "dvc", "remote", "modify", "storage", "url", "s3://other")
+    said = remote(folder, "push", code=1)
+    assert "does not hold the version of" in said
+    assert "make remote BUCKET=s3://other [ENDPOINT=url] MOVE=1" in said
     assert objects(s3, "other") == []
     remote(folder, "set", "s3://other", "--endpoint", s3, "--move")
     remote(folder, "push")
-    assert str(ARCHIVE) in objects(s3, "other")
-    assert "data/food/dish_0/000.jpg" in objects(s3, "other")
+    assert {"model_store/seefood-1.1.0.mar", "data/food/dish_0/000.jpg"} <= set(objects(s3, "other"))
+    shutil.rmtree(folder / ".dvc" / "cache")
+    shutil.rmtree(folder / "data" / "food")
+    remote(folder, "pull")
+    assert (folder / "data" / "food" / "dish_0" / "000.jpg").is_file()
+    assert stale(folder) == []
+
+
+def test_push_does_not_take_changed_stages_for_run(versions, s3):
+    folder, text = versions.folder, (versions.folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(text.replace("deps: [build/pipeline, ", "deps: [build/pipeline, scripts/ports.py, "))
+    try:
+        remote(folder, "push")
+        assert stale(folder) == ["archive"]
+    finally:
+        (folder / "dvc.yaml").write_text(text)
     assert stale(folder) == []
 
 
@@ -217,12 +311,14 @@ def bare_repository(folder: Path) -> Path:
 
 def test_bucket_that_would_lose_data_is_refused_before_anything_is_written(tmp_path, s3):
     folder = bare_repository(tmp_path)
-    for address, message in [
-        ("s3://plain", "keeps no old versions.*put-bucket-versioning --bucket plain"),
-        ("s3://missing", "no bucket 'missing'"),
-        ("kept", "'kept' is no S3 address, expected s3://"),
+    for address, endpoint, message in [
+        ("s3://plain", s3, "keeps no old versions.*put-bucket-versioning --bucket plain"),
+        ("s3://missing", s3, "no bucket 'missing'"),
+        ("kept", s3, "'kept' is no S3 address, expected s3://"),
+        ("s3://kept", "localhost:9000", "'localhost:9000' is no endpoint, expected http://"),
+        ("s3://kept", s3.replace("//", "//key:secret@"), "credentials belong into the environment"),
     ]:
-        assert re.search(message, remote(folder, "set", address, "--endpoint", s3, code=1), re.DOTALL)
+        assert re.search(message, remote(folder, "set", address, "--endpoint", endpoint, code=1), re.DOTALL)
         assert "remote" not in (folder / ".dvc" / "config").read_text()
     assert objects(s3, "plain") == []
     assert "no remote is set: make remote BUCKET=" in remote(folder, "push", code=1)
@@ -230,16 +326,45 @@ def test_bucket_that_would_lose_data_is_refused_before_anything_is_written(tmp_p
 
 def test_wrong_and_missing_credentials_are_refused_with_the_reason(tmp_path, s3):
     folder = bare_repository(tmp_path)
+    remote(folder, "set", "s3://kept/secret", "--endpoint", s3)
     httpx.post(f"{s3}/moto-api/reset-auth", content="0")
     try:
-        said = remote(folder, "set", "s3://kept/x", "--endpoint", s3, code=1, AWS_ACCESS_KEY_ID="wrong")
+        said = remote(folder, "push", code=1, AWS_ACCESS_KEY_ID="wrong")
         assert re.search("credentials may not use bucket 'kept'", said)
     finally:
         httpx.post(f"{s3}/moto-api/reset-auth", content="1000000")
+    assert not [key for key in objects(s3, "kept") if key.startswith("secret")]
     nobody = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
-    assert "no AWS credentials: set AWS_ACCESS_KEY_ID" in remote(folder, "set", "s3://kept/x", "--endpoint", s3, code=1, **nobody)
+    for which in (nobody, nobody | {"AWS_ACCESS_KEY_ID": "half"}, {"AWS_PROFILE": "missing"}):
+        assert "no AWS credentials: set AWS_ACCESS_KEY_ID" in remote(folder, "push", code=1, **which)
     closed = f"http://127.0.0.1:{free_port()}"
-    assert f"at {closed} cannot be reached" in remote(folder, "set", "s3://kept/x", "--endpoint", closed, code=1)
+    assert f"at {closed} cannot be reached" in remote(folder, "set", "s3://kept/x", "--endpoint", closed, "--move", code=1)
+    assert "secret" not in (folder / ".dvc" / "config").read_text().replace("s3://kept/secret", "")
+
+
+@pytest.mark.slow
+def test_interrupted_push_leaves_the_notes_and_the_command_that_push_prints_commits_them(tmp_path, s3):
+    folder = bare_repository(tmp_path)
+    (folder / "data" / "many").mkdir()
+    for number in range(40):
+        (folder / "data" / "many" / f"{number}.txt").write_text(str(number))
+    run(folder, "dvc", "add", "-q", "data/many")
+    notes = {path: path.read_text() for path in (folder / "data").glob("*.dvc")}
+    remote(folder, "set", "s3://kept/many", "--endpoint", s3)
+    arrived = "many/data/many/"
+    code, said = interrupt(
+        *(folder, sys.executable, "scripts/remote.py", "push"),
+        when=lambda _: any(key.startswith(arrived) for key in objects(s3, "kept")),
+    )
+    assert code == 1
+    assert "interrupted; the same command goes on" in said
+    assert {path: path.read_text() for path in notes} == notes
+
+    command = re.search("commit them: (.*)", remote(folder, "push"))
+    assert len([key for key in objects(s3, "kept") if key.startswith(arrived)]) == 40
+    run(folder, "bash", "-c", command[1])
+    assert run(folder, "git", "ls-files", "data/*.dvc").split() == ["data/many.dvc", "data/x.txt.dvc"]
+    assert "nothing to commit" in remote(folder, "push")
 
 
 def test_bucket_that_lost_its_versioning_is_refused_by_push_and_a_failed_push_leaves_the_notes(tmp_path, s3):
@@ -251,18 +376,20 @@ def test_bucket_that_lost_its_versioning_is_refused_by_push_and_a_failed_push_le
     note = (folder / "data" / "x.txt.dvc").read_text()
     client.put_bucket_versioning(Bucket="fickle", VersioningConfiguration={"Status": "Suspended"})
     assert "versioning: Suspended" in remote(folder, "push", code=1)
+    assert "make serve" in remote(folder, "pull")  # which loses nothing
     assert objects(s3, "fickle") == []
     client.put_bucket_versioning(Bucket="fickle", VersioningConfiguration={"Status": "Enabled"})
     shutil.rmtree(folder / ".dvc" / "cache")  # DVC has nothing to push, and says so with an error
     (folder / "data" / "x.txt").unlink()
-    assert "not in this machine's cache: ['x.txt']" in remote(folder, "push", code=1)
+    assert "not in this machine's cache: ['data/x.txt']" in remote(folder, "push", code=1)
     assert (folder / "data" / "x.txt.dvc").read_text() == note
     client.close()
 
 
 def test_pipeline_without_data_says_what_is_missing(tmp_path):
     folder = tmp_path
-    shutil.copyfile(ROOT / "Makefile", folder / "Makefile")
+    for name in ("Makefile", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, folder / name)
     done = subprocess.run(
         ["make", "-o", ".venv/installed-train", "pipeline"], cwd=folder, capture_output=True, text=True, check=False
     )
