@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from training.loader import EvalPhotos
 from training.model import Checkpoint
 from training.model import build as build_model
 
-WORKERS_MODULES = []  # kept for good, as a worker keeps them: see handler.runtime.core
+WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.runtime.core
 
 
 @pytest.fixture(scope="module")
