@@ -73,7 +73,7 @@ pipeline: .venv/installed-train ## Photos to archive by DVC: runs the stages of 
 			"(or name another folder in dvc.yaml)"; fi >&2; exit 1; }
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-remote: .venv/installed-train ## Keep data and models in a versioned S3 bucket: BUCKET=s3://bucket/prefix [ENDPOINT=url]
+remote: .venv/installed-train ## Keep data and models in a versioned S3 bucket: BUCKET=s3://bucket/prefix [ENDPOINT=url MOVE=1]
 	@$(if $(BUCKET),,echo "error: which bucket? make remote BUCKET=s3://bucket/prefix" >&2; exit 1)
 	@$(BIN)/python scripts/remote.py set $(BUCKET) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(if $(MOVE),--move)
 
