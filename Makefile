@@ -9,13 +9,13 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 	$(shell $(p) -c 'import sys; print("$(p)" if sys.version_info >= (3, 11) else "")' 2>/dev/null)) python3)
 
 BIN := .venv/bin
-STARTER_VERSION := 0.1.0
+STARTER_VERSION := 0.2.0
 STARTER := model_store/seefood-$(STARTER_VERSION).mar
 PINS := pyproject.toml constraints.txt scripts/install.py
 
 .DELETE_ON_ERROR:
 .PHONY: help setup data ingest train profile bench-train sweep evaluate report promote track mlflow pipeline remote push pull \
-	export archive serve stop predict test test-all lint format clean
+	export archive serve stop predict bench tune test test-all lint format clean
 
 help: ## List every target (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,9 @@ sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [TRIALS=20 
 	@$(BIN)/python training/sweep.py $(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(SPACE),--space $(SPACE)) \
 		--out runs/$(or $(NAME),sweep) --trials $(or $(TRIALS),20)
 
-evaluate: .venv/installed-train ## Metrics, tables and plots on photos never trained on: [RUN=runs/latest DATA=photos]
-	@$(BIN)/python training/evaluate.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA)) --out $(RUN)
+evaluate: .venv/installed-train ## Metrics, tables and plots on photos never trained on: [RUN=runs/latest DATA=photos UNKNOWN=folder]
+	@$(BIN)/python training/evaluate.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA)) --out $(RUN) \
+		$(if $(UNKNOWN),--unknown $(UNKNOWN))
 
 report: .venv/installed-train ## One page of all that make evaluate wrote: [RUN=runs/latest]
 	@$(BIN)/python training/report.py $(RUN)
@@ -109,14 +110,16 @@ runs/champion/checkpoint.pt: FORCE
 FORCE:
 
 # exported anew when the run has changed since; the training packages are needed for nothing else here
-build/%/model.onnx: $(CHECKPOINT)
+EXPORTED := build/$(VERSION)$(addprefix -,$(RUNTIME))
+$(EXPORTED)/program.json: $(CHECKPOINT)
 	@$(MAKE) -s .venv/installed-train
-	@$(BIN)/python training/export.py --checkpoint $(RUN)/checkpoint.pt --out build/$*
+	@$(BIN)/python training/export.py --checkpoint $(RUN)/checkpoint.pt --out $(@D) $(if $(RUNTIME),--form $(RUNTIME)) \
+		$(if $(DATA),--data $(DATA))
 
-export: build/$(VERSION)/model.onnx ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest]
+export: $(EXPORTED)/program.json ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest RUNTIME=openvino]
 
-archive: .venv/installed-serve build/$(VERSION)/model.onnx ## Pack build/VERSION into model_store/seefood-VERSION.mar: VERSION=1.0.0 [RUN=champion]
-	@$(BIN)/python scripts/archive.py build/$(VERSION) --version $(VERSION)
+archive: .venv/installed-serve $(EXPORTED)/program.json ## Pack the export into model_store/seefood-VERSION.mar: VERSION=1.0.0 [RUN=champion RUNTIME=openvino]
+	@$(BIN)/python scripts/archive.py $(EXPORTED) --version $(VERSION)
 
 $(STARTER): $(wildcard handler/* model_store/starter/*) scripts/archive.py | .venv/installed-serve
 	@$(BIN)/python scripts/archive.py model_store/starter --version $(STARTER_VERSION) --force
@@ -130,6 +133,16 @@ stop: .venv/installed-serve ## End a `make serve` that runs elsewhere: [PORT=808
 predict: .venv/installed-serve $(STARTER) ## Name the dishes in a folder without a server: PHOTOS=folder [OUT=dishes.csv]
 	@$(if $(PHOTOS),,echo "error: which photos? make predict PHOTOS=folder" >&2; exit 1)
 	@$(BIN)/python scripts/predict.py $(PHOTOS) $(if $(OUT),--out $(OUT)) $(if $(VERSION),--version $(VERSION))
+
+bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside the in-process ceiling: [URL=http://... PHOTOS=folder CONCURRENCY="1 16" RATE=100]
+	@$(BIN)/python scripts/bench.py $(if $(URL),--url '$(URL)') $(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(FIELD),--field $(FIELD)) \
+		$(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(RATE),--rate $(RATE)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		$(if $(VERSION),--version $(VERSION)) --out $(or $(OUT),build/bench)
+
+tune: $(if $(GOAL),.venv/installed-serve $(STARTER)) ## Find the fastest settings that keep a latency goal: GOAL=p99_ms=50 [CONCURRENCY=16 PHOTOS=folder]
+	@$(if $(GOAL),,echo "error: which goal? make tune GOAL=p99_ms=50" >&2; exit 1)
+	@$(BIN)/python scripts/tune.py '$(GOAL)' $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		$(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(VERSION),--version $(VERSION))
 
 test: lint $(STARTER) ## Lint, type check and tests
 	@$(BIN)/python -m pytest -m "not slow"

@@ -1,1 +1,1 @@
-"""What the TorchServe worker imports, and nothing else: numpy, Pillow, OpenVINO and the standard library."""
+"""What the TorchServe worker imports, and nothing else: numpy, Pillow, the runtime, prometheus_client and the standard library."""

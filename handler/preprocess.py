@@ -1,23 +1,23 @@
 """Photo bytes -> upright RGB -> the crop that the exported program takes.
 
 The only preprocessing of this project: training's evaluation, the export's golden answers and the worker call it.
+handler/photo_file.py opens the bytes, and holds the limits.
 Leaves out normalisation (it is the first step of the exported program) and augmentation (training/data.py).
 """
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF")
-# Pillow warns of a decompression bomb from here on; phones' 50-megapixel photos lie well below
-MAX_PIXELS = 89_478_485
-# the resized long side is this many times the crop at most, which bounds the memory that a 1 x 60000 strip takes
-MAX_ASPECT_RATIO = 20
+from handler.photo_file import PhotoError as PhotoError
+from handler.photo_file import open_photo, text_error
+
+# rows times columns of a big photo that are turned to RGB at a time
+STRIP_PIXELS = 4_000_000
 
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -35,10 +35,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class PhotoError(ValueError):
-    """These bytes are no photo that we can read; the message says why, for the person who sent them."""
 
 
 @dataclass(frozen=True)
@@ -86,40 +82,31 @@ class Spec:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
-def read_photo(photo_bytes: bytes) -> Image.Image:
+def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
     """The photo as a person sees it: upright, RGB, transparent parts white, the first frame of an animation.
 
+    A `short_side` over 0 lets big photos be decoded at reduced scale, but with no side under it.
     Raises PhotoError if the bytes are no image, a broken one, or one beyond the limits above.
     """
-    if not photo_bytes:
-        raise PhotoError("the photo is empty: 0 bytes")
+    image = open_photo(photo_bytes)
+    # powers of two, as JPEG's decoder has them: sizes of cameras and screens divide by them
+    factor = next((factor for factor in (8, 4, 2) if short_side and min(image.size) >= factor * short_side), 1)
+    # rounded: of the last pixels, too few to make half of one are left out, or a thin photo's far side would be out of place
+    width, height = round(image.width / factor), round(image.height / factor)
     # Pillow's decoders raise almost anything on hostile bytes: OSError, SyntaxError, struct.error, TypeError ...
     try:
-        image = Image.open(io.BytesIO(photo_bytes), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise PhotoError(f"not an image in a format that is read here ({', '.join(FORMATS)})") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError(f"the photo has too many pixels: at most {MAX_PIXELS:,} are read") from error
-    except Exception as error:
-        raise PhotoError(f"the photo's header cannot be read: {error}") from error
-    _check_size(image)
-    orientation = _orientation(image)
-    try:
+        drafted = factor > 1 and image.draft(None, (image.width // factor, image.height // factor))
         image.load()
-        upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-        return _to_rgb(upright)
+        # after load, which turns a TIFF itself, and in a PNG finds what follows the pixels
+        orientation = _orientation(image)
+        if drafted and image.size != (width, height):
+            image = image.crop((0, 0, width, height))
+        rgb = _reduced(image, factor) if factor > 1 and not drafted else _to_rgb(image)
+        return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+    except PhotoError:
+        raise
     except Exception as error:
-        raise PhotoError(f"the photo cannot be decoded: {error}") from error
-
-
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
-    if min(width, height) < 1:
-        raise PhotoError(f"the photo has {width} x {height} pixels")
-    if width * height > MAX_PIXELS:
-        raise PhotoError(f"the photo has {width} x {height} pixels: at most {MAX_PIXELS:,} are read")
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise PhotoError(f"the photo has {width} x {height} pixels: one side is over {MAX_ASPECT_RATIO} times the other")
+        raise text_error(error) or PhotoError(f"the photo cannot be decoded: {error}") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -130,8 +117,19 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    """RGB at 1 / factor of an image's size: means of factor x factor pixels. In strips: only the image itself is held whole."""
+    small = Image.new("RGB", (round(image.width / factor), round(image.height / factor)))
+    rows = max(1, STRIP_PIXELS // image.width // factor)
+    for top in range(0, small.height, rows):
+        below = min((top + rows) * factor, image.height, small.height * factor)
+        strip = _to_rgb(image.crop((0, top * factor, min(image.width, small.width * factor), below)))
+        small.paste(strip.reduce(factor), (0, top))
+    return small
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB copy of an image in any of Pillow's modes; alpha is laid over white. ValueError for modes with no fixed range."""
+    """An image in any of Pillow's modes as RGB; alpha is laid over white. ValueError for modes with no fixed range."""
     if image.mode.startswith("I"):  # 16 bits a channel: Pillow would clip at 255, and show white
         eight_bit = np.clip(np.asarray(image).astype(np.int32) // 257, 0, 255).astype(np.uint8)
         return Image.fromarray(eight_bit).convert("RGB")
@@ -141,14 +139,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def resized_side(spec: Spec) -> int:
+    """Pixels of the short side before the crop."""
+    # floor, as timm does: 224 / 0.95 is 235, and round() would make it 236
+    return math.floor(spec.input_size[1] / spec.crop_pct)
 
 
 def crop(image: Image.Image, spec: Spec) -> np.ndarray:
     """The part of an RGB image that the network sees: uint8 (H, W, 3). Equals timm's evaluation transform bit for bit."""
     size = spec.input_size[1]
-    # floor, as timm does: 224 / 0.95 is 235, and round() would make it 236
-    width = height = math.floor(size / spec.crop_pct)
+    width = height = resized_side(spec)
     if spec.crop_mode == "center":
         # the short side takes that size, the long one follows, rounded down as torchvision's Resize does
         if image.width <= image.height:
@@ -162,8 +165,11 @@ def crop(image: Image.Image, spec: Spec) -> np.ndarray:
 
 
 def preprocess(photo_bytes: bytes, spec: Spec) -> np.ndarray:
-    """Model input for one photo: uint8 (H, W, 3), upright, RGB. Raises PhotoError."""
-    return crop(read_photo(photo_bytes), spec)
+    """Model input for one photo: uint8 (H, W, 3), upright, RGB. Raises PhotoError.
+
+    Equals `crop` of the photo at full size where its short side is under twice the resized one.
+    """
+    return crop(read_photo(photo_bytes, resized_side(spec)), spec)
 
 
 def coarse(crop: np.ndarray) -> np.ndarray:

@@ -6,14 +6,27 @@ A photo comes as the raw body, as a multipart field (data, image or body), or ba
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from handler.photo_file import MAX_BYTES
+
 PHOTO_FIELDS = ("data", "image", "body")
+MAX_BASE64 = math.ceil(MAX_BYTES / 3) * 4
+# of lists, objects and their members: a photo needs three, and each takes far more memory than the two bytes that make it
+MAX_JSON_VALUES = 1000
 
 
 class RequestError(ValueError):
-    """The request holds no photo where one is expected, or asks for nonsense; the message says what was expected."""
+    """The request holds no photo where one is expected, or asks for nonsense; the message says what was expected.
+
+    `status` is HTTP's: 400, or 413 where the photo is over the limit.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def read_request(request: Mapping[str, Any], headers: Mapping[str, Any], num_classes: int, default_top_k: int) -> tuple[bytes, int]:
@@ -25,7 +38,9 @@ def read_request(request: Mapping[str, Any], headers: Mapping[str, Any], num_cla
     lower_case = {name.lower(): value for name, value in headers.items()}
     field = next((name for name in PHOTO_FIELDS if name in request), None)
     if field is None:
-        raise RequestError(f"no photo: fields {sorted(request)}, expected one of {list(PHOTO_FIELDS)}, or the photo as the body")
+        raise RequestError(
+            f"no photo: fields {str(sorted(request))[:200]}, expected one of {list(PHOTO_FIELDS)}, or the photo as the body"
+        )
     value = _decoded(request[field])
     wanted = request.get("top_k", lower_case.get("x-top-k"))
     if isinstance(value, dict):
@@ -37,12 +52,14 @@ def read_request(request: Mapping[str, Any], headers: Mapping[str, Any], num_cla
 def _decoded(value: Any) -> Any:
     """The photo's bytes, or the JSON value that holds it."""
     if isinstance(value, str):
-        value = value.encode()
+        value = value.encode(errors="replace")  # JSON's strings may hold half a character
     if not isinstance(value, bytes | bytearray):
         return value
     # no image format starts with a brace, so this is JSON that came without its content type
     if not bytes(value[:64]).lstrip().startswith(b"{"):
         return bytes(value)
+    if sum(value.count(sign) for sign in (b"[", b"{", b",")) > MAX_JSON_VALUES:
+        raise RequestError(f"the JSON holds over {MAX_JSON_VALUES:,} values: at most {MAX_JSON_VALUES:,} are read", 413)
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -58,7 +75,7 @@ def _top_k(value: Any, num_classes: int, default: int) -> int:
     except ValueError as error:
         raise RequestError(f"top_k is {text[:40]!r}, expected a whole number from 1 to {num_classes}") from error
     if wanted < 1:
-        raise RequestError(f"top_k is {wanted}, expected a whole number from 1 to {num_classes}")
+        raise RequestError(f"top_k is {text[:40]}, expected a whole number from 1 to {num_classes}")
     return min(wanted, num_classes)
 
 
@@ -75,7 +92,10 @@ def _photo_in_json(value: Any) -> bytes:
         raise RequestError(f"the JSON holds no photo: {expected}")
     # browsers' FileReader gives data:image/jpeg;base64,...
     text = image.partition(",")[2] if image.startswith("data:") else image
+    text = "".join(text.split())
+    if len(text) > MAX_BASE64:
+        raise RequestError(f"the photo has {len(text):,} characters of base64: at most {MAX_BASE64:,} are read", 413)
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError(f"the image in the JSON is not base64: {error}") from error

@@ -1,35 +1,132 @@
-"""The exported program on this machine's CPU: uint8 crops -> probabilities, by OpenVINO."""
+"""The exported program on this machine: uint8 crops -> probabilities and sureness, by OpenVINO, ONNX Runtime or torch.
 
+An archive holds one form; program.json names its runtime, its file and the precisions that passed the accuracy gate.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import openvino as ov
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+Answers = tuple[np.ndarray, np.ndarray]
+
+
+class Program(Protocol):
+    """uint8 crops (B, H, W, 3) -> probabilities float32 (B, num_classes) and sureness float32 (B,), for any B from 1."""
+
+    precision: str
+
+    def __call__(self, crops: np.ndarray) -> Answers: ...
+
+
+def choose(precisions: Sequence[str], possible: Sequence[str], runtime: str) -> str:
+    """The first of an archive's precisions, fastest first, that is possible here. ValueError if none is."""
+    for precision in precisions:
+        if precision in possible:
+            return precision
+    raise ValueError(f"this machine's {runtime} runs {list(possible)}, the archive's precisions are {list(precisions)}")
 
 
 @cache
-def core() -> ov.Core:
+def openvino_core() -> "ov.Core":
     """The process's only core, never dropped.
 
     Its CPU plugin replaces the thread's alternate signal stack and puts the earlier one back at its end: of two
     cores that end in the order in which they began, the second puts back a freed one, and the next signal kills.
     """
+    import openvino as ov
+
     return ov.Core()
 
 
-class Program:
-    """uint8 crops (B, H, W, 3) -> float32 probabilities (B, num_classes), for any B from 1."""
+class OpenVinoProgram:
+    """An ONNX file or OpenVINO's own form on the CPU."""
 
-    def __init__(self, path: Path, num_threads: int) -> None:
-        """Compile the ONNX file at `path`; 0 threads means one a core. RuntimeError if OpenVINO cannot read it."""
+    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int) -> None:
+        core = openvino_core()
+        # without the instructions for it bfloat16 is emulated, slower than float32
+        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.precision = choose(precisions, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
         options = {
-            # the golden answers are float32's; the default would be bfloat16 on CPUs that have it, and move them
-            "INFERENCE_PRECISION_HINT": "f32",
+            # of an int8 program, what is not quantised
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._request = core().compile_model(core().read_model(path), "CPU", options).create_infer_request()
+        self._request = core.compile_model(core.read_model(path), "CPU", options).create_infer_request()
 
-    def __call__(self, crops: np.ndarray) -> np.ndarray:
-        # a copy: OpenVINO's own memory is overwritten by the next call
-        return np.array(self._request.infer({0: crops})[0])
+    def __call__(self, crops: np.ndarray) -> Answers:
+        answers = self._request.infer({0: crops})
+        # copies: OpenVINO's own memory is overwritten by the next call
+        return np.array(answers[0]), np.array(answers[1])
+
+
+class OnnxRuntimeProgram:
+    """An ONNX file on the CPU by ONNX Runtime."""
+
+    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int) -> None:
+        import onnxruntime
+
+        self.precision = choose(precisions, ["int8", "f32"], "ONNX Runtime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, crops: np.ndarray) -> Answers:
+        probabilities, sureness = self._session.run(None, {"crops": crops})
+        return probabilities, sureness
+
+
+class TorchProgram:
+    """A torch.export program: on a GPU in half precision, else on the CPU, as the reference."""
+
+    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int) -> None:
+        import torch
+        from torch.export.passes import move_to_device_pass
+
+        self._torch = torch
+        on_gpu = torch.cuda.is_available()
+        halves = ["bf16", "f16"] if on_gpu and torch.cuda.is_bf16_supported() else ["f16"]
+        self.precision = choose(precisions, [*halves, "f32"] if on_gpu else ["f32"], "torch")
+        self._device = torch.device("cuda" if on_gpu else "cpu")
+        self._half = {"bf16": torch.bfloat16, "f16": torch.float16}.get(self.precision)
+        if not on_gpu:
+            torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
+        program = torch.export.load(path)
+        self._module = (move_to_device_pass(program, self._device) if on_gpu else program).module()
+
+    def __call__(self, crops: np.ndarray) -> Answers:
+        torch = self._torch
+        half = torch.autocast(self._device.type, self._half or torch.bfloat16, enabled=self._half is not None)
+        with torch.inference_mode(), half:
+            probabilities, sureness = self._module(torch.from_numpy(crops).to(self._device))
+        return probabilities.float().cpu().numpy(), sureness.float().cpu().numpy()
+
+
+RUNTIMES: dict[str, Callable[[Path, Sequence[str], int], Program]] = {
+    "openvino": OpenVinoProgram,
+    "onnxruntime": OnnxRuntimeProgram,
+    "torch": TorchProgram,
+}
+
+
+def load_program(folder: Path, description: Mapping[str, Any], num_threads: int) -> Program:
+    """The program of a folder that program.json describes, with so many threads (0: one a core).
+
+    ValueError for a runtime that is not known here, or precisions of which none runs on this machine.
+    """
+    if description["runtime"] not in RUNTIMES:
+        raise ValueError(f"runtime is {description['runtime']!r}, expected one of {sorted(RUNTIMES)}")
+    try:
+        return RUNTIMES[description["runtime"]](folder / description["file"], list(description["precisions"]), num_threads)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"this archive runs on {description['runtime']}, which is not installed: pip install {error.name}"
+        ) from error

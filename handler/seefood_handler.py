@@ -1,18 +1,27 @@
 """TorchServe's entry into the archive: a photo in, the most probable dishes out.
 
-Reads only what lies in the archive: spec.json, index_to_name.json, model.onnx, golden.json and model-config.yaml.
+Reads only what lies in the archive: program.json and the program, spec.json, index_to_name.json, golden.json and
+model-config.yaml.
 """
 
 import base64
 import json
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from handler.preprocess import PhotoError, Spec, coarse, preprocess
+from handler.explain import explanation, heat_map, overlay
+from handler.metrics import Metrics
+from handler.preprocess import PhotoError, Spec, coarse, preprocess, read_photo, resized_side
 from handler.request import RequestError, read_request
-from handler.runtime import Program
+from handler.runtime import Answers, load_program
+
+PHRASES = {400: "Bad Request", 413: "Content Too Large", 415: "Unsupported Media Type", 422: "Unprocessable Content"}
 
 
 class SeefoodHandler:
@@ -21,17 +30,28 @@ class SeefoodHandler:
     def initialize(self, context: Any) -> None:
         """Load the archive's content and answer its golden photos. ValueError if anything is missing or differs."""
         model_dir = Path(context.system_properties["model_dir"])
-        self.spec = Spec.from_dict(json.loads((model_dir / "spec.json").read_text(encoding="utf-8")))
-        names = json.loads((model_dir / "index_to_name.json").read_text(encoding="utf-8"))
+
+        def content(name: str) -> Any:
+            return json.loads((model_dir / name).read_text(encoding="utf-8"))
+
+        self.spec = Spec.from_dict(content("spec.json"))
+        self.description: dict[str, Any] = content("program.json")
+        names = content("index_to_name.json")
         self.labels = [names[str(index)] for index in range(len(names))]
+        # Pillow warns in other words for each broken tag; each text would be kept for good
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         settings = context.model_yaml_config["handler"]
         self.top_k = settings["top_k"]
-        self.program = Program(model_dir / "model.onnx", settings["num_threads"])
+        self.program = load_program(model_dir, self.description, settings["num_threads"])
+        self.threshold = self.description["precisions"][self.program.precision]["sure_threshold"]
+        self.decoders = ThreadPoolExecutor(settings["decode_threads"], thread_name_prefix="decode")
         self.model, self.version = context.model_name, context.manifest["model"]["modelVersion"]
-        self._check_golden(json.loads((model_dir / "golden.json").read_text(encoding="utf-8")))
+        self.metrics = Metrics(self.version, self.labels)
+        self._check_golden(content("golden.json"))
+        self._warm_up(context.model_yaml_config["batchSize"])
 
     def _check_golden(self, golden: dict[str, Any]) -> None:
-        """Proof that this machine computes what training computed; it warms the program up, too."""
+        """Proof that this machine computes what training computed."""
         crops = [preprocess(base64.b64decode(photo["image"]), self.spec) for photo in golden["photos"]]
         for photo, crop in zip(golden["photos"], crops, strict=True):
             off = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
@@ -40,45 +60,114 @@ class SeefoodHandler:
         expected = np.array([photo["probabilities"] for photo in golden["photos"]])  # (B, num_classes)
         if expected.shape[1] != len(self.labels):
             raise ValueError(f"label map has {len(self.labels)} names, golden answers have {expected.shape[1]} classes")
-        answers = self.inference(crops)
-        if answers.shape != expected.shape:
-            raise ValueError(f"label map has {len(self.labels)} names, model has {answers.shape[1]} outputs")
-        for photo, difference in zip(golden["photos"], np.abs(answers - expected).max(axis=1), strict=True):
-            if not difference <= golden["tolerance"]:
+        probabilities, sureness = self.program(np.stack(crops))
+        if probabilities.shape != expected.shape:
+            raise ValueError(f"label map has {len(self.labels)} names, model has {probabilities.shape[1]} outputs")
+        off_sureness = np.abs(sureness - [photo["sureness"] for photo in golden["photos"]])
+        tolerance = golden["tolerance"][self.program.precision]
+        differences = np.maximum(np.abs(probabilities - expected).max(axis=1), off_sureness)
+        for photo, difference in zip(golden["photos"], differences, strict=True):
+            if not difference <= tolerance:
                 raise ValueError(
-                    f"golden photo {photo['name']!r}: probabilities differ by {difference:.2g} from the training side's, "
-                    f"at most {golden['tolerance']:.2g} is allowed"
+                    f"golden photo {photo['name']!r}: the answer in {self.program.precision} differs by {difference:.2g} from the "
+                    f"training side's, at most {tolerance:.2g} is allowed"
                 )
 
-    def handle(self, requests: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
-        """One JSON answer a request, in their order; a request with a bad photo gets its own 400."""
-        crops, positions, top_ks = [], [], []
-        answers: list[dict[str, Any]] = [{} for _ in requests]
+    def _warm_up(self, batch_size: int) -> None:
+        """Every batch size that can occur, twice: the first of each compiles what the others use."""
+        crops = np.zeros((batch_size, *self.spec.input_size[1:], 3), np.uint8)
+        for size in [*range(1, batch_size + 1)] * 2:
+            self.program(crops[:size])
+
+    def handle(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
+        """One answer a request, in their order: JSON, or a heat map's PNG. A request with a bad photo gets its own error."""
+        started = time.perf_counter()
+        headers = [{name.lower(): value for name, value in context.get_all_request_header(i).items()} for i in range(len(requests))]
+        # GET /models/seefood?customized=true comes alone; all others bear "explain", True or False, set by the front end
+        if headers and headers[0].get("describe") and "explain" not in headers[0]:
+            return [self.describe()]
+        self.metrics.batch(len(requests))
+        answers: list[Any] = [None] * len(requests)
+        photos: dict[int, bytes] = {}
+        top_ks: dict[int, int] = {}
         for i, request in enumerate(requests):
-            context.set_response_content_type(i, "application/json")
             try:
-                headers = context.get_all_request_header(i)
-                photo_bytes, top_k = read_request(request, headers, len(self.labels), self.top_k)
-                crops.append(preprocess(photo_bytes, self.spec))
-                positions.append(i)
-                top_ks.append(top_k)
-            except (RequestError, PhotoError) as error:
-                context.set_response_status(400, "Bad Request", i)
-                answers[i] = {"code": 400, "type": type(error).__name__, "message": str(error)}
+                photos[i], top_ks[i] = read_request(request, headers[i], len(self.labels), self.top_k)
+            except RequestError as error:
+                answers[i] = error
+        crops: dict[int, np.ndarray] = {}
+        for i, crop in zip(photos, self.preprocess(list(photos.values())), strict=True):
+            if isinstance(crop, PhotoError):
+                answers[i] = crop
+            else:
+                crops[i] = crop
         if crops:
-            for i, answer in zip(positions, self.postprocess(self.inference(crops), top_ks), strict=True):
+            inferred = self.inference(list(crops.values()))
+            for i, answer in zip(crops, self.postprocess(inferred, [top_ks[i] for i in crops]), strict=True):
                 answers[i] = answer
+        for i, answer in enumerate(answers):
+            content_type = "application/json"
+            if isinstance(answer, RequestError | PhotoError):
+                answers[i] = {"code": answer.status, "type": type(answer).__name__, "message": str(answer)}
+                context.set_response_status(answer.status, PHRASES[answer.status], i)
+                self.metrics.refused(answer.status)
+            elif headers[i].get("explain") == "True":
+                answers[i], content_type = self.explain(photos[i], crops[i], answer, headers[i].get("accept", ""))
+                self.metrics.explained()
+            else:
+                best = answer["predictions"][0]
+                self.metrics.answered(best["label"], best["probability"], answer["sure"])
+            context.set_response_content_type(i, content_type)
+        self.metrics.handled(time.perf_counter() - started)
         return answers
 
-    def inference(self, crops: list[np.ndarray]) -> np.ndarray:
-        """Probabilities float32 (B, num_classes) of B crops uint8 (H, W, 3)."""
-        return self.program(np.stack(crops))
+    def preprocess(self, photos: Sequence[bytes]) -> list[np.ndarray | PhotoError]:
+        """The crop of each photo, uint8 (H, W, 3), or why there is none; decoded in threads, which Pillow lets run at a time."""
+        return list(map(self._crop, photos) if len(photos) == 1 else self.decoders.map(self._crop, photos))
 
-    def postprocess(self, probabilities: np.ndarray, top_ks: list[int]) -> list[dict[str, Any]]:
-        """The answer for each row of (B, num_classes): its top_k classes, best first."""
+    def _crop(self, photo_bytes: bytes) -> np.ndarray | PhotoError:
+        started = time.perf_counter()
+        try:
+            return preprocess(photo_bytes, self.spec)
+        except PhotoError as error:
+            return error
+        finally:
+            self.metrics.decoded(time.perf_counter() - started)
+
+    def inference(self, crops: Sequence[np.ndarray]) -> Answers:
+        """Probabilities float32 (B, num_classes) and sureness (B,) of B crops uint8 (H, W, 3)."""
+        started = time.perf_counter()
+        answers = self.program(np.stack(crops))
+        self.metrics.inferred(time.perf_counter() - started)
+        return answers
+
+    def postprocess(self, inferred: Answers, top_ks: Sequence[int]) -> list[dict[str, Any]]:
+        """The answer for each row of (B, num_classes): its top_k classes, best first, and whether the model knows."""
         answers = []
-        for row, top_k in zip(probabilities, top_ks, strict=True):
+        for row, sureness, top_k in zip(*inferred, top_ks, strict=True):
             best = np.argsort(-row, kind="stable")[:top_k]
             predictions = [{"label": self.labels[i], "index": int(i), "probability": float(row[i])} for i in best]
-            answers.append({"predictions": predictions, "model": self.model, "version": self.version})
+            sure = bool(sureness >= self.threshold)
+            answers.append({"predictions": predictions, "sure": sure, "model": self.model, "version": self.version})
         return answers
+
+    def explain(self, photo_bytes: bytes, crop: np.ndarray, answer: dict[str, Any], accept: str) -> tuple[Any, str]:
+        """(heat map of the most probable dish, its content type): a PNG over the photo if asked for, else JSON."""
+        best = answer["predictions"][0]
+        heat = heat_map(self.program, crop, best["index"])
+        if "image/png" in accept:
+            return overlay(crop, heat), "image/png"
+        size = read_photo(photo_bytes, resized_side(self.spec)).size
+        explained = explanation(best["label"], best["index"], best["probability"], heat, size, self.spec)
+        return explained | {"sure": answer["sure"], "model": self.model, "version": self.version}, "application/json"
+
+    def describe(self) -> dict[str, Any]:
+        """What is served, for GET /models/seefood?customized=true."""
+        described = {
+            "precision": self.program.precision,
+            "labels": self.labels,
+            "spec": self.spec.to_dict(),
+            "model": self.model,
+            "version": self.version,
+        }
+        return self.description | described

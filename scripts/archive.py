@@ -23,7 +23,7 @@ import yaml
 
 MODEL = "seefood"
 HANDLER_DIR = Path(__file__).resolve().parent.parent / "handler"
-EXPORTED = ("model.onnx", "spec.json", "index_to_name.json", "golden.json")
+EXPORTED = ("program.json", "spec.json", "index_to_name.json", "golden.json")
 MANIFEST = Path("MAR-INF/MANIFEST.json")
 # the oldest date that a zip entry can have
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -62,7 +62,10 @@ def stage(exported: Path, version: str, work: Path) -> Path:
     """The archive's content as a folder, made by torch-model-archiver inside `work`."""
     missing = [name for name in EXPORTED if not (exported / name).is_file()]
     if missing:
-        raise ValueError(f"{exported} is no exported model: {missing} missing; make export VERSION={version} writes them")
+        raise ValueError(f"{exported} is no exported model: {missing} missing; make export writes them")
+    program = json.loads((exported / "program.json").read_text(encoding="utf-8"))["file"]
+    # OpenVINO's own form keeps its weights in a file beside it
+    names = [*EXPORTED, program, *([Path(program).with_suffix(".bin").name] if program.endswith(".xml") else [])]
     extra, temp = work / "extra", work / "temp"
     temp.mkdir()
     package = extra / "handler"
@@ -70,7 +73,7 @@ def stage(exported: Path, version: str, work: Path) -> Path:
     for source in sorted(HANDLER_DIR.glob("*.py")):
         if source.name != "seefood_handler.py":
             shutil.copyfile(source, package / source.name)
-    for name in EXPORTED:
+    for name in names:
         shutil.copyfile(exported / name, extra / name)
     command = [
         str(Path(sys.executable).with_name("torch-model-archiver")),

@@ -26,6 +26,13 @@ def register(address: str, archive_name: str, timeout_s: float) -> None:
     _answer(httpx.post(f"{address}/models", params=options, timeout=timeout_s))
 
 
+def describe(address: str, model: str) -> dict[str, Any]:
+    """What a model's worker says of itself (SeefoodHandler.describe). Raises ManagementError."""
+    answer = _answer(httpx.get(f"{address}/models/{model}", params={"customized": "true"}, timeout=30))
+    described: dict[str, Any] = answer[0]["customizedMetadata"]
+    return described
+
+
 def responds(address: str) -> bool:
     """Whether the management API answers at all."""
     try:

@@ -1,9 +1,11 @@
-"""The five ports that TorchServe listens on, and whether they are free."""
+"""The six ports that serving takes, and whether they are free."""
 
 import errno
 import socket
 
 import psutil
+
+NAMES = ("inference", "management", "metrics", "gRPC inference", "gRPC management", "TorchServe metrics")
 
 
 class PortError(RuntimeError):
@@ -11,8 +13,8 @@ class PortError(RuntimeError):
 
 
 def ports_of(port: int) -> dict[str, int]:
-    """Each of TorchServe's five ports by name, following the inference port."""
-    return {name: port + i for i, name in enumerate(("inference", "management", "metrics", "gRPC inference", "gRPC management"))}
+    """Each of the six ports by name, following the inference port: "metrics" is serve.py's, the others are TorchServe's."""
+    return {name: port + i for i, name in enumerate(NAMES)}
 
 
 def check_ports(host: str, port: int) -> None:

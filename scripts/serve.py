@@ -27,7 +27,8 @@ import psutil
 
 from scripts.archive import MODEL, archive_version, choose_archive
 from scripts.frontend_patch import write_corrected_class
-from scripts.management import ManagementError, register, responds
+from scripts.management import ManagementError, describe, register, responds
+from scripts.metrics_server import MetricsServer
 from scripts.ports import PortError, check_ports, ports_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +77,8 @@ def server_environment(run_dir: Path, host: str, port: int) -> dict[str, str]:
         "METRICS_LOCATION": str(run_dir / "logs"),
         "TS_INFERENCE_ADDRESS": f"http://{host}:{ports['inference']}",
         "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports['management']}",
-        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports['metrics']}",
+        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports['TorchServe metrics']}",
+        "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count, for metrics_server.py
         "TS_GRPC_INFERENCE_PORT": str(ports["gRPC inference"]),
         "TS_GRPC_MANAGEMENT_PORT": str(ports["gRPC management"]),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -97,7 +99,7 @@ class TorchServe:
         self.address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
         self.management = f"http://127.0.0.1:{ports_of(port)['management']}"
         try:
-            for name in ("temp", "logs"):
+            for name in ("temp", "logs", "metrics"):
                 shutil.rmtree(run_dir / name, ignore_errors=True)
                 (run_dir / name).mkdir(parents=True)
             write_corrected_class(run_dir)
@@ -144,10 +146,11 @@ class TorchServe:
                 lines += path.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
         return "\n".join("  " + line[:300] for line in lines) + f"\n  (all of it: {self.run_dir / 'logs'})"
 
-    def load(self, archive: Path) -> None:
-        """Register the archive and compare its golden answers, asked over HTTP. ServeError if either fails."""
+    def load(self, archive: Path) -> str:
+        """Register the archive, compare its golden answers, asked over HTTP, and tell its precision. ServeError if any fails."""
         try:
             register(self.management, archive.name, LOAD_TIMEOUT_S)
+            precision = str(describe(self.management, MODEL)["precision"])
         except (ManagementError, httpx.TransportError) as error:
             raise ServeError(f"{archive.name} cannot be loaded: {error}\n{self.last_words()}") from error
         with zipfile.ZipFile(archive) as content:
@@ -164,8 +167,9 @@ class TorchServe:
                 raise ServeError(f"golden photo {photo['name']!r} is answered {response.status_code}: {response.text}")
             for prediction in response.json()["predictions"]:
                 difference = abs(prediction["probability"] - photo["probabilities"][prediction["index"]])
-                if difference > golden["tolerance"]:
+                if difference > golden["tolerance"][precision]:
                     raise ServeError(f"golden photo {photo['name']!r} is answered wrong: off by {difference:.2g}")
+        return precision
 
     def stop(self) -> None:
         """End it with all its workers, and remove what it unpacked."""
@@ -180,7 +184,8 @@ class TorchServe:
             process.kill()
         psutil.wait_procs(alive, timeout=5)
         self.process.wait()
-        shutil.rmtree(self.run_dir / "temp", ignore_errors=True)
+        for name in ("temp", "metrics"):
+            shutil.rmtree(self.run_dir / name, ignore_errors=True)
 
 
 def serve(model_store: Path, version: str | None, host: str, port: int) -> None:
@@ -190,29 +195,32 @@ def serve(model_store: Path, version: str | None, host: str, port: int) -> None:
     run_dir = ROOT / "build" / f"serve-{port}"
     print(f"starting TorchServe with {archive.name} ...", flush=True)
     started = time.monotonic()
-    server = TorchServe(run_dir, model_store, host, port)
-    pid_file = run_dir / "serve.pid"
-    try:
-        pid_file.write_text(str(os.getpid()))
-        server.wait_until_up()
-        print(f"TorchServe is up after {time.monotonic() - started:.1f} s, loading the model ...", flush=True)
-        server.load(archive)
-        version = ".".join(map(str, archive_version(archive)))
-        print(
-            f"ready after {time.monotonic() - started:.1f} s: {MODEL} {version}, golden photos answered. Ask it with\n\n"
-            f"    curl {server.address}/predictions/{MODEL} -T photo.jpg\n\n"
-            f"Ctrl-C ends it. Logs: {(run_dir / 'logs').relative_to(ROOT)}",
-            flush=True,
-        )
-        while server.process.poll() is None:
-            time.sleep(0.3)
-        raise ServeError(f"TorchServe ended by itself:\n{server.last_words()}")
-    finally:
-        # a second signal must not leave the server behind
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        server.stop()
-        pid_file.unlink(missing_ok=True)
+    ports = ports_of(port)
+    with MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"]):
+        server = TorchServe(run_dir, model_store, host, port)
+        pid_file = run_dir / "serve.pid"
+        try:
+            pid_file.write_text(str(os.getpid()))
+            server.wait_until_up()
+            print(f"TorchServe is up after {time.monotonic() - started:.1f} s, loading the model ...", flush=True)
+            precision = server.load(archive)
+            version = ".".join(map(str, archive_version(archive)))
+            print(
+                f"ready after {time.monotonic() - started:.1f} s: {MODEL} {version} in {precision}, golden photos answered.\n"
+                f"Ask it with\n\n"
+                f"    curl {server.address}/predictions/{MODEL} -T photo.jpg\n\n"
+                f"Ctrl-C ends it. Logs: {(run_dir / 'logs').relative_to(ROOT)}",
+                flush=True,
+            )
+            while server.process.poll() is None:
+                time.sleep(0.3)
+            raise ServeError(f"TorchServe ended by itself:\n{server.last_words()}")
+        finally:
+            # a second signal must not leave the server behind
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            server.stop()
+            pid_file.unlink(missing_ok=True)
 
 
 def stop(port: int) -> None:

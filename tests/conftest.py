@@ -76,16 +76,16 @@ def tiny_run(tmp_path_factory, generated, tiny_params) -> Path:
 def exported(tmp_path_factory, tiny_run) -> Path:
     """The tiny run, exported."""
     out = tmp_path_factory.mktemp("build") / "1.0.0"
-    export(Checkpoint.load(tiny_run / "checkpoint.pt"), out)
+    export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, form="openvino")
     return out
 
 
 def free_port() -> int:
-    """A port with the four after it free, too."""
+    """A port with the five after it free, too."""
     while True:
         port = random.randrange(20000, 50000)
         try:
-            for number in range(port, port + 5):
+            for number in range(port, port + 6):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", number))
         except OSError:

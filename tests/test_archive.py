@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from handler.preprocess import Spec, preprocess
-from handler.runtime import Program
+from handler.runtime import OpenVinoProgram
 from scripts.archive import build, find_archives, load_handler
 from scripts.predict import OfflineContext
 from tests.conftest import ROOT, picture_bytes
 from training.data import read_data
-from training.export import ExportedProgram, export
+from training.export import ExportedProgram, load_program
+from training.forms import write_onnx
 from training.loader import EvalPhotos
 from training.model import Checkpoint
 from training.model import build as build_model
+from training.sureness import Sureness
 
 WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.runtime.core
 
@@ -46,16 +48,16 @@ def test_archive_holds_all_that_the_worker_needs_and_no_more(archive):
     with zipfile.ZipFile(archive) as content:
         names = set(content.namelist())
     package = {f"handler/{path.name}" for path in (ROOT / "handler").glob("*.py") if path.name != "seefood_handler.py"}
-    expected = {"seefood_handler.py", "model-config.yaml", "model.onnx", "spec.json", "index_to_name.json", "golden.json"}
-    assert names == expected | package | {"MAR-INF/MANIFEST.json"}
+    exported = {"program.json", "model.onnx", "spec.json", "index_to_name.json", "golden.json"}
+    assert names == {"seefood_handler.py", "model-config.yaml"} | exported | package | {"MAR-INF/MANIFEST.json"}
 
 
 def test_signal_after_two_programs_have_gone_is_survived():
     lines = """
 import os, signal, sys
 from pathlib import Path
-from handler.runtime import Program
-first, second = (Program(Path(sys.argv[1]), 1) for _ in range(2))
+from handler.runtime import OpenVinoProgram
+first, second = (OpenVinoProgram(Path(sys.argv[1]), ['f32'], 1) for _ in range(2))
 del first
 del second
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
@@ -116,17 +118,17 @@ def test_archive_that_fails_its_golden_check_gets_no_name(exported, tmp_path, da
     assert not (tmp_path / "model_store").exists() or not list((tmp_path / "model_store").iterdir())
 
 
-def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run):
+def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run, generated, tiny_params):
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
-    classifier, _ = checkpoint.classifier()
-    reference = ExportedProgram(classifier, checkpoint.temperature)
-    program = Program(exported / "model.onnx", 0)
+    reference, _ = load_program(checkpoint, read_data(generated, tiny_params.val_fraction, tiny_params.seed))
+    program = OpenVinoProgram(exported / "model.onnx", ["f32"], 0)
     crops = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
     for batch in (1, 2, 5, 9):
-        probabilities = program(crops[:batch])
+        probabilities, sureness = program(crops[:batch])
         with torch.inference_mode():
-            expected = reference(torch.from_numpy(crops[:batch])).numpy()
+            expected, expected_sureness = (tensor.numpy() for tensor in reference(torch.from_numpy(crops[:batch])))
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+        np.testing.assert_allclose(sureness, expected_sureness, atol=1e-5)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
@@ -137,16 +139,16 @@ def test_levit_is_exported_with_its_attention_biases(tmp_path, tiny_params):
     with torch.no_grad():
         for parameter in classifier.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    labels = tuple(f"dish_{i}" for i in range(7))
-    checkpoint = Checkpoint(
-        classifier.network.state_dict(), spec.to_dict(), labels, params.model_dump(), 1.3, 1, {}, {}, [], "unknown"
-    )
-    export(checkpoint, tmp_path / "levit")
+    means = torch.randn(7, classifier.network.num_features)
+    program = ExportedProgram(classifier, spec, 1.3, Sureness(means)).eval()
     crops = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
     with torch.inference_mode():
-        expected = ExportedProgram(classifier.eval(), 1.3)(torch.from_numpy(crops)).numpy()
+        expected, sureness = (tensor.numpy() for tensor in program(torch.from_numpy(crops)))
     assert np.ptp(expected, axis=0).max() > 1e-3  # the photos are told apart at all
-    np.testing.assert_allclose(Program(tmp_path / "levit" / "model.onnx", 0)(crops), expected, atol=2e-4)
+    write_onnx(program, crops, tmp_path / "levit.onnx")
+    answers = OpenVinoProgram(tmp_path / "levit.onnx", ["f32"], 0)(crops)
+    np.testing.assert_allclose(answers[0], expected, atol=2e-4)
+    np.testing.assert_allclose(answers[1], sureness, atol=2e-4)
 
 
 def test_training_export_and_worker_see_the_same_bytes(unpacked, exported, generated, tiny_run):
@@ -173,13 +175,13 @@ class RecordingContext(OfflineContext):
         self.statuses[index] = code
 
 
-def test_bad_photo_gets_400_and_the_rest_of_its_batch_is_served(unpacked):
+def test_bad_photo_gets_its_own_status_and_the_rest_of_its_batch_is_served(unpacked):
     handler, context = load_handler(unpacked), RecordingContext()
     good = {"body": picture_bytes(0)}
     alone = handler.handle([good], context)[0]
     answers = handler.handle([good, {"body": b"broken"}, {"data": picture_bytes(1), "top_k": "1"}, {}], context)
-    assert context.statuses == {1: 400, 3: 400}
-    assert answers[1] == {"code": 400, "type": "PhotoError", "message": answers[1]["message"]}
+    assert context.statuses == {1: 415, 3: 400}
+    assert answers[1] == {"code": 415, "type": "PhotoError", "message": answers[1]["message"]}
     assert answers[3]["type"] == "RequestError"
     assert len(answers[2]["predictions"]) == 1
     assert [p["label"] for p in answers[0]["predictions"]] == [p["label"] for p in alone["predictions"]]
@@ -189,7 +191,7 @@ def test_bad_photo_gets_400_and_the_rest_of_its_batch_is_served(unpacked):
 
 def test_answer_has_the_promised_form_best_first(unpacked):
     answer = load_handler(unpacked).handle([{"body": picture_bytes(2)}], RecordingContext())[0]
-    assert answer.keys() == {"predictions", "model", "version"}
+    assert answer.keys() == {"predictions", "sure", "model", "version"}
     assert (answer["model"], answer["version"]) == ("seefood", "1.0.0")
     probabilities = [prediction["probability"] for prediction in answer["predictions"]]
     assert len(probabilities) == 4  # five are the default, but there are four classes

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from handler.request import RequestError, read_request
+from handler.request import MAX_BASE64, RequestError, read_request
 
 PHOTO = b"\xff\xd8 a photo"
 BASE64 = base64.b64encode(PHOTO).decode()
@@ -45,12 +45,39 @@ def test_photo_is_found_in_every_form(value):
         ({"body": {"instances": "x"}}, "no list of instances"),
         ({"body": b'{"image": '}, "no valid JSON"),
         ({"body": b'{"image": "\xff"}'}, "no valid JSON"),
-        ({"body": b'{"image": ' + b"[" * 100_000}, "no valid JSON"),
+        ({"body": b'{"image": ' + b"[" * 900}, "no valid JSON"),
     ],
 )
 def test_request_without_a_photo_is_refused_with_what_was_expected(request_fields, message):
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(RequestError, match=message) as refused:
         ask(request_fields)
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"image": "A" * (MAX_BASE64 + 4)}, "27,962,032 characters of base64: at most 27,962,028 are read"),
+        (b'{"image": [' + b"{}," * 2000 + b"{}]}", "at most 1,000 are read"),
+    ],
+)
+def test_request_over_a_limit_is_refused_before_it_is_decoded(body, message):
+    with pytest.raises(RequestError, match=message) as refused:
+        ask({"body": body})
+    assert refused.value.status == 413
+
+
+def test_largest_photo_passes_as_base64():
+    photo_bytes, _ = ask({"body": {"image": "A" * MAX_BASE64}})
+    assert len(photo_bytes) == MAX_BASE64 // 4 * 3
+
+
+def test_half_a_character_is_no_photo_and_no_failure():
+    assert ask({"body": "\ud800"}) == (b"?", 5)
+    with pytest.raises(RequestError, match="not base64"):
+        ask({"body": {"image": "\ud800"}})
+    with pytest.raises(RequestError, match="top_k is"):
+        ask({"body": {"image": BASE64, "top_k": "\ud800"}})
 
 
 @pytest.mark.parametrize(("asked", "answered"), [("1", 1), ("10", 10), ("99", 10), (" 3 ", 3), (b"2", 2), (bytearray(b"4"), 4)])

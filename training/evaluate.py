@@ -2,7 +2,8 @@
 
 Photos go through handler/preprocess.py, as the worker sees them, and none of them was trained on: the checkpoint knows
 the sha256 of each that was. Writes metrics.json, per_class.csv, confusion.csv, predictions.csv and the pictures of
-training/plots.py; training/report.py makes one page of them.
+training/plots.py; training/report.py makes one page of them. With --unknown FOLDER, photos of anything else, it also says
+how well each score of training/sureness.py tells those from the known dishes.
 """
 
 import argparse
@@ -21,9 +22,10 @@ from handler.preprocess import Spec, preprocess
 from training.data import Data, read_data
 from training.loader import eval_loader
 from training.metrics import calibration_error, confusion_matrix, f1_scores, predict, summarise
-from training.model import Checkpoint
+from training.model import Checkpoint, Classifier
 from training.params import Params
-from training.plots import plot_confusion, plot_learning_curves, plot_mistakes, plot_reliability
+from training.plots import plot_confusion, plot_learning_curves, plot_mistakes, plot_reliability, plot_sureness
+from training.sureness import FALSE_ALARM_RATE, all_scores, auroc, fit_threshold, look, training_photos
 from training.tracking import Tracker
 
 WORST = 24  # mistakes on the contact sheet
@@ -90,11 +92,50 @@ def worst_mistakes(data: Data, probabilities: Tensor, spec: Spec) -> list[tuple[
     return mistakes
 
 
-def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path) -> dict[str, float]:
+def other_photos(unknown: Path) -> list[Path]:
+    """Every file below the folder, hidden ones apart. ValueError if there is none."""
+    paths = sorted(path for path in unknown.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if not paths:
+        raise ValueError(f"no photos of anything else in {unknown}: the folder is empty or does not exist")
+    return paths
+
+
+def evaluate_sureness(
+    checkpoint: Checkpoint, data: Data, classifier: Classifier, others: Sequence[Path], out: Path
+) -> dict[str, object]:
+    """How each score tells the held-out photos from `others`; sureness.png shows the one that is served.
+
+    ValueError if no photo can be read, or a class has none that was trained on.
+    """
+    trained = training_photos(data.train, checkpoint.trained_on)
+    if missing := set(range(len(data.labels))) - {photo.index for photo in trained}:
+        name = data.labels[min(missing)]
+        raise ValueError(f"{data.source} has no photo of {name} that was trained on: the scores compare with such photos")
+    spec, device = Spec.from_dict(checkpoint.spec), next(classifier.parameters()).device
+    other_features, other_logits, left_out = look(classifier, spec, others, device)
+    features, logits, _ = look(classifier, spec, [photo.path for photo in trained], device)
+    targets = torch.tensor([photo.index for photo in trained])
+    held_features, held_logits, _ = look(classifier, spec, [photo.path for photo in data.held_out], device)
+
+    table: dict[str, dict[str, float]] = {}
+    report: dict[str, object] = {"photos": len(other_logits), "left_out": len(left_out), "scores": table}
+    for name, score in all_scores(features, logits, targets, checkpoint.temperature).items():
+        known, other = score(held_features, held_logits), score(other_features, other_logits)
+        threshold = fit_threshold(known)
+        caught = float((other < threshold).float().mean())
+        table[name] = {"auroc": round(auroc(known, other), 4), "caught_at_5_percent": round(caught, 4)}
+        if len(table) == 1:  # the first is the one that is served
+            report |= {"score": name, "threshold": threshold, "false_alarm_rate": FALSE_ALARM_RATE}
+            plot_sureness(known, other, threshold, out / "sureness.png")
+    return report
+
+
+def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path | None = None) -> dict[str, float]:
     """Metrics of the checkpoint on photos that it never saw, written into `out` with tables and pictures, and returned.
 
-    ValueError as held_out_photos.
+    `unknown` is a folder with photos of anything else. ValueError as held_out_photos and evaluate_sureness.
     """
+    others = other_photos(unknown) if unknown is not None else []
     params = Params(**checkpoint.params)
     data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes")))
     classifier, spec = checkpoint.classifier()
@@ -122,6 +163,10 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path) -> dict[str, 
         "temperature_fitted_on_these": fitted_here,
         "f1_per_class": {str(row[0]): row[3] for row in classes},
     }
+    (out / "sureness.png").unlink(missing_ok=True)  # an earlier evaluation's
+    if unknown is not None:
+        found = evaluate_sureness(checkpoint, data, classifier, others, out)
+        report["sureness"] = {"unknown": unknown.resolve().name} | found
     part = out / "metrics.json.part"
     part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     part.replace(out / "metrics.json")  # the last one: where it is, all the others are
@@ -151,6 +196,10 @@ def say(metrics: dict[str, float], data_source: str, out: Path) -> None:
     for row in worst:
         mostly = f", {row['times']} taken for {row['most_confused_with']}" if row["most_confused_with"] else ""
         print(f"  {row['label']}: F1 {float(row['f1']):.2f} of {row['support']} photos{mostly}")
+    if sureness := json.loads((out / "metrics.json").read_text(encoding="utf-8")).get("sureness"):
+        print(f"  of {sureness['photos']} photos of {sureness['unknown']}, caught at 5 % false alarms:")
+        for name, row in sureness["scores"].items():
+            print(f"    {name:34s} {100 * row['caught_at_5_percent']:5.1f} %   AUROC {row['auroc']:.4f}")
     print(f"written to {out}: metrics.json, tables and pictures. Next: make report")
 
 
@@ -160,11 +209,12 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--unknown", type=Path, help="folder with photos of anything else: is the model unsure of them?")
     args = parser.parse_args()
     try:
         checkpoint = Checkpoint.load(args.checkpoint)
         root = args.data or (Path(checkpoint.data["root"]) if checkpoint.data["root"] else None)
-        metrics = evaluate(checkpoint, root, args.out)
+        metrics = evaluate(checkpoint, root, args.out, args.unknown)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

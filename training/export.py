@@ -1,43 +1,59 @@
 """Export a checkpoint: `python training/export.py --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
 
-Writes model.onnx (uint8 crops in, probabilities out), spec.json, index_to_name.json and golden.json: generated
-pictures with the probabilities that torch computes for them, by which the archive proves itself wherever it runs.
+Writes the program (uint8 crops in, probabilities and sureness out) in one of the forms of training/forms.py, program.json
+that describes it, spec.json, index_to_name.json and golden.json: generated pictures with the answers that torch computes
+for them, by which the archive proves itself wherever it runs. Without --form the fastest form that passes the gate is taken.
 """
 
 import argparse
 import base64
+import importlib.metadata
 import io
 import json
 import random
 import shutil
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from handler.preprocess import Spec, coarse, preprocess
+from handler.runtime import Program
+from training.data import Data, read_data
+from training.evaluate import held_out_photos
+from training.forms import CALIBRATION_PHOTOS, FORMS, RefusedError, gate, in_batches
+from training.metrics import summarise
 from training.model import Checkpoint, Classifier
+from training.params import Params
 from training.pictures import draw
+from training.split import Photo
+from training.sureness import FALSE_ALARM_RATE, FeaturesAndLogits, Sureness, fit_sureness, fit_threshold, look, training_photos
 
 # float32 on another engine or CPU moves a probability by some 1e-5; a wrong crop or mean moves it by far more
 GOLDEN_TOLERANCE = 1e-3
 # JPEG decoders on other CPUs may round a pixel the other way; a field of pixels hardly moves
 CROP_TOLERANCE = 2
+GATE_PHOTOS = 2000  # at most so many held-out photos judge a form: 0.5 points of top-1 are 10 of them
+LIBRARIES = ("torch", "timm", "onnx", "openvino", "nncf", "onnxruntime", "pillow", "numpy")
 
 
 class ExportedProgram(nn.Module):
-    """uint8 crops (B, H, W, 3) -> probabilities (B, num_classes): normalise -> network -> temperature -> softmax."""
+    """uint8 crops (B, H, W, 3) -> probabilities (B, num_classes): normalise -> network -> temperature -> softmax; sureness (B,)."""
 
-    def __init__(self, classifier: Classifier, temperature: float) -> None:
+    def __init__(self, classifier: Classifier, spec: Spec, temperature: float, sureness: Sureness) -> None:
         super().__init__()
-        self.classifier, self.temperature = classifier, temperature
+        self.classifier = Classifier(FeaturesAndLogits(classifier.network), spec, channels_last=False)
+        self.temperature, self.sureness = temperature, sureness
 
-    def forward(self, crops: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(crops)
-        return (logits / self.temperature).softmax(1)
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits = self.classifier(crops)
+        return (logits / self.temperature).softmax(1), self.sureness(features, logits)
 
 
 def golden_pictures() -> dict[str, bytes]:
@@ -61,56 +77,134 @@ def golden_pictures() -> dict[str, bytes]:
     }
 
 
-def golden_answers(program: nn.Module, spec: Spec) -> dict[str, Any]:
-    """The content of golden.json for this program."""
-    photos = []
-    for name, picture in golden_pictures().items():
-        crop = preprocess(picture, spec)  # (H, W, 3)
-        with torch.inference_mode():
-            probabilities = program(torch.from_numpy(crop)[None])[0]
-        photos.append(
-            {
-                "name": name,
-                "image": base64.b64encode(picture).decode(),
-                "coarse_crop": coarse(crop).tolist(),
-                "probabilities": [round(p, 7) for p in probabilities.tolist()],
-            }
-        )
-    return {"tolerance": GOLDEN_TOLERANCE, "crop_tolerance": CROP_TOLERANCE, "photos": photos}
+def golden_answers(program: nn.Module, spec: Spec, passed: Sequence[Program]) -> dict[str, Any]:
+    """The content of golden.json: float32 torch's answers, and how far each precision that passed the gate may be off them."""
+    crops = {name: preprocess(picture, spec) for name, picture in golden_pictures().items()}  # (H, W, 3)
+    batch = np.stack(list(crops.values()))
+    with torch.inference_mode():
+        probabilities, sureness = (tensor.numpy() for tensor in program(torch.from_numpy(batch)))
+    tolerance = {}
+    for other in passed:
+        off = max(float(np.abs(a - b).max()) for a, b in zip(other(batch), (probabilities, sureness), strict=True))
+        # twice as much as here: other CPUs round otherwise
+        tolerance[other.precision] = round(GOLDEN_TOLERANCE + 2 * off, 6)
+    pictures = golden_pictures().values()
+    photos = [
+        {
+            "name": name,
+            "image": base64.b64encode(picture).decode(),
+            "coarse_crop": coarse(crop).tolist(),
+            "probabilities": [round(float(p), 7) for p in row],
+            "sureness": round(float(score), 7),
+        }
+        for (name, crop), picture, row, score in zip(crops.items(), pictures, probabilities, sureness, strict=True)
+    ]
+    return {"tolerance": tolerance, "crop_tolerance": CROP_TOLERANCE, "photos": photos}
 
 
-def export(checkpoint: Checkpoint, out: Path) -> None:
-    """Write the exported form into the folder `out`, aside first; a folder that was there is replaced."""
+def crops_of(photos: Sequence[Photo], spec: Spec) -> np.ndarray:
+    """Crops uint8 (N, H, W, 3) as the worker makes them."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda photo: preprocess(photo.path.read_bytes(), spec), photos)))
+
+
+def load_program(checkpoint: Checkpoint, data: Data) -> tuple[ExportedProgram, Spec]:
+    """The program in float32 torch; its sureness knows training photos. ValueError if none is there."""
     classifier, spec = checkpoint.classifier()
-    program = ExportedProgram(classifier.to(memory_format=torch.contiguous_format), checkpoint.temperature).eval()
+    known = training_photos(data.train + data.held_out, checkpoint.trained_on)
+    if not known:
+        raise ValueError(f"none of the photos that the checkpoint was trained on is in {data.source}: give their folder by --data")
+    features, logits, left_out = look(classifier, spec, [photo.path for photo in known], torch.device("cpu"))
+    targets = torch.tensor([photo.index for photo in known if photo.path not in left_out])
+    return ExportedProgram(classifier, spec, checkpoint.temperature, fit_sureness(features, logits, targets)).eval(), spec
+
+
+def choose_form(
+    program: ExportedProgram, folder: Path, form: str, calibration: np.ndarray, held_out: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> tuple[str, list[tuple[Program, dict[str, float]]]]:
+    """Write the form into `folder`, or with "fastest" the first that passes; its name and what passed. RefusedError as gate()."""
+    for name in FORMS if form == "fastest" else [form]:
+        try:
+            FORMS[name].write(program, calibration, folder / FORMS[name].file)
+            return name, gate(name, folder, *held_out)
+        except RefusedError as refused:
+            last = refused
+            for path in folder.iterdir():
+                path.unlink()
+    raise last
+
+
+def export(checkpoint: Checkpoint, out: Path, root: Path | None = None, form: str = "fastest") -> str:
+    """Write the exported form into the folder `out`, aside first; a folder that was there is replaced. The form's name.
+
+    `root` holds the photos, by default those that it was trained on. RefusedError if the form fails the gate, ValueError as
+    read_data, held_out_photos and load_program.
+    """
+    params = Params(**checkpoint.params)
+    root = root or (Path(checkpoint.data["root"]) if checkpoint.data["root"] else None)
+    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes")))
+    program, spec = load_program(checkpoint, data)
+    chosen = random.Random(0).sample(data.held_out, min(len(data.held_out), GATE_PHOTOS))
+    crops, targets = crops_of(chosen, spec), np.array([photo.index for photo in chosen])
+    seen = training_photos(data.train + data.held_out, checkpoint.trained_on)
+    calibration = crops_of(random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS)), spec)
+    with torch.inference_mode():
+        # LeViT fills its cache of attention biases in the first call, which export must not see
+        expected, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
+
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    try:
+        name, passed = choose_form(program, part, form, calibration, (crops, targets, expected))
+        contents = {
+            "program.json": describe(checkpoint, name, passed, crops, targets, expected),
+            "spec.json": spec.to_dict(),
+            "index_to_name.json": {str(index): label for index, label in enumerate(checkpoint.labels)},
+            "golden.json": golden_answers(program, spec, [precision for precision, _ in passed]),
+        }
+        for file, content in contents.items():
+            (part / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return name
 
-    crops = torch.zeros(2, *spec.input_size[1:], 3, dtype=torch.uint8)
-    with torch.no_grad():
-        program(crops)  # LeViT fills its cache of attention biases in the first call, which export must not see
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    torch.onnx.export(
-        program,
-        (crops,),
-        part / "model.onnx",
-        input_names=["crops"],
-        output_names=["probabilities"],
-        dynamic_shapes={"crops": {0: batch}},
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    contents = {
-        "spec.json": spec.to_dict(),
-        "index_to_name.json": {str(index): label for index, label in enumerate(checkpoint.labels)},
-        "golden.json": golden_answers(program, spec),
+
+def describe(
+    checkpoint: Checkpoint,
+    name: str,
+    passed: Sequence[tuple[Program, dict[str, float]]],
+    crops: np.ndarray,
+    targets: np.ndarray,
+    expected: np.ndarray,
+) -> dict[str, Any]:
+    """The content of program.json: what runs, how well, and where it comes from."""
+    precisions = {}
+    for program, figures in passed:
+        _, sureness = in_batches(program, crops)
+        kept = {
+            key: round(value, 5) for key, value in figures.items() if key != "ms_per_photo"
+        }  # says nothing about another machine
+        precisions[program.precision] = kept | {"sure_threshold": fit_threshold(torch.from_numpy(sureness))}
+    accuracy = summarise(torch.from_numpy(expected).clamp(min=1e-12).log(), torch.from_numpy(targets))
+    installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
+    return {
+        "form": name,
+        "runtime": FORMS[name].runtime,
+        "file": FORMS[name].file,
+        "precisions": precisions,
+        "sure": {"score": "cosine of the features to the nearest class mean", "false_alarm_rate": FALSE_ALARM_RATE},
+        "accuracy": {key: round(value, 5) for key, value in accuracy.items()} | {"of": "float32 torch, on photos never trained on"},
+        "provenance": {
+            "model": checkpoint.params["model"],
+            "epoch": checkpoint.epoch,
+            "git": checkpoint.git,
+            "data": {key: value for key, value in checkpoint.data.items() if key != "root"},
+            "libraries": {library: installed[library] for library in LIBRARIES if library in installed},
+        },
     }
-    for name, content in contents.items():
-        (part / name).write_text(json.dumps(content) + "\n", encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
 
 
 def main() -> int:
@@ -118,16 +212,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, e.g. build/1.0.0")
+    parser.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
+    parser.add_argument("--form", choices=["fastest", *FORMS], default="fastest")
     args = parser.parse_args()
+    print(f"exporting {args.checkpoint} ...", flush=True)
     try:
         checkpoint = Checkpoint.load(args.checkpoint)
+        form = export(checkpoint, args.out, args.data, args.form)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"exporting {args.checkpoint} ...", flush=True)
-    export(checkpoint, args.out)
+    size = sum(path.stat().st_size for path in args.out.iterdir())
     model, count = checkpoint.params["model"], len(checkpoint.labels)
-    print(f"{args.out}: {model} with {count} classes. Next: make archive VERSION={args.out.name}")
+    print(f"{args.out}: {model} with {count} classes for {form}, {size / 1e6:.1f} MB. Next: make archive")
     return 0
 
 

@@ -113,3 +113,22 @@ def plot_mistakes(mistakes: Sequence[tuple[np.ndarray, str, str, float]], path: 
             axes.set_title(f"{true}\nas {predicted}, {probability:.0%}".replace("_", " "), fontsize=8)
         if not mistakes:
             page.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14)
+
+
+def plot_sureness(known: Tensor, unknown: Tensor, threshold: float, path: Path) -> None:
+    """Scores of held-out photos (N,) and of photos of anything else (M,), each as shares of its own, with the threshold."""
+    both = torch.cat([known, unknown])
+    edges = np.linspace(float(both.min()), float(both.max()) + 1e-6, 41).tolist()
+    with figure(path, (9, 4.5)) as page:
+        axes = page.add_subplot()
+        for scores, name, colour in ((known, "held out, known dishes", "tab:blue"), (unknown, "anything else", "tab:orange")):
+            share = 100 * float((scores < threshold).float().mean())
+            label = f"{name}: {len(scores)} photos, {share:.1f} % unsure"
+            percents = np.full(len(scores), 100 / len(scores))
+            axes.hist(scores.numpy(), edges, weights=percents, alpha=0.55, color=colour, edgecolor="white", label=label)
+        if threshold >= edges[0]:  # else nothing is unsure
+            axes.axvline(
+                threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}: below it, unsure"
+            )
+        axes.set(xlabel="sureness: cosine to the nearest class mean", ylabel="percent of photos")
+        axes.legend()

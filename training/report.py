@@ -49,6 +49,7 @@ PAGE = Template("""<!doctype html>
 <p>$calibration</p>
 <p>A click shows a picture at its full size, another one makes it fit again.</p>
 $pictures
+$sureness
 <h2>Each class, the worst first</h2>
 <div class="wide"><table>$classes</table></div>
 <h2>How it was made</h2>
@@ -63,17 +64,32 @@ def row(cells: list[object], tag: str = "td") -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
 
-def pictures(run: Path) -> str:
-    """The pictures that there are, each under its heading, in the page itself."""
-    parts = []
-    for name, heading in PICTURES.items():
-        if (run / name).is_file():
-            data = base64.b64encode((run / name).read_bytes()).decode()
-            image = f'<input type="checkbox" hidden><img alt="{heading}" src="data:image/png;base64,{data}">'
-            parts.append(f'<h2>{heading}</h2>\n<label class="wide" title="click for full size">{image}</label>')
-        else:
-            parts.append(f"<h2>{heading}</h2>\n<p>Not there: this folder has no {escape(name)}.</p>")
-    return "\n".join(parts)
+def picture(path: Path, heading: str) -> str:
+    """A picture under its heading, in the page itself, or a line that it is not there."""
+    if not path.is_file():
+        return f"<h2>{heading}</h2>\n<p>Not there: this folder has no {escape(path.name)}.</p>"
+    data = base64.b64encode(path.read_bytes()).decode()
+    image = f'<input type="checkbox" hidden><img alt="{heading}" src="data:image/png;base64,{data}">'
+    return f'<h2>{heading}</h2>\n<label class="wide" title="click for full size">{image}</label>'
+
+
+def sureness(run: Path, metrics: dict[str, Any]) -> str:
+    """What make evaluate UNKNOWN=folder found; nothing where it was not asked."""
+    if "sureness" not in metrics:
+        return ""
+    found = metrics["sureness"]
+    rate = f"{100 * found['false_alarm_rate']:g} %"
+    rows = [row(["score", "AUROC", f"caught at {rate} false alarms"], "th")]
+    for name, figures in found["scores"].items():
+        rows.append(row([name, f"{figures['auroc']:.4f}", f"{100 * figures['caught_at_5_percent']:.1f} %"]))
+    left_out = f" ({found['left_out']} could not be read)" if found["left_out"] else ""
+    words = (
+        f"{found['photos']} photos of {escape(found['unknown'])}{left_out} beside the held-out ones. An answer is unsure where "
+        f"the {escape(found['score'])} is below the threshold, which at most {rate} of photos like the held-out ones are. "
+        "AUROC: how often a known dish scores higher than anything else."
+    )
+    heading = "Does it know when it does not know?"
+    return f'{picture(run / "sureness.png", heading)}\n<p>{words}</p>\n<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
 def made(checkpoint: Checkpoint) -> str:
@@ -107,7 +123,8 @@ def write_report(run: Path) -> Path:
         figures="".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
         calibration=f"Calibration error before the temperature of {metrics['temperature']:.2f}: "
         f"{100 * metrics['calibration_error_before']:.1f} %, after it: {100 * metrics['calibration_error']:.1f} %. {fitted}",
-        pictures=pictures(run),
+        pictures="\n".join(picture(run / name, heading) for name, heading in PICTURES.items()),
+        sureness=sureness(run, metrics),
         classes=row([name.replace("_", " ") for name in header], "th") + "".join(row([*cells]) for cells in rows),
         made=made(checkpoint),
         run=escape(str(run)),

@@ -1,0 +1,85 @@
+"""What the worker counts and times, for Prometheus.
+
+TorchServe's own metrics cost a log line each, and its histograms' fixed buckets suit seconds. Where
+PROMETHEUS_MULTIPROC_DIR names a folder (scripts/serve.py sets it, before TorchServe starts), each worker keeps its
+figures there in memory-mapped files, and scripts/metrics_server.py answers for all of them; elsewhere they stay in memory.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+OUTCOMES = {200: "answered", 400: "bad_request", 413: "too_large", 415: "unsupported", 422: "unreadable"}
+# seconds: three steps a decade show a change of milliseconds, from a batch's bookkeeping to one that nearly timed out
+TIME_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+PROBABILITY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def outcome(status: int) -> str:
+    """The outcome that an answer's HTTP status counts as; one that no photo can cause is "failed"."""
+    return OUTCOMES.get(status, "failed")
+
+
+class Metrics:
+    """The figures of one worker: one a process, for two in one would overwrite each other's. Threads may call it at a time.
+
+    `version` is the archive's, `labels` are all dishes: every series exists from the start, at 0, so that rates see
+    the first event, and so that a full disk shows now and not as a bus error under a request.
+    """
+
+    def __init__(self, version: str, labels: Sequence[str]) -> None:
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        self.registry = CollectorRegistry()
+        names = ("version",)
+
+        def histogram(name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, meaning, names, registry=self.registry, buckets=buckets).labels(version)
+
+        requests = Counter("seefood_requests_total", "Requests by outcome.", (*names, "outcome"), registry=self.registry)
+        outcomes = (*OUTCOMES.values(), "explained", "failed")
+        self._requests = {name: requests.labels(version, name) for name in outcomes}
+        predictions = Counter("seefood_predictions_total", "Answers by top-1 dish.", (*names, "label"), registry=self.registry)
+        self._predictions = {label: predictions.labels(version, label) for label in labels}
+        self._unsure = Counter("seefood_unsure_total", "Answers that are not sure.", names, registry=self.registry).labels(version)
+        self._batch = histogram("seefood_batch_size", "Requests in a batch.", BATCH_BUCKETS)
+        self._decode = histogram("seefood_decode_seconds", "Decoding and cropping one photo.", TIME_BUCKETS)
+        self._inference = histogram("seefood_inference_seconds", "The network, one batch.", TIME_BUCKETS)
+        self._handle = histogram("seefood_handle_seconds", "One batch in the worker, all in all.", TIME_BUCKETS)
+        self._top1 = histogram("seefood_top1_probability", "Probability of the top-1 dish.", PROBABILITY_BUCKETS)
+
+    def batch(self, size: int) -> None:
+        """A batch of `size` requests came in."""
+        self._batch.observe(size)
+
+    def decoded(self, seconds: float) -> None:
+        """One photo was decoded and cropped, or refused, in that time."""
+        self._decode.observe(seconds)
+
+    def inferred(self, seconds: float) -> None:
+        """The network took that long for one batch."""
+        self._inference.observe(seconds)
+
+    def handled(self, seconds: float) -> None:
+        """One batch took that long in the worker."""
+        self._handle.observe(seconds)
+
+    def answered(self, label: str, probability: float, sure: bool) -> None:
+        """One prediction went out: its first dish. KeyError for a label that is not among the archive's."""
+        self._predictions[label].inc()
+        self._requests["answered"].inc()
+        self._top1.observe(probability)
+        if not sure:
+            self._unsure.inc()
+
+    def refused(self, status: int) -> None:
+        """One request was answered with this error status."""
+        self._requests[outcome(status)].inc()
+
+    def explained(self) -> None:
+        """One heat map went out."""
+        self._requests["explained"].inc()

@@ -1,0 +1,132 @@
+"""Files as hostile and unlucky clients send them: MADE, by name, what makes each, the status it gets, and words of the reason."""
+
+import struct
+import zlib
+
+from PIL import Image
+
+from tests.conftest import bytes_of, picture_bytes
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = zlib.compress(bytes(height * (1 + 3 * width))) if width < 100 else b""
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def tiff(tags: dict[int, tuple[int, int, int]], following: int = 0) -> bytes:
+    """A grey TIFF of (type, count, value) by tag, with zeros after them; `following`: where the next directory lies."""
+    every = {256: (4, 1, 64), 257: (4, 1, 64), 258: (3, 1, 8), 259: (3, 1, 8), 262: (3, 1, 1), 273: (4, 1, 200), 279: (4, 1, 9)}
+    entries = [struct.pack("<HHII", tag, *values) for tag, values in sorted((every | tags).items())]
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + struct.pack("<I", following) + bytes(300)
+
+
+def jpeg2000(side: int, tile: int, channels: int = 3, block: int = 4, precinct: bytes = b"") -> bytes:
+    """A JPEG 2000 that holds nothing; `block`: exponent of its side, less two; `precinct`: one a resolution."""
+    size = struct.pack(">HHIIIIIIIIH", 38 + 3 * channels, 0, side, side, 0, 0, tile, tile, 0, 0, channels)
+    coding = struct.pack(">BBHBBBBBB", bool(precinct), 0, 1, 0, 0, block, block, 0, 1) + precinct
+    quantised = b"\xff\x5c" + struct.pack(">HBB", 4, 64, 64)
+    tile_part = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 0, 0, 1) + b"\xff\x93" + bytes(50) + b"\xff\xd9"
+    coded = b"\xff\x52" + struct.pack(">H", len(coding) + 2) + coding
+    return b"\xff\x4f\xff\x51" + size + b"\x07\x01\x01" * channels + coded + quantised + tile_part
+
+
+def webp(width: int, height: int) -> bytes:
+    canvas = b"\x10\0\0\0" + struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
+    return b"RIFF" + struct.pack("<I", 100) + b"WEBPVP8X" + struct.pack("<I", 10) + canvas + b"VP8L" + bytes(24)
+
+
+def jpeg_of(width: int, height: int) -> bytes:
+    small = bytes_of(Image.new("RGB", (64, 48)), "JPEG")
+    frame = small.index(b"\xff\xc0") + 5
+    return small[:frame] + struct.pack(">HH", height, width) + small[frame + 4 :]
+
+
+def scans(side: int, count: int) -> bytes:
+    photo_bytes = bytes_of(Image.new("L", (side, side)), "JPEG", progressive=True)
+    last = photo_bytes.rindex(b"\xff\xda")
+    return photo_bytes[:last] + photo_bytes[last:-2] * count + photo_bytes[-2:]
+
+
+def animation(image_format: str, count: int) -> bytes:
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    frames = [Image.new("RGB", (16, 16), (i % 256, i // 256 * 20, 90)) for i in range(count)]
+    return bytes_of(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
+
+
+def packed(text: bytes, size: int) -> bytes:
+    return text + zlib.compress(bytes(size))
+
+
+MADE = {
+    # headers of a few bytes that claim gigapixels
+    "3.6 gigapixels of PNG": (lambda: png(60000, 60000), 413, "too many pixels"),
+    "4.3 gigapixels of GIF": (lambda: b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\2D\1\0;", 413, "too many pixels"),
+    "3.6 gigapixels of BMP": (
+        lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 60000, 60000, 1, 24, *[0] * 6),
+        *(413, "too many pixels"),
+    ),
+    "3.6 gigapixels of TIFF": (lambda: tiff({256: (4, 1, 60000), 257: (4, 1, 60000)}), 413, "too many pixels"),
+    "0.3 gigapixels of WebP": (lambda: webp(16383, 16383), 413, "too many pixels"),
+    "3.6 gigapixels of JPEG 2000": (lambda: jpeg2000(60000, 60000), 413, "at most 25,000,000"),
+    "4.3 gigapixels of JPEG": (lambda: jpeg_of(65500, 65500), 413, "too many pixels"),
+    "3.6 gigapixels of AVIF": (
+        lambda: bytes_of(Image.new("RGB", (64, 64)), "AVIF").replace(struct.pack(">II", 64, 64), struct.pack(">II", 60000, 60000)),
+        *(422, "AVIF header cannot be read"),
+    ),
+    "no pixels of JPEG": (lambda: jpeg_of(0, 0), 422, "JPEG header cannot be read"),
+    "no pixels of PNG": (lambda: png(0, 0), 422, "PNG header cannot be read"),
+    # memory and time that Pillow or the library under it would spend on the rest
+    "zTXt": (lambda: png(9, 9, chunk(b"zTXt", packed(b"a\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
+    "iTXt": (lambda: png(9, 9, chunk(b"iTXt", packed(b"a\0\1\0\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
+    "iCCP": (lambda: png(9, 9, chunk(b"iCCP", packed(b"a\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
+    "100 zTXt": (lambda: png(9, 9, chunk(b"zTXt", packed(b"a\0\0", 1_000_000)) * 100), 413, "67,108,864 together"),
+    "PNG chunks": (lambda: png(9, 9, chunk(b"tEXt", b"") * 200_000), 413, "pieces: at most 250,000"),
+    "JPEG segments": (lambda: b"\xff\xd8\xff" + b"\xfe\0\2\xff" * 200_000, 413, "pieces: at most 250,000"),
+    "JPEG junk": (lambda: b"\xff\xd8\xff\xe0\0\2" + bytes(900_000), 413, "pieces: at most 250,000"),
+    "GIF comments": (lambda: b"GIF89a\x09\0\x09\0\0\0\0" + b"!\xfe\1a\0" * 200_000, 413, "pieces: at most 250,000"),
+    "JPEG 2000 boxes": (lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * 300_000, 413, "pieces: at most 250,000"),
+    "JPEG scans": (lambda: scans(500, 1000), 413, "over 100 scans"),
+    "scans of a big JPEG": (lambda: scans(7000, 50), 413, "over 36 scans of 49,000,000 pixels"),
+    "JPEG 2000 tiles": (lambda: jpeg2000(4000, 36), 413, "12,544 tiles: at most 4,096"),
+    "JPEG 2000 channels": (lambda: jpeg2000(400, 400, channels=16000), 413, "16000 channels"),
+    "JPEG 2000 blocks": (lambda: jpeg2000(4000, 4000, block=0), 413, "3,000,000 blocks: at most 500,000"),
+    "JPEG 2000 precincts": (lambda: jpeg2000(2000, 2000, precinct=b"\0"), 413, "12,000,000 blocks"),
+    "BigTIFF tags": (lambda: b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 1 << 40) + bytes(900), 413, "TIFF tags: at most 4,096"),
+    "TIFF strips": (lambda: tiff({273: (4, 4_000_000, 200)}), 413, "tag 273 has 4,000,000 values: at most 65,536"),
+    "TIFF tiles": (
+        lambda: tiff({322: (4, 1, 1 << 15), 323: (4, 1, 1 << 15), 324: (4, 1, 200), 325: (4, 1, 9)}),
+        *(413, "tiles of 32768 x 32768"),
+    ),
+    "2000 frames of PNG": (lambda: animation("PNG", 2000), 413, "2,000 frames: at most 1,000"),
+    "2000 frames of WebP": (lambda: animation("WEBP", 2000), 413, "over 1,000 frames"),
+    # of many frames, the first is the photo
+    "2000 frames of GIF": (lambda: animation("GIF", 2000), 200, ""),
+    "300 frames of PNG": (lambda: animation("PNG", 300), 200, ""),
+    "directories in a circle": (
+        lambda: tiff({259: (3, 1, 1), 273: (4, 1, 100), 279: (4, 1, 4096)}, following=8) + bytes(4096),
+        *(200, ""),
+    ),
+    "EXIF of garbage": (lambda: picture_bytes(exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\xff" * 9000), 200, ""),
+    "EXIF that points to itself": (
+        lambda: picture_bytes(exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x69\x87\4\0\1\0\0\0\x08\0\0\0" + bytes(9)),
+        *(200, ""),
+    ),
+    "floating-point pixels": (lambda: bytes_of(Image.new("F", (40, 40), 0.5), "TIFF"), 422, "floating-point"),
+    "a strip": (lambda: bytes_of(Image.new("RGB", (1, 900)), "PNG"), 422, "1 x 900 pixels"),
+    # no photos
+    "text": (lambda: b"a photo of ramen", 415, "not an image"),
+    "text that begins as a BMP": (lambda: b"BMW is no dish, and this is no photo", 415, "not an image"),
+    "HTML": (lambda: b"<!doctype html><title>404</title>", 415, "but SVG or HTML"),
+    "SVG": (lambda: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', 415, "but SVG or HTML"),
+    "PDF": (lambda: b"%PDF-1.7\n", 415, "but PDF"),
+    "ZIP": (lambda: b"PK\3\4" + bytes(30), 415, "but ZIP"),
+    "MP4": (lambda: b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", 415, "but video"),
+    "HEIC": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", 415, "but HEIC"),
+    "HEIC of a kind": (lambda: b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", 415, "but HEIC"),
+    "zeros": (lambda: bytes(5000), 415, "not an image"),
+}  # fmt: skip

@@ -1,0 +1,207 @@
+"""What hard and hostile files get: the table of ../shared/data/hard_images, and files made here. None harms its batch."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from handler.preprocess import PhotoError, Spec, coarse, preprocess
+from scripts.archive import build, load_handler
+from scripts.predict import OfflineContext
+from tests.conftest import ROOT, SHARED, needs_photos, picture_bytes
+from tests.hostile_files import MADE
+
+FOLDER = SHARED / "data" / "hard_images"
+# Pillow grumbles about broken metadata, and reads on; the worker does not listen
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+# what each refused file gets, and why; all others of the folder get a 200
+REFUSED = {
+    "made_bomb_header_60000x60000.png": (413, "too many pixels: at most 89,478,485"),  # 65 bytes, 3.6 gigapixels
+    "pillow_decompression_bomb.gif": (413, "too many pixels: at most 89,478,485"),
+    "pillow_png_decompression_dos.png": (413, "unpacks to over 1,048,576 bytes"),  # its text, compressed
+    "made_empty.jpg": (400, "empty: 0 bytes"),
+    "pillow_rgba.psd": (415, "not an image in a format that is read here"),
+    "pngsuite_xs1n0g01.png": (415, "not an image in a format that is read here"),  # its first bytes are not PNG's
+    "made_1x1.png": (422, "1 x 1 pixels: a side needs at least 2"),
+    "pillow_multiple_exif.jpg": (422, "1 x 1 pixels: a side needs at least 2"),
+    "made_4000x2.png": (422, "4000 x 2 pixels: one side is over 20 times the other"),
+    "made_jpegmagic_only.jpg": (422, "JPEG header cannot be read"),
+    "made_truncated_200bytes.jpg": (422, "JPEG header cannot be read"),
+    "pillow_oom-225817ca0f8c663be7ab4b9e717b02c661e66834.tif": (422, "TIFF header cannot be read"),  # tags behind the end
+    "pngsuite_xc1n0g08.png": (422, "PNG header cannot be read"),  # a colour type that does not exist
+    "pngsuite_xdtn0g01.png": (422, "cannot be decoded"),  # no pixels
+    "pillow_truncated_jpeg.jpg": (422, "cannot be decoded: image file is truncated"),
+    "pillow_broken_data_stream.png": (422, "cannot be decoded: unrecognized data stream"),  # the lower third is missing
+    "pillow_truncated_end_chunk.png": (422, "cannot be decoded: Truncated File Read"),
+}
+# stored in many ways, these show one picture; how far apart they may be is compression's: mean of 255 over 8 x 8 fields
+SAME_PICTURE = {
+    "exif_Portrait_0.jpg": ["exif_Portrait_2.jpg", "exif_Portrait_4.jpg", "exif_Portrait_6.jpg", "exif_Portrait_8.jpg"],
+    "made.webp": [
+        *("made_anim.webp", "made_cmyk.jpg", "made_food_orient_2.jpg", "made_food_orient_4.jpg", "made_food_orient_6.jpg"),
+        *("made_food_orient_8.jpg", "made_5000x3333.jpg", "made.gif", "made_palette.png", "made_q5_411.jpg"),
+    ],
+    "pillow_hopper.bmp": [
+        *("pillow_hopper.jpg", "pillow_hopper.webp", "pillow_hopper.Lab.tif", "pillow_hopper_float_dpi_2.tif"),
+        *("pillow_hopper_idat_after_image_end.png", "pillow_hopper_orientation_3.jpg", "pillow_hopper_orientation_5.jpg"),
+        *("pillow_hopper_orientation_6.webp", "pillow_hopper_orientation_8.jpg"),
+    ],
+}
+SQUASHED = Spec((3, 224, 224), "bicubic", (0.5,) * 3, (0.5,) * 3, 1.0, "squash")
+
+
+def outcome(photo_bytes: bytes, spec: Spec) -> tuple[int, str]:
+    try:
+        assert preprocess(photo_bytes, spec).shape == (224, 224, 3)
+    except PhotoError as error:
+        return error.status, str(error)
+    return 200, ""
+
+
+@needs_photos
+def test_every_hard_file_is_read_or_refused_with_its_reason(spec):
+    listed = [entry["file"] for entry in json.loads((FOLDER / "list.json").read_text())]
+    for name in listed:
+        status, words = outcome((FOLDER / name).read_bytes(), spec)
+        expected, reason = REFUSED.get(name, (200, ""))
+        assert status == expected, f"{name}: {status} {words}"
+        assert reason in words
+    assert set(REFUSED) <= set(listed)
+
+
+@needs_photos
+@pytest.mark.parametrize("reference", SAME_PICTURE)
+def test_picture_is_seen_upright_and_in_its_colours_however_it_is_stored(reference):
+    def seen(name):
+        return coarse(preprocess((FOLDER / name).read_bytes(), SQUASHED)).astype(int)
+
+    original = seen(reference)
+    for name in SAME_PICTURE[reference]:
+        assert np.abs(seen(name) - original).mean() < 5, name
+    # a picture that is not turned upright is far from itself
+    assert np.abs(original[::-1, ::-1] - original).mean() > 20
+
+
+KEPT: list[ModuleType] = []  # for good, as a worker keeps them: see handler.runtime.core
+
+
+@pytest.fixture(scope="module")
+def handler(exported, tmp_path_factory):
+    """The worker's own, out of an archive; the modules of this process come back afterwards."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(build(exported, "1.0.0", tmp_path_factory.mktemp("model_store"))) as content:
+        content.extractall(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", sys.path.copy())
+        before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "handler"}
+        yield load_handler(folder)
+        for name in [name for name in sys.modules if name.split(".")[0] in ("handler", "seefood_handler")]:
+            KEPT.append(sys.modules.pop(name))
+        sys.modules.update(before)
+
+
+class Statuses(OfflineContext):
+    def __init__(self):
+        self.statuses = {}
+
+    def set_response_status(self, code, phrase, index):
+        self.statuses[index] = code
+
+
+def ranks_and_probabilities(answer):
+    return [p["label"] for p in answer["predictions"]], np.array([p["probability"] for p in answer["predictions"]])
+
+
+def answered_beside_good_photos(handler, files: dict[str, bytes], expected: dict[str, int]):
+    """Every file alone, then all in batches of 8 with two good photos in each, whose answers must stay."""
+    good = [{"body": picture_bytes(0)}, {"body": picture_bytes(1, image_format="PNG")}]
+    alone = [ranks_and_probabilities(handler.handle([photo], Statuses())[0]) for photo in good]
+    # batches of good photos alone: how far their size moves a probability
+    spread = [
+        np.abs(ranks_and_probabilities(answer)[1] - alone[i % 2][1]).max()
+        for size in range(1, 9)
+        for i, answer in enumerate(handler.handle([good[i % 2] for i in range(size)], Statuses()))
+    ]
+    names = list(files)
+    for start in range(0, len(names), 6):
+        batch = names[start : start + 6]
+        requests = [good[0], *({"body": files[name]} for name in batch), good[1]]
+        context = Statuses()
+        answers = handler.handle(requests, context)
+        assert len(answers) == len(requests)
+        for i, name in enumerate(batch, start=1):
+            status = context.statuses.get(i, 200)
+            assert status == expected[name], f"{name}: {answers[i]}"
+            assert ("predictions" in answers[i]) == (status == 200)
+            assert status == 200 or (answers[i]["code"], answers[i]["type"]) == (status, "PhotoError")
+            by_itself = Statuses()
+            lone = handler.handle([requests[i]], by_itself)[0]
+            assert by_itself.statuses.get(0, 200) == status
+            assert lone.keys() == answers[i].keys()
+        for answer, (ranks, probabilities) in zip((answers[0], answers[-1]), alone, strict=True):
+            seen_ranks, seen = ranks_and_probabilities(answer)
+            assert seen_ranks == ranks
+            # two equal sums in another order: no less than float32's rounding is demanded
+            assert np.abs(seen - probabilities).max() <= max(*spread, 1e-6)
+        json.dumps(answers)
+
+
+@needs_photos
+def test_hard_files_are_answered_alone_and_beside_good_photos_which_they_do_not_move(handler):
+    files = {entry["file"]: (FOLDER / entry["file"]).read_bytes() for entry in json.loads((FOLDER / "list.json").read_text())}
+    answered_beside_good_photos(handler, files, {name: REFUSED.get(name, (200, ""))[0] for name in files})
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_hostile_file_gets_its_answer(spec, name):
+    make, status, reason = MADE[name]
+    seen, words = outcome(make(), spec)
+    assert (seen, reason in words) == (status, True), f"{seen} {words}"
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF"])
+def test_file_that_is_cut_off_anywhere_is_refused(spec, image_format):
+    whole = picture_bytes(image_format=image_format)
+    assert outcome(whole, spec)[0] == 200
+    for tenths in range(10):
+        status, words = outcome(whole[: len(whole) * tenths // 10], spec)
+        assert status == (422 if tenths else 400), f"{tenths} tenths: {words}"
+    short = [outcome(whole[:length], spec)[0] for length in range(40)]
+    assert set(short[1:]) <= {415, 422}
+
+
+def test_hostile_files_are_answered_beside_good_photos(handler):
+    names = [name for name in MADE if "frames" not in name and name != "scans of a big JPEG"]
+    answered_beside_good_photos(handler, {name: MADE[name][0]() for name in names}, {name: MADE[name][1] for name in names})
+
+
+@pytest.mark.parametrize("name", ["TIFF tiles", "JPEG 2000 precincts", "3.6 gigapixels of PNG", "0.3 gigapixels of WebP", "zTXt"])
+def test_bomb_takes_no_memory(name, tmp_path):
+    lines = """
+import sys
+from handler.preprocess import Spec, preprocess
+from handler.photo_file import PhotoError
+spec = Spec((3, 224, 224), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.95, "center")
+photo, bomb = (open(path, "rb").read() for path in sys.argv[1:])
+preprocess(photo, spec)
+def peak_kb():
+    # not getrusage: its peak begins with that of the process that started this one
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+before = peak_kb()
+try:
+    preprocess(bomb, spec)
+except PhotoError as error:
+    print(error.status, (peak_kb() - before) // 1024)
+"""
+    paths = [tmp_path / "photo", tmp_path / "bomb"]
+    for path, content in zip(paths, (picture_bytes(), MADE[name][0]()), strict=True):
+        path.write_bytes(content)
+    done = subprocess.run([sys.executable, "-c", lines, *paths], cwd=ROOT, capture_output=True, text=True, check=True)
+    status, megabytes = map(int, done.stdout.split())
+    assert status == 413
+    assert megabytes < 16

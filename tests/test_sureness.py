@@ -1,0 +1,240 @@
+"""The model says when it does not know: scores, threshold, what is exported, and what make evaluate UNKNOWN=folder writes."""
+
+import io
+import json
+import random
+import shutil
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from handler.preprocess import preprocess
+from handler.runtime import openvino_core
+from training import evaluate, report
+from training.data import read_data
+from training.model import Checkpoint
+from training.params import Params
+from training.pictures import draw, generate
+from training.sureness import (
+    PHOTOS_A_CLASS,
+    Sureness,
+    all_scores,
+    auroc,
+    class_means,
+    fit_sureness,
+    fit_threshold,
+    look,
+    squared_distances,
+    training_photos,
+)
+
+
+def test_auroc_counts_every_pair_and_a_tie_half():
+    generator = torch.Generator().manual_seed(0)
+    for values in (3, 50):  # many ties, few ties
+        known = torch.randint(1, values + 1, (37,), generator=generator).float()
+        unknown = torch.randint(0, values, (53,), generator=generator).float()
+        pairs = [1.0 if k > u else 0.5 if k == u else 0.0 for k in known.tolist() for u in unknown.tolist()]
+        assert auroc(known, unknown) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    assert auroc(torch.tensor([2.0]), torch.tensor([1.0])) == 1
+    assert auroc(torch.tensor([1.0]), torch.tensor([2.0])) == 0
+
+
+@pytest.mark.parametrize(("photos", "rate"), [(19, 0.05), (40, 0.05), (99, 0.29), (583, 0.05), (50, 0.01)])
+def test_threshold_keeps_its_false_alarm_rate(photos, rate):
+    generator = torch.Generator().manual_seed(photos)
+    scores = torch.rand(2000, photos, generator=generator).square()  # validation photos of 2000 trials
+    thresholds = torch.tensor([fit_threshold(row, rate) for row in scores])
+    called_unsure = (scores < thresholds[:, None]).float().mean(1)
+    assert (called_unsure <= rate).all()
+    # a score in 0..1 whose distribution function is its root: the rate of new photos is known exactly
+    new = thresholds.clamp(min=0).sqrt()
+    expected = int(rate * (photos + 1) + 1e-9) / (photos + 1)
+    assert expected <= rate
+    assert new.mean() == pytest.approx(expected, abs=4 * float(new.std()) / 2000**0.5 + 1e-9)
+
+
+def test_threshold_with_ties_and_with_too_few_photos_calls_none_too_many_unsure():
+    tied = torch.tensor([0.2] * 30 + [0.9] * 70)
+    assert (tied < fit_threshold(tied, 0.1)).sum() == 0
+    few = torch.tensor([0.1, 0.5, 0.9])
+    threshold = fit_threshold(few, 0.05)
+    assert (few < threshold).sum() == 0
+    assert json.loads(json.dumps(threshold, allow_nan=False)) < -1  # and no program.json with -Infinity in it
+
+
+@pytest.mark.parametrize(
+    ("scores", "rate", "message"),
+    [([0.5], 0.0, "false_alarm_rate is 0.0, expected more than 0"), ([0.5, float("nan")], 0.1, "1 of 2 scores are not finite")],
+)
+def test_threshold_of_bad_values_is_refused(scores, rate, message):
+    with pytest.raises(ValueError, match=message):
+        fit_threshold(torch.tensor(scores), rate)
+
+
+def test_sureness_is_the_cosine_to_the_nearest_class_mean():
+    features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    sureness = fit_sureness(features, torch.zeros(3, 2), torch.tensor([0, 0, 1]))
+    asked = torch.tensor([[5.0, 0.0], [1.0, 1.0], [0.0, -2.0], [0.0, 0.0]])
+    assert sureness(asked, torch.zeros(4, 2)).tolist() == pytest.approx([1, 0.5**0.5, 0, 0])
+
+
+def test_class_without_a_training_photo_is_refused():
+    with pytest.raises(ValueError, match="class 1 of 3 has no photo among the 2 given"):
+        fit_sureness(torch.ones(2, 4), torch.zeros(2, 3), torch.tensor([0, 2]))
+
+
+def test_mahalanobis_distance_is_shorter_along_what_varies():
+    generator = torch.Generator().manual_seed(0)
+    deviations = torch.randn(5000, 2, generator=generator) * torch.tensor([3.0, 1.0])
+    near, far = squared_distances(torch.tensor([[3.0, 0.0], [0.0, 3.0]]), torch.zeros(1, 2), deviations)[:, 0].tolist()
+    # a tenth of the sphere's variance of 5 is mixed in: 0.9 * 9 + 0.5 and 0.9 * 1 + 0.5
+    assert near == pytest.approx(9 / 8.6, rel=0.1)
+    assert far == pytest.approx(9 / 1.4, rel=0.1)
+
+
+def test_every_score_is_lower_for_what_lies_nowhere_near_a_class():
+    generator = torch.Generator().manual_seed(0)
+    means = torch.eye(4, 16) * 6
+    targets = torch.arange(200) % 4
+    features = means[targets] + torch.randn(200, 16, generator=generator) * 0.5
+    other = torch.randn(200, 16, generator=generator) * 0.5 + torch.eye(16)[8] * 6
+    for name, score in all_scores(features, features @ means.T, targets, 1.5).items():
+        known, unknown = (score(x, x @ means.T) for x in (features, other))
+        assert known.shape == unknown.shape == (200,)
+        assert auroc(known, unknown) > 0.9, name
+
+
+class LastLayer(torch.nn.Module):
+    """The end of an exported program: features in, sureness out."""
+
+    def __init__(self, head, sureness):
+        super().__init__()
+        self.head, self.sureness = head, sureness
+
+    def forward(self, features):
+        return self.sureness(features, self.head(features))
+
+
+def test_exported_sureness_gives_the_same_numbers_in_openvino(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    features, head = torch.rand(300, 1280, generator=generator), torch.nn.Linear(1280, 10)
+    program = LastLayer(head, fit_sureness(features, head(features), torch.arange(300) % 10)).eval()
+    path, shapes = tmp_path / "sureness.onnx", {"features": {0: torch.export.Dim("batch", min=1, max=1024)}}
+    torch.onnx.export(program, (features[:2],), path, dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False)
+    # the head gives nothing to the answer and is left out: the class means, and few bytes more
+    assert 4 * 1280 * 10 < path.stat().st_size < 4 * 1280 * 10 + 10_000
+    compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count in (1, 7):
+        np.testing.assert_allclose(compiled(features[:count].numpy())[0], program(features[:count]).detach(), rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Pictures of no dish: noise, and plates of two further shapes; one file that is no picture, one that is cut off."""
+    folder = tmp_path_factory.mktemp("others") / "nothing_known"
+    (folder / "deeper").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(rng.integers(0, 256, (80, 80, 3), np.uint8)).save(folder / f"noise_{number}.png")
+        draw(6, random.Random(number), (90, 70)).save(folder / "deeper" / f"plate_{number}.jpg")
+    (folder / "broken.jpg").write_bytes((folder / "deeper" / "plate_0.jpg").read_bytes()[:600])
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_features_and_logits_are_the_classifiers_own(tiny_run, generated, others):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    classifier, spec = checkpoint.classifier()
+    paths = sorted((generated / "dish_1").iterdir())[:5]
+    features, logits, left_out = look(classifier, spec, [*paths, others / "notes.txt"], torch.device("cpu"))
+    assert left_out == [others / "notes.txt"]
+    last = classifier.network.get_classifier()
+    torch.testing.assert_close(last(features), logits)
+    torch.testing.assert_close(logits, classifier(torch.stack([torch.from_numpy(preprocess(p.read_bytes(), spec)) for p in paths])))
+    with pytest.raises(ValueError, match="none of 1 photos can be read"):
+        look(classifier, spec, [others / "notes.txt"], torch.device("cpu"))
+
+
+def test_class_means_are_of_training_photos_and_of_no_more_than_enough(tiny_run, generated):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    params = Params(**checkpoint.params)
+    data = read_data(generated, params.val_fraction, params.seed)
+    photos = training_photos(data.train + data.held_out, checkpoint.trained_on)
+    assert {photo.sha256 for photo in photos} == set(checkpoint.trained_on)
+    many = [photo for photo in photos for _ in range(PHOTOS_A_CLASS)]
+    assert len(training_photos(many, checkpoint.trained_on)) == 4 * PHOTOS_A_CLASS
+    assert class_means(torch.ones(4, 3), torch.arange(4), 4).shape == (4, 3)
+
+
+def run_main(main, *arguments):
+    """(exit status, all that was said) of a command line's main."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
+        return main(), said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny_run, others):
+    """(folder, what was said): a copy of the tiny run, evaluated beside photos of other things, with its page."""
+    run = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run, run)
+    status, said = run_main(evaluate.main, "--checkpoint", run / "checkpoint.pt", "--out", run, "--unknown", others)
+    assert status == 0, said
+    assert run_main(report.main, run)[0] == 0
+    return run, said
+
+
+def test_evaluation_beside_other_photos_writes_table_and_picture(evaluated):
+    run, said = evaluated
+    found = json.loads((run / "metrics.json").read_text())["sureness"]
+    assert (found["unknown"], found["photos"], found["left_out"]) == ("nothing_known", 16, 2)
+    assert next(iter(found["scores"])) == found["score"]
+    assert {"entropy", "energy", "top probability", "Mahalanobis distance"} <= found["scores"].keys()
+    for figures in found["scores"].values():
+        assert 0 <= figures["auroc"] <= 1
+        assert 0 <= figures["caught_at_5_percent"] <= 1
+    with Image.open(run / "sureness.png") as image:
+        assert image.width > 800
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert f"<td>{found['score']}</td><td>{found['scores'][found['score']]['auroc']:.4f}</td>" in page
+    assert "16 photos of nothing_known (2 could not be read)" in page
+    assert found["score"] in said
+
+
+def test_unreadable_files_among_the_others_are_named(evaluated, others):
+    _, said = evaluated
+    assert f"left out {others / 'notes.txt'}: not an image" in said
+    assert f"left out {others / 'broken.jpg'}: " in said
+
+
+def test_evaluation_without_other_photos_says_nothing_of_them(evaluated, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated[0], run)
+    assert run_main(evaluate.main, "--checkpoint", run / "checkpoint.pt", "--out", run)[0] == 0
+    assert "sureness" not in json.loads((run / "metrics.json").read_text())
+    assert not (run / "sureness.png").exists()  # the picture would be an earlier evaluation's
+
+
+def test_evaluation_is_refused_without_a_photo_of_anything_else_or_of_training(tiny_run, generated, others, tmp_path):
+    ask = ["--checkpoint", tiny_run / "checkpoint.pt", "--out", tmp_path / "out"]
+    status, said = run_main(evaluate.main, *ask, "--unknown", tmp_path / "gone")
+    assert (status, said) == (
+        1,
+        f"error: no photos of anything else in {tmp_path / 'gone'}: the folder is empty or does not exist\n",
+    )
+    foreign = generate(tmp_path / "foreign", num_classes=4, per_class=10, seed=7)
+    status, said = run_main(evaluate.main, *ask, "--data", foreign, "--unknown", others)
+    assert status == 1
+    assert "has no photo of dish_0 that was trained on" in said
+
+
+def test_class_means_of_a_hundred_and_one_dishes_stay_below_a_megabyte():
+    held = sum(buffer.numel() * buffer.element_size() for buffer in Sureness(torch.ones(101, 1280)).buffers())
+    assert held == 4 * 101 * 1280 < 1_000_000
