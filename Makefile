@@ -15,7 +15,7 @@ PINS := pyproject.toml constraints.txt scripts/install.py
 
 .DELETE_ON_ERROR:
 .PHONY: help setup data ingest train profile bench-train sweep evaluate report promote track mlflow pipeline remote push pull \
-	export archive serve stop predict bench tune test test-all lint format clean
+	export compare archive serve stop predict bench tune test test-all lint format clean
 
 help: ## List every target (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +116,9 @@ $(EXPORTED)/program.json: $(CHECKPOINT)
 	@$(BIN)/python training/export.py --checkpoint $(RUN)/checkpoint.pt --out $(@D) $(if $(RUNTIME),--form $(RUNTIME)) \
 		$(if $(DATA),--data $(DATA))
 
+compare: .venv/installed-train ## Every form of a run side by side, size, speed and accuracy: [RUN=runs/latest DATA=photos]
+	@$(BIN)/python training/compare.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA))
+
 export: $(EXPORTED)/program.json ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest RUNTIME=openvino]
 
 archive: .venv/installed-serve $(EXPORTED)/program.json ## Pack the export into model_store/seefood-VERSION.mar: VERSION=1.0.0 [RUN=champion RUNTIME=openvino]
@@ -145,10 +148,10 @@ tune: $(if $(GOAL),.venv/installed-serve $(STARTER)) ## Find the fastest setting
 		$(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(VERSION),--version $(VERSION))
 
 test: lint $(STARTER) ## Lint, type check and tests
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: lint $(STARTER) ## The same with the tests that take long
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev ## Ruff (style and format) and mypy (types)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

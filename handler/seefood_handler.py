@@ -130,7 +130,9 @@ class SeefoodHandler:
         try:
             return preprocess(photo_bytes, self.spec)
         except PhotoError as error:
-            return error
+            # without its traceback, which would hold the photo, and all that was read of it, for as long as the answer
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
         finally:
             self.metrics.decoded(time.perf_counter() - started)
 

@@ -15,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,26 +120,26 @@ def load_program(checkpoint: Checkpoint, data: Data) -> tuple[ExportedProgram, S
     return ExportedProgram(classifier, spec, checkpoint.temperature, fit_sureness(features, logits, targets)).eval(), spec
 
 
-def choose_form(
-    program: ExportedProgram, folder: Path, form: str, calibration: np.ndarray, held_out: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> tuple[str, list[tuple[Program, dict[str, float]]]]:
-    """Write the form into `folder`, or with "fastest" the first that passes; its name and what passed. RefusedError as gate()."""
-    for name in FORMS if form == "fastest" else [form]:
-        try:
-            FORMS[name].write(program, calibration, folder / FORMS[name].file)
-            return name, gate(name, folder, *held_out)
-        except RefusedError as refused:
-            last = refused
-            for path in folder.iterdir():
-                path.unlink()
-    raise last
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint's program in float32 torch and the photos that judge its forms.
+
+    `calibration` and `crops` are uint8 (N, H, W, 3), of photos trained on and held out; `targets` (N,) and `expected`
+    (N, num_classes) belong to `crops`: classes, and the program's probabilities.
+    """
+
+    program: ExportedProgram
+    spec: Spec
+    calibration: np.ndarray
+    crops: np.ndarray
+    targets: np.ndarray
+    expected: np.ndarray
 
 
-def export(checkpoint: Checkpoint, out: Path, root: Path | None = None, form: str = "fastest") -> str:
-    """Write the exported form into the folder `out`, aside first; a folder that was there is replaced. The form's name.
+def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
+    """What export() needs; `root` holds the photos, by default those that it was trained on.
 
-    `root` holds the photos, by default those that it was trained on. RefusedError if the form fails the gate, ValueError as
-    read_data, held_out_photos and load_program.
+    ValueError as read_data, held_out_photos and load_program.
     """
     params = Params(**checkpoint.params)
     root = root or (Path(checkpoint.data["root"]) if checkpoint.data["root"] else None)
@@ -151,17 +152,25 @@ def export(checkpoint: Checkpoint, out: Path, root: Path | None = None, form: st
     with torch.inference_mode():
         # LeViT fills its cache of attention biases in the first call, which export must not see
         expected, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
+    return Prepared(program, spec, calibration, crops, targets, expected)
 
+
+def export(checkpoint: Checkpoint, out: Path, root: Path | None = None, form: str = "fastest") -> str:
+    """Write the exported form into the folder `out`, aside first; a folder that was there is replaced. The form's name.
+
+    RefusedError if the form fails the gate, ValueError as prepare().
+    """
+    prepared = prepare(checkpoint, root)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        name, passed = choose_form(program, part, form, calibration, (crops, targets, expected))
+        name, passed = choose_form(prepared, part, form)
         contents = {
-            "program.json": describe(checkpoint, name, passed, crops, targets, expected),
-            "spec.json": spec.to_dict(),
+            "program.json": describe(checkpoint, name, passed, prepared),
+            "spec.json": prepared.spec.to_dict(),
             "index_to_name.json": {str(index): label for index, label in enumerate(checkpoint.labels)},
-            "golden.json": golden_answers(program, spec, [precision for precision, _ in passed]),
+            "golden.json": golden_answers(prepared.program, prepared.spec, [precision for precision, _ in passed]),
         }
         for file, content in contents.items():
             (part / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
@@ -172,23 +181,31 @@ def export(checkpoint: Checkpoint, out: Path, root: Path | None = None, form: st
     return name
 
 
+def choose_form(prepared: Prepared, folder: Path, form: str) -> tuple[str, list[tuple[Program, dict[str, float]]]]:
+    """Write the form into `folder`, or with "fastest" the first that passes; its name and what passed. RefusedError as gate()."""
+    for name in FORMS if form == "fastest" else [form]:
+        try:
+            FORMS[name].write(prepared.program, prepared.calibration, folder / FORMS[name].file)
+            return name, gate(name, folder, prepared.crops, prepared.targets, prepared.expected)
+        except RefusedError as refused:
+            last = refused
+            for path in folder.iterdir():
+                path.unlink()
+    raise last
+
+
 def describe(
-    checkpoint: Checkpoint,
-    name: str,
-    passed: Sequence[tuple[Program, dict[str, float]]],
-    crops: np.ndarray,
-    targets: np.ndarray,
-    expected: np.ndarray,
+    checkpoint: Checkpoint, name: str, passed: Sequence[tuple[Program, dict[str, float]]], prepared: Prepared
 ) -> dict[str, Any]:
     """The content of program.json: what runs, how well, and where it comes from."""
     precisions = {}
     for program, figures in passed:
-        _, sureness = in_batches(program, crops)
+        _, sureness = in_batches(program, prepared.crops)
         kept = {
             key: round(value, 5) for key, value in figures.items() if key != "ms_per_photo"
         }  # says nothing about another machine
         precisions[program.precision] = kept | {"sure_threshold": fit_threshold(torch.from_numpy(sureness))}
-    accuracy = summarise(torch.from_numpy(expected).clamp(min=1e-12).log(), torch.from_numpy(targets))
+    accuracy = summarise(torch.from_numpy(prepared.expected).clamp(min=1e-12).log(), torch.from_numpy(prepared.targets))
     installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
     return {
         "form": name,
