@@ -103,6 +103,7 @@ def test_failed_installation_says_why_and_can_be_run_again(clone, tmp_path):
     assert not list((folder / ".venv").glob("installed-*"))
 
 
+@pytest.mark.slow
 def test_signal_while_installing_or_packing_leaves_no_process_and_no_half_made_archive(clone, tmp_path):
     folder = tmp_path / "seefood"
     shutil.copytree(clone[0], folder, ignore=shutil.ignore_patterns(".venv", "build", "*.mar"))

@@ -26,15 +26,15 @@ BATCHES = (1, 8)
 ROUNDS = 15
 
 
-def compiled(program: ExportedProgram, crops: np.ndarray, folder: Path, half: bool) -> Callable[[np.ndarray], Any]:
-    """The program compiled by AOTInductor for this CPU, in bfloat16 autocast if `half`; needs a C++ compiler."""
+def compiled(program: ExportedProgram, crops: np.ndarray, folder: Path) -> Callable[[np.ndarray], Any]:
+    """The program compiled by AOTInductor for this CPU, in float32; needs a C++ compiler."""
     write_torch(program, crops, folder / "model.pt2")
     exported = torch.export.load(folder / "model.pt2")
-    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / f"aoti-{half}.pt2"))
+    package = torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "aoti.pt2"))
     run = torch._inductor.aoti_load_package(package)
 
     def call(batch: np.ndarray) -> Any:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.inference_mode():
             return tuple(tensor.numpy() for tensor in run(torch.from_numpy(batch)))
 
     return call
@@ -79,7 +79,7 @@ def compare(checkpoint: Checkpoint, root: Path | None) -> None:
         aoti.mkdir()
         try:
             row = f"{'AOTInductor':17s} f32"
-            candidates[row], verdicts[row] = compiled(prepared.program, prepared.calibration, aoti, False), "not a form"
+            candidates[row], verdicts[row] = compiled(prepared.program, prepared.calibration, aoti), "not a form"
         except Exception as error:  # a missing compiler raises whatever it likes
             print(f"AOTInductor does not compile here: {str(error)[:200]}", file=sys.stderr)
         print(f"{'form':17s} {'':15s} " + " ".join(f"batch {size:2d}" for size in BATCHES) + "  ms a photo, best of rounds")
