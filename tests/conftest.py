@@ -1,7 +1,11 @@
+import contextlib
 import io
 import random
 import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -78,6 +82,21 @@ def exported(tmp_path_factory, tiny_run) -> Path:
     out = tmp_path_factory.mktemp("build") / "1.0.0"
     export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, form="openvino")
     return out
+
+
+WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.runtime.openvino_core
+
+
+@contextlib.contextmanager
+def modules_of_a_worker() -> Iterator[None]:
+    """Inside, load_handler may import an archive's own modules; afterwards this process has its own again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", sys.path.copy())
+        before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("handler", "training")}
+        yield
+        for name in [name for name in sys.modules if name.split(".")[0] in ("handler", "seefood_handler")]:
+            WORKERS_MODULES.append(sys.modules.pop(name))
+        sys.modules.update(before)
 
 
 def free_port() -> int:

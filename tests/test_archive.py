@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,16 +14,14 @@ from handler.preprocess import Spec, preprocess
 from handler.runtime import OpenVinoProgram
 from scripts.archive import build, find_archives, load_handler
 from scripts.predict import OfflineContext
-from tests.conftest import ROOT, picture_bytes
+from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from training.data import read_data
 from training.export import ExportedProgram, load_program
 from training.forms import write_onnx
 from training.loader import EvalPhotos
 from training.model import Checkpoint
 from training.model import build as build_model
-from training.sureness import Sureness
-
-WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.runtime.core
+from training.sureness import Sureness, training_photos
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +30,11 @@ def archive(exported, tmp_path_factory):
 
 
 @pytest.fixture
-def unpacked(archive, tmp_path, monkeypatch):
+def unpacked(archive, tmp_path):
     with zipfile.ZipFile(archive) as content:
         content.extractall(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("handler", "training")}
-    yield tmp_path
-    for name in [name for name in sys.modules if name.split(".")[0] in ("handler", "seefood_handler")]:
-        WORKERS_MODULES.append(sys.modules.pop(name))
-    sys.modules.update(before)
+    with modules_of_a_worker():
+        yield tmp_path
 
 
 def test_archive_holds_all_that_the_worker_needs_and_no_more(archive):
@@ -120,7 +113,8 @@ def test_archive_that_fails_its_golden_check_gets_no_name(exported, tmp_path, da
 
 def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run, generated, tiny_params):
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
-    reference, _ = load_program(checkpoint, read_data(generated, tiny_params.val_fraction, tiny_params.seed))
+    data = read_data(generated, tiny_params.val_fraction, tiny_params.seed)
+    reference, _ = load_program(checkpoint, training_photos(data.train, checkpoint.trained_on))
     program = OpenVinoProgram(exported / "model.onnx", ["f32"], 0)
     crops = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
     for batch in (1, 2, 5, 9):

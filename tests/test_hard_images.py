@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from handler.preprocess import PhotoError, Spec, coarse, preprocess
 from scripts.archive import build, load_handler
 from scripts.predict import OfflineContext
-from tests.conftest import ROOT, SHARED, needs_photos, picture_bytes
+from tests.conftest import ROOT, SHARED, modules_of_a_worker, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 
 FOLDER = SHARED / "data" / "hard_images"
@@ -87,22 +86,14 @@ def test_picture_is_seen_upright_and_in_its_colours_however_it_is_stored(referen
     assert np.abs(original[::-1, ::-1] - original).mean() > 20
 
 
-KEPT: list[ModuleType] = []  # for good, as a worker keeps them: see handler.runtime.core
-
-
 @pytest.fixture(scope="module")
 def handler(exported, tmp_path_factory):
     """The worker's own, out of an archive; the modules of this process come back afterwards."""
     folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(build(exported, "1.0.0", tmp_path_factory.mktemp("model_store"))) as content:
         content.extractall(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", sys.path.copy())
-        before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "handler"}
+    with modules_of_a_worker():
         yield load_handler(folder)
-        for name in [name for name in sys.modules if name.split(".")[0] in ("handler", "seefood_handler")]:
-            KEPT.append(sys.modules.pop(name))
-        sys.modules.update(before)
 
 
 class Statuses(OfflineContext):

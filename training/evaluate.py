@@ -213,7 +213,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         checkpoint = Checkpoint.load(args.checkpoint)
-        root = args.data or (Path(checkpoint.data["root"]) if checkpoint.data["root"] else None)
+        root = args.data or checkpoint.data_root
         metrics = evaluate(checkpoint, root, args.out, args.unknown)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

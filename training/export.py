@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from handler.preprocess import Spec, coarse, preprocess
 from handler.runtime import Program
-from training.data import Data, read_data
+from training.data import read_data
 from training.evaluate import held_out_photos
 from training.forms import CALIBRATION_PHOTOS, FASTEST, FORMS, RefusedError, gate, in_batches
 from training.metrics import summarise
@@ -81,8 +81,9 @@ def golden_pictures() -> dict[str, bytes]:
 
 def golden_answers(program: nn.Module, spec: Spec, passed: Sequence[Program]) -> dict[str, Any]:
     """The content of golden.json: float32 torch's answers, and how far each precision that passed the gate may be off them."""
-    crops = {name: preprocess(picture, spec) for name, picture in golden_pictures().items()}  # (H, W, 3)
-    batch = np.stack(list(crops.values()))
+    pictures = golden_pictures()
+    crops = [preprocess(picture, spec) for picture in pictures.values()]  # (H, W, 3)
+    batch = np.stack(crops)
     with torch.inference_mode():
         probabilities, sureness = (tensor.numpy() for tensor in program(torch.from_numpy(batch)))
     tolerance = {}
@@ -90,7 +91,6 @@ def golden_answers(program: nn.Module, spec: Spec, passed: Sequence[Program]) ->
         off = max(float(np.abs(a - b).max()) for a, b in zip(other(batch), (probabilities, sureness), strict=True))
         # twice as much as here: other CPUs round otherwise
         tolerance[other.precision] = round(GOLDEN_TOLERANCE + 2 * off, 6)
-    pictures = golden_pictures().values()
     photos = [
         {
             "name": name,
@@ -99,7 +99,7 @@ def golden_answers(program: nn.Module, spec: Spec, passed: Sequence[Program]) ->
             "probabilities": [round(float(p), 7) for p in row],
             "sureness": round(float(score), 7),
         }
-        for (name, crop), picture, row, score in zip(crops.items(), pictures, probabilities, sureness, strict=True)
+        for (name, picture), crop, row, score in zip(pictures.items(), crops, probabilities, sureness, strict=True)
     ]
     return {"tolerance": tolerance, "crop_tolerance": CROP_TOLERANCE, "photos": photos}
 
@@ -110,12 +110,9 @@ def crops_of(photos: Sequence[Photo], spec: Spec) -> np.ndarray:
         return np.stack(list(pool.map(lambda photo: preprocess(photo.path.read_bytes(), spec), photos)))
 
 
-def load_program(checkpoint: Checkpoint, data: Data) -> tuple[ExportedProgram, Spec]:
-    """The program in float32 torch; its sureness knows training photos. ValueError if none is there."""
+def load_program(checkpoint: Checkpoint, known: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:
+    """The program in float32 torch; its sureness knows these photos, which it was trained on. ValueError if none can be read."""
     classifier, spec = checkpoint.classifier()
-    known = training_photos(data.train + data.held_out, checkpoint.trained_on)
-    if not known:
-        raise ValueError(f"none of the photos that the checkpoint was trained on is in {data.source}: give their folder by --data")
     features, logits, left_out = look(classifier, spec, [photo.path for photo in known], torch.device("cpu"))
     targets = torch.tensor([photo.index for photo in known if photo.path not in left_out])
     return ExportedProgram(classifier, spec, checkpoint.temperature, fit_sureness(features, logits, targets)).eval(), spec
@@ -140,15 +137,18 @@ class Prepared:
 def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     """What export() needs; `root` holds the photos, by default those that it was trained on.
 
-    ValueError as read_data, held_out_photos and load_program.
+    ValueError as read_data, held_out_photos and load_program, or if none of the photos that it was trained on is there.
     """
     params = Params(**checkpoint.params)
-    root = root or (Path(checkpoint.data["root"]) if checkpoint.data["root"] else None)
-    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes")))
-    program, spec = load_program(checkpoint, data)
+    data = held_out_photos(
+        checkpoint, read_data(root or checkpoint.data_root, params.val_fraction, params.seed, Path("build/photo-hashes"))
+    )
+    seen = training_photos(data.train + data.held_out, checkpoint.trained_on)
+    if not seen:
+        raise ValueError(f"none of the photos that the checkpoint was trained on is in {data.source}: give their folder by --data")
+    program, spec = load_program(checkpoint, seen)
     chosen = random.Random(0).sample(data.held_out, min(len(data.held_out), GATE_PHOTOS))
     crops, targets = crops_of(chosen, spec), np.array([photo.index for photo in chosen])
-    seen = training_photos(data.train + data.held_out, checkpoint.trained_on)
     calibration = crops_of(random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS)), spec)
     with torch.inference_mode():
         # LeViT fills its cache of attention biases in the first call, which export must not see

@@ -123,6 +123,11 @@ class Checkpoint:
         except Exception as error:  # torch.load raises pickle, zip, key and type errors alike
             raise ValueError(f"{path} is no checkpoint of this project: {error}") from error
 
+    @property
+    def data_root(self) -> Path | None:
+        """Where the photos lay that it was trained on; None for generated pictures."""
+        return Path(self.data["root"]) if self.data["root"] else None
+
     def classifier(self) -> tuple[Classifier, Spec]:
         """The trained network in evaluation mode, and its spec."""
         classifier, _ = build(Params(**self.params), len(self.labels), load_weights=False)

@@ -109,7 +109,7 @@ def unseen_photos(challenger: Checkpoint, champion: Checkpoint | None, root: Pat
             f"with the challenger's, take the alias {CHAMPION} from the other version (make mlflow) and promote again"
         )
     params = Params(**challenger.params)
-    root = root or (Path(challenger.data["root"]) if challenger.data["root"] else None)
+    root = root or challenger.data_root
     data = held_out_photos(challenger, read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes")))
     seen = set(champion.trained_on) if champion is not None else set()
     left = tuple(photo for photo in data.held_out if photo.sha256 not in seen)
