@@ -34,6 +34,7 @@ from scripts.ports import PortError, check_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 CONCURRENCY = (1, 4, 16, 32)
+WARM_UP_S = 5.0  # of a server before the first step: some a thousand requests until a JVM has compiled what they use
 PROBE_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 60.0
 
@@ -201,6 +202,7 @@ def run_steps(target: Target, requests: Sequence[bytes], args: argparse.Namespac
     rates = args.rate or []
     concurrencies = args.concurrency or ([] if rates else list(CONCURRENCY))
     warm_up_s = min(2.0, args.seconds)
+    closed_loop(target, requests, max([*concurrencies, 16]), min(WARM_UP_S, args.seconds), 0, args.timeout)
     results: list[Result] = []
     for load, settings in ((closed_loop, concurrencies), (open_loop, rates)):
         for setting in settings:

@@ -29,7 +29,7 @@ class OfflineContext:
         return {}
 
     def set_response_content_type(self, index: int, value: str) -> None:
-        """Nothing to do: the answer is a dict here."""
+        """Nothing to do: all answers to photos are JSON."""
 
     def set_response_status(self, code: int, phrase: str, index: int) -> None:
         """Nothing to do: the answer's "code" says it."""
@@ -43,7 +43,7 @@ def predict(handler: Any, paths: list[Path]) -> Iterator[dict[str, Any]]:
             batch = paths[start : start + BATCH_SIZE]
             answers = handler.handle([{"body": path.read_bytes()} for path in batch], context)
             for path, answer in zip(batch, answers, strict=True):
-                yield {"photo": str(path), **answer}
+                yield {"photo": str(path), **json.loads(answer)}
             progress.update(len(batch))
 
 

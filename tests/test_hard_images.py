@@ -105,7 +105,8 @@ class Statuses(OfflineContext):
 
 
 def ranks_and_probabilities(answer):
-    return [p["label"] for p in answer["predictions"]], np.array([p["probability"] for p in answer["predictions"]])
+    predictions = json.loads(answer)["predictions"]
+    return [p["label"] for p in predictions], np.array([p["probability"] for p in predictions])
 
 
 def answered_beside_good_photos(handler, files: dict[str, bytes], expected: dict[str, int]):
@@ -127,19 +128,19 @@ def answered_beside_good_photos(handler, files: dict[str, bytes], expected: dict
         assert len(answers) == len(requests)
         for i, name in enumerate(batch, start=1):
             status = context.statuses.get(i, 200)
-            assert status == expected[name], f"{name}: {answers[i]}"
-            assert ("predictions" in answers[i]) == (status == 200)
-            assert status == 200 or (answers[i]["code"], answers[i]["type"]) == (status, "PhotoError")
+            assert status == expected[name], f"{name}: {answers[i]!r}"
+            answer = json.loads(answers[i])
+            assert ("predictions" in answer) == (status == 200)
+            assert status == 200 or (answer["code"], answer["type"]) == (status, "PhotoError")
             by_itself = Statuses()
             lone = handler.handle([requests[i]], by_itself)[0]
             assert by_itself.statuses.get(0, 200) == status
-            assert lone.keys() == answers[i].keys()
+            assert json.loads(lone).keys() == answer.keys()
         for answer, (ranks, probabilities) in zip((answers[0], answers[-1]), alone, strict=True):
             seen_ranks, seen = ranks_and_probabilities(answer)
             assert seen_ranks == ranks
             # two equal sums in another order: no less than float32's rounding is demanded
             assert np.abs(seen - probabilities).max() <= max(*spread, 1e-6)
-        json.dumps(answers)
 
 
 @needs_photos

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from training.export import ExportedProgram, prepare
-from training.forms import FORMS, failure, measure, programs, write_torch
+from training.forms import BATCH, FORMS, failure, measure, programs, write_torch
 from training.model import Checkpoint
 
-BATCHES = (1, 8)
+BATCHES = (1, BATCH)
 ROUNDS = 15
 
 

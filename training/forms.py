@@ -110,11 +110,11 @@ class RefusedError(ValueError):
     """No precision of a form passed the gate; the message holds the figures and names the next form."""
 
 
-def programs(form: Form, folder: Path, num_threads: int = 0) -> Iterator[Program]:
+def programs(form: Form, folder: Path) -> Iterator[Program]:
     """The form's program in each of its precisions that is possible on this machine."""
     for precision in form.precisions:
         try:
-            yield RUNTIMES[form.runtime](folder / form.file, [precision], num_threads)
+            yield RUNTIMES[form.runtime](folder / form.file, [precision], 0, (1, BATCH))
         except ValueError as error:
             print(f"  {precision}: not on this machine ({error})", flush=True)
 
