@@ -1,7 +1,7 @@
 """Find this machine's settings of handler/model-config.yaml by measuring: `make tune GOAL=p99_ms=50`.
 
 The highest throughput at --concurrency whose latency keeps the goal. One setting after the other, each from the best so far:
-workers and the network's threads, batch size, the wait for company, decoding threads. A candidate is a copy of the newest
+workers and the network's threads, batch size, decoding threads. A candidate is a copy of the newest
 archive with other settings, served and loaded for some seconds. The winner and the present settings are measured twice,
 as the luckiest of many measurements looks better than it is. Values are replaced in the file; its comments stay.
 """
@@ -27,7 +27,7 @@ from scripts.http_message import Target, build_request
 from scripts.load import MAX_CONCURRENCY, closed_loop
 
 Settings = dict[str, int]  # by the names that they have in model-config.yaml
-NAMES = ("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "num_threads", "decode_threads")
+NAMES = ("minWorkers", "maxWorkers", "batchSize", "num_threads", "decode_threads")
 WORTH = 1.02  # how much faster other settings must be: less is noise, and no reason to change a file
 
 
@@ -101,7 +101,7 @@ def rewrite(text: str, settings: Settings) -> str:
 def describe(settings: Settings) -> str:
     """The settings in a line."""
     words = [f"workers {settings['maxWorkers']}", f"threads {settings['num_threads'] or 'all'}"]
-    words += [f"batch {settings['batchSize']}", f"delay {settings['maxBatchDelay']} ms"]
+    words.append(f"batch {settings['batchSize']}")
     if "decode_threads" in settings:
         words.append(f"decoding {settings['decode_threads'] or 'all'}")
     return ", ".join(words)
@@ -114,9 +114,8 @@ def searches(cores: int, concurrency: int, present: Settings) -> list[list[Setti
         pairs |= {(4, cores // 4)}
     workers = [{"minWorkers": w, "maxWorkers": w, "num_threads": threads} for w, threads in sorted(pairs)]
     batches = [{"batchSize": size} for size in (1, 2, 4, 8, 16, 32) if size <= concurrency]
-    delays = [{"maxBatchDelay": delay_ms} for delay_ms in (1, 2, 5, 10)]
     decoding = [{"decode_threads": threads} for threads in sorted({1, 2, cores, 2 * cores})]
-    return [workers, batches, delays, decoding if "decode_threads" in present else []]
+    return [workers, batches, decoding if "decode_threads" in present else []]
 
 
 def candidate_archive(archive: Path, text: str, folder: Path) -> None:
