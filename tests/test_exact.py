@@ -188,6 +188,7 @@ def test_sigkill_costs_no_more_than_since_the_last_save(tmp_path, generated, par
     assert same_bits(weights(tmp_path / "run"), weights(one_process))
 
 
+@pytest.mark.slow
 def test_killed_rank_is_restarted_and_the_run_ends_as_if_nothing_had_been(tmp_path, generated, params):
     often = params.model_copy(update={"checkpoint_minutes": 0.0})
     undisturbed = run_train(often, generated, tmp_path / "undisturbed", processes=2)

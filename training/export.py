@@ -35,7 +35,7 @@ from training.model import Checkpoint, Classifier
 from training.params import Params
 from training.pictures import draw
 from training.split import Photo
-from training.sureness import FALSE_ALARM_RATE, FeaturesAndLogits, Sureness, fit_sureness, fit_threshold, look, training_photos
+from training.sureness import FALSE_ALARM_RATE, FeaturesAndLogits, Sureness, fit_sureness, look, training_photos
 
 # float32 on another engine or CPU moves a probability by some 1e-5; a wrong crop or mean moves it by far more
 GOLDEN_TOLERANCE = 1e-3
@@ -212,13 +212,13 @@ def describe(
     checkpoint: Checkpoint, name: str, passed: Sequence[tuple[Program, dict[str, float]]], prepared: Prepared
 ) -> dict[str, Any]:
     """The content of program.json: what runs, how well, and where it comes from."""
-    precisions = {}
-    for program, figures in passed:
-        _, sureness = in_batches(program, prepared.crops)
-        kept = {
-            key: round(value, 5) for key, value in figures.items() if key != "ms_per_photo"
-        }  # says nothing about another machine
-        precisions[program.precision] = kept | {"sure_threshold": fit_threshold(torch.from_numpy(sureness))}
+    precisions = {
+        # a time says nothing about another machine
+        program.precision: {
+            key: value if key == "sure_threshold" else round(value, 5) for key, value in figures.items() if key != "ms_per_photo"
+        }
+        for program, figures in passed
+    }
     accuracy = summarise(torch.from_numpy(prepared.expected).clamp(min=1e-12).log(), torch.from_numpy(prepared.targets))
     installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
     return {

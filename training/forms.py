@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from handler.runtime import RUNTIMES, Program, openvino_core
+from training.sureness import fit_threshold
 
 MAX_LOSS = 0.005  # of top-1 accuracy
 MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # share of photos with the same top-1
@@ -128,7 +129,7 @@ def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple
 def measure(program: Program, crops: np.ndarray, targets: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     """Figures of a form beside `expected`, float32 torch's probabilities (N, C) of the same crops (N, H, W, 3)."""
     started = time.perf_counter()
-    probabilities, _ = in_batches(program, crops)
+    probabilities, sureness = in_batches(program, crops)
     elapsed = time.perf_counter() - started
     best, reference = probabilities.argmax(1), expected.argmax(1)
     return {
@@ -136,6 +137,7 @@ def measure(program: Program, crops: np.ndarray, targets: np.ndarray, expected: 
         "top1_float32": float((reference == targets).mean()),
         "agreement": float((best == reference).mean()),
         "photos": len(crops),
+        "sure_threshold": fit_threshold(torch.from_numpy(sureness)),
         "ms_per_photo": 1000 * elapsed / len(crops),
     }
 
