@@ -116,7 +116,7 @@ class TorchProgram:
         return probabilities.float().cpu().numpy(), sureness.float().cpu().numpy()
 
 
-RUNTIMES: dict[str, Callable[..., Program]] = {
+RUNTIMES: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {
     "openvino": OpenVinoProgram,
     "onnxruntime": OnnxRuntimeProgram,
     "torch": TorchProgram,

@@ -203,7 +203,7 @@ def run_steps(target: Target, requests: Sequence[bytes], args: argparse.Namespac
     rates = args.rate or []
     concurrencies = args.concurrency or ([] if rates else list(CONCURRENCY))
     warm_up_s = min(2.0, args.seconds)
-    closed_loop(target, requests, max([*concurrencies, 16]), min(WARM_UP_S, args.seconds), 0, args.timeout)
+    closed_loop(target, requests, max(concurrencies, default=1), min(WARM_UP_S, args.seconds), 0, args.timeout)
     results: list[Result] = []
     for load, settings in ((closed_loop, concurrencies), (open_loop, rates)):
         for setting in settings:

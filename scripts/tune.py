@@ -1,8 +1,8 @@
 """Find this machine's settings of handler/model-config.yaml by measuring: `make tune GOAL=p99_ms=50`.
 
 The highest throughput at --concurrency whose latency keeps the goal. One setting after the other, each from the best so far:
-workers and the network's threads, batch size, decoding threads. A candidate is a copy of the newest
-archive with other settings, served and loaded for some seconds. The winner and the present settings are measured twice,
+workers and the network's threads, batch size, decoding threads. A candidate is a copy of the newest archive with other
+settings, served and loaded for some seconds. The winner and the present settings are measured twice,
 as the luckiest of many measurements looks better than it is. Values are replaced in the file; its comments stay.
 """
 
@@ -100,8 +100,7 @@ def rewrite(text: str, settings: Settings) -> str:
 
 def describe(settings: Settings) -> str:
     """The settings in a line."""
-    words = [f"workers {settings['maxWorkers']}", f"threads {settings['num_threads'] or 'all'}"]
-    words.append(f"batch {settings['batchSize']}")
+    words = [f"workers {settings['maxWorkers']}", f"threads {settings['num_threads'] or 'all'}", f"batch {settings['batchSize']}"]
     if "decode_threads" in settings:
         words.append(f"decoding {settings['decode_threads'] or 'all'}")
     return ", ".join(words)
