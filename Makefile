@@ -15,7 +15,7 @@ PINS := pyproject.toml constraints.txt scripts/install.py
 
 .DELETE_ON_ERROR:
 .PHONY: help setup data ingest train profile bench-train sweep evaluate report promote track mlflow pipeline remote push pull \
-	export compare archive serve stop predict bench tune test test-all lint format clean
+	export compare archive inspect serve stop rollout rollback status releases predict bench tune test test-all lint format clean
 
 help: ## List every target (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,11 +127,33 @@ archive: .venv/installed-serve $(EXPORTED)/program.json ## Pack the export into 
 $(STARTER): $(wildcard handler/* model_store/starter/*) scripts/archive.py | .venv/installed-serve
 	@$(BIN)/python scripts/archive.py model_store/starter --version $(STARTER_VERSION) --force
 
-serve: .venv/installed-serve $(STARTER) ## Serve the newest archive until Ctrl-C: [PORT=8080 VERSION=1.0.0 HOST=0.0.0.0]
-	@exec $(BIN)/python scripts/serve.py --port $(PORT) $(if $(HOST),--host $(HOST)) $(if $(VERSION),--version $(VERSION))
+inspect: .venv/installed-serve ## Check an archive's parts, and show where it comes from: MAR=model_store/seefood-1.0.0.mar
+	@$(if $(MAR),,echo "error: which archive? make inspect MAR=model_store/seefood-1.0.0.mar" >&2; exit 1)
+	@$(BIN)/python scripts/archive.py --inspect $(MAR)
+
+serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 VERSION=1.0.0 RELEASE=s3://...]
+	@exec $(BIN)/python scripts/serve.py --port $(PORT) $(if $(HOST),--host $(HOST)) $(if $(VERSION),--version $(VERSION)) \
+		$(if $(RELEASE),--release $(RELEASE)) $(if $(INSTANCE),--instance $(INSTANCE))
 
 stop: .venv/installed-serve ## End a `make serve` that runs elsewhere: [PORT=8080]
 	@$(BIN)/python scripts/serve.py --stop --port $(PORT)
+
+ROLLOUT = $(BIN)/python scripts/rollout.py $(if $(RELEASE),--release $(RELEASE))
+
+rollout: .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 RELEASE=s3://... URL=http://...:8081]
+	@$(if $(VERSION),,echo "error: which version? make rollout VERSION=1.1.0" >&2; exit 1)
+	@$(ROLLOUT) start $(VERSION) $(if $(CANARY),--canary $(CANARY)) $(if $(SHADOW),--shadow $(SHADOW)) $(if $(BAKE),--bake $(BAKE)) \
+		$(if $(KEEP),--keep) $(if $(UNWATCHED),--unwatched) $(if $(URL),--url $(URL)) \
+		$(if $(INFERENCE_URL),--inference-url $(INFERENCE_URL)) $(if $(MAR),--mar $(MAR))
+
+rollback: .venv/installed-serve ## Release again what was released before: [RELEASE=s3://...]
+	@$(ROLLOUT) back
+
+status: .venv/installed-serve ## The instances, what each serves, and why not: [RELEASE=s3://...]
+	@$(ROLLOUT) status
+
+releases: .venv/installed-serve ## All releases, newest first: [RELEASE=s3://...]
+	@$(ROLLOUT) history
 
 predict: .venv/installed-serve $(STARTER) ## Name the dishes in a folder without a server: PHOTOS=folder [OUT=dishes.csv]
 	@$(if $(PHOTOS),,echo "error: which photos? make predict PHOTOS=folder" >&2; exit 1)
@@ -160,4 +182,4 @@ format: .venv/installed-dev ## Let ruff rewrite the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean: ## Remove .venv, caches and everything that can be built again; runs/ and data/ stay
-	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache $(STARTER)
+	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache $(STARTER) $(STARTER:.mar=.json)

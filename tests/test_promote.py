@@ -14,7 +14,7 @@ from training.loader import eval_loader
 from training.model import Checkpoint, build
 from training.promote import CHAMPION, Paired, Registry, main, why_not
 from training.sender import open_client, send
-from training.tracking import Tracker
+from training.tracking import Tracker, read_state
 
 # MLflow asks SQLAlchemy for what that deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -205,7 +205,9 @@ def test_fetched_champion_is_the_registered_file_and_is_not_written_twice(regist
     written = path.stat().st_mtime_ns
     assert command("--fetch", "champion", "--out", path.parent)[0] == 0
     assert path.stat().st_mtime_ns == written
-    assert [entry.name for entry in path.parent.iterdir()] == ["checkpoint.pt"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["checkpoint.pt", "tracking.state.json"]
+    # make archive RUN=champion notes in the archive where it comes from
+    assert read_state(path.parent, registry.uri)[0] == registry.holder(CHAMPION).run_id
 
 
 def test_file_that_is_not_what_was_registered_is_not_fetched(registry, run_of, command, checkpoints, tmp_path):

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -19,8 +18,8 @@ import pytest
 from PIL import Image
 
 from handler.preprocess import read_photo
-from scripts.archive import build
-from scripts.ports import ports_of
+from scripts.archive import build, pack, provenance_of, unpack, write_json
+from scripts.settings import ports_of
 from tests.conftest import ROOT, SHARED, bytes_of, free_port, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 
@@ -225,13 +224,14 @@ def test_taken_port_is_named_and_nothing_else_is_touched(server, model_store):
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_everything_and_leaves_only_logs(model_store, signal_number):
+def test_signal_ends_everything_and_leaves_logs_and_what_the_next_start_uses(model_store, signal_number):
     server = Server(model_store, free_port()).wait_ready()
     output, status = server.end(signal_number)
     assert status == 0
     assert f"stopped by {signal_number.name}" in output
     run_dir = ROOT / "build" / f"serve-{server.port}"
-    assert [path.name for path in run_dir.iterdir() if path.name in ("temp", "serve.pid")] == []
+    assert {path.name for path in run_dir.iterdir()} - {"captured"} == {"logs", "unpacked", "good.json", "org"}
+    assert [path.name.startswith("seefood-1.0.0-") for path in (run_dir / "unpacked").iterdir()] == [True]
     shutil.rmtree(run_dir)
 
 
@@ -253,23 +253,57 @@ def test_stop_command_ends_it_from_elsewhere(model_store):
     assert "nothing is served" in again.stderr
 
 
-def test_archive_that_cannot_load_ends_with_the_workers_reason(exported, tmp_path):
-    archive = build(exported, "3.0.0", tmp_path)
-    broken = tmp_path / "seefood-3.0.1.mar"
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(broken, "w") as target:
-        for name in source.namelist():
-            target.writestr(name, b'{"0": "soup"}' if name == "index_to_name.json" else source.read(name))
+renamed = pytest.mark.xfail(
+    strict=True, reason="scripts/instance.py: nobody looks whether an archive holds the version of its name"
+)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("other labels", "label map has 1 names"),
+        ("changed labels", "index_to_name.json was changed"),
+        pytest.param("renamed", r"seefood-3\.0\.1\.mar holds version 3\.0\.2", marks=renamed),
+    ],
+)
+def test_archive_that_cannot_be_served_ends_with_what_is_wrong_with_it(exported, tmp_path, damage, reason):
+    parts, version = tmp_path / "parts", "3.0.2" if damage == "renamed" else "3.0.1"
+    unpack(build(exported, version, tmp_path / "good"), parts)
+    if damage != "renamed":
+        (parts / "index_to_name.json").write_text('{"0": "soup"}')
+    if damage == "other labels":
+        write_json(parts / "provenance.json", provenance_of(parts, version))
+    build(exported, "3.0.0", tmp_path)
+    pack(parts, tmp_path / "seefood-3.0.1.mar")
     server = Server(tmp_path, free_port())
     output = server.process.communicate(timeout=200)[0]
     assert server.process.returncode == 1
-    assert "label map has 1 names" in output
+    assert re.search(f"error: nothing can be served: .*{reason}", output)
 
 
-def test_ended_torchserve_is_noticed(model_store):
+def status_of(url, **options):
+    """HTTP's, None if nobody answers."""
+    try:
+        return httpx.request(url=url, **{"method": "GET", "timeout": 30, **options}).status_code
+    except httpx.TransportError:
+        return None
+
+
+def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store, photo):
     server = Server(model_store, free_port()).wait_ready()
-    next(process for process in server.family() if process.name() == "java").kill()
-    output = server.process.communicate(timeout=60)[0]
-    assert server.process.returncode == 1
+    health = f"http://127.0.0.1:{ports_of(server.port)['health']}"
+    assert (status_of(f"{health}/readyz"), status_of(f"{health}/livez")) == (200, 200)
+    java = next(process for process in server.family() if process.name() == "java")
+    java.kill()
+    deadline = time.monotonic() + 60
+    for wanted in (503, 200):
+        while status_of(f"{health}/readyz") != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert status_of(f"{health}/livez") == 200
+    assert status_of(server.url, method="POST", content=photo) == 200
+    output, status = server.end()
+    assert status == 0
     assert "TorchServe ended by itself" in output
 
 

@@ -4,12 +4,13 @@ import json
 import re
 import subprocess
 import sys
-import zipfile
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from handler.parts import checksums
+from scripts.archive import pack, unpack, write_json
 from scripts.tune import Goal, Outcome, Tuner, candidate_archive, main, read_settings, rewrite, searches, tune
 from tests.conftest import ROOT
 
@@ -113,21 +114,25 @@ def test_server_that_does_not_run_as_it_is_ends_the_search(monkeypatch):
     assert len(tuner.measured) == 1
 
 
-def test_candidate_archive_differs_in_its_settings_alone(tmp_path):
-    source, folder = tmp_path / "seefood-1.0.0.mar", tmp_path / "candidate"
-    folder.mkdir()
+@pytest.mark.xfail(
+    strict=True, reason="scripts/tune.py: candidates keep the old checksum of model-config.yaml, so none can be served"
+)
+def test_candidate_archive_differs_in_its_settings_alone_and_has_right_checksums(tmp_path):
+    parts, source, folder = tmp_path / "parts", tmp_path / "seefood-1.0.0.mar", tmp_path / "candidate"
     manifest = json.dumps({"model": {"configFile": "model-config.yaml"}})
     contents = {"MAR-INF/MANIFEST.json": manifest, "model-config.yaml": "batchSize: 8\n", "handler/a.py": "x = 1\n"}
-    with zipfile.ZipFile(source, "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
+    for name, content in contents.items():
+        (parts / name).parent.mkdir(parents=True, exist_ok=True)
+        (parts / name).write_text(content)
+    write_json(parts / "provenance.json", {"version": "1.0.0", "parts": checksums(parts)})
+    pack(parts, source)
+    folder.mkdir()
     candidate_archive(source, "batchSize: 4\n", folder)
     assert [path.name for path in folder.iterdir()] == [source.name]
-    with zipfile.ZipFile(folder / source.name) as archive:
-        assert {name: archive.read(name).decode() for name in archive.namelist()} == {
-            **contents,
-            "model-config.yaml": "batchSize: 4\n",
-        }
+    provenance = unpack(folder / source.name, tmp_path / "unpacked")
+    assert provenance == {"version": "1.0.0", "parts": checksums(tmp_path / "unpacked")}
+    changed = contents | {"model-config.yaml": "batchSize: 4\n"}
+    assert {name: (tmp_path / "unpacked" / name).read_text() for name in provenance["parts"]} == changed
 
 
 def test_bad_goal_or_concurrency_ends_tuning_at_once(monkeypatch, capsys):

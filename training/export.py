@@ -36,6 +36,7 @@ from training.params import Params
 from training.pictures import draw
 from training.split import Photo
 from training.sureness import FALSE_ALARM_RATE, FeaturesAndLogits, Sureness, fit_sureness, look, training_photos
+from training.tracking import read_state, tracking_uri
 
 # float32 on another engine or CPU moves a probability by some 1e-5; a wrong crop or mean moves it by far more
 GOLDEN_TOLERANCE = 1e-3
@@ -156,7 +157,9 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     return Prepared(program, spec, calibration, crops, targets, expected)
 
 
-def export(checkpoint: Checkpoint, out: Path, root: Path | None = None, form: str = "fastest") -> str:
+def export(
+    checkpoint: Checkpoint, out: Path, root: Path | None = None, form: str = "fastest", mlflow_run: str = "not tracked"
+) -> str:
     """Write the exported form into the folder `out`, aside first; a folder that was there is replaced. The form's name.
 
     RefusedError if the form fails the gate, ValueError as prepare().
@@ -168,7 +171,7 @@ def export(checkpoint: Checkpoint, out: Path, root: Path | None = None, form: st
     try:
         name, passed = choose_form(prepared, part, form)
         contents = {
-            "program.json": describe(checkpoint, name, passed, prepared),
+            "program.json": describe(checkpoint, name, passed, prepared, mlflow_run),
             "spec.json": prepared.spec.to_dict(),
             "index_to_name.json": {str(index): label for index, label in enumerate(checkpoint.labels)},
             "golden.json": golden_answers(prepared.program, prepared.spec, [precision for precision, _ in passed]),
@@ -209,7 +212,7 @@ def choose_form(prepared: Prepared, folder: Path, form: str) -> tuple[str, list[
 
 
 def describe(
-    checkpoint: Checkpoint, name: str, passed: Sequence[tuple[Program, dict[str, float]]], prepared: Prepared
+    checkpoint: Checkpoint, name: str, passed: Sequence[tuple[Program, dict[str, float]]], prepared: Prepared, mlflow_run: str
 ) -> dict[str, Any]:
     """The content of program.json: what runs, how well, and where it comes from."""
     precisions = {
@@ -233,6 +236,7 @@ def describe(
             "epoch": checkpoint.epoch,
             "git": checkpoint.git,
             "data": {key: value for key, value in checkpoint.data.items() if key != "root"},
+            "mlflow_run": mlflow_run,
             "libraries": {library: installed[library] for library in LIBRARIES if library in installed},
         },
     }
@@ -249,7 +253,8 @@ def main() -> int:
     print(f"exporting {args.checkpoint} ...", flush=True)
     try:
         checkpoint = Checkpoint.load(args.checkpoint)
-        form = export(checkpoint, args.out, args.data, args.form)
+        run, _ = read_state(args.checkpoint.resolve().parent, tracking_uri())
+        form = export(checkpoint, args.out, args.data, args.form, run or "not tracked")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

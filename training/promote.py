@@ -34,7 +34,7 @@ from training.metrics import predict
 from training.model import Checkpoint
 from training.params import Params
 from training.sender import CHALLENGER, open_client, reason_of
-from training.tracking import MODEL, public, read_state, sha256_of, tracking_uri
+from training.tracking import MODEL, public, read_state, sha256_of, tracking_uri, write_state
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -265,6 +265,7 @@ def main() -> int:
                 return 0 if promote(registry, args.run, args.data, args.alpha) else 1
             version = registry.named(args.fetch)
             print(f"{registry.fetch(version, args.out)} is {MODEL} {version.version}")
+            write_state(args.out, registry.uri, version.run_id or "", 0)  # for make archive, which notes the run
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,63 @@
+"""A sample of the photos that were answered, kept on the instance for `make rollout SHADOW=N`: off unless it is asked for.
+
+scripts/serve.py sets SEEFOOD_CAPTURE_DIR and, from scripts/settings.py, _SHARE (0 to 1), _BYTES and _AGE_S, which bound what is
+kept. Photos are kept as they came, with whatever their files tell about people and places.
+"""
+
+import contextlib
+import os
+import random
+import time
+from pathlib import Path
+
+PRUNE_EVERY = 20
+
+
+def prune(folder: Path, max_bytes: int, max_age_s: float) -> None:
+    """Remove photos that are too old, and the oldest until the others fit."""
+    files = []
+    for path in folder.glob("*.photo"):
+        with contextlib.suppress(FileNotFoundError):
+            files.append((path.stat().st_mtime, path.stat().st_size, path))
+    room = max_bytes
+    for written, size, path in sorted(files, reverse=True):
+        room -= size
+        if room < 0 or time.time() - written > max_age_s:
+            path.unlink(missing_ok=True)
+
+
+def captured_photos(folder: Path, count: int) -> list[bytes]:
+    """The last `count` photos that were kept, oldest first."""
+    photos = []
+    for path in sorted(folder.glob("*.photo"))[-count:]:
+        with contextlib.suppress(FileNotFoundError):
+            photos.append(path.read_bytes())
+    return photos
+
+
+class Capture:
+    """Keeps a share of the photos that it is shown."""
+
+    def __init__(self) -> None:
+        self.share = float(os.environ.get("SEEFOOD_CAPTURE_SHARE", "0"))
+        self.folder = Path(os.environ.get("SEEFOOD_CAPTURE_DIR", ""))
+        self.max_bytes = int(os.environ.get("SEEFOOD_CAPTURE_BYTES", "0"))
+        self.max_age_s = float(os.environ.get("SEEFOOD_CAPTURE_AGE_S", "0"))
+        if self.share > 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._kept = 0
+
+    def __call__(self, photo: bytes) -> None:
+        """Keep the photo, perhaps. A full disk keeps none, and harms no answer."""
+        if random.random() >= self.share:
+            return
+        path = self.folder / f"{time.time_ns()}-{os.getpid()}.photo"
+        part = path.with_suffix(".part")
+        try:
+            part.write_bytes(photo)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+        self._kept += 1
+        if self._kept % PRUNE_EVERY == 0:
+            prune(self.folder, self.max_bytes, self.max_age_s)

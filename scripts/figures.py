@@ -1,0 +1,63 @@
+"""Two versions' figures beside each other: requests, errors and the worker's times, from what all instances report."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from scripts.settings import Settings
+
+PERCENTILE = 0.99
+
+
+def figures_of(statuses: Mapping[str, Mapping[str, Any]], version: str) -> dict[str, Any]:
+    """All instances' figures of a version together: requests, errors, batches by seconds (cumulative), worker restarts."""
+    total: dict[str, Any] = {"requests": 0, "errors": 0, "restarts": 0, "seconds": {}}
+    for said in statuses.values():
+        of_version = said["figures"].get(version, {"outcomes": {}, "seconds": {}})
+        requests = sum(of_version["outcomes"].values())
+        good = of_version["outcomes"].get("answered", 0) + of_version["outcomes"].get("explained", 0)
+        total["requests"] += requests
+        total["errors"] += requests - good
+        total["restarts"] += said["worker_restarts"].get(version, 0)
+        for upper, count in of_version["seconds"].items():
+            total["seconds"][upper] = total["seconds"].get(upper, 0) + count
+    return total
+
+
+def since(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the time between; an instance that was started anew counts from 0, so nothing goes below that."""
+    seconds = {upper: max(0, count - before["seconds"].get(upper, 0)) for upper, count in now["seconds"].items()}
+    return {name: max(0, now[name] - before[name]) for name in ("requests", "errors", "restarts")} | {"seconds": seconds}
+
+
+def percentile(seconds: Mapping[str, float], share: float) -> float:
+    """The time that `share` of batches did not exceed, interpolated in its bucket as Prometheus does; nan without batches."""
+    buckets = sorted((math.inf if upper == "+Inf" else float(upper), count) for upper, count in seconds.items())
+    if not buckets or buckets[-1][1] == 0:
+        return math.nan
+    rank, lower, below = share * buckets[-1][1], 0.0, 0.0
+    for upper, count in buckets:
+        if count >= rank:
+            return lower if math.isinf(upper) else lower + (upper - lower) * (rank - below) / max(count - below, 1e-9)
+        lower, below = upper, count
+    return lower
+
+
+def why_worse(new: Mapping[str, Any], old: Mapping[str, Any], settings: Settings) -> tuple[str, str]:
+    """(why the new version is worse than the old one, "" if it is not; what was compared)."""
+    if new["restarts"]:
+        return f"its worker died {new['restarts']} times", ""
+    requests = (new["requests"], old["requests"])
+    if min(requests) < settings.min_requests:
+        return "", f"{requests[0]:g} requests (the old version: {requests[1]:g}), too few to compare"
+    rates = new["errors"] / requests[0], old["errors"] / requests[1]
+    p99s = percentile(new["seconds"], PERCENTILE), percentile(old["seconds"], PERCENTILE)
+    said = (
+        f"{requests[0]:g} requests: {100 * rates[0]:.2f} % errors, the worker's p99 {1000 * p99s[0]:.0f} ms; "
+        f"the old version's {requests[1]:g}: {100 * rates[1]:.2f} %, {1000 * p99s[1]:.0f} ms"
+    )
+    if rates[0] > rates[1] + settings.worse_error_rate:
+        return f"more errors: {said}", said
+    if p99s[0] > max(p99s[1] * settings.worse_p99, p99s[1] + settings.worse_p99_s):
+        return f"slower: {said}", said
+    return "", said

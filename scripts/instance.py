@@ -1,0 +1,332 @@
+"""One instance's way to what the release document says: fetch, load, prove, make default, drain, remove.
+
+What serves goes on serving until its successor has proved itself. A version that fails is undone, and not tried again
+before the document changes; what may pass by itself (S3 away, no room, no archive there yet) is tried at every look.
+"""
+
+import contextlib
+import errno
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from handler.capture import captured_photos, prune
+from handler.parts import check_parts, sha256
+from scripts import management
+from scripts.archive import MODEL, unpack, write_json
+from scripts.health import Health, Serving
+from scripts.management import ManagementError
+from scripts.release import ReleaseError, default_of, fingerprint, parse
+from scripts.settings import Settings
+from scripts.shadow import compare
+from scripts.steps import Steps
+from scripts.store import Store, StoreError
+from scripts.torchserve import TorchServe
+from scripts.versions import Golden, VersionError, load, prove, read_golden, remove, wait_until_idle
+
+
+class Loaded(NamedTuple):
+    """A version that has answered its golden photos."""
+
+    sha256: str
+    folder: Path
+    golden: Golden
+    precision: str
+
+
+class NotWantedError(RuntimeError):
+    """The document was changed while a version was loaded, and does not name it any more."""
+
+
+class Problem(NamedTuple):
+    """Why something is not as the document says; `lasting`: it will not pass while the document is the same."""
+
+    why: str
+    lasting: bool
+
+
+class Instance:
+    """What TorchServe serves here, and what is known of the document. `converge()` brings the first to the second."""
+
+    def __init__(self, name: str, store: Store, run_dir: Path, health: Health, settings: Settings, steps: Steps) -> None:
+        self.name, self.store, self.run_dir, self.health = name, store, run_dir, health
+        self.settings, self.steps = settings, steps
+        self.torchserve: TorchServe | None = None
+        self.loaded: dict[str, Loaded] = {}
+        self.default: str | None = None  # what answers where no version is named ...
+        self.wanted: str | None = None  # ... and what should
+        self.document: dict[str, Any] | None = None
+        self.problems: dict[str, Problem] = {}  # by version; "" is the document itself
+        self.shadow: dict[str, Any] | None = None
+        self._refused: dict[str, str] = {}  # versions that failed, under this document
+        self._tag: str | None = None
+        self._peers: list[str] = []
+        self._looked = 0.0
+
+    def look(self) -> None:
+        """Read the document if it has changed. What cannot be read or obeyed leaves the one before in force."""
+        self._looked = time.monotonic()
+        problem = None
+        try:
+            if found := self.store.read(self._tag):
+                text, self._tag = found
+                self._obey(parse(text))
+        except FileNotFoundError:
+            self._tag, problem = None, Problem(f"there is no release document at {self.store.address}", False)
+        except StoreError as error:
+            problem = Problem(str(error), False)
+        except ReleaseError as error:
+            self._broken = problem = Problem(str(error), True)
+        else:
+            problem = self._broken
+        if self.document is None and problem and (good := self._last_good()):
+            self.steps("the last good release is served", because=problem.why)
+            self.document = good
+        self._note("", problem)
+
+    _broken: Problem | None = None  # what the document of the tag is
+
+    def _obey(self, document: dict[str, Any]) -> None:
+        self.document, self._broken, self._refused, self.shadow = document, None, {}, None
+        self.steps("release", document=fingerprint(document), default=document["default"], why=document["why"])
+
+    def _note(self, version: str, problem: Problem | None) -> None:
+        if problem is None:
+            self.problems.pop(version, None)
+            return
+        if self.problems.get(version) != problem:
+            self.steps("problem", **({"version": version} if version else {}), why=problem.why)
+        self.problems[version] = problem
+
+    def _last_good(self) -> dict[str, Any] | None:
+        try:
+            return parse((self.run_dir / "good.json").read_text(encoding="utf-8"))
+        except (OSError, ReleaseError):
+            return None
+
+    @property
+    def state(self) -> str:
+        """Where this instance is on its way."""
+        if self.health.draining:
+            return "draining"
+        if any(problem.lasting for problem in list(self.problems.values())):
+            return "failed"
+        there = self.document is not None and set(self.loaded) == set(self.document["versions"]) and self.default == self.wanted
+        return "converged" if there and not self.problems else "converging" if self.loaded else "starting"
+
+    def start(self, torchserve: TorchServe) -> None:
+        """A new TorchServe is up, with nothing in it."""
+        self.torchserve = torchserve
+
+    def lost(self) -> None:
+        """TorchServe is gone, and what it served."""
+        self.torchserve, self.loaded, self.default = None, {}, None
+        self.health.set_serving(None)
+
+    def converge(self) -> None:
+        """One pass towards the document. ManagementError if TorchServe does not answer."""
+        document = self.document
+        if document is None or self.torchserve is None:
+            return
+        self.wanted = self._wanted(document)
+        for version in [key for key in self.problems if key and key not in document["versions"]]:
+            del self.problems[version]
+        self._compare_with_torchserve()
+        for version in sorted(document["versions"], key=lambda version: version != self.wanted):
+            self._load(version, document["versions"][version])
+            if self.document is not document:
+                return  # it was changed meanwhile
+        if self.wanted in self.loaded:
+            self._make_default(self.wanted)
+        elif self.default is None:
+            self._fall_back()
+        if self.default == self.wanted:
+            for version in [version for version in self.loaded if version not in document["versions"]]:
+                self._remove(version)
+        if self.state == "converged":
+            self._converged(document)
+
+    def _wanted(self, document: Mapping[str, Any]) -> str:
+        if "canary" in document:
+            # if the store is away, those that were seen last
+            with contextlib.suppress(StoreError):
+                self._peers = [said["instance"] for age_s, said in self.store.statuses() if age_s < self.settings.stale_s]
+        return default_of(document, self.name, self._peers)
+
+    def _compare_with_torchserve(self) -> None:
+        """Forget what somebody else has taken out of TorchServe, or made its default."""
+        assert self.torchserve is not None
+        there = management.versions(self.torchserve.server, MODEL)
+        self.loaded = {version: loaded for version, loaded in self.loaded.items() if version in there}
+        if self.default and (not there or management.default_version(self.torchserve.server, MODEL) != self.default):
+            self.default = None
+
+    def _fall_back(self) -> None:
+        """What the document wants cannot be served: better the default of the last release that could than nothing."""
+        good = self._last_good()
+        if good is None or good["default"] == self.wanted:
+            return
+        version = str(good["default"])
+        self.steps("the last good release is served", version=version)
+        self._load(version, good["versions"][version])
+        if version in self.loaded:
+            self._make_default(version)
+
+    def _load(self, version: str, entry: Mapping[str, str]) -> None:
+        loaded = self.loaded.get(version)
+        if loaded and loaded.sha256 != entry["sha256"]:
+            self._refused[version] = (
+                f"version {version} is served with sha256 {loaded.sha256[:12]}, the release document says "
+                f"{entry['sha256'][:12]}: a version never changes"
+            )
+        if version in self._refused:
+            return self._note(version, Problem(self._refused[version], True))
+        if loaded:
+            return self._note(version, None)
+        started = time.monotonic()
+        try:
+            self._register(version, entry, self._fetch(version, entry))
+        except NotWantedError:
+            return self.steps("not wanted any more", version=version)
+        except StoreError as error:
+            return self._note(version, Problem(str(error), False))
+        except FileNotFoundError as error:
+            return self._note(version, Problem(f"the archive is not there: {error}", True))
+        except (VersionError, ValueError) as error:
+            self._refused[version] = str(error)
+            return self._note(version, Problem(str(error), True))
+        except OSError as error:  # tried again at every look: there may be room again
+            return self._note(version, Problem(f"{entry['archive']} cannot be unpacked: {error.strerror}", True))
+        self.steps("loaded", version=version, precision=self.loaded[version].precision, took_s=time.monotonic() - started)
+        return self._note(version, None)
+
+    def _fetch(self, version: str, entry: Mapping[str, str]) -> Path:
+        """The folder of an unpacked archive, checked. StoreError, ValueError, OSError."""
+        folder = self.run_dir / "unpacked" / f"{MODEL}-{version}-{entry['sha256'][:12]}"
+        if folder.is_dir():
+            try:
+                check_parts(folder)
+                return folder
+            except ValueError:  # what lies there was changed since: another copy
+                shutil.rmtree(folder)
+        part = self.run_dir / "fetched.part"
+        if shutil.disk_usage(self.run_dir).free < self.settings.min_free_bytes:
+            raise OSError(errno.ENOSPC, f"the disk is full: less than {self.settings.min_free_bytes / 1e6:.0f} MB are free")
+        try:
+            self.steps("fetching", version=version, archive=entry["archive"])
+            self.store.fetch(entry["archive"], part)
+            found = sha256(part)
+            if found != entry["sha256"]:
+                raise ValueError(
+                    f"{entry['archive']} has sha256 {found[:12]}, the release document says {entry['sha256'][:12]}"
+                    + _what_changed(part)
+                )
+            unpack(part, folder)
+        finally:
+            part.unlink(missing_ok=True)
+        return folder
+
+    def _register(self, version: str, entry: Mapping[str, str], folder: Path) -> None:
+        """Load a version and let it prove itself; nothing is left of one that fails. VersionError, ManagementError."""
+        try:
+            self._load_and_prove(version, entry, folder)
+        except (VersionError, NotWantedError):
+            shutil.rmtree(folder)
+            raise
+
+    def _load_and_prove(self, version: str, entry: Mapping[str, str], folder: Path) -> None:
+        assert self.torchserve is not None
+        server, document = self.torchserve.server, self.document
+
+        def watch() -> None:
+            self.health.beat()
+            if self.torchserve is not None and self.torchserve.ended:
+                raise VersionError("TorchServe ended meanwhile")
+            if time.monotonic() - self._looked > self.settings.poll_s:
+                self.look()
+                if self.document is not document and self.document and version not in self.document["versions"]:
+                    raise NotWantedError(version)
+
+        load(server, version, folder.name, self.settings.load_timeout_s, self.torchserve.log, watch)
+        try:
+            golden = read_golden(folder)
+            precision = prove(server, version, golden, self.settings.golden_timeout_s)
+        except BaseException:
+            management.unregister(server, MODEL, version)
+            raise
+        self.loaded[version] = Loaded(entry["sha256"], folder, golden, precision)
+
+    def _make_default(self, version: str) -> None:
+        assert self.torchserve is not None
+        if version != self.default:
+            loaded = self.loaded[version]
+            management.set_default(self.torchserve.server, MODEL, version)
+            self.default = version
+            self.health.set_serving(Serving(self.torchserve.server, version, loaded.golden, loaded.precision))
+            self.steps("default", version=version)
+
+    def _remove(self, version: str) -> None:
+        assert self.torchserve is not None
+        started = time.monotonic()
+        self.steps("draining", version=version)
+        idle = remove(
+            self.torchserve.server,
+            version,
+            self.loaded[version].golden,
+            self.settings.drain_s,
+            self.settings.settle_s,
+            self.health.beat,
+        )
+        del self.loaded[version]
+        self.steps("removed", version=version, idle=idle, took_s=time.monotonic() - started)
+
+    def _converged(self, document: dict[str, Any]) -> None:
+        """Once for each document: note it for a start without the store, and tidy up."""
+        prune(self.run_dir / "captured", self.settings.capture_bytes, self.settings.capture_age_s)
+        if "shadow" in document and self.shadow is None:
+            self._compare(document)
+        good = self._last_good()
+        if good is not None and fingerprint(good) == fingerprint(document):
+            return
+        write_json(self.run_dir / "good.json", document)
+        needed = {loaded.folder for loaded in self.loaded.values()}
+        others = [path for path in (self.run_dir / "unpacked").iterdir() if path not in needed]
+        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[self.settings.keep_archives :]:
+            shutil.rmtree(path, ignore_errors=True)
+        self.steps("converged", document=fingerprint(document), default=self.default, versions=sorted(self.loaded))
+
+    def _compare(self, document: Mapping[str, Any]) -> None:
+        assert self.torchserve is not None
+        assert self.default is not None
+        photos = captured_photos(self.run_dir / "captured", document["shadow"]["photos"])
+        self.steps("asking both versions", photos=len(photos), shadow=document["shadow"]["version"])
+        self.shadow = compare(self.torchserve.server, photos, self.default, document["shadow"]["version"], self.health.beat)
+
+    def drain(self) -> bool:
+        """Whether all versions got to have nothing queued and nothing running, within the limit."""
+        if self.torchserve is None or self.torchserve.ended:
+            return True
+        deadline = time.monotonic() + self.settings.drain_s
+        settle_s = min(self.settings.settle_s, 0.2)  # new requests may still come in; none of those before is lost
+        try:
+            idle = [
+                wait_until_idle(self.torchserve.server, version, loaded.golden, deadline - time.monotonic(), settle_s)
+                for version, loaded in self.loaded.items()
+            ]
+        except ManagementError:
+            return False
+        return all(idle)
+
+
+def _what_changed(archive: Path) -> str:
+    """Which of a wrong archive's parts are not what they were, if it can be told."""
+    aside = archive.with_name("wrong")
+    try:
+        unpack(archive, aside)
+        return ""
+    except ValueError as error:
+        return f" ({error})"
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""Every port, time and limit of serving and rolling out: one place, with the defaults of a laptop.
+
+SEEFOOD_<NAME> in the environment sets one of them, e.g. SEEFOOD_GRACE_S=15; a name that is none is refused.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+# in this order from the inference port on; "metrics" and "health" are serve.py's, the others TorchServe's
+PORT_NAMES = ("inference", "management", "metrics", "gRPC inference", "gRPC management", "TorchServe metrics", "health")
+
+
+def ports_of(port: int) -> dict[str, int]:
+    """Each port by name, following the inference port."""
+    return {name: port + i for i, name in enumerate(PORT_NAMES)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times in seconds, sizes in bytes."""
+
+    # --- serve.py: starting and restarting TorchServe ---
+    start_timeout_s: float = 60.0  # until its management API answers
+    restart_wait_s: float = 1.0  # before it is started again after it died; doubles each time ...
+    restart_wait_max_s: float = 60.0  # ... up to this, and begins anew once it has run for as long
+    stop_timeout_s: float = 20.0  # after SIGTERM to TorchServe, before SIGKILL
+
+    # --- serve.py: converging to the release document ---
+    poll_s: float = 2.0  # between two looks at the document
+    load_timeout_s: float = 150.0  # of a version, until its workers are ready; more than model-config.yaml's startupTimeout
+    golden_timeout_s: float = 10.0  # of one golden photo of a version that proves itself
+    drain_s: float = 60.0  # for a version that leaves, until nothing of it is queued or running
+    settle_s: float = 1.0  # nothing was queued or running for this long: then it may go
+    keep_archives: int = 3  # unpacked ones in the cache that no version in the document needs
+    min_free_bytes: int = 300 * 1024 * 1024  # on the disk, beyond what an archive takes
+
+    # --- serve.py: health and status ---
+    check_s: float = 10.0  # between two golden photos that readiness rests on
+    recheck_s: float = 1.0  # the same while not ready
+    check_timeout_s: float = 2.0  # of such a photo; it waits in the queue as all do
+    heartbeat_s: float = 10.0  # a status is written at least this often
+    grace_s: float = 0.0  # after SIGTERM: not ready, but serving, until load balancers have looked away
+
+    # --- serve.py: photos that `make rollout SHADOW=N` asks both versions; off unless the share is set ---
+    capture_share: float = 0.0  # of answered photos, 0 to 1
+    capture_bytes: int = 64 * 1024 * 1024
+    capture_age_s: float = 24 * 3600.0
+
+    # --- rollout ---
+    stale_s: float = 30.0  # an instance whose status is older has gone
+    rollout_s: float = 300.0  # until all instances have converged
+    bake_s: float = 20.0  # the new version is watched for so long, and compared with the old one
+    min_requests: int = 100  # of each version; with fewer nothing is compared
+    worse_error_rate: float = 0.01  # more errors than the old version by this share of requests: restored
+    worse_p99: float = 1.5  # the worker's p99 over that of the old version: restored ...
+    worse_p99_s: float = 0.02  # ... if it is also by this much slower
+
+    # --- logs ---
+    log_json: bool = False  # a JSON object a line, for CloudWatch; else words
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """Defaults, and what SEEFOOD_... sets. ValueError for a name or a value that cannot be."""
+        types = {field.name: type(field.default) for field in fields(cls)}
+        given: dict[str, bool | int | float] = {}
+        for variable, text in environment.items():
+            if not variable.startswith("SEEFOOD_") or variable in NOT_SETTINGS:
+                continue
+            name = variable.removeprefix("SEEFOOD_").lower()
+            if name not in types:
+                raise ValueError(f"{variable} is set, expected one of {sorted('SEEFOOD_' + known.upper() for known in types)}")
+            given[name] = _value(variable, text, types[name])
+        return cls(**given)  # type: ignore[arg-type]
+
+
+# what serve.py tells its workers
+NOT_SETTINGS = ("SEEFOOD_CAPTURE_DIR",)
+
+
+def _value(variable: str, text: str, kind: type) -> bool | int | float:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{variable} is {text!r}, expected true or false")
+        return text.lower() == "true"
+    try:
+        value = int(text) if kind is int else float(text)
+    except ValueError:
+        raise ValueError(f"{variable} is {text!r}, expected a number") from None
+    if not 0 <= value < 1e15:
+        raise ValueError(f"{variable} is {text!r}, expected a number from 0")
+    return value

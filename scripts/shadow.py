@@ -1,0 +1,68 @@
+"""Two versions asked the same photos, one after the other: how often they agree, where not, and how fast each is."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import httpx
+
+from scripts.archive import MODEL
+from scripts.management import Server
+
+TIMEOUT_S = 30
+SHOWN = 10
+
+
+def compare(server: Server, photos: Sequence[bytes], old: str, new: str, beat: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """{"photos", "agreed", "changes": [[from, to, count]], "refused": {version: count}, "median_ms": {version: ms}}."""
+    changes: Counter[tuple[str, str]] = Counter()
+    refused, times = {old: 0, new: 0}, {old: list[float](), new: list[float]()}
+    agreed = 0
+    for photo in photos:
+        best = {}
+        for version in (old, new):
+            started = time.perf_counter()
+            best[version] = _best(server, version, photo)
+            times[version].append(1000 * (time.perf_counter() - started))
+            refused[version] += best[version] is None
+        agreed += best[old] == best[new]
+        if best[old] != best[new]:
+            changes[str(best[old]), str(best[new])] += 1
+        beat()
+    return {
+        "photos": len(photos),
+        "agreed": agreed,
+        "changes": [[*change, count] for change, count in changes.most_common(SHOWN)],
+        "refused": refused,
+        "median_ms": {version: round(median(taken), 1) if taken else None for version, taken in times.items()},
+    }
+
+
+def _best(server: Server, version: str, photo: bytes) -> str | None:
+    """The first dish of a version's answer, None if it refused the photo or did not answer."""
+    try:
+        response = server.predict(f"{MODEL}/{version}", photo, 1, TIMEOUT_S)
+    except httpx.HTTPError:
+        return None
+    return str(response.json()["predictions"][0]["label"]) if response.is_success else None
+
+
+def words(reports: Sequence[dict[str, Any]], old: str, new: str) -> str:
+    """All instances' reports together, for people."""
+    photos, agreed = sum(report["photos"] for report in reports), sum(report["agreed"] for report in reports)
+    if not photos:
+        return "no captured photos: SEEFOOD_CAPTURE_SHARE=0.01 make serve keeps one in a hundred"
+    changes: Counter[tuple[str, str]] = Counter()
+    for report in reports:
+        for before, after, count in report["changes"]:
+            changes[before, after] += count
+    speeds = {version: median([report["median_ms"][version] for report in reports if report["photos"]]) for version in (old, new)}
+    lines = [f"{photos} captured photos: {new} names the same dish as {old} for {agreed} of them ({100 * agreed / photos:.1f} %)"]
+    lines += [f"  {count} x {before} -> {after}" for (before, after), count in changes.most_common(SHOWN)]
+    lines.append(f"  a photo at a time: {old} {speeds[old]:.1f} ms, {new} {speeds[new]:.1f} ms")
+    refused = {version: sum(report["refused"][version] for report in reports) for version in (old, new)}
+    if any(refused.values()):
+        lines.append(f"  refused: {old} {refused[old]}, {new} {refused[new]}")
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""The sample of answered photos that an instance keeps."""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from handler.capture import PRUNE_EVERY, Capture, captured_photos, prune
+from scripts.archive import load_handler, stage
+from scripts.predict import OfflineContext
+from scripts.settings import Settings
+from scripts.torchserve import server_environment
+from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
+
+
+@pytest.fixture
+def capture(tmp_path, monkeypatch):
+    """capture(share=1, bytes=..., age_s=...): a Capture with these settings into tmp_path/captured; none of them is set before."""
+    for name in [name for name in os.environ if name.startswith("SEEFOOD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SEEFOOD_CAPTURE_DIR", str(tmp_path / "captured"))
+
+    def make(**settings):
+        for name, value in settings.items():
+            monkeypatch.setenv(f"SEEFOOD_CAPTURE_{name.upper()}", str(value))
+        return Capture()
+
+    return make
+
+
+def test_nothing_is_kept_unless_it_is_asked_for(capture, tmp_path):
+    keep = capture()
+    for _ in range(100):
+        keep(b"photo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_share_is_kept(capture, tmp_path):
+    random.seed(0)
+    keep = capture(share=0.25, bytes=10**6, age_s=3600)
+    for _ in range(400):
+        keep(b"photo")
+    assert 70 < len(list((tmp_path / "captured").iterdir())) < 130
+
+
+def test_photos_come_back_as_they_came_the_newest_last(capture, tmp_path):
+    keep, photos = capture(share=1, bytes=10**6, age_s=3600), [b"photo %d" % i for i in range(12)]
+    for photo in photos:
+        keep(photo)
+    assert captured_photos(tmp_path / "captured", 100) == photos
+    assert captured_photos(tmp_path / "captured", 3) == photos[-3:]
+    assert captured_photos(tmp_path / "nothing", 3) == []
+
+
+def test_oldest_make_room_for_the_newest(capture, tmp_path):
+    keep, photos = capture(share=1, bytes=1000, age_s=3600), [b"%0100d" % i for i in range(3 * PRUNE_EVERY)]
+    for photo in photos:
+        keep(photo)
+    assert captured_photos(tmp_path / "captured", 100) == photos[-10:]
+
+
+def test_photos_that_are_too_old_go(capture, tmp_path):
+    keep = capture(share=1, bytes=10**6, age_s=60)
+    for i in range(4):
+        keep(b"photo %d" % i)
+    paths = sorted((tmp_path / "captured").iterdir())
+    for path, age_s in zip(paths, (120, 61, 59, 0), strict=True):
+        os.utime(path, (time.time() - age_s,) * 2)
+    prune(tmp_path / "captured", 10**6, 60)
+    assert sorted((tmp_path / "captured").iterdir()) == paths[2:]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 512 kB."""
+    disk = tmp_path / "captured"
+    disk.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this machine does not let tests mount a disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_full_disk_keeps_no_half_photo_and_ends_nothing(capture, small_disk):
+    keep = capture(share=1, bytes=10**9, age_s=3600)
+    for _ in range(PRUNE_EVERY + 5):
+        keep(bytes(200_000))
+    assert [(path.suffix, path.stat().st_size) for path in small_disk.iterdir()] == [(".photo", 200_000)] * 2
+
+
+unlink_raises = pytest.mark.xfail(strict=True, reason="handler/capture.py: unlink(missing_ok=True) raises what the write raised")
+
+
+@pytest.mark.parametrize("gone", ["folder", pytest.param("a file in its place", marks=unlink_raises)])
+def test_folder_that_cannot_be_written_any_more_harms_nothing(capture, tmp_path, gone):
+    keep = capture(share=1, bytes=10**6, age_s=3600)
+    keep(b"photo")
+    shutil.rmtree(tmp_path / "captured")
+    if gone == "a file in its place":
+        (tmp_path / "captured").touch()
+    for _ in range(PRUNE_EVERY):
+        keep(b"photo")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.xfail(strict=True, reason="handler/capture.py: Capture() makes its folder, and raises if it cannot")
+def test_folder_that_cannot_be_made_does_not_keep_a_worker_from_starting(capture, tmp_path):
+    (tmp_path / "captured").touch()
+    capture(share=1, bytes=10**6, age_s=3600)(b"photo")
+
+
+def test_share_alone_is_enough_as_the_bounds_have_defaults(capture, tmp_path, monkeypatch):
+    capture(share=1)
+    environment = server_environment(tmp_path, "127.0.0.1", 8080, Settings.from_environment())
+    for name, value in environment.items():
+        if name.startswith("SEEFOOD_CAPTURE_"):
+            monkeypatch.setenv(name, value)
+    keep = Capture()
+    for _ in range(2 * PRUNE_EVERY):
+        keep(b"photo")
+    assert len(captured_photos(tmp_path / "captured", 100)) == 2 * PRUNE_EVERY
+
+
+class ProbeContext(OfflineContext):
+    def get_all_request_header(self, index):
+        return {"x-probe": "true"}
+
+
+def test_worker_keeps_what_it_answered_and_nothing_that_it_refused_or_that_was_no_traffic(capture, tmp_path):
+    capture(share=1, bytes=10**6, age_s=3600)
+    unpacked, photos = stage(ROOT / "model_store" / "starter", "1.0.0", tmp_path), [picture_bytes(0), picture_bytes(1)]
+    with modules_of_a_worker():
+        handler = load_handler(unpacked)
+        handler.handle([{"body": body} for body in (photos[0], b"no photo", photos[1], b"")], OfflineContext())
+        handler.handle([{"body": picture_bytes(2)}], ProbeContext())
+    assert captured_photos(tmp_path / "captured", 100) == photos
