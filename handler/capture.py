@@ -43,8 +43,6 @@ class Capture:
         self.folder = Path(os.environ.get("SEEFOOD_CAPTURE_DIR", ""))
         self.max_bytes = int(os.environ.get("SEEFOOD_CAPTURE_BYTES", "0"))
         self.max_age_s = float(os.environ.get("SEEFOOD_CAPTURE_AGE_S", "0"))
-        if self.share > 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
         self._kept = 0
 
     def __call__(self, photo: bytes) -> None:
@@ -54,10 +52,12 @@ class Capture:
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.photo"
         part = path.with_suffix(".part")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             part.write_bytes(photo)
             part.replace(path)
         except OSError:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         self._kept += 1
         if self._kept % PRUNE_EVERY == 0:
             prune(self.folder, self.max_bytes, self.max_age_s)

@@ -24,8 +24,8 @@ def check_parts(folder: Path) -> dict[str, Any]:
     """The provenance of an unpacked archive. ValueError naming the parts that were changed, are missing or do not belong."""
     try:
         provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
-        expected, found = provenance["parts"], checksums(folder)
-    except (OSError, ValueError, KeyError) as error:
+        expected, found = dict(provenance["parts"].items()), checksums(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{PROVENANCE} cannot be read: {error!r}; the archive was not made by make archive, or is damaged"
         ) from error

@@ -6,8 +6,10 @@ of and where it comes from stands in it, in provenance.json, and beside it; `--i
 """
 
 import argparse
+import errno
 import importlib
 import json
+import lzma
 import os
 import re
 import shutil
@@ -139,7 +141,11 @@ def unpack(archive: Path, folder: Path) -> dict[str, Any]:
         try:
             with zipfile.ZipFile(archive) as content:
                 content.extractall(part)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+            raise ValueError(f"{archive.name} is damaged: {error}") from error
+        except OSError as error:
+            if error.errno not in (None, errno.EINVAL):  # bz2's, and a place before the file's beginning; else it is the disk
+                raise
             raise ValueError(f"{archive.name} is damaged: {error}") from error
         try:
             provenance = check_parts(part)

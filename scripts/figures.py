@@ -56,7 +56,7 @@ def why_worse(new: Mapping[str, Any], old: Mapping[str, Any], settings: Settings
         f"{requests[0]:g} requests: {100 * rates[0]:.2f} % errors, the worker's p99 {1000 * p99s[0]:.0f} ms; "
         f"the old version's {requests[1]:g}: {100 * rates[1]:.2f} %, {1000 * p99s[1]:.0f} ms"
     )
-    if rates[0] > rates[1] + settings.worse_error_rate:
+    if rates[0] > rates[1] + settings.worse_error_rate + 1e-9:  # at the margin it passes
         return f"more errors: {said}", said
     if p99s[0] > max(p99s[1] * settings.worse_p99, p99s[1] + settings.worse_p99_s):
         return f"slower: {said}", said

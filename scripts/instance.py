@@ -223,7 +223,10 @@ class Instance:
                     f"{entry['archive']} has sha256 {found[:12]}, the release document says {entry['sha256'][:12]}"
                     + _what_changed(part)
                 )
-            unpack(part, folder)
+            packed = unpack(part, folder)["version"]
+            if packed != version:  # TorchServe would register it under that one, where nobody would look for it
+                shutil.rmtree(folder)
+                raise ValueError(f"{entry['archive']} holds version {packed}")
         finally:
             part.unlink(missing_ok=True)
         return folder

@@ -30,11 +30,15 @@ def _validator() -> Draft202012Validator:
     return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
 def parse(text: str) -> dict[str, Any]:
     """The document, checked. ReleaseError naming what is wrong and where."""
     try:
-        document = json.loads(text)
-    except ValueError as error:
+        document = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise ReleaseError(f"the release document is no JSON: {error}") from error
     problems = sorted(_validator().iter_errors(document), key=lambda problem: problem.json_path)
     if problems:
@@ -48,10 +52,12 @@ def parse(text: str) -> dict[str, Any]:
         if version not in there:
             raise ReleaseError(f"the release document's {part} version is {version}, its versions are {there}")
     for version, entry in document["versions"].items():
-        if entry["archive"] != archive_name(version):
-            raise ReleaseError(
-                f"the release document's archive of {version} is {entry['archive']}, expected {archive_name(version)}"
-            )
+        try:
+            expected = archive_name(version)
+        except ValueError as error:  # the schema's pattern lets 01.0.0 pass
+            raise ReleaseError(f"the release document's {error}") from error
+        if entry["archive"] != expected:
+            raise ReleaseError(f"the release document's archive of {version} is {entry['archive']}, expected {expected}")
     if document.get("canary", {}).get("version") == document["default"]:
         raise ReleaseError(f"the release document's canary is its default version, {document['default']}")
     return dict(document)

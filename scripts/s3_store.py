@@ -79,7 +79,10 @@ class S3Store:
                 )
             condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
             body = {"Bucket": self.bucket, "Key": self.key, "Body": text.encode(), "ContentType": "application/json"}
-            return s3.put_object(**body, **condition)["ETag"]  # type: ignore[arg-type]
+            try:
+                return s3.put_object(**body, **condition)["ETag"]  # type: ignore[arg-type]
+            except s3.exceptions.NoSuchKey as error:  # S3's answer where the document with this tag is there no more
+                raise ChangedError(f"{self.address} was removed by somebody else meanwhile: look at make status") from error
 
     def history(self) -> list[str]:
         """See Store."""
@@ -146,7 +149,7 @@ class S3Store:
                     try:
                         with self._calls():
                             body = s3.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
-                    except FileNotFoundError:
-                        continue  # it has just stopped
-                    found.append((age_s, json.loads(body)))
+                        found.append((age_s, json.loads(body)))
+                    except (FileNotFoundError, ValueError):
+                        continue  # it has just stopped, or somebody else wrote that
         return found

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -27,7 +28,7 @@ import psutil
 from handler.parts import sha256
 from scripts.archive import MODEL, archive_version, choose_archive, find_archives, precedence
 from scripts.health import Health, HealthServer
-from scripts.instance import Instance
+from scripts.instance import Instance, Problem
 from scripts.management import ManagementError
 from scripts.metrics_server import MetricsServer
 from scripts.ports import PortError, check_ports
@@ -88,6 +89,12 @@ class Serving:
                 instance.converge()
             except ManagementError as error:
                 self.steps("TorchServe does not answer", why=error)
+            except Exception as error:
+                # whatever it is that nobody thought of: what serves goes on serving, and the status says why
+                instance.problems["unexpected"] = Problem(f"{type(error).__name__}: {error}", True)
+                self.steps("unexpected", why=instance.problems["unexpected"].why, traceback="\n" + traceback.format_exc())
+            else:
+                instance.problems.pop("unexpected", None)
             if not self.announced:
                 self._announce()
             self._sleep(self.settings.poll_s if self.announced else TICK_S)

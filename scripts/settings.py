@@ -72,9 +72,17 @@ class Settings:
             if name not in types:
                 raise ValueError(f"{variable} is set, expected one of {sorted('SEEFOOD_' + known.upper() for known in types)}")
             given[name] = _value(variable, text, types[name])
-        return cls(**given)  # type: ignore[arg-type]
+        settings = cls(**given)  # type: ignore[arg-type]
+        if settings.capture_share > 1:
+            raise ValueError(f"SEEFOOD_CAPTURE_SHARE is {settings.capture_share:g}, expected a share from 0 to 1")
+        for name in ("poll_s", "settle_s", "check_s", "recheck_s", "check_timeout_s", "golden_timeout_s"):
+            if getattr(settings, name) < SHORTEST_S:
+                raise ValueError(f"SEEFOOD_{name.upper()} is {getattr(settings, name):g}, expected at least {SHORTEST_S:g}")
+        return settings
 
 
+# what would be done without a pause
+SHORTEST_S = 0.05
 # what serve.py tells its workers
 NOT_SETTINGS = ("SEEFOOD_CAPTURE_DIR",)
 

@@ -133,8 +133,15 @@ class FolderStore:
             check_same(archive, sha256(archive), sha256(target), self.address)
             return
         part = target.with_name(target.name + ".part")
-        shutil.copyfile(archive, part)
-        part.replace(target)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(archive, part)
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{target} cannot be written: {error.strerror}") from error
 
     def has(self, name: str) -> bool:
         """See Store."""

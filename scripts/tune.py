@@ -20,7 +20,8 @@ from pathlib import Path
 
 import yaml
 
-from scripts.archive import MANIFEST, choose_archive, pack
+from handler.parts import PROVENANCE, checksums
+from scripts.archive import MANIFEST, choose_archive, pack, write_json
 from scripts.bench import ROOT, BenchError, own_server
 from scripts.ceiling import read_photos
 from scripts.http_message import Target, build_request
@@ -125,6 +126,8 @@ def candidate_archive(archive: Path, text: str, folder: Path) -> None:
             content.extractall(unpacked)
         manifest = json.loads((unpacked / MANIFEST).read_text(encoding="utf-8"))
         (unpacked / manifest["model"]["configFile"]).write_text(text, encoding="utf-8")
+        provenance = json.loads((unpacked / PROVENANCE).read_text(encoding="utf-8"))
+        write_json(unpacked / PROVENANCE, provenance | {"parts": checksums(unpacked)})
         pack(unpacked, folder / archive.name)
 
 

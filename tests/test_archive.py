@@ -99,11 +99,6 @@ def test_inspect_shows_what_lies_beside_and_fails_for_what_is_no_archive(archive
     assert f"error: there is no archive {tmp_path}/seefood-1.0.0.mar" in capsys.readouterr().err
 
 
-not_read = pytest.mark.xfail(
-    strict=True, reason="handler/parts.py: a provenance.json of another form is a TypeError or AttributeError"
-)
-
-
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -112,8 +107,8 @@ not_read = pytest.mark.xfail(
         ("foreign", "handler/extra.py does not belong"),
         ("all", "golden.json is missing, handler/extra.py does not belong, model.onnx was changed"),
         ("unknown", "provenance.json cannot be read"),
-        pytest.param("[]", "provenance.json cannot be read", marks=not_read),
-        pytest.param('{"parts": []}', "provenance.json cannot be read", marks=not_read),
+        ("[]", "provenance.json cannot be read"),
+        ('{"parts": []}', "provenance.json cannot be read"),
     ],
 )
 def test_part_that_is_not_what_was_packed_is_refused_by_name_before_and_in_the_worker(unpacked, tmp_path_factory, damage, reason):
@@ -147,9 +142,6 @@ def test_archive_that_broke_off_is_called_damaged_and_leaves_no_folder(archive, 
     assert list(tmp_path.iterdir()) == [broken]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="scripts/archive.py: zipfile also raises RuntimeError, NotImplementedError and OSError, which end serve.py"
-)
 def test_damage_anywhere_in_an_archives_directory_is_a_value_error(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "a.txt").write_text("a")

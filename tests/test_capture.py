@@ -94,10 +94,7 @@ def test_full_disk_keeps_no_half_photo_and_ends_nothing(capture, small_disk):
     assert [(path.suffix, path.stat().st_size) for path in small_disk.iterdir()] == [(".photo", 200_000)] * 2
 
 
-unlink_raises = pytest.mark.xfail(strict=True, reason="handler/capture.py: unlink(missing_ok=True) raises what the write raised")
-
-
-@pytest.mark.parametrize("gone", ["folder", pytest.param("a file in its place", marks=unlink_raises)])
+@pytest.mark.parametrize("gone", ["folder", ("a file in its place")])
 def test_folder_that_cannot_be_written_any_more_harms_nothing(capture, tmp_path, gone):
     keep = capture(share=1, bytes=10**6, age_s=3600)
     keep(b"photo")
@@ -109,7 +106,6 @@ def test_folder_that_cannot_be_written_any_more_harms_nothing(capture, tmp_path,
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.xfail(strict=True, reason="handler/capture.py: Capture() makes its folder, and raises if it cannot")
 def test_folder_that_cannot_be_made_does_not_keep_a_worker_from_starting(capture, tmp_path):
     (tmp_path / "captured").touch()
     capture(share=1, bytes=10**6, age_s=3600)(b"photo")

@@ -20,19 +20,6 @@ from scripts.release import ReleaseError, canaries, default_of, fingerprint, mak
 from scripts.settings import Settings
 from scripts.store import ChangedError, FolderStore, StoreError, open_store
 
-# --- what is wrong in scripts/ today; each mark goes with its correction ---
-
-parse_raises_another_error = pytest.mark.xfail(
-    strict=True, reason="scripts/release.py: parse() lets it pass, or raises what is no ReleaseError and ends serve.py"
-)
-
-
-def known(request, store, kind, reason):
-    """The test is expected to fail for this kind of store alone."""
-    if isinstance(store, FolderStore) == (kind == "folder"):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-
-
 # --- the document ---
 
 
@@ -82,9 +69,9 @@ def test_document_that_is_made_is_read_again_and_says_who_wrote_it_when():
         (text(shadow={"version": "2.0.0", "photos": 5}), r"shadow version is 2\.0\.0, its versions are"),
         (text(canary={"version": "1.0.0", "percent": 5}), r"canary is its default version, 1\.0\.0"),
         (text(versions={"1.0.0": entry("1.1.0")}), r"archive of 1\.0\.0 is seefood-1\.1\.0\.mar, expected seefood-1\.0\.0\.mar"),
-        pytest.param(text(versions=VERSIONS | {"01.0.0": entry("01.0.0")}), r"01\.0\.0", marks=parse_raises_another_error),
-        pytest.param(text(canary={"version": "1.1.0", "percent": math.nan}), "NaN", marks=parse_raises_another_error),
-        pytest.param("[" * 100_000, "is no JSON: ", marks=parse_raises_another_error, id="nested too deeply"),
+        pytest.param(text(versions=VERSIONS | {"01.0.0": entry("01.0.0")}), r"01\.0\.0"),
+        (text(canary={"version": "1.1.0", "percent": math.nan}), "NaN"),
+        pytest.param("[" * 100_000, "is no JSON: ", id="nested too deeply"),
     ],
 )
 def test_document_that_cannot_be_obeyed_is_refused_with_the_place(content, problem):
@@ -299,7 +286,6 @@ def test_document_that_somebody_else_has_written_is_not_overwritten(store):
 
 
 def test_document_that_is_there_no_more_is_not_written_by_its_old_tag(request, store):
-    known(request, store, "s3", "scripts/s3_store.py: S3 answers 404 to an If-Match for nothing, which becomes a FileNotFoundError")
     with pytest.raises(ChangedError, match="somebody else"):
         store.write("one", "a tag of old")
     with pytest.raises(FileNotFoundError):
@@ -352,12 +338,6 @@ def test_another_archive_of_the_same_name_is_refused_and_the_first_one_stays(sto
 
 
 def test_archive_can_be_put_before_there_is_a_document(request, store, archive):
-    known(
-        request,
-        store,
-        "folder",
-        "scripts/store.py: put() makes no folder, though make rollout puts the first archive before the document",
-    )
     store.put(archive)
     assert store.has(archive.name)
 
@@ -378,7 +358,6 @@ def test_instances_say_how_they_are_and_then_no_more(store):
 
 
 def test_status_that_is_no_json_is_passed_over(request, store, s3):
-    known(request, store, "s3", "scripts/s3_store.py: statuses() raises json's ValueError")
     store.write_status("a", {"instance": "a"})
     store.write_status("b", {"instance": "b"})
     if isinstance(store, FolderStore):
@@ -431,7 +410,6 @@ def test_store_that_is_away_says_so(s3, tmp_path, monkeypatch, archive):
                 call()
 
 
-@pytest.mark.xfail(strict=True, reason="scripts/store.py: put() raises an OSError that is no StoreError")
 def test_archive_for_a_folder_that_is_away_is_refused_as_all_else_is(tmp_path, archive):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError):
@@ -464,9 +442,6 @@ def test_full_disk_leaves_the_document_that_was_there(full_store):
     assert not list(full_store.folder.rglob("*.part"))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="scripts/store.py: put() raises an OSError that is no StoreError, and leaves seefood-1.0.0.mar.part"
-)
 def test_full_disk_leaves_no_half_archive(full_store, archive):
     with pytest.raises(StoreError, match="No space left on device"):
         full_store.put(archive)

@@ -253,17 +253,12 @@ def test_stop_command_ends_it_from_elsewhere(model_store):
     assert "nothing is served" in again.stderr
 
 
-renamed = pytest.mark.xfail(
-    strict=True, reason="scripts/instance.py: nobody looks whether an archive holds the version of its name"
-)
-
-
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         ("other labels", "label map has 1 names"),
         ("changed labels", "index_to_name.json was changed"),
-        pytest.param("renamed", r"seefood-3\.0\.1\.mar holds version 3\.0\.2", marks=renamed),
+        ("renamed", r"seefood-3\.0\.1\.mar holds version 3\.0\.2"),
     ],
 )
 def test_archive_that_cannot_be_served_ends_with_what_is_wrong_with_it(exported, tmp_path, damage, reason):

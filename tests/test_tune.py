@@ -114,9 +114,6 @@ def test_server_that_does_not_run_as_it_is_ends_the_search(monkeypatch):
     assert len(tuner.measured) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="scripts/tune.py: candidates keep the old checksum of model-config.yaml, so none can be served"
-)
 def test_candidate_archive_differs_in_its_settings_alone_and_has_right_checksums(tmp_path):
     parts, source, folder = tmp_path / "parts", tmp_path / "seefood-1.0.0.mar", tmp_path / "candidate"
     manifest = json.dumps({"model": {"configFile": "model-config.yaml"}})
