@@ -10,7 +10,7 @@ from scripts.archive import MODEL, unpack
 from scripts.management import ManagementError, Server
 from scripts.settings import Settings
 from scripts.steps import Steps
-from scripts.versions import VersionError, load, prove, read_golden, remove
+from scripts.versions import VersionError, forget, load, prove, read_golden, remove
 
 
 def start_by_hand(server: Server, archive: Path, url: str, settings: Settings, steps: Steps) -> None:
@@ -28,14 +28,17 @@ def start_by_hand(server: Server, archive: Path, url: str, settings: Settings, s
             prove(server, new, golden, settings.golden_timeout_s)
             management.set_default(server, MODEL, new)
         except BaseException:
-            management.unregister(server, MODEL, new)
+            forget(server, new)
             raise
-        steps("default", version=new)
-        for version in old:
-            idle = remove(server, version, golden, settings.drain_s, settings.settle_s)
-            steps("removed", version=version, idle=idle)
     except (ManagementError, VersionError) as error:
         raise VersionError(f"{error}\nwhat was served there still is") from error
+    steps("default", version=new)
+    for version in old:
+        try:
+            idle = remove(server, version, golden, settings.drain_s, settings.settle_s)
+        except ManagementError as error:
+            raise VersionError(f"{new} is served, but {version} cannot be removed: {error}") from error
+        steps("removed", version=version, idle=idle)
 
 
 def by_hand(management_url: str, inference_url: str | None) -> Server:

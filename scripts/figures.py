@@ -30,6 +30,19 @@ def since(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     return {name: max(0, now[name] - before[name]) for name in ("requests", "errors", "restarts")} | {"seconds": seconds}
 
 
+def between(now: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]], version: str) -> dict[str, Any]:
+    """All instances' figures of a version in the time between two looks; each by itself, as each may have been started anew."""
+    total = figures_of({}, version)
+    for name, said in now.items():
+        earlier = figures_of({name: before[name]} if name in before else {}, version)
+        of_instance = since(figures_of({name: said}, version), earlier)
+        for key in ("requests", "errors", "restarts"):
+            total[key] += of_instance[key]
+        for upper, count in of_instance["seconds"].items():
+            total["seconds"][upper] = total["seconds"].get(upper, 0) + count
+    return total
+
+
 def percentile(seconds: Mapping[str, float], share: float) -> float:
     """The time that `share` of batches did not exceed, interpolated in its bucket as Prometheus does; nan without batches."""
     buckets = sorted((math.inf if upper == "+Inf" else float(upper), count) for upper, count in seconds.items())

@@ -19,7 +19,7 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 from scripts.versions import Golden, UnansweredError, VersionError
 
-ALIVE_S = 120.0  # the main loop comes by at least this often, or calls beat() where it waits for something
+ALIVE_S = 300.0  # the main loop comes by at least this often, unless it fetches a large archive over a slow line
 
 
 class Serving(NamedTuple):
@@ -71,7 +71,7 @@ class Health:
     @property
     def live(self) -> bool:
         """Whether the main loop still goes round."""
-        return time.monotonic() - self._beat < ALIVE_S
+        return self.draining or time.monotonic() - self._beat < ALIVE_S
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """(ready, what /readyz says)."""
@@ -86,7 +86,11 @@ class Health:
             self._wake.wait(self.settings.check_s if self.ready or self.serving is None else self.settings.recheck_s)
             self._wake.clear()
             if not self._stop and not self.draining and (serving := self.serving) is not None:
-                self._check(serving)
+                try:
+                    self._check(serving)
+                except Exception as error:  # this thread must not end: who asks would be told what was true then
+                    if self.serving is serving:
+                        self._set(False, f"the check failed: {error!r}")
             elif self.serving is None and not self.draining:
                 self._set(False, "no version is served yet")
 

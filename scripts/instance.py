@@ -5,7 +5,7 @@ before the document changes; what may pass by itself (S3 away, no room, no archi
 """
 
 import contextlib
-import errno
+import hashlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from handler.capture import captured_photos, prune
-from handler.parts import check_parts, sha256
 from scripts import management
-from scripts.archive import MODEL, unpack, write_json
+from scripts.archive import MODEL, write_json
+from scripts.fetch import fetch
 from scripts.health import Health, Serving
 from scripts.management import ManagementError
 from scripts.release import ReleaseError, default_of, fingerprint, parse
@@ -24,7 +24,9 @@ from scripts.shadow import compare
 from scripts.steps import Steps
 from scripts.store import Store, StoreError
 from scripts.torchserve import TorchServe
-from scripts.versions import Golden, VersionError, load, prove, read_golden, remove, wait_until_idle
+from scripts.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
+
+UNEXPECTED = "unexpected"  # the problem that nobody thought of
 
 
 class Loaded(NamedTuple):
@@ -60,10 +62,13 @@ class Instance:
         self.document: dict[str, Any] | None = None
         self.problems: dict[str, Problem] = {}  # by version; "" is the document itself
         self.shadow: dict[str, Any] | None = None
+        self.obeyed_since = time.monotonic()
+        # the last release that was wholly served, of this store alone: a port may have served another one before
+        self._good_file = run_dir / f"good-{hashlib.sha256(store.address.encode()).hexdigest()[:12]}.json"
         self._refused: dict[str, str] = {}  # versions that failed, under this document
         self._tag: str | None = None
         self._peers: list[str] = []
-        self._looked = 0.0
+        self._peers_due = self._looked = 0.0
 
     def look(self) -> None:
         """Read the document if it has changed. What cannot be read or obeyed leaves the one before in force."""
@@ -90,6 +95,7 @@ class Instance:
 
     def _obey(self, document: dict[str, Any]) -> None:
         self.document, self._broken, self._refused, self.shadow = document, None, {}, None
+        self.obeyed_since, self._peers_due = time.monotonic(), 0.0
         self.steps("release", document=fingerprint(document), default=document["default"], why=document["why"])
 
     def _note(self, version: str, problem: Problem | None) -> None:
@@ -102,7 +108,7 @@ class Instance:
 
     def _last_good(self) -> dict[str, Any] | None:
         try:
-            return parse((self.run_dir / "good.json").read_text(encoding="utf-8"))
+            return parse(self._good_file.read_text(encoding="utf-8"))
         except (OSError, ReleaseError):
             return None
 
@@ -131,10 +137,10 @@ class Instance:
         if document is None or self.torchserve is None:
             return
         self.wanted = self._wanted(document)
-        for version in [key for key in self.problems if key and key not in document["versions"]]:
+        for version in [key for key in self.problems if key not in ("", UNEXPECTED, *document["versions"])]:
             del self.problems[version]
         self._compare_with_torchserve()
-        for version in sorted(document["versions"], key=lambda version: version != self.wanted):
+        for version in self._in_order(document):
             self._load(version, document["versions"][version])
             if self.document is not document:
                 return  # it was changed meanwhile
@@ -148,8 +154,21 @@ class Instance:
         if self.state == "converged":
             self._converged(document)
 
+    def _in_order(self, document: Mapping[str, Any]) -> list[str]:
+        """Its versions, the wanted one first; but what TorchServe gets first answers before it has proved itself here."""
+        first = self.default is None
+        return sorted(
+            document["versions"],
+            key=lambda version: (first and not self._proved(version, document["versions"][version]), version != self.wanted),
+        )
+
+    def _proved(self, version: str, entry: Mapping[str, str]) -> bool:
+        good = self._last_good()
+        return good is not None and good["versions"].get(version) == entry
+
     def _wanted(self, document: Mapping[str, Any]) -> str:
-        if "canary" in document:
+        if "canary" in document and time.monotonic() > self._peers_due:
+            self._peers_due = time.monotonic() + self.settings.heartbeat_s
             # if the store is away, those that were seen last
             with contextlib.suppress(StoreError):
                 self._peers = [said["instance"] for age_s, said in self.store.statuses() if age_s < self.settings.stale_s]
@@ -164,15 +183,17 @@ class Instance:
             self.default = None
 
     def _fall_back(self) -> None:
-        """What the document wants cannot be served: better the default of the last release that could than nothing."""
+        """What the document wants cannot be served: better the last release that could, or its other versions, than nothing."""
+        assert self.document is not None
         good = self._last_good()
-        if good is None or good["default"] == self.wanted:
-            return
-        version = str(good["default"])
-        self.steps("the last good release is served", version=version)
-        self._load(version, good["versions"][version])
-        if version in self.loaded:
-            self._make_default(version)
+        if good is not None and good["default"] != self.wanted:
+            self._load(str(good["default"]), good["versions"][good["default"]])
+        candidates = [*([good["default"]] if good else []), self.document["default"], *sorted(self.loaded)]
+        for version in candidates:
+            if version in self.loaded:
+                self.steps("another version is served instead", version=version)
+                self._make_default(version)
+                return
 
     def _load(self, version: str, entry: Mapping[str, str]) -> None:
         loaded = self.loaded.get(version)
@@ -187,7 +208,7 @@ class Instance:
             return self._note(version, None)
         started = time.monotonic()
         try:
-            self._register(version, entry, self._fetch(version, entry))
+            self._register(version, entry, fetch(self.store, self.run_dir, version, entry, self.settings, self.steps))
         except NotWantedError:
             return self.steps("not wanted any more", version=version)
         except StoreError as error:
@@ -195,48 +216,22 @@ class Instance:
         except FileNotFoundError as error:
             return self._note(version, Problem(f"the archive is not there: {error}", True))
         except (VersionError, ValueError) as error:
-            self._refused[version] = str(error)
-            return self._note(version, Problem(str(error), True))
+            # what was wholly served here before can be served: tried again at every look
+            if not self._proved(version, entry):
+                self._refused[version] = str(error)
+            return self._note(version, Problem(str(error), version in self._refused))
         except OSError as error:  # tried again at every look: there may be room again
             return self._note(version, Problem(f"{entry['archive']} cannot be unpacked: {error.strerror}", True))
         self.steps("loaded", version=version, precision=self.loaded[version].precision, took_s=time.monotonic() - started)
         return self._note(version, None)
-
-    def _fetch(self, version: str, entry: Mapping[str, str]) -> Path:
-        """The folder of an unpacked archive, checked. StoreError, ValueError, OSError."""
-        folder = self.run_dir / "unpacked" / f"{MODEL}-{version}-{entry['sha256'][:12]}"
-        if folder.is_dir():
-            try:
-                check_parts(folder)
-                return folder
-            except ValueError:  # what lies there was changed since: another copy
-                shutil.rmtree(folder)
-        part = self.run_dir / "fetched.part"
-        if shutil.disk_usage(self.run_dir).free < self.settings.min_free_bytes:
-            raise OSError(errno.ENOSPC, f"the disk is full: less than {self.settings.min_free_bytes / 1e6:.0f} MB are free")
-        try:
-            self.steps("fetching", version=version, archive=entry["archive"])
-            self.store.fetch(entry["archive"], part)
-            found = sha256(part)
-            if found != entry["sha256"]:
-                raise ValueError(
-                    f"{entry['archive']} has sha256 {found[:12]}, the release document says {entry['sha256'][:12]}"
-                    + _what_changed(part)
-                )
-            packed = unpack(part, folder)["version"]
-            if packed != version:  # TorchServe would register it under that one, where nobody would look for it
-                shutil.rmtree(folder)
-                raise ValueError(f"{entry['archive']} holds version {packed}")
-        finally:
-            part.unlink(missing_ok=True)
-        return folder
 
     def _register(self, version: str, entry: Mapping[str, str], folder: Path) -> None:
         """Load a version and let it prove itself; nothing is left of one that fails. VersionError, ManagementError."""
         try:
             self._load_and_prove(version, entry, folder)
         except (VersionError, NotWantedError):
-            shutil.rmtree(folder)
+            if not self._proved(version, entry):
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _load_and_prove(self, version: str, entry: Mapping[str, str], folder: Path) -> None:
@@ -257,7 +252,7 @@ class Instance:
             golden = read_golden(folder)
             precision = prove(server, version, golden, self.settings.golden_timeout_s)
         except BaseException:
-            management.unregister(server, MODEL, version)
+            forget(server, version)
             raise
         self.loaded[version] = Loaded(entry["sha256"], folder, golden, precision)
 
@@ -293,7 +288,10 @@ class Instance:
         good = self._last_good()
         if good is not None and fingerprint(good) == fingerprint(document):
             return
-        write_json(self.run_dir / "good.json", document)
+        try:
+            write_json(self._good_file, document)
+        except OSError as error:  # what is served is right nevertheless
+            self.steps("the release cannot be noted for the next start", why=error.strerror)
         needed = {loaded.folder for loaded in self.loaded.values()}
         others = [path for path in (self.run_dir / "unpacked").iterdir() if path not in needed]
         for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[self.settings.keep_archives :]:
@@ -321,15 +319,3 @@ class Instance:
         except ManagementError:
             return False
         return all(idle)
-
-
-def _what_changed(archive: Path) -> str:
-    """Which of a wrong archive's parts are not what they were, if it can be told."""
-    aside = archive.with_name("wrong")
-    try:
-        unpack(archive, aside)
-        return ""
-    except ValueError as error:
-        return f" ({error})"
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

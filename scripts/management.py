@@ -20,8 +20,9 @@ class Server:
     inference: str
     management_token: str | None = None
     inference_token: str | None = None
-    # one client for all calls: each new one would take 20 ms to read the machine's certificates
-    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=TIMEOUT_S), compare=False)
+    # one client for all calls: each new one would take 20 ms to read the machine's certificates. No proxy of the environment:
+    # the way to loopback needs none
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=TIMEOUT_S, trust_env=False), compare=False)
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The management API's answer, from JSON. Raises ManagementError."""

@@ -139,7 +139,7 @@ class MetricsServer(ThreadingTCPServer):  # no HTTPServer: that one asks the nam
             metrics = list(self.registry.collect())
         for metric in metrics:
             for sample in metric.samples:
-                of_version = found.setdefault(sample.labels["version"], {"outcomes": {}, "seconds": {}})
+                of_version = found.setdefault(sample.labels.get("version", ""), {"outcomes": {}, "seconds": {}})
                 if sample.name == "seefood_requests_total":
                     of_version["outcomes"][sample.labels["outcome"]] = sample.value
                 elif sample.name == "seefood_handle_seconds_bucket":

@@ -9,7 +9,6 @@ from typing import Any, Self
 from scripts.instance import Instance
 from scripts.metrics_server import MetricsServer
 from scripts.release import fingerprint
-from scripts.store import StoreError
 
 LOOK_S = 0.5
 
@@ -49,19 +48,21 @@ class Reporter:
                 self._write(True)
 
     def _every_s(self) -> float:
+        """More often while somebody is likely to watch: a canary may stay for days."""
         document, settings = self.instance.document, self.instance.settings
         watched = document is not None and document["stage"] in ("baking", "canary")
-        return min(settings.poll_s, settings.heartbeat_s) if watched else settings.heartbeat_s
+        lately = time.monotonic() - self.instance.obeyed_since < settings.rollout_s + settings.bake_s
+        return min(settings.poll_s, settings.heartbeat_s) if watched and lately else settings.heartbeat_s
 
     def _write(self, there: bool) -> None:
-        status = status_of(self.instance, self.metrics.figures(), self._since) if there else None
         try:
+            status = status_of(self.instance, self.metrics.figures(), self._since) if there else None
             self.instance.store.write_status(self.instance.name, status)
             self._away = ""
-        except StoreError as error:
-            if str(error) != self._away:
+        except Exception as error:  # this thread must not end: StoreError above all, but also figures that just go
+            if repr(error) != self._away:
                 self.instance.steps("status cannot be written", why=error)
-            self._away = str(error)
+            self._away = repr(error)
 
 
 def status_of(instance: Instance, figures: Mapping[str, Any], since: float) -> dict[str, Any]:

@@ -12,142 +12,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from handler.parts import sha256
 from scripts import shadow
 from scripts.archive import choose_archive, unpack
 from scripts.by_hand import by_hand, start_by_hand
-from scripts.figures import figures_of, since, why_worse
-from scripts.release import ReleaseError, canaries, fingerprint, make, parse, write
+from scripts.release import ReleaseError, canaries, fingerprint, make, parse
 from scripts.settings import Settings
 from scripts.status import Live, history_table, status_table
 from scripts.steps import Steps
-from scripts.store import ChangedError, Store, StoreError, open_store
+from scripts.store import StoreError, open_store
 from scripts.versions import VersionError
-
-POLL_S = 0.5
-
-
-class RolloutError(RuntimeError):
-    """The rollout failed; the message says why, and what is served now."""
-
-
-class Rollout:
-    """One change of the document, watched; restored where it fails."""
-
-    def __init__(self, store: Store, settings: Settings, steps: Steps) -> None:
-        """ReleaseError if the present document cannot be read, StoreError."""
-        self.store, self.settings, self.steps = store, settings, steps
-        self.before: dict[str, Any] | None = None
-        self.tag: str | None = None
-        try:
-            found = store.read()
-            assert found is not None
-            self.before, self.tag = parse(found[0]), found[1]
-        except FileNotFoundError:
-            pass
-        self.document = self.before
-
-    def write(self, document: dict[str, Any]) -> None:
-        """Put a document in place of the one that was written or read last."""
-        self.tag = self.store.write(write(document), self.tag)
-        self.document = document
-        self.steps("released", document=fingerprint(document), stage=document["stage"], default=document["default"])
-
-    def wait(self, limit_s: float) -> None:
-        """Return when all live instances have converged. RolloutError with the reason if one cannot, or not in time."""
-        assert self.document is not None
-        deadline = time.monotonic() + limit_s
-        with tqdm(total=1, unit="instance", disable=None, leave=False, desc="converging") as progress:
-            while True:
-                try:
-                    live = Live.of(self.store, self.settings)
-                    if why := live.failed(self.document):
-                        raise RolloutError(why)
-                    done = live.converged(self.document)
-                    progress.total = max(1, len(live.statuses))
-                    progress.update(len(done) - progress.n)
-                    if done and len(done) == len(live.statuses):
-                        self.steps("converged", instances=len(done), default=self.document["default"])
-                        return
-                    why = f"{len(done)} of {len(live.statuses)} instances have converged; " + "; ".join(
-                        f"{name} is {said['state']}: {said['why'] or 'no reason given'}"
-                        for name, said in live.statuses.items()
-                        if name not in done
-                    )
-                except StoreError as error:
-                    why = str(error)
-                if time.monotonic() > deadline:
-                    raise RolloutError(f"not within {limit_s:g} s: {why}")
-                time.sleep(POLL_S)
-
-    def bake(self, new: str, old: str) -> None:
-        """Watch the new version beside the old one. RolloutError if it is worse, StoreError if the store is away to the end."""
-        statuses = Live.of(self.store, self.settings).statuses
-        start = {version: figures_of(statuses, version) for version in (new, old)}
-        self.steps("watching", version=new, seconds=self.settings.bake_s)
-        # statuses come that much late
-        deadline, found = time.monotonic() + self.settings.bake_s + self.settings.poll_s, ""
-        with tqdm(total=round(self.settings.bake_s), unit="s", disable=None, leave=False, desc="watching") as progress:
-            while True:
-                left = deadline - time.monotonic()
-                try:
-                    found = self._compare(new, old, start)
-                except StoreError:
-                    if left <= 0:
-                        raise
-                if left <= 0:
-                    break
-                progress.update(max(0, round(self.settings.bake_s - left) - progress.n))
-                time.sleep(min(POLL_S, left))
-        self.steps("watched", version=new, found=found)
-
-    def _compare(self, new: str, old: str, start: Mapping[str, Any]) -> str:
-        """What was compared. RolloutError if the new version is worse, or an instance has failed meanwhile."""
-        assert self.document is not None
-        live = Live.of(self.store, self.settings)
-        if why := live.failed(self.document):
-            raise RolloutError(why)
-        during = {version: since(figures_of(live.statuses, version), start[version]) for version in (new, old)}
-        # where the old one has no requests any more it is judged by those before
-        other = during[old] if during[old]["requests"] >= self.settings.min_requests else start[old]
-        why, found = why_worse(during[new], other, self.settings)
-        if why:
-            raise RolloutError(f"{new} is worse: {why}")
-        return found
-
-    def restore(self, why: str) -> str:
-        """Put the document back that was there at first; what became of it. Nothing to do if it is the one still."""
-        if self.document is self.before:
-            return "nothing was changed"
-        if self.before is None:
-            return "there was no release before this one to go back to"
-        before = self.before
-        parts = {part: before[part] for part in ("canary", "shadow") if part in before}
-        document = make(before["versions"], before["default"], before["stage"], f"restored: {why}", **parts)
-        try:
-            self.write(document)
-            self.wait(self.settings.rollout_s)
-        except (RolloutError, StoreError) as error:
-            return f"going back to {before['default']} failed, too: {error}"
-        return f"{before['default']} is served again"
-
-    def undo_on_failure(self, change: Callable[[], None]) -> None:
-        """Make a change. RolloutError, with the document before restored, where it fails."""
-        try:
-            change()
-        except ChangedError as error:
-            raise RolloutError(str(error)) from error
-        except (RolloutError, StoreError, KeyboardInterrupt) as error:
-            why = str(error) or "interrupted"
-            self.steps("restoring", because=why)
-            raise RolloutError(f"{why}\n{self.restore(why)}") from error
+from scripts.watched import POLL_S, Rollout, RolloutError
 
 
 def start(rollout: Rollout, archive: Path, canary: float | None, photos: int | None, keep: bool, unwatched: bool) -> None:
@@ -166,10 +46,14 @@ def start(rollout: Rollout, archive: Path, canary: float | None, photos: int | N
         )
     store.put(archive)
     if before is None or not live:
+        if canary is not None:
+            raise ValueError("a canary needs a release before it, and instances that obey it: leave CANARY out")
         rollout.write(make({new: entry}, new, "released", f"{new} is released" + ("" if live else ", unwatched")))
         if live:
             rollout.wait(rollout.settings.rollout_s)
         return
+    if canary is not None and not 0 < canary < 100:
+        raise ValueError(f"CANARY is {canary:g}, expected a share of the instances in percent, between 0 and 100")
     old, both = before["default"], {**before["versions"], new: entry}
     if old == new and before["stage"] == "released" and "canary" not in before:
         raise ValueError(f"{new} is served already")
@@ -242,11 +126,16 @@ def back(rollout: Rollout) -> None:
             raise ValueError(
                 f"{entry['archive']} is no more beside {rollout.store.address}: there is no way back to {target['default']}"
             )
-    rollout.write(make(target["versions"], target["default"], "released", f"back from {before['default']}"))
     if not Live.of(rollout.store, rollout.settings).statuses:
+        rollout.write(make(target["versions"], target["default"], "released", f"back from {before['default']}, unwatched"))
         rollout.steps("nobody watches", release=rollout.store.address)
         return
-    rollout.wait(rollout.settings.rollout_s)
+
+    def change() -> None:
+        rollout.write(make(target["versions"], target["default"], "released", f"back from {before['default']}"))
+        rollout.wait(rollout.settings.rollout_s)
+
+    rollout.undo_on_failure(change)
 
 
 def main() -> int:
@@ -271,6 +160,8 @@ def main() -> int:
     args = parser.parse_args()
     # SIGTERM as Ctrl-C: the document before is restored on the way out
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup; else a terminal that is closed
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         return _run(args)
     except KeyboardInterrupt:
@@ -286,6 +177,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.command == "start" and args.bake is not None:
         settings = replace(settings, bake_s=args.bake)
     if args.command == "start" and args.url:
+        if args.canary is not None or args.shadow is not None or args.keep:
+            raise ValueError("CANARY, SHADOW and KEEP need a release document: a TorchServe started by hand has none")
         archive = choose_archive(args.model_store, args.version)
         start_by_hand(by_hand(args.url, args.inference_url), archive, args.mar or archive.name, settings, steps)
         print(f"{args.version} answers at {args.url}")

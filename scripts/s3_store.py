@@ -22,7 +22,7 @@ from scripts.store import FORGET_STATUS_S, ChangedError, StoreError, check_same
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 20
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 10
 
 
 class S3Store:
@@ -81,8 +81,21 @@ class S3Store:
             body = {"Bucket": self.bucket, "Key": self.key, "Body": text.encode(), "ContentType": "application/json"}
             try:
                 return s3.put_object(**body, **condition)["ETag"]  # type: ignore[arg-type]
-            except s3.exceptions.NoSuchKey as error:  # S3's answer where the document with this tag is there no more
-                raise ChangedError(f"{self.address} was removed by somebody else meanwhile: look at make status") from error
+            except (ClientError, BotoCoreError) as error:
+                # it may have been written, and only the answer lost: a second try is then refused, as the tag is another one
+                found = self._written(text)
+                if found:
+                    return found
+                if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
+                    raise ChangedError(f"{self.address} was removed by somebody else meanwhile: look at make status") from error
+                raise
+
+    def _written(self, text: str) -> str | None:
+        try:
+            found = self.read()
+        except (StoreError, FileNotFoundError):
+            return None
+        return found[1] if found and found[0] == text else None
 
     def history(self) -> list[str]:
         """See Store."""

@@ -28,7 +28,7 @@ import psutil
 from handler.parts import sha256
 from scripts.archive import MODEL, archive_version, choose_archive, find_archives, precedence
 from scripts.health import Health, HealthServer
-from scripts.instance import Instance, Problem
+from scripts.instance import UNEXPECTED, Instance, Problem
 from scripts.management import ManagementError
 from scripts.metrics_server import MetricsServer
 from scripts.ports import PortError, check_ports
@@ -60,13 +60,14 @@ class Serving:
             try:
                 self._start()
                 self._go_on()
-            except ServeError:
+                words = self.torchserve.last_words() if self.torchserve else ""
+            except ServeError as error:
                 if not self.announced:
                     raise
+                words = str(error)
             self.instance.lost()
-            assert self.torchserve is not None
-            words = self.torchserve.last_words()
-            self.torchserve.stop(now=True)
+            if self.torchserve is not None:
+                self.torchserve.stop(now=True)
             if time.monotonic() - began > self.settings.restart_wait_max_s:
                 wait_s = self.settings.restart_wait_s
             self.steps("TorchServe ended by itself", again_in_s=wait_s, last_words="\n" + words)
@@ -80,24 +81,27 @@ class Serving:
         self.steps("TorchServe is up", after_s=time.monotonic() - self.started)
 
     def _go_on(self) -> None:
-        """Return when TorchServe has ended."""
-        instance = self.instance
+        """Return when TorchServe has ended, or has not answered for so long that it hangs."""
+        instance, answered = self.instance, time.monotonic()
         assert self.torchserve is not None
         while not self.torchserve.ended:
             try:
                 instance.look()
                 instance.converge()
+                answered = time.monotonic()
             except ManagementError as error:
                 self.steps("TorchServe does not answer", why=error)
+                if time.monotonic() - answered > self.settings.start_timeout_s:
+                    return
             except Exception as error:
                 # whatever it is that nobody thought of: what serves goes on serving, and the status says why
-                instance.problems["unexpected"] = Problem(f"{type(error).__name__}: {error}", True)
-                self.steps("unexpected", why=instance.problems["unexpected"].why, traceback="\n" + traceback.format_exc())
+                instance.problems[UNEXPECTED] = Problem(f"{type(error).__name__}: {error}", True)
+                self.steps("unexpected", why=instance.problems[UNEXPECTED].why, traceback="\n" + traceback.format_exc())
             else:
-                instance.problems.pop("unexpected", None)
+                instance.problems.pop(UNEXPECTED, None)
             if not self.announced:
                 self._announce()
-            self._sleep(self.settings.poll_s if self.announced else TICK_S)
+            self._sleep(TICK_S if instance.loaded and not self.announced else self.settings.poll_s)
 
     def _announce(self) -> None:
         instance = self.instance

@@ -34,7 +34,7 @@ class Settings:
     drain_s: float = 60.0  # for a version that leaves, until nothing of it is queued or running
     settle_s: float = 1.0  # nothing was queued or running for this long: then it may go
     keep_archives: int = 3  # unpacked ones in the cache that no version in the document needs
-    min_free_bytes: int = 300 * 1024 * 1024  # on the disk, beyond what an archive takes
+    min_free_bytes: int = 300 * 1024 * 1024  # on the disk, or nothing is fetched
 
     # --- serve.py: health and status ---
     check_s: float = 10.0  # between two golden photos that readiness rests on

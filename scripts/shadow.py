@@ -27,7 +27,7 @@ def compare(server: Server, photos: Sequence[bytes], old: str, new: str, beat: C
             best[version] = _best(server, version, photo)
             times[version].append(1000 * (time.perf_counter() - started))
             refused[version] += best[version] is None
-        agreed += best[old] == best[new]
+        agreed += best[old] == best[new] and best[old] is not None
         if best[old] != best[new]:
             changes[str(best[old]), str(best[new])] += 1
         beat()

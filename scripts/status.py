@@ -1,7 +1,7 @@
 """What instances say of themselves beside the release document, and what was released: for a rollout, and as tables."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from scripts.release import ReleaseError, fingerprint, parse
@@ -10,14 +10,22 @@ from scripts.store import Store
 
 
 class Live(NamedTuple):
-    """The instances whose status is fresh, by name."""
+    """The instances whose status is fresh, by name, and the names of those that have fallen silent without an orderly end."""
 
     statuses: dict[str, dict[str, Any]]
+    mute: list[str]
 
     @classmethod
     def of(cls, store: Store, settings: Settings) -> "Live":
         """StoreError if the store is away."""
-        return cls({said["instance"]: said for age_s, said in store.statuses() if age_s < settings.stale_s})
+        found = store.statuses()
+        fresh = {said["instance"]: said for age_s, said in found if age_s < settings.stale_s}
+        return cls(fresh, [said["instance"] for age_s, said in found if age_s >= settings.stale_s])
+
+    def silent(self, names: Iterable[str]) -> str:
+        """Which of these have fallen silent, "" if none."""
+        gone = sorted(set(names) & set(self.mute))
+        return f"{', '.join(gone)} fell silent" if gone else ""
 
     def failed(self, document: Mapping[str, Any]) -> str:
         """Why an instance cannot obey this document, "" if none has said so."""

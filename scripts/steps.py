@@ -1,5 +1,6 @@
 """One line on standard output for each step that serving or a rollout takes: words, or a JSON object for CloudWatch."""
 
+import contextlib
 import json
 import threading
 from datetime import UTC, datetime
@@ -20,5 +21,6 @@ class Steps:
         else:
             words = " ".join(f"{name}={value}" for name, value in details.items())
             line = f"{at:%H:%M:%S} {step}" + (f": {words}" if words else "")
-        with self._lock:
+        # a full disk or a reader that has gone must not end what serves
+        with self._lock, contextlib.suppress(OSError, ValueError):
             print(line, flush=True)

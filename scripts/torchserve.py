@@ -144,7 +144,7 @@ class TorchServe:
     def stop(self, now: bool = False) -> None:
         """End it with all its workers, `now` by SIGKILL, and remove what it wrote, its logs excepted."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # scripts/guard.py does it, or has ended already
+        with contextlib.suppress(BrokenPipeError, ValueError):  # scripts/guard.py does it, or has ended already
             if now:
                 self.process.stdin.write(b"!")
                 self.process.stdin.flush()

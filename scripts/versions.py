@@ -70,21 +70,23 @@ class Golden:
             raise UnansweredError(
                 f"golden photo {name!r} is answered {response.status_code}: {response.text[:300]}", response.status_code
             )
-        answer = response.json()
-        if answer["version"] != version:
-            raise VersionError(f"golden photo {name!r} is answered by version {answer['version']}, not {version}")
-        off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
-        if not off <= self.tolerance[precision]:
-            raise VersionError(
-                f"golden photo {name!r} is answered wrong: off by {off:.2g}, at most {self.tolerance[precision]:.2g}"
-            )
+        try:
+            answer = response.json()
+            answered_by, tolerance = answer["version"], self.tolerance[precision]
+            off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise VersionError(f"golden photo {name!r} is answered in another form: {error!r}") from error
+        if answered_by != version:
+            raise VersionError(f"golden photo {name!r} is answered by version {answered_by}, not {version}")
+        if not off <= tolerance:
+            raise VersionError(f"golden photo {name!r} is answered wrong: off by {off:.2g}, at most {tolerance:.2g}")
 
 
 def prove(server: Server, version: str, golden: Golden, timeout_s: float) -> str:
     """Its precision, once a version has answered all golden photos rightly. VersionError if it has not."""
     try:
         precision = str(management.describe(server, MODEL, version)["precision"])
-    except (ManagementError, KeyError) as error:
+    except (ManagementError, KeyError, TypeError) as error:
         raise VersionError(f"version {version} does not describe itself: {error}") from error
     for i in range(len(golden.photos)):
         golden.ask(server, f"{MODEL}/{version}", version, i, precision, timeout_s)
@@ -115,13 +117,14 @@ def load(server: Server, version: str, url: str, timeout_s: float, log: Path | N
             watch()
             time.sleep(POLL_S)
     except BaseException as error:
-        _forget(server, version)
+        forget(server, version)
         if isinstance(error, ManagementError):
             raise VersionError(f"version {version} cannot be registered: {error}") from error
         raise
 
 
-def _forget(server: Server, version: str) -> None:
+def forget(server: Server, version: str) -> None:
+    """Unregister a version that never served, if it is there at all."""
     try:
         management.unregister(server, MODEL, version)
     except ManagementError:
@@ -148,7 +151,8 @@ def wait_until_idle(
     """Whether a version got to have nothing queued and nothing running within the limit.
 
     TorchServe tells what is queued. What runs ends before what comes after it: once each worker can have answered a golden
-    photo, nothing runs that began before. The same must hold again after `settle_s`. `beat` is called meanwhile.
+    photo, nothing runs that began before. The same must hold again after `settle_s`, five times that with several workers,
+    as one of them may answer for all while another is still busy. `beat` is called meanwhile.
     """
     deadline = time.monotonic() + limit_s
     quiet_since: float | None = None
@@ -160,7 +164,7 @@ def wait_until_idle(
         elif _all_answer(server, version, golden, len(described["workers"]), deadline):
             now = time.monotonic()
             quiet_since = quiet_since or now
-            if now - quiet_since >= settle_s:
+            if now - quiet_since >= settle_s * (5 if len(described["workers"]) > 1 else 1):
                 return True
         time.sleep(min(POLL_S, settle_s))
     return False
@@ -193,5 +197,8 @@ def remove(
 
 
 def read_golden(folder: Path) -> Golden:
-    """Of an unpacked archive."""
-    return Golden.of(json.loads((folder / "golden.json").read_text(encoding="utf-8")))
+    """Of an unpacked archive. VersionError if it cannot be read."""
+    try:
+        return Golden.of(json.loads((folder / "golden.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VersionError(f"its golden.json cannot be read: {error!r}") from error

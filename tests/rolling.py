@@ -39,6 +39,10 @@ FAULTS = {
         "        self.metrics.batch(len(requests))\n",
         "        self.batches = getattr(self, 'batches', 0) + 1\n        1 / (self.batches < 20 or self.batches % 3)\n",
     ),
+    "hangs after a while": (
+        "        self.metrics.batch(len(requests))\n",
+        "        self.batches = getattr(self, 'batches', 0) + 1\n        time.sleep(0 if self.batches < 12 else 25)\n",
+    ),
     "is slow": ("        self.metrics.batch(len(requests))\n", "        time.sleep(0.3)\n"),
 }
 

@@ -193,6 +193,24 @@ def test_killed_jvm_is_replaced_with_all_its_versions(instance, module_store, ar
 
 
 @pytest.mark.slow
+def test_jvm_killed_again_while_it_loads_what_it_served_comes_back_all_the_same(instance, module_store, archives):
+    document = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
+    instance.wait_state("converged", document)
+
+    def java():
+        return next((process for process in instance.family() if process.name() == "java"), None)
+
+    for _ in range(2):
+        said = instance.output.count("TorchServe is up")
+        java().kill()
+        instance.wait_for(lambda said=said: instance.output.count("TorchServe is up") > said, 30)
+        instance.wait_for(lambda: workers(instance), 10)  # it loads
+    instance.wait_for(lambda: instance.ready, 60)
+    instance.wait_state("converged", document)
+    assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
+
+
+@pytest.mark.slow
 def test_somebody_elses_change_in_torchserve_is_undone(instance, module_store, archives):
     document = release(module_store, archives, "1.1.0")
     instance.wait_state("converged", document)
@@ -253,6 +271,7 @@ def test_killed_in_the_middle_of_a_rollout_it_leaves_no_process_and_converges_wh
     instance.process.kill()
     instance.process.wait()
     assert not psutil.wait_procs(family, timeout=20)[1], "orphans"
+    assert not get(f"http://127.0.0.1:{port + 6}/livez")[0]
     again = start(store, port)
     assert again.wait_state("converged", document)["default"] == "1.1.0"
 
@@ -298,6 +317,16 @@ def test_disk_that_is_full_while_fetching_is_said_and_passes(start, store, archi
         instance.end()
     finally:
         subprocess.run(["umount", str(run_dir)], check=True)
+
+
+@pytest.mark.slow
+def test_new_instance_serves_another_version_where_the_wanted_one_cannot_be(start, store, archives):
+    document, said = broken_version("raises", archives, store)
+    put(store, write(document))
+    instance = start(store)
+    status = instance.wait_state("failed", document)
+    assert said in status["why"]
+    assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
 
 
 @pytest.mark.slow
