@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import textwrap
 import threading
 from datetime import UTC, datetime
 
@@ -19,8 +20,15 @@ class Steps:
         if self.as_json:
             line = json.dumps({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}, default=str)
         else:
-            words = " ".join(f"{name}={value}" for name, value in details.items())
-            line = f"{at:%H:%M:%S} {step}" + (f": {words}" if words else "")
+            # words that hold spaces are quoted; what is several lines long follows the line, indented
+            words = [f"{name}={_quoted(value)}" for name, value in details.items() if "\n" not in str(value).strip()]
+            blocks = [textwrap.indent(str(value).strip(), "    ") for value in details.values() if "\n" in str(value).strip()]
+            line = "\n".join([f"{at:%H:%M:%S} {step}" + (f": {' '.join(words)}" if words else ""), *blocks])
         # a full disk or a reader that has gone must not end what serves
         with self._lock, contextlib.suppress(OSError, ValueError):
             print(line, flush=True)
+
+
+def _quoted(value: object) -> str:
+    text = str(value).strip()
+    return json.dumps(text, ensure_ascii=False) if isinstance(value, str | Exception) and (" " in text or '"' in text) else text

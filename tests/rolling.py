@@ -124,7 +124,7 @@ class Instance(Server):
         """What it says of itself beside the release document."""
         return next((said for _, said in open_store(self.release).statuses() if said["instance"] == self.name), None)
 
-    def wait_state(self, state, document=None, seconds=40):
+    def wait_state(self, state, document=None, seconds=60):
         """Its status once it is that, and tells of this document."""
         from scripts.release import fingerprint
 

@@ -278,6 +278,7 @@ def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run, 
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_levit_is_exported_with_its_attention_biases(tmp_path, tiny_params):
     torch.manual_seed(0)
     params = tiny_params.model_copy(update={"model": "levit_128s", "spec": {}})

@@ -231,6 +231,7 @@ def test_killed_pipeline_goes_on_and_keeps_the_best_epoch_it_saw(versions):
     assert len((versions.folder / "runs/pipeline/history.csv").read_text().splitlines()) == 1 + 12
 
 
+@pytest.mark.slow
 def test_parameters_metrics_and_plots_of_two_commits_are_compared(versions):
     changed = json.loads(run(versions.folder, "dvc", "params", "diff", "--json", *versions.commits))["params.yaml"]
     assert changed["lr"] == {"old": 0.003, "new": 0.01, "diff": 0.007}
@@ -245,6 +246,7 @@ def test_parameters_metrics_and_plots_of_two_commits_are_compared(versions):
         assert f"vegaEmbed('#{name}'" in page
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_clone_pulls_and_serves_its_commits_model_and_an_old_commit_brings_back_the_old_one(versions, tmp_path):
     run(tmp_path, "git", "clone", "-q", str(versions.folder), "clone")
@@ -286,6 +288,7 @@ def test_push_to_a_second_bucket_is_refused_and_the_way_to_move_there_works(vers
     assert stale(folder) == []
 
 
+@pytest.mark.slow
 def test_push_does_not_take_changed_stages_for_run(versions, s3):
     folder, text = versions.folder, (versions.folder / "dvc.yaml").read_text()
     (folder / "dvc.yaml").write_text(text.replace("deps: [build/pipeline, ", "deps: [build/pipeline, scripts/ports.py, "))

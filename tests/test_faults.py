@@ -23,7 +23,7 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUICK, "SEEFOOD_LOAD_TIMEOUT_S": "8"}.items():
+        for name, value in {**QUICK, "SEEFOOD_LOAD_TIMEOUT_S": "25"}.items():
             patch.setenv(name, value)
         yield
 
@@ -94,7 +94,7 @@ def broken_version(kind, archives, store):
     archive = reversion(archives["1.0.0"], "2.0.0", folder, fault)
     shutil.rmtree(folder / "work-2.0.0", ignore_errors=True)
     entry = {"archive": archive.name, "sha256": sha256(archive)}
-    said = {"raises": "no such luck", "hangs": "not ready within 8 s", "answers wrong": "is answered wrong"}.get(kind, "")
+    said = {"raises": "no such luck", "hangs": "not ready within 25 s", "answers wrong": "is answered wrong"}.get(kind, "")
     if kind == "wrong checksum":
         flip_a_byte(archive, "index_to_name.json")
         said = "index_to_name.json was changed"

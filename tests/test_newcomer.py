@@ -90,6 +90,7 @@ def test_make_serve_twice_on_a_fresh_machine_then_ctrl_c_and_sigterm(clone):
     assert not list(clone[0].rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_failed_installation_says_why_and_can_be_run_again(clone, tmp_path):
     folder = tmp_path / "seefood"
     shutil.copytree(clone[0], folder, ignore=shutil.ignore_patterns(".venv", "build"))

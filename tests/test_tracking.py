@@ -169,6 +169,7 @@ def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, 
     assert other.info.run_id != run.info.run_id
 
 
+@pytest.mark.slow
 def test_server_that_never_answers_stalls_nothing_and_the_records_can_be_sent_later(here, monkeypatch, capfd, store):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -340,6 +341,7 @@ def test_run_that_another_process_sends_is_not_sent_twice(here, store):
         send(folder, store)
 
 
+@pytest.mark.slow
 def test_artifacts_go_to_s3_and_come_back(here, monkeypatch):
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
