@@ -370,6 +370,7 @@ def test_interrupted_push_leaves_the_notes_and_the_command_that_push_prints_comm
     assert "nothing to commit" in remote(folder, "push")
 
 
+@pytest.mark.slow
 def test_bucket_that_lost_its_versioning_is_refused_by_push_and_a_failed_push_leaves_the_notes(tmp_path, s3):
     folder = bare_repository(tmp_path)
     client = boto3.client("s3", endpoint_url=s3)

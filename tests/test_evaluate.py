@@ -131,6 +131,7 @@ def test_page_holds_its_pictures_and_needs_no_network(evaluated):
     assert Checkpoint.load(evaluated / "checkpoint.pt").git in page
 
 
+@pytest.mark.slow
 def test_page_of_a_run_without_curves_says_so_and_one_not_evaluated_is_refused(tmp_path, tiny_run, evaluated):
     run = tmp_path / "foreign"
     shutil.copytree(evaluated, run, ignore=shutil.ignore_patterns("history.csv", "learning_curves.png"))

@@ -202,6 +202,7 @@ def test_killed_rank_is_restarted_and_the_run_ends_as_if_nothing_had_been(tmp_pa
     assert same_bits(weights(tmp_path / "run"), weights(tmp_path / "undisturbed"))
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves_and_ends_all_ranks(tmp_path, generated, params):
     long = params.model_copy(update={"epochs": 200})
     process = run_train(long, generated, tmp_path / "run", processes=2, start_new_session=True)
@@ -237,6 +238,7 @@ def test_run_with_other_labels_or_photos_is_not_taken_up(tmp_path, generated, pa
         train(other, params, one_process)
 
 
+@pytest.mark.slow
 def test_resume_flag_takes_data_and_parameters_from_the_run(tmp_path, generated, params):
     short = params.model_copy(update={"epochs": 1})
     with pytest.raises(Stopped):

@@ -105,6 +105,7 @@ def test_form_that_answers_otherwise_is_refused_with_its_figures_and_the_next_on
     assert re.search(r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), the same dish for .*% of \d+ photos; refused: ", said)
 
 
+@pytest.mark.slow
 def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_none_does(
     prepared, tiny_run, tmp_path, monkeypatch, capsys
 ):

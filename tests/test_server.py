@@ -287,6 +287,7 @@ def status_of(url, **options):
         return None
 
 
+@pytest.mark.slow
 def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store, photo):
     server = Server(model_store, free_port()).wait_ready()
     health = f"http://127.0.0.1:{ports_of(server.port)['health']}"

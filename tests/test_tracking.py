@@ -115,6 +115,7 @@ def test_run_lands_in_the_embedded_store_while_the_caller_never_waits(here, monk
     assert (version.run_id, version.tags["sha256"]) == (run.info.run_id, sha256_of(folder / "checkpoint.pt"))
 
 
+@pytest.mark.slow
 def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, capfd, store):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
