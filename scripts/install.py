@@ -38,7 +38,6 @@ def pip_install(python: Path, extras: "list[str]") -> int:
     """Install the extras of pyproject.toml as constraints.txt pins them; one line a package. Returns pip's exit status."""
     LOG.parent.mkdir(exist_ok=True)
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-c", "constraints.txt"]
-    command += ["--no-compile"]  # of all these modules few are ever imported, and Python compiles those by itself
     # the environment variable reaches the build of this project, too, which -c does not
     environment = {**os.environ, "PIP_CONSTRAINT": str(Path("constraints.txt").resolve()), "PYTHONUNBUFFERED": "1"}
     with (
