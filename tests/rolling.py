@@ -25,7 +25,7 @@ QUICK = {
     "SEEFOOD_STALE_S": "8",
     "SEEFOOD_CHECK_S": "0.5",
     "SEEFOOD_RECHECK_S": "0.2",
-    "SEEFOOD_CHECK_TIMEOUT_S": "1",
+    "SEEFOOD_CHECK_TIMEOUT_S": "3",
     "SEEFOOD_RESTART_WAIT_S": "0.2",
     "SEEFOOD_BAKE_S": "1",
 }
@@ -83,6 +83,10 @@ def get(url: str):
         return 0, {}
 
 
+# what is waited for happens in seconds, but a loaded machine may take ten times as long
+LONG_S = 180
+
+
 class Instance(Server):
     """A server that obeys a release document."""
 
@@ -105,10 +109,10 @@ class Instance(Server):
         self.process.wait()
 
     def wait_ready(self):
-        self.wait_for(lambda: self.ready, 60)
+        self.wait_for(lambda: self.ready)
         return self
 
-    def wait_for(self, condition, seconds):
+    def wait_for(self, condition, seconds=LONG_S):
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, f"{self.output}\n{self.status()}"
@@ -124,7 +128,7 @@ class Instance(Server):
         """What it says of itself beside the release document."""
         return next((said for _, said in open_store(self.release).statuses() if said["instance"] == self.name), None)
 
-    def wait_state(self, state, document=None, seconds=60):
+    def wait_state(self, state, document=None):
         """Its status once it is that, and tells of this document."""
         from scripts.release import fingerprint
 
@@ -133,7 +137,7 @@ class Instance(Server):
             wanted = fingerprint(document) if document else None
             return said if said and said["state"] == state and wanted in (None, said["release"]) else None
 
-        return self.wait_for(there, seconds)
+        return self.wait_for(there)
 
     def registered(self):
         """The versions that TorchServe has."""
@@ -146,7 +150,7 @@ class Instance(Server):
         time.sleep(0.2)  # the last lines of its output
         import psutil
 
-        assert not psutil.wait_procs(family, timeout=5)[1]
+        assert not psutil.wait_procs(family, timeout=20)[1]
         return self.output, self.process.returncode
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUICK, "SEEFOOD_LOAD_TIMEOUT_S": "25"}.items():
+        for name, value in QUICK.items():
             patch.setenv(name, value)
         yield
 
@@ -94,7 +94,7 @@ def broken_version(kind, archives, store):
     archive = reversion(archives["1.0.0"], "2.0.0", folder, fault)
     shutil.rmtree(folder / "work-2.0.0", ignore_errors=True)
     entry = {"archive": archive.name, "sha256": sha256(archive)}
-    said = {"raises": "no such luck", "hangs": "not ready within 25 s", "answers wrong": "is answered wrong"}.get(kind, "")
+    said = {"raises": "no such luck", "hangs": "not ready within 40 s", "answers wrong": "is answered wrong"}.get(kind, "")
     if kind == "wrong checksum":
         flip_a_byte(archive, "index_to_name.json")
         said = "index_to_name.json was changed"
@@ -111,19 +111,30 @@ def broken_version(kind, archives, store):
     "kind",
     [
         *("wrong checksum", "truncated", "raises", "answers wrong"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("no archive", "changed, with its checksum", "hangs")),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("no archive", "changed, with its checksum")),
     ],
 )
 def test_bad_version_never_becomes_default_and_nothing_of_it_stays(instance, module_store, archives, kind):
-    before = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
+    bad_version_stays_out(instance, module_store, archives, kind)
+
+
+@pytest.mark.slow
+def test_version_that_hangs_is_given_up(start, store, archives, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_LOAD_TIMEOUT_S", "40")
+    release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
+    bad_version_stays_out(start(store), store, archives, "hangs")
+
+
+def bad_version_stays_out(instance, store, archives, kind):
+    before = release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
     instance.wait_state("converged", before)
     load = Load(instance.port, 2)
-    document, said = broken_version(kind, archives, module_store)
-    put(module_store, write(document))
+    document, said = broken_version(kind, archives, store)
+    put(store, write(document))
     status = instance.wait_state("failed", document)
     assert said in status["why"]
     assert (status["default"], status["versions"], status["ready"]) == ("1.0.0", ["1.0.0"], True)
-    again = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
+    again = release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
     instance.wait_state("converged", again)
     assert {answer[2:] for answer in load.stop()} == {(200, "1.0.0")}
     assert instance.registered() == ["1.0.0"]
@@ -170,13 +181,13 @@ def test_same_version_with_other_content_is_refused(instance, module_store, arch
 def test_killed_worker_is_replaced_and_readiness_tells(instance, module_store, archives):
     document = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
     instance.wait_state("converged", document)
-    instance.wait_for(lambda: instance.ready, 10)
+    instance.wait_for(lambda: instance.ready)
     (worker,) = workers(instance)
     worker.kill()
-    instance.wait_for(lambda: not instance.ready, 10)
-    instance.wait_for(lambda: instance.ready, 30)
+    instance.wait_for(lambda: not instance.ready)
+    instance.wait_for(lambda: instance.ready)
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
-    instance.wait_for(lambda: instance.status()["worker_restarts"] == {"1.0.0": 1}, 5)
+    instance.wait_for(lambda: instance.status()["worker_restarts"] == {"1.0.0": 1})
 
 
 @pytest.mark.slow
@@ -184,8 +195,8 @@ def test_killed_jvm_is_replaced_with_all_its_versions(instance, module_store, ar
     document = release(module_store, archives, "1.1.0")
     instance.wait_state("converged", document)
     next(process for process in instance.family() if process.name() == "java").kill()
-    instance.wait_for(lambda: not instance.ready, 10)
-    instance.wait_for(lambda: instance.ready, 60)
+    instance.wait_for(lambda: not instance.ready)
+    instance.wait_for(lambda: instance.ready)
     instance.wait_state("converged", document)
     assert instance.registered() == ["1.0.0", "1.1.0"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.1.0"
@@ -203,9 +214,9 @@ def test_jvm_killed_again_while_it_loads_what_it_served_comes_back_all_the_same(
     for _ in range(2):
         said = instance.output.count("TorchServe is up")
         java().kill()
-        instance.wait_for(lambda said=said: instance.output.count("TorchServe is up") > said, 30)
-        instance.wait_for(lambda: workers(instance), 10)  # it loads
-    instance.wait_for(lambda: instance.ready, 60)
+        instance.wait_for(lambda said=said: instance.output.count("TorchServe is up") > said)
+        instance.wait_for(lambda: workers(instance))  # it loads
+    instance.wait_for(lambda: instance.ready)
     instance.wait_state("converged", document)
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
 
@@ -216,9 +227,9 @@ def test_somebody_elses_change_in_torchserve_is_undone(instance, module_store, a
     instance.wait_state("converged", document)
     management = f"http://127.0.0.1:{instance.port + 1}/models/seefood"
     httpx.put(f"{management}/1.0.0/set-default")
-    instance.wait_for(lambda: httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.1.0", 10)
+    instance.wait_for(lambda: httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.1.0")
     httpx.delete(f"{management}/1.0.0")
-    instance.wait_for(lambda: instance.registered() == ["1.0.0", "1.1.0"], 20)
+    instance.wait_for(lambda: instance.registered() == ["1.0.0", "1.1.0"])
 
 
 def test_sixteen_requests_in_flight_are_answered_before_sigterm_ends_it(start, store, archives):
@@ -227,15 +238,15 @@ def test_sixteen_requests_in_flight_are_answered_before_sigterm_ends_it(start, s
     instance = start(store)
     # one by one as they come: several batches of 0.3 s
     load = Load(instance.port, 16)
-    instance.wait_for(lambda: len(load.answers) > 16, 20)
+    instance.wait_for(lambda: len(load.answers) > 16)
     load.over.set()
     time.sleep(0.05)
     family = instance.family()
     begun = time.monotonic()
     instance.process.send_signal(signal.SIGTERM)
-    instance.wait_for(lambda: get(f"http://127.0.0.1:{instance.port + 6}/readyz") == (503, READY_DRAINING), 2)
-    assert instance.process.wait(30) == 0
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    instance.wait_for(lambda: get(f"http://127.0.0.1:{instance.port + 6}/readyz") == (503, READY_DRAINING))
+    assert instance.process.wait(60) == 0
+    assert not psutil.wait_procs(family, timeout=20)[1]
     answers = load.stop()
     assert sum(ended > begun for _, ended, *_ in answers) == 16
     assert not load.failed
@@ -252,11 +263,11 @@ def test_grace_serves_on_though_not_ready_and_a_second_signal_ends_it(start, sto
     instance = start(store)
     family = instance.family()
     instance.process.terminate()
-    instance.wait_for(lambda: not instance.ready, 2)
+    instance.wait_for(lambda: not instance.ready)
     assert httpx.post(instance.url, content=picture_bytes(1)).status_code == 200
     instance.process.terminate()
-    assert instance.process.wait(10) == 0
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert instance.process.wait(60) == 0
+    assert not psutil.wait_procs(family, timeout=20)[1]
 
 
 @pytest.mark.slow
@@ -266,7 +277,7 @@ def test_killed_in_the_middle_of_a_rollout_it_leaves_no_process_and_converges_wh
     instance = start(store, port)
     family = instance.family()
     document = release(store, archives, "1.1.0", "baking")
-    instance.wait_for(lambda: "fetching: version=1.1.0" in instance.output, 10)
+    instance.wait_for(lambda: "fetching: version=1.1.0" in instance.output)
     time.sleep(0.3)
     instance.process.kill()
     instance.process.wait()
@@ -289,7 +300,7 @@ def test_bad_release_at_the_start_falls_back_to_the_last_good_one(start, store, 
     instance = start(store, port)
     assert said in instance.wait_state("failed", bad)["why"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
-    instance.wait_for(lambda: instance.status()["default"] == "1.0.0", 5)
+    instance.wait_for(lambda: instance.status()["default"] == "1.0.0")
 
 
 @pytest.mark.slow
@@ -334,6 +345,6 @@ def test_no_release_can_be_served_ends_with_the_reason(quick, store, archives):
     document, said = broken_version("raises", archives, store)
     put(store, write(make({"2.0.0": document["versions"]["2.0.0"]}, "2.0.0", "released", "bad alone")))
     command = [sys.executable, str(ROOT / "scripts/serve.py"), "--port", str(free_port()), "--release", store.address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
     assert said in done.stderr

@@ -118,7 +118,7 @@ def test_s3_that_is_away_stops_nobody_and_is_noticed_when_it_is_back(fleet, roll
     port = s3.get_host_and_port()[1]
     s3.stop()
     time.sleep(1)
-    fleet[0].wait_for(lambda: "cannot be reached" in fleet[0].output, 30)
+    fleet[0].wait_for(lambda: "cannot be reached" in fleet[0].output)
     assert served(fleet) == ["1.0.0"] * 3
     assert all(instance.ready for instance in fleet)
     again = ThreadedMotoServer(ip_address="127.0.0.1", port=port)

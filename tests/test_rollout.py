@@ -63,7 +63,7 @@ def command(instance, archives, *arguments):
 
 def run(instance, archives, *arguments):
     """(exit status, all that it printed) of a rollout command."""
-    done = subprocess.run(command(instance, archives, *arguments), capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command(instance, archives, *arguments), capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -148,7 +148,7 @@ def test_version_that_is_worse_is_taken_back_with_the_reason(instance, store, ar
     monkeypatch.setenv("SEEFOOD_BAKE_S", "15")
     monkeypatch.setenv("SEEFOOD_MIN_REQUESTS", "60")
     load = Load(instance.port, 8)
-    instance.wait_for(lambda: len(load.answers) > 400, 20)
+    instance.wait_for(lambda: len(load.answers) > 400)
     status, output = run(instance, archives, "start", version)
     load.stop()
     assert status == 1
@@ -173,7 +173,7 @@ def test_interrupted_rollout_is_taken_back(instance, store, archives):
     process = subprocess.Popen(
         command(instance, archives, "start", "2.3.0"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    instance.wait_for(lambda: instance.registered() == ["1.0.0", "2.3.0"], 10)
+    instance.wait_for(lambda: instance.registered() == ["1.0.0", "2.3.0"])
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 1
@@ -327,7 +327,7 @@ def test_torchserve_that_was_started_by_hand_is_rolled_with_its_tokens(by_hand, 
     start = [sys.executable, str(ROOT / "scripts/rollout.py"), "--model-store", str(archives["1.0.0"].parent), "start"]
 
     def roll(version):
-        return subprocess.run([*start, version, "--url", url], capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run([*start, version, "--url", url], capture_output=True, text=True, timeout=300, check=False)
 
     refused = roll("1.1.0")
     assert refused.returncode == 1
