@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from handler.parts import PROVENANCE, check_parts, checksums, sha256
+from scripts.whole_file import write_json
 
 MODEL = "seefood"
 HANDLER_DIR = Path(__file__).resolve().parent.parent / "handler"
@@ -121,13 +122,6 @@ def provenance_of(folder: Path, version: str) -> dict[str, Any]:
         "training": program["provenance"],
         "parts": checksums(folder),
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    """As text for people, aside and then renamed."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def unpack(archive: Path, folder: Path) -> dict[str, Any]:

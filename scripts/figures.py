@@ -1,25 +1,34 @@
 """Two versions' figures beside each other: requests, errors and the worker's times, from what all instances report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scripts.settings import Settings
 
 PERCENTILE = 0.99
+COUNTS = ("requests", "errors", "restarts")
 
 
 def figures_of(statuses: Mapping[str, Mapping[str, Any]], version: str) -> dict[str, Any]:
     """All instances' figures of a version together: requests, errors, batches by seconds (cumulative), worker restarts."""
+    return _together(_of_instance(said, version) for said in statuses.values())
+
+
+def _of_instance(said: Mapping[str, Any], version: str) -> dict[str, Any]:
+    of_version = said["figures"].get(version, {"outcomes": {}, "seconds": {}})
+    requests = sum(of_version["outcomes"].values())
+    good = of_version["outcomes"].get("answered", 0) + of_version["outcomes"].get("explained", 0)
+    restarts = said["worker_restarts"].get(version, 0)
+    return {"requests": requests, "errors": requests - good, "restarts": restarts, "seconds": of_version["seconds"]}
+
+
+def _together(figures: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     total: dict[str, Any] = {"requests": 0, "errors": 0, "restarts": 0, "seconds": {}}
-    for said in statuses.values():
-        of_version = said["figures"].get(version, {"outcomes": {}, "seconds": {}})
-        requests = sum(of_version["outcomes"].values())
-        good = of_version["outcomes"].get("answered", 0) + of_version["outcomes"].get("explained", 0)
-        total["requests"] += requests
-        total["errors"] += requests - good
-        total["restarts"] += said["worker_restarts"].get(version, 0)
-        for upper, count in of_version["seconds"].items():
+    for of_instance in figures:
+        for key in COUNTS:
+            total[key] += of_instance[key]
+        for upper, count in of_instance["seconds"].items():
             total["seconds"][upper] = total["seconds"].get(upper, 0) + count
     return total
 
@@ -27,20 +36,16 @@ def figures_of(statuses: Mapping[str, Mapping[str, Any]], version: str) -> dict[
 def since(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of the time between; an instance that was started anew counts from 0, so nothing goes below that."""
     seconds = {upper: max(0, count - before["seconds"].get(upper, 0)) for upper, count in now["seconds"].items()}
-    return {name: max(0, now[name] - before[name]) for name in ("requests", "errors", "restarts")} | {"seconds": seconds}
+    return {name: max(0, now[name] - before[name]) for name in COUNTS} | {"seconds": seconds}
 
 
 def between(now: Mapping[str, Mapping[str, Any]], before: Mapping[str, Mapping[str, Any]], version: str) -> dict[str, Any]:
     """All instances' figures of a version in the time between two looks; each by itself, as each may have been started anew."""
-    total = figures_of({}, version)
-    for name, said in now.items():
-        earlier = figures_of({name: before[name]} if name in before else {}, version)
-        of_instance = since(figures_of({name: said}, version), earlier)
-        for key in ("requests", "errors", "restarts"):
-            total[key] += of_instance[key]
-        for upper, count in of_instance["seconds"].items():
-            total["seconds"][upper] = total["seconds"].get(upper, 0) + count
-    return total
+    nothing = _together([])
+    return _together(
+        since(_of_instance(said, version), _of_instance(before[name], version) if name in before else nothing)
+        for name, said in now.items()
+    )
 
 
 def percentile(seconds: Mapping[str, float], share: float) -> float:

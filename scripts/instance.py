@@ -14,17 +14,19 @@ from typing import Any, NamedTuple
 
 from handler.capture import captured_photos, prune
 from scripts import management
-from scripts.archive import MODEL, write_json
+from scripts.archive import MODEL
 from scripts.fetch import fetch
 from scripts.health import Health, Serving
 from scripts.management import ManagementError
 from scripts.release import ReleaseError, default_of, fingerprint, parse
 from scripts.settings import Settings
 from scripts.shadow import compare
+from scripts.status import Live
 from scripts.steps import Steps
 from scripts.store import Store, StoreError
 from scripts.torchserve import TorchServe
 from scripts.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
+from scripts.whole_file import write_json
 
 UNEXPECTED = "unexpected"  # the problem that nobody thought of
 
@@ -65,8 +67,10 @@ class Instance:
         self.obeyed_since = time.monotonic()
         # the last release that was wholly served, of this store alone: a port may have served another one before
         self._good_file = run_dir / f"good-{hashlib.sha256(store.address.encode()).hexdigest()[:12]}.json"
+        self._good = self._last_good()
         self._refused: dict[str, str] = {}  # versions that failed, under this document
         self._tag: str | None = None
+        self._broken: Problem | None = None  # what the document of the tag is
         self._peers: list[str] = []
         self._peers_due = self._looked = 0.0
 
@@ -86,12 +90,10 @@ class Instance:
             self._broken = problem = Problem(str(error), True)
         else:
             problem = self._broken
-        if self.document is None and problem and (good := self._last_good()):
+        if self.document is None and problem and (good := self._good):
             self.steps("the last good release is served", because=problem.why)
             self.document = good
         self._note("", problem)
-
-    _broken: Problem | None = None  # what the document of the tag is
 
     def _obey(self, document: dict[str, Any]) -> None:
         self.document, self._broken, self._refused, self.shadow = document, None, {}, None
@@ -163,15 +165,14 @@ class Instance:
         )
 
     def _proved(self, version: str, entry: Mapping[str, str]) -> bool:
-        good = self._last_good()
-        return good is not None and good["versions"].get(version) == entry
+        return self._good is not None and self._good["versions"].get(version) == entry
 
     def _wanted(self, document: Mapping[str, Any]) -> str:
         if "canary" in document and time.monotonic() > self._peers_due:
             self._peers_due = time.monotonic() + self.settings.heartbeat_s
             # if the store is away, those that were seen last
             with contextlib.suppress(StoreError):
-                self._peers = [said["instance"] for age_s, said in self.store.statuses() if age_s < self.settings.stale_s]
+                self._peers = list(Live.of(self.store, self.settings).statuses)
         return default_of(document, self.name, self._peers)
 
     def _compare_with_torchserve(self) -> None:
@@ -185,7 +186,7 @@ class Instance:
     def _fall_back(self) -> None:
         """What the document wants cannot be served: better the last release that could, or its other versions, than nothing."""
         assert self.document is not None
-        good = self._last_good()
+        good = self._good
         if good is not None and good["default"] != self.wanted:
             self._load(str(good["default"]), good["versions"][good["default"]])
         candidates = [*([good["default"]] if good else []), self.document["default"], *sorted(self.loaded)]
@@ -285,9 +286,9 @@ class Instance:
         prune(self.run_dir / "captured", self.settings.capture_bytes, self.settings.capture_age_s)
         if "shadow" in document and self.shadow is None:
             self._compare(document)
-        good = self._last_good()
-        if good is not None and fingerprint(good) == fingerprint(document):
+        if self._good == document:
             return
+        self._good = document
         try:
             write_json(self._good_file, document)
         except OSError as error:  # what is served is right nevertheless

@@ -16,6 +16,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from handler.parts import sha256
 from scripts.archive import MODEL, archive_name
 
 SCHEMA = Path(__file__).with_name("release.schema.json")
@@ -71,6 +72,11 @@ def make(
     who = by or f"{getpass.getuser()}@{socket.gethostname()}"
     document = {"model": MODEL, "versions": versions, "default": default, **parts, "stage": stage}
     return parse(write({**document, "written": written, "by": who, "why": why}))
+
+
+def entry_of(archive: Path) -> dict[str, str]:
+    """What a document says of an archive."""
+    return {"archive": archive.name, "sha256": sha256(archive)}
 
 
 def write(document: Mapping[str, Any]) -> str:

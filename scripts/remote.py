@@ -32,6 +32,8 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
+from scripts.whole_file import write_whole
+
 NAME = "storage"  # DVC's name for the remote
 CONFIG = Path(".dvc/config")
 REFUSED = ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
@@ -188,13 +190,6 @@ def keep_inputs(lock: Path, before: str) -> None:
         if "outs" in stage:
             stage["outs"] = pushed[name]["outs"]
     write_whole(lock, yaml.safe_dump(content, sort_keys=False))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file aside, then rename."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def tracking_files() -> list[Path]:

@@ -17,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from handler.parts import sha256
 from scripts import shadow
 from scripts.archive import choose_archive, unpack
 from scripts.by_hand import by_hand, start_by_hand
-from scripts.release import ReleaseError, canaries, fingerprint, make, parse
+from scripts.release import ReleaseError, canaries, entry_of, fingerprint, make, parse
 from scripts.settings import Settings
 from scripts.status import Live, history_table, status_table
 from scripts.steps import Steps
@@ -35,7 +34,7 @@ def start(rollout: Rollout, archive: Path, canary: float | None, photos: int | N
     with tempfile.TemporaryDirectory() as folder:
         new = str(unpack(archive, Path(folder) / "archive")["version"])
     store, before = rollout.store, rollout.before
-    entry = {"archive": archive.name, "sha256": sha256(archive)}
+    entry = entry_of(archive)
     if before and new in before["versions"] and before["versions"][new]["sha256"] != entry["sha256"]:
         raise ValueError(f"{new} is released with another archive, and a version never changes: choose another VERSION")
     live = Live.of(store, rollout.settings).statuses

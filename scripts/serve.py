@@ -20,19 +20,20 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
-from handler.parts import sha256
 from scripts.archive import MODEL, archive_version, choose_archive, find_archives, precedence
 from scripts.health import Health, HealthServer
 from scripts.instance import UNEXPECTED, Instance, Problem
 from scripts.management import ManagementError
 from scripts.metrics_server import MetricsServer
 from scripts.ports import PortError, check_ports
-from scripts.release import ReleaseError, make, parse, write
+from scripts.release import ReleaseError, entry_of, make, parse, write
 from scripts.reporter import Reporter, Stopped
 from scripts.settings import Settings, ports_of
 from scripts.steps import Steps
@@ -185,7 +186,7 @@ def own_release(archive: Path, folder: Path) -> Store:
     store = FolderStore(folder / "release.json")
     store.folder.mkdir(parents=True)
     store.put(archive)
-    _release(store, archive, None)
+    store.write(write(_served({archive_version(archive): entry_of(archive)}, archive)), None)
     return store
 
 
@@ -202,8 +203,9 @@ def newest_release(model_store: Path, store: FolderStore) -> None:
         return
     version = archive_version(newest)
     if document is None or document["by"] == SELF:
-        if document is None or document["versions"] != {version: {"archive": newest.name, "sha256": sha256(newest)}}:
-            _release(store, newest, tag)
+        versions = {version: entry_of(newest)}
+        if document is None or document["versions"] != versions:
+            store.write(write(_served(versions, newest)), tag)
     elif precedence(version) > max(map(precedence, document["versions"])):
         print(
             f"note: {newest.name} is newer than what is released ({document['default']}): make rollout VERSION={version}",
@@ -211,10 +213,8 @@ def newest_release(model_store: Path, store: FolderStore) -> None:
         )
 
 
-def _release(store: Store, archive: Path, tag: str | None) -> None:
-    version = archive_version(archive)
-    entry = {"archive": archive.name, "sha256": sha256(archive)}
-    store.write(write(make({version: entry}, version, "released", f"{archive.name} is served", SELF)), tag)
+def _served(versions: Mapping[str, Mapping[str, str]], archive: Path) -> dict[str, Any]:
+    return make(versions, archive_version(archive), "released", f"{archive.name} is served", SELF)
 
 
 def stop(port: int, settings: Settings) -> None:

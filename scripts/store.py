@@ -9,7 +9,6 @@ seefood-1.0.0.mar                 s3://bucket/prefix/seefood-1.0.0.mar
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from handler.parts import sha256
+from scripts.whole_file import write_json, write_whole
 
 FORGET_STATUS_S = 24 * 3600.0
 
@@ -109,8 +109,8 @@ class FolderStore:
                 if present:
                     self.history_dir.mkdir(exist_ok=True)
                     number = max((int(path.stem) for path in self.history_dir.glob("[0-9]*.json")), default=0) + 1
-                    _write_whole(self.history_dir / f"{number:06}.json", present[0])
-                _write_whole(self.path, text)
+                    write_whole(self.history_dir / f"{number:06}.json", present[0])
+                write_whole(self.path, text)
                 written = self.read()
                 assert written is not None
                 return written[1]
@@ -155,7 +155,7 @@ class FolderStore:
                 path.unlink(missing_ok=True)
                 return
             self.status_dir.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, json.dumps(status, indent=1) + "\n")
+            write_json(path, status)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -172,18 +172,6 @@ class FolderStore:
             except (FileNotFoundError, ValueError):
                 continue
         return found
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_same(archive: Path, ours: str, theirs: str, address: str) -> None:

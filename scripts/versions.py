@@ -179,11 +179,7 @@ def _all_answer(server: Server, version: str, golden: Golden, workers: int, dead
             return False
         return response.is_success
 
-    if workers == 0:
-        return True
-    if workers == 1:
-        return ask(0)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool:
         return all(pool.map(ask, range(workers)))
 
 

@@ -118,9 +118,11 @@ class Rollout:
         document = make(before["versions"], before["default"], before["stage"], f"restored: {why}", **parts)
         try:
             found = self.store.read()
-            if found is not None and parse(found[0]) == before:
+            assert found is not None
+            there = parse(found[0])
+            if there == before:
                 return "nothing was changed"
-            self.tag = found[1] if found and parse(found[0])["written"] == self.last_written else self.tag
+            self.tag = found[1] if there["written"] == self.last_written else self.tag
             self.write(document)
             self.wait(self.settings.rollout_s)
         except (RolloutError, StoreError, OSError, ReleaseError) as error:

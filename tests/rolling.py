@@ -10,10 +10,11 @@ from pathlib import Path
 import httpx
 
 from handler.parts import PROVENANCE
-from scripts.archive import archive_name, build, provenance_of, unpack, write_json
+from scripts.archive import archive_name, build, provenance_of, unpack
 from scripts.archive import pack as pack_folder
-from scripts.release import make, write
+from scripts.release import entry_of, fingerprint, make, write
 from scripts.store import open_store
+from scripts.whole_file import write_json
 from tests.conftest import picture_bytes
 from tests.test_server import Server
 
@@ -130,7 +131,6 @@ class Instance(Server):
 
     def wait_state(self, state, document=None):
         """Its status once it is that, and tells of this document."""
-        from scripts.release import fingerprint
 
         def there():
             said = self.status()
@@ -156,10 +156,7 @@ class Instance(Server):
 
 def release(store, versions, default, stage="released", **parts):
     """Write a document that names these {version: archive}, unwatched; the document."""
-    from handler.parts import sha256
-
-    entries = {version: {"archive": path.name, "sha256": sha256(path)} for version, path in versions.items()}
-    document = make(entries, default, stage, "a test", **parts)
+    document = make({version: entry_of(path) for version, path in versions.items()}, default, stage, "a test", **parts)
     put(store, write(document))
     return document
 

@@ -28,9 +28,9 @@ from scripts.archive import (
     pack,
     precedence,
     unpack,
-    write_json,
 )
 from scripts.predict import OfflineContext
+from scripts.whole_file import write_json
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from training.data import read_data
 from training.export import ExportedProgram, load_program

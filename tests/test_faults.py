@@ -11,8 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from handler.parts import sha256
-from scripts.release import make, write
+from scripts.release import entry_of, make, write
 from scripts.store import FolderStore
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.rolling import QUICK, Instance, Load, flip_a_byte, get, make_archives, put, release, reversion, truncate
@@ -85,7 +84,7 @@ def leftovers(instance):
 def broken_version(kind, archives, store):
     """(document, what the status must say): a release of 2.0.0 that must not get far."""
     folder = store.folder
-    good = {"1.0.0": {"archive": archives["1.0.0"].name, "sha256": sha256(archives["1.0.0"])}}
+    good = {"1.0.0": entry_of(archives["1.0.0"])}
     (folder / "seefood-2.0.0.mar").unlink(missing_ok=True)
     if kind == "no archive":
         entry = {"archive": "seefood-2.0.0.mar", "sha256": "0" * 64}
@@ -93,7 +92,7 @@ def broken_version(kind, archives, store):
     fault = kind if kind in ("raises", "hangs", "answers wrong") else None
     archive = reversion(archives["1.0.0"], "2.0.0", folder, fault)
     shutil.rmtree(folder / "work-2.0.0", ignore_errors=True)
-    entry = {"archive": archive.name, "sha256": sha256(archive)}
+    entry = entry_of(archive)
     said = {"raises": "no such luck", "hangs": "not ready within 40 s", "answers wrong": "is answered wrong"}.get(kind, "")
     if kind == "wrong checksum":
         flip_a_byte(archive, "index_to_name.json")
@@ -103,7 +102,7 @@ def broken_version(kind, archives, store):
         said = "is damaged"
     if kind == "changed, with its checksum":
         flip_a_byte(archive, "handler/preprocess.py")
-        entry, said = {**entry, "sha256": sha256(archive)}, "handler/preprocess.py was changed"
+        entry, said = entry_of(archive), "handler/preprocess.py was changed"
     return make(good | {"2.0.0": entry}, "2.0.0", "baking", kind), said
 
 

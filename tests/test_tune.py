@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from handler.parts import checksums
-from scripts.archive import pack, unpack, write_json
+from scripts.archive import pack, unpack
 from scripts.tune import Goal, Outcome, Tuner, candidate_archive, main, read_settings, rewrite, searches, tune
+from scripts.whole_file import write_json
 from tests.conftest import ROOT
 
 
