@@ -14,6 +14,7 @@ STARTER := model_store/seefood-$(STARTER_VERSION).mar
 PINS := pyproject.toml constraints.txt scripts/install.py
 
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: help setup data ingest train profile bench-train sweep evaluate report promote track mlflow pipeline remote push pull \
 	export compare archive inspect serve stop rollout rollback status releases predict bench tune test test-all lint format clean
 
@@ -22,12 +23,12 @@ help: ## List every target (this)
 
 .venv/installed-serve: $(PINS)
 	@$(PYTHON) scripts/install.py serve
-.venv/installed-train: $(PINS) | .venv/installed-serve
+.venv/installed-train: $(PINS)
 	@$(PYTHON) scripts/install.py serve train
-.venv/installed-dev: $(PINS) | .venv/installed-serve
+.venv/installed-dev: $(PINS)
 	@$(PYTHON) scripts/install.py serve train dev
 
-setup: .venv/installed-serve .venv/installed-train .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
+setup: .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
 
 data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
 	@$(BIN)/python training/data.py $(or $(DATA),data)

@@ -1,9 +1,11 @@
 import contextlib
 import io
+import os
 import random
 import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -83,6 +85,24 @@ def exported(tmp_path_factory, tiny_run) -> Path:
     out = tmp_path_factory.mktemp("build") / "1.0.0"
     export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, form="openvino")
     return out
+
+
+@pytest.fixture
+def mount_disk() -> Iterator[Callable[[Path, str], Path]]:
+    """Mount an empty disk of that size ("512k") on a folder until the test ends; the folder. Skips where that cannot be."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+            pytest.skip("this machine does not let tests mount a disk")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.runtime.openvino_core

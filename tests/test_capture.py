@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import subprocess
 import time
 
 import pytest
@@ -73,25 +72,12 @@ def test_photos_that_are_too_old_go(capture, tmp_path):
     assert sorted((tmp_path / "captured").iterdir()) == paths[2:]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 512 kB."""
-    disk = tmp_path / "captured"
-    disk.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine does not let tests mount a disk")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_full_disk_keeps_no_half_photo_and_ends_nothing(capture, small_disk):
+def test_full_disk_keeps_no_half_photo_and_ends_nothing(capture, mount_disk, tmp_path):
+    disk = mount_disk(tmp_path / "captured", "512k")
     keep = capture(share=1, bytes=10**9, age_s=3600)
     for _ in range(PRUNE_EVERY + 5):
         keep(bytes(200_000))
-    assert [(path.suffix, path.stat().st_size) for path in small_disk.iterdir()] == [(".photo", 200_000)] * 2
+    assert [(path.suffix, path.stat().st_size) for path in disk.iterdir()] == [(".photo", 200_000)] * 2
 
 
 @pytest.mark.parametrize("gone", ["folder", ("a file in its place")])

@@ -1,6 +1,5 @@
 """What can go wrong in a rollout, with a real TorchServe: the version before serves throughout, and the status says why."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -303,30 +302,22 @@ def test_bad_release_at_the_start_falls_back_to_the_last_good_one(start, store, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
-def test_disk_that_is_full_while_fetching_is_said_and_passes(start, store, archives, monkeypatch):
+def test_disk_that_is_full_while_fetching_is_said_and_passes(mount_disk, start, store, archives, monkeypatch):
     port = free_port()
-    run_dir = ROOT / "build" / f"serve-{port}"
-    run_dir.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(run_dir)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine does not let tests mount a disk")
+    run_dir = mount_disk(ROOT / "build" / f"serve-{port}", "40m")
     monkeypatch.setenv("SEEFOOD_MIN_FREE_BYTES", "0")
-    try:
-        release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-        instance = start(store, port)
-        filler = run_dir / "filler"
-        with filler.open("wb") as file:
-            room = shutil.disk_usage(run_dir).free - 50_000
-            file.write(bytes(room))
-        document = release(store, archives, "1.1.0", "baking")
-        assert "No space left" in instance.wait_state("failed", document)["why"]
-        assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
-        filler.unlink()
-        assert instance.wait_state("converged", document)["default"] == "1.1.0"
-        instance.end()
-    finally:
-        subprocess.run(["umount", str(run_dir)], check=True)
+    release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
+    instance = start(store, port)
+    filler = run_dir / "filler"
+    with filler.open("wb") as file:
+        room = shutil.disk_usage(run_dir).free - 50_000
+        file.write(bytes(room))
+    document = release(store, archives, "1.1.0", "baking")
+    assert "No space left" in instance.wait_state("failed", document)["why"]
+    assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
+    filler.unlink()
+    assert instance.wait_state("converged", document)["default"] == "1.1.0"
+    instance.end()
 
 
 @pytest.mark.slow

@@ -180,28 +180,20 @@ def fill(path):
             file.write(bytes(4096))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
-def test_full_disk_loses_no_figures_and_ends_no_process(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine does not let tests mount a disk")
-    try:
-        work(disk, 2)
-        with MetricsServer(disk, free_port(), free_port()) as server:
-            url = f"http://127.0.0.1:{server.server_address[1]}/metrics"
-            fill(disk / "filler")
-            with pytest.raises(OSError) as caught:
-                server.bury()
-            assert caught.value.errno == errno.ENOSPC
-            assert values(httpx.get(url).text, outcome="answered") == {"seefood_requests_total": 4}
-            (disk / "filler").unlink()
+def test_full_disk_loses_no_figures_and_ends_no_process(mount_disk, tmp_path):
+    disk = mount_disk(tmp_path / "disk", "512k")
+    work(disk, 2)
+    with MetricsServer(disk, free_port(), free_port()) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}/metrics"
+        fill(disk / "filler")
+        with pytest.raises(OSError) as caught:
             server.bury()
-            assert values(httpx.get(url).text, outcome="answered") == {"seefood_requests_total": 4}
-        assert sorted(path.name for path in disk.iterdir()) == ["counter_0.db", "histogram_0.db"]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        assert caught.value.errno == errno.ENOSPC
+        assert values(httpx.get(url).text, outcome="answered") == {"seefood_requests_total": 4}
+        (disk / "filler").unlink()
+        server.bury()
+        assert values(httpx.get(url).text, outcome="answered") == {"seefood_requests_total": 4}
+    assert sorted(path.name for path in disk.iterdir()) == ["counter_0.db", "histogram_0.db"]
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import math
 import os
 import re
 import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -417,20 +416,13 @@ def test_archive_for_a_folder_that_is_away_is_refused_as_all_else_is(tmp_path, a
 
 
 @pytest.fixture
-def full_store(tmp_path):
+def full_store(mount_disk, tmp_path):
     """A store with a document in a folder on a full disk."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("this machine does not let tests mount a disk")
+    disk = mount_disk(tmp_path / "disk", "64k")
     store = FolderStore(disk / "release.json")
     store.tag = store.write("one", None)
     (disk / "filler").write_bytes(bytes(56 * 1024))
-    yield store
-    subprocess.run(["umount", str(disk)], check=True)
+    return store
 
 
 def test_full_disk_leaves_the_document_that_was_there(full_store):

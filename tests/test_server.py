@@ -308,25 +308,15 @@ def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
-def test_full_disk_is_said(model_store, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], check=False, capture_output=True).returncode
-        != 0
-    ):
-        pytest.skip("this machine does not let tests mount a disk")
-    try:
-        for folder in ("scripts", "handler"):
-            shutil.copytree(ROOT / folder, disk / folder)
-        command = [sys.executable, "scripts/serve.py", "--port", str(free_port()), "--model-store", str(model_store)]
-        environment = {**os.environ, "PYTHONPATH": str(disk)}
-        done = subprocess.run(command, cwd=disk, env=environment, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 1
-        assert "the disk is full" in done.stderr
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+def test_full_disk_is_said(model_store, mount_disk, tmp_path):
+    disk = mount_disk(tmp_path / "disk", "20m")
+    for folder in ("scripts", "handler"):
+        shutil.copytree(ROOT / folder, disk / folder)
+    command = [sys.executable, "scripts/serve.py", "--port", str(free_port()), "--model-store", str(model_store)]
+    environment = {**os.environ, "PYTHONPATH": str(disk)}
+    done = subprocess.run(command, cwd=disk, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
 
 
 def test_photo_turned_by_exif_is_answered_like_the_upright_one(server):
