@@ -29,6 +29,7 @@ QUICK = {
     "SEEFOOD_CHECK_TIMEOUT_S": "3",
     "SEEFOOD_RESTART_WAIT_S": "0.2",
     "SEEFOOD_BAKE_S": "1",
+    "SEEFOOD_WORSE_P99_S": "5",  # what else runs on the machine slows one version or the other
 }
 
 # what is wrong with a version: text of the handler, and what comes in its place

@@ -327,6 +327,7 @@ def test_bucket_that_would_lose_data_is_refused_before_anything_is_written(tmp_p
     assert "no remote is set: make remote BUCKET=" in remote(folder, "push", code=1)
 
 
+@pytest.mark.slow
 def test_wrong_and_missing_credentials_are_refused_with_the_reason(tmp_path, s3):
     folder = bare_repository(tmp_path)
     remote(folder, "set", "s3://kept/secret", "--endpoint", s3)

@@ -110,6 +110,7 @@ def test_same_seed_gives_the_same_bits_with_any_number_of_loader_workers(tmp_pat
     assert same_bits(history(one_process), history(tmp_path / "again"))
 
 
+@pytest.mark.slow
 def test_two_processes_or_two_parts_train_as_one(tmp_path, generated, params, one_process):
     two = run_train(params, generated, tmp_path / "two", processes=2)
     train(generated, params.model_copy(update={"accumulate": 2}), tmp_path / "parts")
@@ -175,6 +176,7 @@ def wait_for_step(out: Path, process: subprocess.Popen[str], least: int) -> int:
     raise AssertionError("no state was saved")
 
 
+@pytest.mark.slow
 def test_sigkill_costs_no_more_than_since_the_last_save(tmp_path, generated, params, one_process):
     often = params.model_copy(update={"checkpoint_minutes": 0.0})  # a save a step
     process = run_train(often, generated, tmp_path / "run")

@@ -26,7 +26,7 @@ def prepared(tiny_run):
     return prepare(Checkpoint.load(tiny_run / "checkpoint.pt"), None)
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "torch"])
+@pytest.fixture(scope="module", params=["onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
 def other_form(request, tiny_run, tmp_path_factory):
     """(name, folder) of a form that is not the default."""
     out = tmp_path_factory.mktemp("forms") / request.param

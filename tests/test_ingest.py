@@ -285,6 +285,7 @@ def test_ingest_that_is_cut_off_while_it_moves_photos_can_be_run_again(monkeypat
     assert len({photo.path for photo in data.train + data.held_out}) == 17 + (0 if layout == "new" else 120)
 
 
+@pytest.mark.slow
 def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, capsys, food):
     before = content(food)
     for number in range(1000, 1400):

@@ -207,6 +207,7 @@ def test_training_that_outlived_its_sweep_is_ended_and_no_other(tmp_path):
     assert still == [False, True]
 
 
+@pytest.mark.slow
 def test_sweep_of_failing_trials_ends_and_says_why(tmp_path, settings, tiny_params, monkeypatch, capsys):
     monkeypatch.setattr(sweep_module, "MAX_FAILURES", 1)
     (tmp_path / "empty").mkdir()
