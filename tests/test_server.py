@@ -224,7 +224,8 @@ def test_taken_port_is_named_and_nothing_else_is_touched(server, model_store):
         assert f"management port {port + 1} is taken" in third.process.communicate(timeout=30)[0]
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_everything_and_leaves_logs_and_what_the_next_start_uses(model_store, signal_number):
     server = Server(model_store, free_port()).wait_ready()
     output, status = server.end(signal_number)
