@@ -15,8 +15,10 @@ PINS := pyproject.toml constraints.txt scripts/install.py
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
+.PHONY: tools-image
 .PHONY: help setup data ingest train profile bench-train sweep evaluate report promote track mlflow pipeline remote push pull \
-	export compare archive inspect serve stop rollout rollback status releases predict bench tune test test-all lint format clean
+	export compare archive inspect serve stop rollout rollback status releases predict bench tune \
+	image run-image compose sbom preflight deploy doctor destroy smoke test test-all container-test lint format clean
 
 help: ## List every target (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +27,10 @@ help: ## List every target (this)
 	@$(PYTHON) scripts/install.py serve
 .venv/installed-train: $(PINS)
 	@$(PYTHON) scripts/install.py serve train
+.venv/installed-cloud: $(PINS)
+	@$(PYTHON) scripts/install.py serve cloud
 .venv/installed-dev: $(PINS)
-	@$(PYTHON) scripts/install.py serve train dev
+	@$(PYTHON) scripts/install.py serve train cloud dev
 
 setup: .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
 
@@ -170,11 +174,58 @@ tune: $(if $(GOAL),.venv/installed-serve $(STARTER)) ## Find the fastest setting
 	@$(BIN)/python scripts/tune.py '$(GOAL)' $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(VERSION),--version $(VERSION))
 
+TAG ?= latest
+DOCKER ?= docker
+STACK ?= seefood
+BUILD_ARGS = $(foreach name,BASE_IMAGE TORCH TORCH_VERSION TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$($(name))))
+BUILD = DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) $(BUILD_ARGS)
+HARDENED = --read-only --tmpfs /tmp:size=1g,mode=1777 --cap-drop ALL --security-opt no-new-privileges --memory 3g --pids-limit 512
+
+image: ## Build the server's image: [TAG=latest TORCH=cpu|cu130|none TORCH_VERSION= TORCH_INDEX= BASE_IMAGE= DOCKER_FLAGS=]
+	@$(BUILD) --build-arg VERSION=$(TAG) --build-arg COMMIT=$$(git rev-parse HEAD) --tag seefood:$(TAG) .
+
+run-image: $(STARTER) ## Serve model_store, or RELEASE=s3://..., in the image, hardened as on ECS: [PORT=8080 TAG=latest]
+	@$(DOCKER) run --rm $(HARDENED) --user $$(id -u):$$(id -g) --stop-timeout 90 \
+		--publish 127.0.0.1:$(PORT):8080 --publish 127.0.0.1:$$(($(PORT) + 6)):8086 \
+		--volume '$(CURDIR)/model_store:/opt/seefood/model_store' $(if $(RELEASE),--env RELEASE=$(RELEASE)) \
+		$(foreach name,AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_ENDPOINT_URL_S3,--env $(name)) \
+		seefood:$(TAG)
+
+tools-image: # MLflow and the S3 of docker-compose.yml
+	@$(BUILD) --target tools --tag seefood-tools:$(TAG) .
+
+compose: image tools-image ## The server, MLflow and an S3 on this machine, all from the Dockerfile: docker-compose.yml [TAG=latest COMPOSE="docker compose"]
+	@TAG=$(TAG) $(or $(COMPOSE),$(DOCKER)-compose) up --no-build
+
+sbom: .venv/installed-cloud ## What the image is made of, into build/sbom: CycloneDX of the Python packages, Debian's list, known vulnerabilities
+	@$(BUILD) --target sbom --output build/sbom .
+	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip --requirement build/sbom/python-packages.txt \
+		--output build/sbom/vulnerabilities.txt; status=$$?; ls build/sbom; exit $$status
+
+preflight: .venv/installed-cloud ## Check the templates, and the account if there are credentials, before a deploy: [STACK=seefood]
+	@$(BIN)/python scripts/ecs/preflight.py $(STACK)
+
+deploy: .venv/installed-cloud ## Create or update a deployment on ECS, watched: [STACK=seefood IMAGE=tag ONLY=service YES=1]
+	@$(BIN)/python scripts/ecs/deploy.py $(STACK) $(if $(IMAGE),--image $(IMAGE)) $(if $(ONLY),--only $(ONLY)) $(if $(YES),--yes)
+
+doctor: .venv/installed-cloud ## Why a deployment is not well, and what to do: [STACK=seefood]
+	@$(BIN)/python scripts/ecs/doctor.py $(STACK)
+
+destroy: .venv/installed-cloud ## Take a deployment away; asks first, and says what stays: [STACK=seefood]
+	@$(BIN)/python scripts/ecs/destroy.py $(STACK)
+
+smoke: .venv/installed-serve ## Ask a deployed server for an archive's golden photos: URL=https://... [RELEASE=s3://...]
+	@$(if $(URL),,echo "error: which server? make smoke URL=https://..." >&2; exit 1)
+	@$(BIN)/python scripts/smoke.py $(URL) $(if $(RELEASE),--release $(RELEASE))
+
 test: lint $(STARTER) ## Lint, type check and tests
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: lint $(STARTER) ## The same with the tests that take long
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+container-test: .venv/installed-dev $(STARTER) ## The image built and run for real: needs Docker, or root and Debian's docker.io and mmdebstrap
+	@$(BIN)/python -m pytest -m container -rs
 
 lint: .venv/installed-dev ## Ruff (style and format) and mypy (types)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

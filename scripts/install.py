@@ -20,7 +20,7 @@ VENV = Path(".venv")
 LOG = Path("build/install.log")
 OLDEST = (3, 11)
 # what `du -s .venv` shows once an extra is installed, and the same again for the downloads
-NEEDED_GB = {"serve": 1.0, "train": 12.0, "dev": 0.5}
+NEEDED_GB = {"serve": 1.0, "train": 12.0, "cloud": 0.5, "dev": 0.5}
 
 
 def make_venv() -> Path:

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import httpx
 import psutil
 
 from scripts.archive import MODEL, archive_version, choose_archive, find_archives, precedence
@@ -113,12 +114,15 @@ class Serving:
         if not self.health.ready:
             return
         self.announced = True
-        loaded = instance.loaded[str(instance.default)]
+        loaded, logs = instance.loaded[str(instance.default)], self.run_dir / "logs"
+        if self.settings.log_json:
+            self.steps("serving", version=instance.default, precision=loaded.precision, took_s=time.monotonic() - self.started)
+            return
         print(
             f"ready after {time.monotonic() - self.started:.1f} s: {MODEL} {instance.default} in {loaded.precision}, "
             f"golden photos answered.\nAsk it with\n\n"
             f"    curl {local_address(self.host, self.port)}/predictions/{MODEL} -T photo.jpg\n\n"
-            f"Ctrl-C ends it. Logs: {(self.run_dir / 'logs').relative_to(ROOT)}",
+            f"Ctrl-C ends it. Logs: {logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs}",
             flush=True,
         )
 
@@ -148,10 +152,10 @@ class Serving:
                 self.torchserve.stop(now)
 
 
-def serve(store: Store, host: str, port: int, name: str, settings: Settings, steps: Steps) -> None:
+def serve(store: Store, host: str, port: int, name: str, run_dir: Path, settings: Settings) -> None:
     """Serve the store's release until a signal comes. ServeError if it cannot begin."""
     check_ports(host, port)
-    ports, run_dir = ports_of(port), run_dir_of(port)
+    ports, steps = ports_of(port), Steps(settings.log_json)
     run_dir.mkdir(parents=True, exist_ok=True)
     health = Health(settings, steps)
     instance = Instance(name, store, run_dir, health, settings, steps)
@@ -175,9 +179,15 @@ def serve(store: Store, host: str, port: int, name: str, settings: Settings, ste
         pid_file.unlink(missing_ok=True)
 
 
-def run_dir_of(port: int) -> Path:
-    """Where the instance on that port writes."""
-    return ROOT / "build" / f"serve-{port}"
+def own_name(port: int) -> str:
+    """This instance's name among others: the ECS task's id where it is one, else host-port."""
+    metadata = os.environ.get("ECS_CONTAINER_METADATA_URI_V4")
+    if metadata:
+        try:
+            return str(httpx.get(f"{metadata}/task", timeout=5).raise_for_status().json()["TaskARN"]).rpartition("/")[2]
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            print(f"note: ECS does not tell which task this is: {error}", file=sys.stderr, flush=True)
+    return f"{socket.gethostname()}-{port}"
 
 
 def own_release(archive: Path, folder: Path) -> Store:
@@ -217,16 +227,16 @@ def _served(versions: Mapping[str, Mapping[str, str]], archive: Path) -> dict[st
     return make(versions, archive_version(archive), "released", f"{archive.name} is served", SELF)
 
 
-def stop(port: int, settings: Settings) -> None:
-    """End the serve.py that serves on this port, and wait until it is gone. ServeError if there is none."""
-    pid_file = run_dir_of(port) / "serve.pid"
+def stop(run_dir: Path, settings: Settings) -> None:
+    """End the serve.py that writes to this folder, and wait until it is gone. ServeError if there is none."""
+    pid_file = run_dir / "serve.pid"
     try:
         process = psutil.Process(int(pid_file.read_text()))
         if not any("serve.py" in word for word in process.cmdline()):
             raise psutil.NoSuchProcess(process.pid)
     except (FileNotFoundError, psutil.NoSuchProcess) as error:
         pid_file.unlink(missing_ok=True)
-        raise ServeError(f"nothing is served on port {port} from this folder") from error
+        raise ServeError(f"nothing is served from {run_dir}") from error
     process.terminate()
     limit_s = settings.grace_s + settings.drain_s + settings.stop_timeout_s + 10
     deadline = time.monotonic() + limit_s
@@ -248,32 +258,38 @@ def main() -> int:
     parser.add_argument(
         "--host", default="127.0.0.1", help="inference and health address, e.g. 0.0.0.0; the others stay on loopback"
     )
-    parser.add_argument("--release", help="the release document: a path or s3://bucket/key; default: MODEL_STORE/release.json")
+    parser.add_argument(
+        "--release",
+        default=os.environ.get("RELEASE"),
+        help="the release document: a path or s3://bucket/key; default: RELEASE, else MODEL_STORE/release.json",
+    )
     parser.add_argument("--version", help="serve this version of MODEL_STORE alone, whatever is released")
     parser.add_argument("--model-store", type=Path, default=ROOT / "model_store")
-    parser.add_argument("--instance", help="this instance's name among others; default: host-port")
+    parser.add_argument("--instance", help="this instance's name among others; default: the ECS task's id, else host-port")
+    parser.add_argument("--run-dir", type=Path, help="where it writes; default: build/serve-PORT")
     parser.add_argument("--stop", action="store_true", help="end the one that serves on --port")
     args = parser.parse_args()
+    run_dir = (args.run_dir or ROOT / "build" / f"serve-{args.port}").resolve()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _raise_stopped)
     try:
         settings = Settings.from_environment()
         if args.stop:
-            stop(args.port, settings)
+            stop(run_dir, settings)
             print(f"port {args.port} is served no more")
             return 0
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or f"{socket.gethostname()}-{args.port}")
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or own_name(args.port))
         if args.version and args.release:
             parser.error("--version and --release exclude each other: make rollout changes what a release document says")
         if args.version:
             check_ports(args.host, args.port)  # before the files of one that serves there are touched
-            store: Store = own_release(choose_archive(args.model_store, args.version), run_dir_of(args.port) / "own")
+            store: Store = own_release(choose_archive(args.model_store, args.version), run_dir / "own")
         else:
             store = open_store(args.release or str(args.model_store / "release.json"))
             if not args.release:
                 assert isinstance(store, FolderStore)
                 newest_release(args.model_store, store)
-        serve(store, args.host, args.port, name, settings, Steps(settings.log_json))
+        serve(store, args.host, args.port, name, run_dir, settings)
     except Stopped as stopped:
         print(f"stopped by {stopped}: no process left", flush=True)
     except (ServeError, PortError, ReleaseError, StoreError, ValueError) as error:

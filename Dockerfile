@@ -1,0 +1,103 @@
+# The server: TorchServe, kept at what a release document says (scripts/serve.py). No model is in it; one image serves any.
+#
+#   docker build -t seefood .              or `make image`
+#   docker run -e RELEASE=s3://bucket/release.json -p 8080:8080 seefood
+#
+# Other targets: `dev`, the devcontainer's, and `tools`, the laptop's MLflow and S3 (docker-compose.yml). Three optional build
+# secrets serve networks with a mirror or certificates of their own: pip_conf, uv_conf (a uv.toml) and ca_bundle.
+ARG BASE_IMAGE=debian:bookworm-slim
+
+# --- what every stage has ---
+FROM ${BASE_IMAGE} AS base
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
+ENV PYTHONUNBUFFERED=1
+
+# --- uv, which installs: it stays behind here ---
+FROM base AS installer
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
+ENV UV_NATIVE_TLS=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy PIP_CERT=/etc/ssl/certs/ca-certificates.crt
+WORKDIR /opt/seefood
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
+    python3 -m venv /opt/installer && /opt/installer/bin/pip install --no-cache-dir -c constraints.txt uv \
+    && python3 -m venv --without-pip /opt/venv
+ENV VIRTUAL_ENV=/opt/venv PATH=/opt/installer/bin:$PATH
+
+# --- the server's packages: no compiler, no training, no torchvision ---
+FROM installer AS packages
+RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
+    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
+    uv pip install -c constraints.txt -r pyproject.toml --extra serve onnxruntime
+# torch, for archives that `make archive RUNTIME=torch` packed: cpu, a CUDA version as PyTorch writes it (cu130), or none.
+ARG TORCH=cpu
+# another version than constraints.txt names
+ARG TORCH_VERSION=
+# another index than PyTorch's own for that kind of build
+ARG TORCH_INDEX=
+RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
+    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
+    if [ "${TORCH}" != none ]; then \
+        grep -v '^torch==' constraints.txt > others.txt \
+        && pinned="$(sed -n 's/^torch==//p' constraints.txt)" \
+        && uv pip install -c others.txt "torch==${TORCH_VERSION:-$pinned}" \
+            $(if [ -n "${TORCH_INDEX}" ]; then echo "--index ${TORCH_INDEX}"; else echo "--torch-backend ${TORCH}"; fi) \
+        && cd /opt/venv/lib/python3*/site-packages/torch && rm -rf test include bin/test_* bin/protoc*; \
+    fi
+
+# --- the server ---
+FROM base AS server
+COPY --from=packages /opt/venv /opt/venv
+COPY config.properties /opt/seefood/
+COPY handler /opt/seefood/handler
+COPY scripts /opt/seefood/scripts
+# serve.py takes this out of TorchServe's environment: the workers run the handler of the archive, never this one
+ENV PYTHONPATH=/opt/seefood PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
+RUN python3 -m compileall -q /opt/seefood
+ARG VERSION=0.0.0
+ARG COMMIT=unknown
+LABEL org.opencontainers.image.title=seefood \
+      org.opencontainers.image.version=${VERSION} \
+      org.opencontainers.image.revision=${COMMIT}
+USER 10001:10001
+EXPOSE 8080 8086
+# all that is written: unpacked models, logs. Any other folder may be read-only.
+WORKDIR /tmp
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8086/readyz', timeout=4)"]
+# tini reaps what TorchServe leaves behind, and hands signals on to serve.py, which drains
+ENTRYPOINT ["tini", "--", "python", "/opt/seefood/scripts/serve.py", "--host", "0.0.0.0", "--run-dir", "/tmp/seefood"]
+
+# --- a laptop's MLflow and S3, for docker-compose.yml ---
+FROM installer AS tools
+RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
+    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
+    uv pip install -c constraints.txt mlflow 'moto[server]' boto3 \
+    && install --directory --owner 10001 --group 10001 /data
+ENV PATH=/opt/venv/bin:$PATH
+USER 10001:10001
+WORKDIR /tmp
+
+# --- what the server is made of, for `make sbom` ---
+FROM packages AS audit
+RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
+    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
+    mkdir /sbom && dpkg-query --show > /sbom/debian-packages.txt \
+    && uv venv /opt/audit && uv pip install --python /opt/audit cyclonedx-bom \
+    && /opt/audit/bin/cyclonedx-py environment --output-reproducible --output-file /sbom/python-packages.cdx.json /opt/venv \
+    && uv pip freeze | sed 's/+cpu$//' > /sbom/python-packages.txt
+FROM scratch AS sbom
+COPY --from=audit /sbom /
+
+# --- the devcontainer: `make setup` does the rest ---
+FROM base AS dev
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends curl git make nodejs npm procps python3-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 --shell /bin/bash dev
+USER dev
+
+# what `docker build .` makes
+FROM server
