@@ -15,13 +15,12 @@ PINS := pyproject.toml constraints.txt scripts/install.py
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: tools-image
 .PHONY: help setup data ingest train profile bench-train sweep evaluate report promote track mlflow pipeline remote push pull \
 	export compare archive inspect serve stop rollout rollback status releases predict bench tune \
-	image run-image compose sbom preflight deploy doctor destroy smoke test test-all container-test lint format clean
+	image tools-image run-image compose sbom preflight deploy doctor destroy smoke test test-all container-test lint format clean
 
 help: ## List every target (this)
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed-serve: $(PINS)
 	@$(PYTHON) scripts/install.py serve
@@ -191,7 +190,7 @@ run-image: $(STARTER) ## Serve model_store, or RELEASE=s3://..., in the image, h
 		$(foreach name,AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_ENDPOINT_URL_S3,--env $(name)) \
 		seefood:$(TAG)
 
-tools-image: # MLflow and the S3 of docker-compose.yml
+tools-image: ## Build the image of the MLflow and the S3 of docker-compose.yml: [as make image]
 	@$(BUILD) --target tools --tag seefood-tools:$(TAG) .
 
 compose: image tools-image ## The server, MLflow and an S3 on this machine, all from the Dockerfile: docker-compose.yml [TAG=latest COMPOSE="docker compose"]

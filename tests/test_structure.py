@@ -54,6 +54,7 @@ def test_each_part_imports_only_what_it_may(part):
 
 def test_scripts_import_each_other_downwards():
     order = [
+        "smoke.py",
         "remote.py",
         "predict.py",
         "tune.py",
