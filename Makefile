@@ -226,8 +226,8 @@ test-all: lint $(STARTER) ## The same with the tests that take long
 container-test: .venv/installed-dev $(STARTER) ## The image built and run for real: needs Docker, or root and Debian's docker.io and mmdebstrap
 	@$(BIN)/python -m pytest -m container -rs
 
-lint: .venv/installed-dev ## Ruff (style and format) and mypy (types)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: .venv/installed-dev ## Ruff (style and format), mypy (types), and what checks GitHub workflows
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python scripts/lint_workflows.py
 
 format: .venv/installed-dev ## Let ruff rewrite the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
