@@ -60,6 +60,7 @@ def docker_daemon(folder: Path) -> Iterator[Docker]:
     daemon = shutil.which("dockerd")
     if os.geteuid() != 0 or daemon is None:
         pytest.skip("no Docker daemon runs here, and starting one needs root and dockerd (Debian: docker.io)")
+    folder.mkdir()
     had_bridge = Path("/sys/class/net/docker0").exists()
     address = f"unix://{folder}/sock"
     places = ("--data-root", folder / "data", "--exec-root", folder / "exec", "--pidfile", folder / "pid", "--host", address)
