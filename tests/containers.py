@@ -131,12 +131,13 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 def build_image(docker: Docker, folder: Path, tag: str, secret: str) -> None:
-    """`make image`, with what this network needs; `secret` stands in a build secret."""
+    """The image, those of compose and of the devcontainer, with what this network needs; `secret` stands in a build secret."""
     folder.mkdir()
     (folder / "pip.conf").write_text(f"# {secret}\n")
     flags = ["--network host", f"--secret id=pip_conf,src={folder / 'pip.conf'}"]
     if bundle := os.environ.get("SSL_CERT_FILE"):
         flags.append(f"--secret id=ca_bundle,src={bundle}")
+    docker("build", "--network", "host", "--target", "dev", "--tag", f"seefood-dev:{tag}", ".", timeout=420)
     with torch_index(folder / "index") as torch:
         for target in ("image", "tools-image"):
             docker.run(

@@ -55,6 +55,7 @@ def moto() -> Iterator[Aws]:
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # at each reset, and that takes long
         patch.setattr(boto3, "DEFAULT_SESSION", None)
+        reset()  # what other tests of this process have left
         yield Aws(REGION)
     server.stop()
 

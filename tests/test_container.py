@@ -171,6 +171,14 @@ def test_no_layer_holds_a_build_secret(docker):
     assert SECRET not in docker("history", "--no-trunc", IMAGE)
 
 
+def test_devcontainer_has_what_make_setup_needs(docker):
+    program = "whoami; make --version; git --version; python3 -m venv /tmp/v && /tmp/v/bin/pip --version; npm --version"
+    said = docker("run", "--rm", f"seefood-dev:{TAG}", "sh", "-ec", program)
+    assert said.startswith("dev\nGNU Make")
+    about = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert (about["build"]["target"], about["remoteUser"]) == ("dev", "dev")
+
+
 def test_hardened_it_gets_ready_answers_and_can_write_nowhere_else(served):
     container = served
     answer = container.ask()

@@ -89,10 +89,13 @@ def test_what_may_deploy_restores_no_cache_and_installs_before_it_has_credential
     assert "actions/cache" not in used
     credentials = used.index("aws-actions/configure-aws-credentials")
     assert any(step.startswith("make .venv/installed-") for step in used[:credentials])
-    assert steps_of(where)[credentials]["with"] == {
-        "role-to-assume": "${{ vars.AWS_DEPLOY_ROLE }}",
-        "aws-region": "${{ steps.deployment.outputs.region }}",
-    }
+    given = steps_of(where)[credentials]["with"]
+    assert given["role-to-assume"] == "${{ vars.AWS_DEPLOY_ROLE }}"
+    assert given["aws-region"] == "${{ steps.deployment.outputs.region }}"
+    # the credentials outlive the job, and the role lets them
+    seconds = int(given.get("role-duration-seconds", 3600))
+    role = read_template("identity")["Resources"]["DeployRole"]["Properties"]
+    assert 60 * int(job_of(where)["timeout-minutes"]) <= seconds <= role["MaxSessionDuration"]
 
 
 def test_deployments_and_releases_wait_for_each_other_and_none_is_cancelled():
