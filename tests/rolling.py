@@ -46,6 +46,7 @@ FAULTS = {
         "        self.batches = getattr(self, 'batches', 0) + 1\n        time.sleep(0 if self.batches < 12 else 25)\n",
     ),
     "is slow": ("        self.metrics.batch(len(requests))\n", "        time.sleep(0.3)\n"),
+    "is very slow": ("        self.metrics.batch(len(requests))\n", "        time.sleep(1)\n"),
 }
 
 
