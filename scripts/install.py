@@ -19,6 +19,7 @@ from typing import TextIO
 VENV = Path(".venv")
 LOG = Path("build/install.log")
 OLDEST = (3, 11)
+SETTING = re.compile(r"^([\w:-]+)\.([\w-]+)='(.*)'$", re.MULTILINE)
 # what `du -s .venv` shows once an extra is installed, and the same again for the downloads
 NEEDED_GB = {"serve": 1.0, "train": 12.0, "cloud": 0.5, "dev": 0.5}
 
@@ -42,7 +43,12 @@ def make_venv() -> Path:
 def index_of_pip(python: Path) -> "dict[str, str]":
     """The environment variables that tell uv of the mirror and the certificates that pip is set to use."""
     done = subprocess.run([str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
-    settings = dict(re.findall(r"^[\w:-]+\.([\w-]+)='(.*)'$", done.stdout, re.MULTILINE))  # the later ones override
+    found = SETTING.findall(done.stdout)
+    # of pip's sections the later one here overrides
+    settings = {name: value for where in ("global", "install", ":env:") for section, name, value in found if section == where}
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # which pip obeys, too
+        if variable in os.environ:
+            settings.setdefault("cert", os.environ[variable])
     known = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
     return {name: settings[ours] for ours, name in known.items() if ours in settings}
 
