@@ -26,7 +26,7 @@ QUICK = {
     "SEEFOOD_STALE_S": "8",
     "SEEFOOD_CHECK_S": "0.5",
     "SEEFOOD_RECHECK_S": "0.2",
-    "SEEFOOD_CHECK_TIMEOUT_S": "3",
+    "SEEFOOD_CHECK_TIMEOUT_S": "1",
     "SEEFOOD_RESTART_WAIT_S": "0.2",
     "SEEFOOD_BAKE_S": "1",
     "SEEFOOD_WORSE_P99_S": "5",  # what else runs on the machine slows one version or the other
