@@ -234,4 +234,4 @@ format: .venv/installed-dev ## Let ruff rewrite the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 clean: ## Remove .venv, caches and everything that can be built again; runs/ and data/ stay
-	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache $(STARTER) $(STARTER:.mar=.json)
+	@rm -rf .venv .venv-checkov build *.egg-info .pytest_cache .mypy_cache .ruff_cache $(STARTER) $(STARTER:.mar=.json)
