@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.validate import validate_parameters
@@ -43,21 +44,30 @@ def now() -> datetime:
 
 
 @contextlib.contextmanager
-def moto() -> Iterator[Aws]:
-    """moto's server in this process, and calls to it; no credentials but made-up ones are to be had."""
+def moto_server(region: str = REGION) -> Iterator[None]:
+    """moto's server in this process, empty, to which all calls go; no credentials but made-up ones are to be had."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", region)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # at each reset, and that takes long
         patch.setattr(boto3, "DEFAULT_SESSION", None)
-        reset()  # what other tests of this process have left
-        yield Aws(REGION)
+        # what other tests made is there, too: moto has one memory for all its servers
+        httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()
+        yield
     server.stop()
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[Aws]:
+    """Such a server, as the commands call it."""
+    with moto_server():
+        yield Aws(REGION)
 
 
 def outside(service: str) -> Any:

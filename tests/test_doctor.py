@@ -14,21 +14,12 @@ from scripts.ecs.history import since
 from scripts.ecs.reasons import reason_of
 from scripts.ecs.service_state import LINKED_ROLE, State
 from scripts.ecs.stacks import ORDER, Deployment
-from tests.scripted_aws import NAME, REGION, Fleet, Recorder, ScriptedStacks, moto, now, outside, reset
+from tests.scripted_aws import NAME, REGION, Fleet, ScriptedStacks, now, outside, reset
+
+pytest_plugins = ["tests.deploy_fixtures"]
 
 BUCKET = "seefood-models"
 PLACE = "was unable to place a task because no container instance met all of its requirements. "
-
-
-@pytest.fixture(scope="module")
-def server():
-    with moto() as aws:
-        yield aws
-
-
-@pytest.fixture(scope="module")
-def recorder(server):
-    return Recorder()
 
 
 @pytest.fixture

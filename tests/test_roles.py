@@ -7,15 +7,14 @@ import re
 
 import boto3
 import botocore.client
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from scripts.ecs.aws import PUSH, calls_of
 from scripts.ecs.permissions import as_list, may, statements
 from scripts.ecs.stacks import ORDER
 from scripts.ecs.templates import Resource
 from scripts.store import open_store
+from tests.scripted_aws import moto_server
 from tests.test_templates import SUBJECT, TEMPLATES, TEXTS, fits, resource, stacks
 
 
@@ -81,30 +80,21 @@ PERMISSION = {"HeadObject": "s3:GetObject", "ListObjectsV2": "s3:ListBucket", "L
 @pytest.fixture
 def asked(monkeypatch):
     """(action, resource) of each call of the bucket `models` of moto's server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    # what other tests made is there, too: moto has one memory for all its servers
-    httpx.post(f"http://{host}:{port}/moto-api/reset")
-    s3 = boto3.client("s3")
-    s3.create_bucket(Bucket="models")
-    s3.put_bucket_versioning(Bucket="models", VersioningConfiguration={"Status": "Enabled"})
-    calls = set()
-    call = botocore.client.BaseClient._make_api_call
+    with moto_server("us-east-1"):
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="models")
+        s3.put_bucket_versioning(Bucket="models", VersioningConfiguration={"Status": "Enabled"})
+        calls = set()
+        call = botocore.client.BaseClient._make_api_call
 
-    def recorded(client, operation, arguments):
-        action = PERMISSION.get(operation, f"s3:{operation}") + ("Version" if "VersionId" in arguments else "")
-        # a list's prefix is no resource
-        calls.add((action, "arn:aws:s3:::models" + (f"/{arguments['Key']}" if "Key" in arguments else "")))
-        return call(client, operation, arguments)
+        def recorded(client, operation, arguments):
+            action = PERMISSION.get(operation, f"s3:{operation}") + ("Version" if "VersionId" in arguments else "")
+            # a list's prefix is no resource
+            calls.add((action, "arn:aws:s3:::models" + (f"/{arguments['Key']}" if "Key" in arguments else "")))
+            return call(client, operation, arguments)
 
-    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", recorded)
-    yield calls
-    server.stop()
+        monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", recorded)
+        yield calls
 
 
 @pytest.fixture

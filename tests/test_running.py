@@ -2,14 +2,12 @@
 
 import json
 
-import boto3
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from scripts.ecs.aws import Aws, AwsError
 from scripts.ecs.running import running
 from scripts.ecs.stacks import Deployment, DeploymentError
+from tests.scripted_aws import moto
 
 REGION = "eu-central-1"
 DEPLOYMENT = Deployment("seefood", REGION, {"DomainName": "food.example.com"})
@@ -17,18 +15,9 @@ REPOSITORY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/seefood-repository-x1
 
 
 @pytest.fixture
-def aws(monkeypatch):
-    """moto's server, empty."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    httpx.post(f"http://{host}:{port}/moto-api/reset").raise_for_status()  # what other tests of this process left
-    yield Aws(REGION)
-    server.stop()
+def aws():
+    with moto() as aws:
+        yield aws
 
 
 def stack(aws, kind, **outputs):

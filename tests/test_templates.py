@@ -11,14 +11,13 @@ import re
 from typing import Any
 
 import boto3
-import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
 from scripts.ecs.stacks import HERE, ORDER, Deployment
 from scripts.ecs.templates import Resource, Stacks, read_templates, resolve
 from scripts.settings import Settings, ports_of
 from tests.conftest import ROOT
+from tests.scripted_aws import moto_server
 
 TEMPLATES = read_templates()
 TEXTS = {kind: (HERE / f"{kind}.yaml").read_text(encoding="utf-8") for kind in ORDER}
@@ -251,16 +250,7 @@ def for_moto(kind: str) -> str:
 @pytest.fixture(scope="module")
 def created():
     """(types that were made, outputs) of each stack, all created in order; AWS is moto's server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        # what other tests made is there, too: moto has one memory for all its servers
-        httpx.post(f"http://{host}:{port}/moto-api/reset")
+    with moto_server():
         certificate = boto3.client("acm").request_certificate(DomainName="seefood.example.com")["CertificateArn"]
         given = deployment(CertificateArn=certificate, GitHubSubject=SUBJECT, AlarmEmail="somebody@example.com")
         cloudformation, outputs, types = boto3.client("cloudformation"), dict[str, str](), {}
@@ -279,7 +269,6 @@ def created():
             found = cloudformation.describe_stack_resources(StackName=given.stack(kind))["StackResources"]
             types[kind] = {one["ResourceType"].removeprefix("AWS::") for one in found if one.get("PhysicalResourceId")}
         yield types, outputs
-    server.stop()
 
 
 @dropped
