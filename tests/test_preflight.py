@@ -209,7 +209,7 @@ def test_command_ends_with_1_and_names_rule_resource_value_and_what_to_do(capsys
     text = path.read_text()
     path.write_text(text.replace("HealthCheckPath: /readyz", "HealthCheckPath: /ping"))
     assert path.read_text() != text
-    assert main(["--deployment", "seefood", "--only", "rules", "--templates", str(folder)]) == 1
+    assert main(["seefood", "--only", "rules", "--templates", str(folder)]) == 1
     shown = capsys.readouterr().out
     assert "rule health-check-asks-readiness  failed   service.TargetGroup: HealthCheckPath is /ping, expected /readyz" in shown
     assert "let the target group ask /readyz" in shown

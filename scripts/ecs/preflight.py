@@ -185,7 +185,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default="seefood", help="the name of a file in scripts/ecs/deployments")
-    parser.add_argument("--deployment", metavar="NAME", help="the same")
     parser.add_argument("--image", help="the image in full, instead of the deployment's Image")
     parser.add_argument("--templates", type=Path, default=HERE, help="the folder with the templates")
     parser.add_argument("--only", choices=("cfn-lint", "checkov", "rules", "account"), action="append", help="this part alone")
@@ -195,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{name_of(rule)}: {inspect.getdoc(rule)}" for rule in RULES))
         return 0
     try:
-        deployment = Deployment.load(args.deployment or args.name)
+        deployment = Deployment.load(args.name)
         if args.image:
             deployment = deployment._replace(parameters={**deployment.parameters, "Image": args.image})
         parts: dict[str, Callable[[], list[Line]]] = {
