@@ -126,14 +126,14 @@ compare: .venv/installed-train ## Every form of a run side by side, size, speed 
 export: $(EXPORTED)/program.json ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest RUNTIME=openvino]
 
 archive: .venv/installed-serve $(EXPORTED)/program.json ## Pack the export into model_store/seefood-VERSION.mar: VERSION=1.0.0 [RUN=champion RUNTIME=openvino]
-	@$(BIN)/python scripts/archive.py $(EXPORTED) --version $(VERSION)
+	@$(BIN)/python -m scripts.archive.build $(EXPORTED) --version $(VERSION)
 
-$(STARTER): $(wildcard handler/* model_store/starter/*) scripts/archive.py | .venv/installed-serve
-	@$(BIN)/python scripts/archive.py model_store/starter --version $(STARTER_VERSION) --force
+$(STARTER): $(wildcard handler/* model_store/starter/*) scripts/archive/build.py | .venv/installed-serve
+	@$(BIN)/python -m scripts.archive.build model_store/starter --version $(STARTER_VERSION) --force
 
 inspect: .venv/installed-serve ## Check an archive's parts, and show where it comes from: MAR=model_store/seefood-1.0.0.mar
 	@$(if $(MAR),,echo "error: which archive? make inspect MAR=model_store/seefood-1.0.0.mar" >&2; exit 1)
-	@$(BIN)/python scripts/archive.py --inspect $(MAR)
+	@$(BIN)/python -m scripts.archive.build --inspect $(MAR)
 
 serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 VERSION=1.0.0 RELEASE=s3://...]
 	@exec $(BIN)/python scripts/serve.py --port $(PORT) $(if $(HOST),--host $(HOST)) $(if $(VERSION),--version $(VERSION)) \
@@ -161,7 +161,7 @@ releases: .venv/installed-serve ## All releases, newest first: [RELEASE=s3://...
 
 predict: .venv/installed-serve $(STARTER) ## Name the dishes in a folder without a server: PHOTOS=folder [OUT=dishes.csv]
 	@$(if $(PHOTOS),,echo "error: which photos? make predict PHOTOS=folder" >&2; exit 1)
-	@$(BIN)/python scripts/predict.py $(PHOTOS) $(if $(OUT),--out $(OUT)) $(if $(VERSION),--version $(VERSION))
+	@$(BIN)/python -m scripts.archive.predict $(PHOTOS) $(if $(OUT),--out $(OUT)) $(if $(VERSION),--version $(VERSION))
 
 bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside the in-process ceiling: [URL=http://... PHOTOS=folder CONCURRENCY="1 16" RATE=100]
 	@$(BIN)/python scripts/bench.py $(if $(URL),--url '$(URL)') $(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(FIELD),--field $(FIELD)) \

@@ -27,13 +27,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scripts.archive import MODEL, archive_version, choose_archive, find_archives
+from scripts.archive.build import MODEL, archive_version, choose_archive, find_archives
 from scripts.ceiling import read_photos
 from scripts.http_message import Target, build_request
 from scripts.load import MAX_CONCURRENCY, PERCENTILES, Result, closed_loop, open_loop
+from scripts.paths import ROOT
 from scripts.ports import PortError, check_ports
 
-ROOT = Path(__file__).resolve().parent.parent
 CONCURRENCY = (1, 4, 16, 32)
 WARM_UP_S = 5.0  # of a server before the first step: some a thousand requests until a JVM has compiled what they use
 PROBE_TIMEOUT_S = 5.0

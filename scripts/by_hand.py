@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from scripts import management
-from scripts.archive import MODEL, unpack
+from scripts.archive.build import MODEL, unpack
 from scripts.management import ManagementError, Server
 from scripts.settings import Settings
 from scripts.steps import Steps

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw, ImageFilter
 
-from scripts.archive import MANIFEST, load_handler
+from scripts.archive.build import MANIFEST, load_handler
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif"}
 MAX_PHOTO_BYTES = 256 * 1024 * 1024  # of all photos together, as they are held in memory

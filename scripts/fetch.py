@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from handler.parts import check_parts, sha256
-from scripts.archive import MODEL, unpack
+from scripts.archive.build import MODEL, unpack
 from scripts.settings import Settings
 from scripts.steps import Steps
 from scripts.store import Store

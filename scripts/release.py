@@ -17,7 +17,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from handler.parts import sha256
-from scripts.archive import MODEL, archive_name
+from scripts.archive.build import MODEL, archive_name
 
 SCHEMA = Path(__file__).with_name("release.schema.json")
 

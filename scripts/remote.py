@@ -32,7 +32,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-from scripts.whole_file import write_whole
+from scripts.atomic import write_whole
 
 NAME = "storage"  # DVC's name for the remote
 CONFIG = Path(".dvc/config")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts import shadow
-from scripts.archive import choose_archive, unpack
+from scripts.archive.build import choose_archive, unpack
 from scripts.by_hand import by_hand, start_by_hand
 from scripts.release import ReleaseError, canaries, entry_of, fingerprint, make, parse
 from scripts.settings import Settings

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import psutil
 
-from scripts.archive import MODEL, archive_version, choose_archive, find_archives, precedence
+from scripts.archive.build import MODEL, archive_version, choose_archive, find_archives, precedence
 from scripts.health import Health, HealthServer
 from scripts.instance import UNEXPECTED, Instance, Problem
 from scripts.management import ManagementError
@@ -39,7 +39,7 @@ from scripts.reporter import Reporter, Stopped
 from scripts.settings import Settings, ports_of
 from scripts.steps import Steps
 from scripts.store import FolderStore, Store, StoreError, open_store
-from scripts.torchserve import ROOT, ServeError, TorchServe, local_address
+from scripts.torchserve import ServeError, TorchServe, local_address
 
 SELF = "serve.py"
 TICK_S = 0.1

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from scripts.archive import MODEL
+from scripts.archive.build import MODEL
 from scripts.management import Server
 
 TIMEOUT_S = 30

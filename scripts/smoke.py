@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from scripts.archive import MODEL
+from scripts.archive.build import MODEL
 from scripts.fetch import fetch
 from scripts.management import Server
 from scripts.release import ReleaseError, parse

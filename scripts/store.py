@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from handler.parts import sha256
-from scripts.whole_file import write_json, write_whole
+from scripts.atomic import write_json, write_whole
 
 FORGET_STATUS_S = 24 * 3600.0
 

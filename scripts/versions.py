@@ -17,7 +17,7 @@ import httpx
 import psutil
 
 from scripts import management
-from scripts.archive import MODEL
+from scripts.archive.build import MODEL
 from scripts.management import ManagementError, Server
 
 POLL_S = 0.1

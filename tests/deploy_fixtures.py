@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from scripts.archive import archive_name
+from scripts.archive.build import archive_name
 from scripts.ecs import changes, deploy, destroy, stack, watch
 from scripts.ecs.progress import Limit
 from scripts.ecs.stacks import ORDER, Deployment

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 
 from handler.parts import PROVENANCE
-from scripts.archive import archive_name, build, provenance_of, unpack
-from scripts.archive import pack as pack_folder
+from scripts.archive.build import archive_name, build, provenance_of, unpack
+from scripts.archive.build import pack as pack_folder
+from scripts.atomic import write_json
 from scripts.release import entry_of, fingerprint, make, write
 from scripts.store import open_store
-from scripts.whole_file import write_json
 from tests.conftest import picture_bytes
 from tests.test_server import Server
 

@@ -17,7 +17,7 @@ import torch
 from handler.parts import checksums
 from handler.preprocess import Spec, preprocess
 from handler.runtime import OpenVinoProgram
-from scripts.archive import (
+from scripts.archive.build import (
     archive_name,
     build,
     choose_archive,
@@ -29,8 +29,8 @@ from scripts.archive import (
     precedence,
     unpack,
 )
-from scripts.predict import OfflineContext
-from scripts.whole_file import write_json
+from scripts.archive.predict import OfflineContext
+from scripts.atomic import write_json
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from training.data import read_data
 from training.export import ExportedProgram, load_program
@@ -349,7 +349,7 @@ def test_answer_has_the_promised_form_best_first(unpacked):
 
 def test_worker_imports_neither_torch_nor_any_training_package(unpacked):
     code = (
-        "import sys; from scripts.archive import load_handler; from pathlib import Path; load_handler(Path(sys.argv[1]));"
+        "import sys; from scripts.archive.build import load_handler; from pathlib import Path; load_handler(Path(sys.argv[1]));"
         "print([m for m in ('torch', 'torchvision', 'timm', 'ts', 'training') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(unpacked)], capture_output=True, text=True, check=True, cwd=unpacked)
@@ -367,7 +367,7 @@ def test_predict_writes_a_row_for_each_file_and_an_error_for_what_is_no_photo(ar
     photos = tmp_path / "photos"
     shutil.copytree(generated / "dish_0", photos)
     (photos / "notes.txt").write_text("not a photo")
-    command = [sys.executable, str(ROOT / "scripts/predict.py"), str(photos), "--model-store", str(archive.parent), "--out"]
+    command = [sys.executable, "-m", "scripts.archive.predict", str(photos), "--model-store", str(archive.parent), "--out"]
     for name in ("dishes.csv", "dishes.jsonl"):
         subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True)
     rows = [json.loads(line) for line in (tmp_path / "dishes.jsonl").read_text().splitlines()]

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from scripts.archive import build
+from scripts.archive.build import build
 from scripts.store import FolderStore, open_store
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.containers import build_image, docker_daemon, need_base_image

@@ -7,7 +7,7 @@ import sys
 import boto3
 import pytest
 
-from scripts.archive import archive_name
+from scripts.archive.build import archive_name
 from scripts.ecs import aws as aws_module
 from scripts.ecs import deploy, image, stack
 from scripts.ecs.aws import Aws, AwsError, calls_of, calls_table

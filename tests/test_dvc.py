@@ -18,7 +18,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from scripts.archive import check
+from scripts.archive.build import check
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.test_server import Server
 from training.model import Checkpoint

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from scripts.archive import build
+from scripts.archive.build import build
 from tests.conftest import ROOT, SHARED, free_port, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 from tests.test_server import Server

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import torch
 
-from scripts.archive import build, load_handler
-from scripts.predict import OfflineContext
+from scripts.archive.build import build, load_handler
+from scripts.archive.predict import OfflineContext
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.test_server import Server
 from training.export import choose_form, export, prepare

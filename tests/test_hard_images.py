@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from handler.preprocess import PhotoError, Spec, coarse, preprocess
-from scripts.archive import build, load_handler
-from scripts.predict import OfflineContext
+from scripts.archive.build import build, load_handler
+from scripts.archive.predict import OfflineContext
 from tests.conftest import ROOT, SHARED, modules_of_a_worker, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 

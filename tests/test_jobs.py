@@ -191,5 +191,5 @@ def test_make_packs_what_the_pipeline_exported_without_exporting_anew(tmp_path):
     (tmp_path / "program.json").touch()
     command = ["make", "-n", "archive", "VERSION=9.9.9", f"EXPORTED={tmp_path}", f"RUN={tmp_path}/none"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f"scripts/archive.py {tmp_path} --version 9.9.9" in said
+    assert f"scripts.archive.build {tmp_path} --version 9.9.9" in said
     assert "training/export.py" not in said

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from handler.preprocess import read_photo
-from scripts.archive import build, pack, provenance_of, unpack
+from scripts.archive.build import build, pack, provenance_of, unpack
+from scripts.atomic import write_json
 from scripts.settings import ports_of
-from scripts.whole_file import write_json
 from tests.conftest import ROOT, SHARED, bytes_of, free_port, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from scripts.archive import choose_archive, unpack
+from scripts.archive.build import choose_archive, unpack
 from scripts.release import make, write
 from scripts.store import FolderStore
 from scripts.versions import read_golden

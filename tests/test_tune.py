@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from handler.parts import checksums
-from scripts.archive import pack, unpack
+from scripts.archive.build import pack, unpack
+from scripts.atomic import write_json
 from scripts.tune import Goal, Outcome, Tuner, candidate_archive, main, read_settings, rewrite, searches, tune
-from scripts.whole_file import write_json
 from tests.conftest import ROOT
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.archive import archive_version, choose_archive
+from scripts.archive.build import archive_version, choose_archive
 from scripts.ecs.aws import Aws, AwsError
 from scripts.ecs.changes import DONE, discard, execute, propose, refuse_losses, table, usable
 from scripts.ecs.image import ROOT, ImageError, commit_tag, ensure_pushed

@@ -1,4 +1,4 @@
-"""Name the dishes in a folder of photos: `python scripts/predict.py photos/ --out dishes.csv` (or .jsonl).
+"""Name the dishes in a folder of photos: `python -m scripts.archive.predict photos/ --out dishes.csv` (or .jsonl).
 
 Needs no running server: the archive's own handler answers, as TorchServe's worker would. A file that is no photo gets
 its error in its row.
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from scripts.archive import choose_archive, load_handler
+from scripts.archive.build import choose_archive, load_handler
 
 BATCH_SIZE = 8
 

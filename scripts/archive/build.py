@@ -1,4 +1,4 @@
-"""Pack an exported model into a TorchServe archive: `python scripts/archive.py build/1.0.0 --version 1.0.0`.
+"""Pack an exported model into a TorchServe archive: `python -m scripts.archive.build build/1.0.0 --version 1.0.0`.
 
 Writes model_store/seefood-1.0.0.mar: the same inputs give the same bytes. Before it gets its name, the archive is
 unpacked and answers its golden photos in a process that sees only its content and the installed packages. What it is made
@@ -26,10 +26,11 @@ from typing import Any
 import yaml
 
 from handler.parts import PROVENANCE, check_parts, checksums, sha256
-from scripts.whole_file import write_json
+from scripts.atomic import write_json
+from scripts.paths import ROOT
 
 MODEL = "seefood"
-HANDLER_DIR = Path(__file__).resolve().parent.parent / "handler"
+HANDLER_DIR = ROOT / "handler"
 EXPORTED = ("program.json", "spec.json", "index_to_name.json", "golden.json")
 MANIFEST = Path("MAR-INF/MANIFEST.json")
 # semver.org, 2.0.0, without build metadata: a "+" in a path means a space to some clients
@@ -199,7 +200,7 @@ def check(archive: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder)
-        command = [sys.executable, "-I", "-m", "scripts.archive", "--check-folder", folder]
+        command = [sys.executable, "-I", "-m", "scripts.archive.build", "--check-folder", folder]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ValueError(f"{archive.name} fails its check: {done.stderr.strip().splitlines()[-1]}")
