@@ -5,12 +5,12 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from scripts import management
 from scripts.archive.build import MODEL, unpack
-from scripts.management import ManagementError, Server
+from scripts.backend.torchserve import management
+from scripts.backend.torchserve.management import ManagementError, Server
+from scripts.backend.torchserve.versions import VersionError, forget, load, prove, read_golden, remove
 from scripts.settings import Settings
 from scripts.steps import Steps
-from scripts.versions import VersionError, forget, load, prove, read_golden, remove
 
 
 def start_by_hand(server: Server, archive: Path, url: str, settings: Settings, steps: Steps) -> None:

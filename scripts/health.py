@@ -12,12 +12,12 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any, NamedTuple, Self
 
-from scripts import management
 from scripts.archive.build import MODEL
-from scripts.management import ManagementError, Server
+from scripts.backend.torchserve import management
+from scripts.backend.torchserve.management import ManagementError, Server
+from scripts.backend.torchserve.versions import Golden, UnansweredError, VersionError
 from scripts.settings import Settings
 from scripts.steps import Steps
-from scripts.versions import Golden, UnansweredError, VersionError
 
 ALIVE_S = 300.0  # the main loop comes by at least this often, unless it fetches a large archive over a slow line
 

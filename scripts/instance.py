@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from handler.capture import captured_photos, prune
-from scripts import management
 from scripts.archive.build import MODEL
 from scripts.atomic import write_json
+from scripts.backend.torchserve import management
+from scripts.backend.torchserve.management import ManagementError
+from scripts.backend.torchserve.process import TorchServe
+from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
 from scripts.fetch import fetch
 from scripts.health import Health, Serving
-from scripts.management import ManagementError
 from scripts.release import ReleaseError, default_of, fingerprint, parse
 from scripts.settings import Settings
 from scripts.shadow import compare
 from scripts.status import Live
 from scripts.steps import Steps
 from scripts.store import Store, StoreError
-from scripts.torchserve import TorchServe
-from scripts.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
 
 UNEXPECTED = "unexpected"  # the problem that nobody thought of
 

@@ -6,7 +6,7 @@ out yet; with --version, a document of its own. TorchServe is started again when
 and a status beside the release document tells where it is on its way. All else that it writes lies in build/serve-PORT/.
 
 On SIGTERM: not ready at once, but serving for SEEFOOD_GRACE_S; then what is queued and running is waited for, and TorchServe
-is stopped. A second signal stops it at once. Even after SIGKILL nothing of it is left running (scripts/guard.py).
+is stopped. A second signal stops it at once. Even after SIGKILL nothing of it is left running (scripts/backend/torchserve/guard.py).
 """
 
 import argparse
@@ -29,17 +29,18 @@ import httpx
 import psutil
 
 from scripts.archive.build import MODEL, archive_version, choose_archive, find_archives, precedence
+from scripts.backend.torchserve.management import ManagementError
+from scripts.backend.torchserve.process import ServeError, TorchServe, local_address
 from scripts.health import Health, HealthServer
 from scripts.instance import UNEXPECTED, Instance, Problem
-from scripts.management import ManagementError
 from scripts.metrics_server import MetricsServer
+from scripts.paths import ROOT
 from scripts.ports import PortError, check_ports
 from scripts.release import ReleaseError, entry_of, make, parse, write
 from scripts.reporter import Reporter, Stopped
 from scripts.settings import Settings, ports_of
 from scripts.steps import Steps
 from scripts.store import FolderStore, Store, StoreError, open_store
-from scripts.torchserve import ServeError, TorchServe, local_address
 
 SELF = "serve.py"
 TICK_S = 0.1

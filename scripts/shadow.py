@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from scripts.archive.build import MODEL
-from scripts.management import Server
+from scripts.backend.torchserve.management import Server
 
 TIMEOUT_S = 30
 SHOWN = 10

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from scripts.archive.build import MODEL
+from scripts.backend.torchserve.management import Server
+from scripts.backend.torchserve.versions import Golden, UnansweredError, VersionError, read_golden
 from scripts.fetch import fetch
-from scripts.management import Server
 from scripts.release import ReleaseError, parse
 from scripts.settings import Settings
 from scripts.steps import Steps
 from scripts.store import Store, StoreError, open_store
-from scripts.versions import Golden, UnansweredError, VersionError, read_golden
 
 RETRY_S = 1.0
 

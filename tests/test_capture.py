@@ -10,8 +10,8 @@ import pytest
 from handler.capture import PRUNE_EVERY, Capture, captured_photos, prune
 from scripts.archive.build import load_handler, stage
 from scripts.archive.predict import OfflineContext
+from scripts.backend.torchserve.process import server_environment
 from scripts.settings import Settings
-from scripts.torchserve import server_environment
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 
 

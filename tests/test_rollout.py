@@ -10,9 +10,9 @@ import httpx
 import psutil
 import pytest
 
+from scripts.backend.torchserve.process import java_home
 from scripts.release import parse
 from scripts.store import FolderStore, open_store
-from scripts.torchserve import java_home
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.rolling import QUICK, Instance, Load, make_archives, p99_ms, release, reversion
 

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 import psutil
 
-from scripts import management
 from scripts.archive.build import MODEL
-from scripts.management import ManagementError, Server
+from scripts.backend.torchserve import management
+from scripts.backend.torchserve.management import ManagementError, Server
 
 POLL_S = 0.1
 

