@@ -19,14 +19,14 @@ from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError
 from scripts.backend.torchserve.process import TorchServe
 from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
-from scripts.fetch import fetch
 from scripts.health import Health, Serving
-from scripts.release import ReleaseError, default_of, fingerprint, parse
+from scripts.release.document import ReleaseError, default_of, fingerprint, parse
+from scripts.release.fetch import fetch
+from scripts.release.status import Live
+from scripts.release.store import Store, StoreError
 from scripts.settings import Settings
 from scripts.shadow import compare
-from scripts.status import Live
 from scripts.steps import Steps
-from scripts.store import Store, StoreError
 
 UNEXPECTED = "unexpected"  # the problem that nobody thought of
 

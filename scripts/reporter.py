@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from scripts.instance import Instance
 from scripts.metrics_server import MetricsServer
-from scripts.release import fingerprint
+from scripts.release.document import fingerprint
 
 LOOK_S = 0.5
 

@@ -21,11 +21,11 @@ from scripts import shadow
 from scripts.archive.build import choose_archive, unpack
 from scripts.backend.torchserve.versions import VersionError
 from scripts.by_hand import by_hand, start_by_hand
-from scripts.release import ReleaseError, canaries, entry_of, fingerprint, make, parse
+from scripts.release.document import ReleaseError, canaries, entry_of, fingerprint, make, parse
+from scripts.release.status import Live, history_table, status_table
+from scripts.release.store import StoreError, open_store
 from scripts.settings import Settings
-from scripts.status import Live, history_table, status_table
 from scripts.steps import Steps
-from scripts.store import StoreError, open_store
 from scripts.watched import POLL_S, Rollout, RolloutError
 
 

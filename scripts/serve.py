@@ -1,6 +1,6 @@
 """Serve a release: `python scripts/serve.py`, in the foreground until Ctrl-C or SIGTERM; `--stop` ends one from elsewhere.
 
-Runs TorchServe with config.properties and keeps it converged to the release document (scripts/release.py), which it reads
+Runs TorchServe with config.properties and keeps it converged to the release document (scripts/release/document.py), which it reads
 again every few seconds: model_store/release.json, which is written for the newest archive where nobody has rolled anything
 out yet; with --version, a document of its own. TorchServe is started again when it dies. /livez and /readyz tell how it is,
 and a status beside the release document tells where it is on its way. All else that it writes lies in build/serve-PORT/.
@@ -36,11 +36,11 @@ from scripts.instance import UNEXPECTED, Instance, Problem
 from scripts.metrics_server import MetricsServer
 from scripts.paths import ROOT
 from scripts.ports import PortError, check_ports
-from scripts.release import ReleaseError, entry_of, make, parse, write
+from scripts.release.document import ReleaseError, entry_of, make, parse, write
+from scripts.release.store import FolderStore, Store, StoreError, open_store
 from scripts.reporter import Reporter, Stopped
 from scripts.settings import Settings, ports_of
 from scripts.steps import Steps
-from scripts.store import FolderStore, Store, StoreError, open_store
 
 SELF = "serve.py"
 TICK_S = 0.1

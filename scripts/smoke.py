@@ -17,11 +17,11 @@ import httpx
 from scripts.archive.build import MODEL
 from scripts.backend.torchserve.management import Server
 from scripts.backend.torchserve.versions import Golden, UnansweredError, VersionError, read_golden
-from scripts.fetch import fetch
-from scripts.release import ReleaseError, parse
+from scripts.release.document import ReleaseError, parse
+from scripts.release.fetch import fetch
+from scripts.release.store import Store, StoreError, open_store
 from scripts.settings import Settings
 from scripts.steps import Steps
-from scripts.store import Store, StoreError, open_store
 
 RETRY_S = 1.0
 

@@ -7,11 +7,11 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.figures import between, figures_of, why_worse
-from scripts.release import ReleaseError, fingerprint, make, parse, write
+from scripts.release.document import ReleaseError, fingerprint, make, parse, write
+from scripts.release.status import Live
+from scripts.release.store import ChangedError, Store, StoreError
 from scripts.settings import Settings
-from scripts.status import Live
 from scripts.steps import Steps
-from scripts.store import ChangedError, Store, StoreError
 
 POLL_S = 0.5
 

@@ -13,8 +13,8 @@ from handler.parts import PROVENANCE
 from scripts.archive.build import archive_name, build, provenance_of, unpack
 from scripts.archive.build import pack as pack_folder
 from scripts.atomic import write_json
-from scripts.release import entry_of, fingerprint, make, write
-from scripts.store import open_store
+from scripts.release.document import entry_of, fingerprint, make, write
+from scripts.release.store import open_store
 from tests.conftest import picture_bytes
 from tests.test_server import Server
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from scripts.archive.build import build
-from scripts.store import FolderStore, open_store
+from scripts.release.store import FolderStore, open_store
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.containers import build_image, docker_daemon, need_base_image
 from tests.rolling import LONG_S, QUICK, Load, get, make_archives, release, reversion

@@ -13,7 +13,7 @@ from scripts.ecs import deploy, image, stack
 from scripts.ecs.aws import Aws, AwsError, calls_of, calls_table
 from scripts.ecs.stacks import ORDER, Deployment
 from scripts.ecs.watch import TASK_DEFINITION
-from scripts.store import open_store
+from scripts.release.store import open_store
 from tests.conftest import ROOT
 from tests.deploying import BUCKET, DEPLOYMENT, HOST, OUTPUTS, URI, put_image, updating
 from tests.scripted_aws import NAME, REGION, SERVICE_ARN, Fleet, Refused

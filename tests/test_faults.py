@@ -10,8 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from scripts.release import entry_of, make, write
-from scripts.store import FolderStore
+from scripts.release.document import entry_of, make, write
+from scripts.release.store import FolderStore
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.rolling import QUICK, Instance, Load, flip_a_byte, get, make_archives, put, release, reversion, truncate
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from scripts.release import canaries
-from scripts.store import open_store
+from scripts.release.document import canaries
+from scripts.release.store import open_store
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.rolling import QUICK, Instance, Load, make_archives, reversion
 

@@ -15,9 +15,9 @@ from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from scripts.figures import figures_of, percentile, since, why_worse
-from scripts.release import ReleaseError, canaries, default_of, fingerprint, make, parse, write
+from scripts.release.document import ReleaseError, canaries, default_of, fingerprint, make, parse, write
+from scripts.release.store import ChangedError, FolderStore, StoreError, open_store
 from scripts.settings import Settings
-from scripts.store import ChangedError, FolderStore, StoreError, open_store
 
 # --- the document ---
 

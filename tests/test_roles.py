@@ -1,6 +1,6 @@
 """What the roles of scripts/ecs/identity.yaml may do: what their holders call, and no more.
 
-The calls are taken from where they are made: scripts/s3_store.py against moto, and the code of `make deploy` and `make doctor`.
+The calls are taken from where they are made: scripts/release/s3_store.py against moto, and the code of `make deploy` and `make doctor`.
 """
 
 import re
@@ -13,7 +13,7 @@ from scripts.ecs.aws import PUSH, calls_of
 from scripts.ecs.permissions import as_list, may, statements
 from scripts.ecs.stacks import ORDER
 from scripts.ecs.templates import Resource
-from scripts.store import open_store
+from scripts.release.store import open_store
 from tests.scripted_aws import moto_server
 from tests.test_templates import SUBJECT, TEMPLATES, TEXTS, fits, resource, stacks
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from scripts.backend.torchserve.process import java_home
-from scripts.release import parse
-from scripts.store import FolderStore, open_store
+from scripts.release.document import parse
+from scripts.release.store import FolderStore, open_store
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.rolling import QUICK, Instance, Load, make_archives, p99_ms, release, reversion
 

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from scripts.archive.build import choose_archive, unpack
 from scripts.backend.torchserve.versions import read_golden
-from scripts.release import make, write
-from scripts.store import FolderStore
+from scripts.release.document import make, write
+from scripts.release.store import FolderStore
 from tests.conftest import ROOT, free_port
 from tests.rolling import QUICK, Instance, release, reversion
 

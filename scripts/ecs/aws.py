@@ -48,7 +48,7 @@ PUSH = (
     *("ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:UploadLayerPart"),
 )
 ACRONYMS = {"aws": "AWS"}
-STORE_METHODS = ("read", "write", "put")  # what deploy uses of scripts/s3_store.py
+STORE_METHODS = ("read", "write", "put")  # what deploy uses of scripts/release/s3_store.py
 
 
 class AwsError(RuntimeError):
@@ -160,7 +160,7 @@ def calls_of(command: str) -> set[str]:
                     waiting.append(name.removeprefix("scripts.ecs."))
                 case ast.ImportFrom(module="scripts.ecs", names=names):
                     waiting += [alias.name for alias in names]
-                case ast.ImportFrom(module="scripts.store"):
+                case ast.ImportFrom(module="scripts.release.store"):
                     made |= _store_calls()
     return made
 

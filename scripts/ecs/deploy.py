@@ -21,8 +21,8 @@ from scripts.ecs.progress import AnswerError, Limit, say
 from scripts.ecs.stack import WAITING, LimitError, StackError, find
 from scripts.ecs.stacks import HERE, ORDER, Deployment, DeploymentError, read_template
 from scripts.ecs.watch import DeployError, Watch
-from scripts.release import entry_of, make, write
-from scripts.store import ChangedError, StoreError, open_store
+from scripts.release.document import entry_of, make, write
+from scripts.release.store import ChangedError, StoreError, open_store
 
 GIVEN = ("Image",)  # parameters that this command itself gives
 LIMIT_S, UNTOUCHED_S = 1800.0, 300.0

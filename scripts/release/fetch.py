@@ -7,9 +7,9 @@ from pathlib import Path
 
 from handler.parts import check_parts, sha256
 from scripts.archive.build import MODEL, unpack
+from scripts.release.store import Store
 from scripts.settings import Settings
 from scripts.steps import Steps
-from scripts.store import Store
 
 
 def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], settings: Settings, steps: Steps) -> Path:

@@ -1,4 +1,4 @@
-"""A release document in a versioned S3 bucket: scripts/store.py says what lies where.
+"""A release document in a versioned S3 bucket: scripts/release/store.py says what lies where.
 
 Endpoint and credentials are boto3's: AWS_ENDPOINT_URL_S3, AWS_PROFILE, a role and so on.
 """
@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.parts import sha256
-from scripts.store import FORGET_STATUS_S, ChangedError, StoreError, check_same
+from scripts.release.store import FORGET_STATUS_S, ChangedError, StoreError, check_same
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -64,7 +64,7 @@ def open_store(address: str) -> Store:
     """The store of a document's address: a path, or s3://bucket/key. ValueError for any other."""
     parts = urlsplit(address)
     if parts.scheme == "s3":
-        from scripts.s3_store import S3Store  # boto3 takes half a second to import
+        from scripts.release.s3_store import S3Store  # boto3 takes half a second to import
 
         return S3Store(address)
     if "://" in address or not address.endswith(".json"):

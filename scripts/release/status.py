@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from scripts.release import ReleaseError, fingerprint, parse
+from scripts.release.document import ReleaseError, fingerprint, parse
+from scripts.release.store import Store
 from scripts.settings import Settings
-from scripts.store import Store
 
 
 class Live(NamedTuple):
