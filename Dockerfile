@@ -1,4 +1,4 @@
-# The server: TorchServe, kept at what a release document says (scripts/serve.py). No model is in it; one image serves any.
+# The server: TorchServe, kept at what a release document says (scripts/serving/serve.py). No model is in it; one image serves any.
 #
 #   docker build -t seefood .              or `make image`
 #   docker run -e RELEASE=s3://bucket/release.json -p 8080:8080 seefood
@@ -68,7 +68,7 @@ WORKDIR /tmp
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8086/readyz', timeout=4)"]
 # tini reaps what TorchServe leaves behind, and hands signals on to serve.py, which drains
-ENTRYPOINT ["tini", "--", "python", "/opt/seefood/scripts/serve.py", "--host", "0.0.0.0", "--run-dir", "/tmp/seefood"]
+ENTRYPOINT ["tini", "--", "python", "-P", "-m", "scripts.serving.serve", "--host", "0.0.0.0", "--run-dir", "/tmp/seefood"]
 
 # --- a laptop's MLflow and S3, for docker-compose.yml ---
 FROM installer AS tools

@@ -136,11 +136,11 @@ inspect: .venv/installed-serve ## Check an archive's parts, and show where it co
 	@$(BIN)/python -m scripts.archive.build --inspect $(MAR)
 
 serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 VERSION=1.0.0 RELEASE=s3://...]
-	@exec $(BIN)/python scripts/serve.py --port $(PORT) $(if $(HOST),--host $(HOST)) $(if $(VERSION),--version $(VERSION)) \
+	@exec $(BIN)/python -m scripts.serving.serve --port $(PORT) $(if $(HOST),--host $(HOST)) $(if $(VERSION),--version $(VERSION)) \
 		$(if $(RELEASE),--release $(RELEASE)) $(if $(INSTANCE),--instance $(INSTANCE))
 
 stop: .venv/installed-serve ## End a `make serve` that runs elsewhere: [PORT=8080]
-	@$(BIN)/python scripts/serve.py --stop --port $(PORT)
+	@$(BIN)/python -m scripts.serving.serve --stop --port $(PORT)
 
 ROLLOUT = $(BIN)/python scripts/rollout.py $(if $(RELEASE),--release $(RELEASE))
 

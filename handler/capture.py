@@ -1,7 +1,7 @@
 """A sample of the photos that were answered, kept on the instance for `make rollout SHADOW=N`: off unless it is asked for.
 
-scripts/serve.py sets SEEFOOD_CAPTURE_DIR and, from scripts/settings.py, _SHARE (0 to 1), _BYTES and _AGE_S, which bound what is
-kept. Photos are kept as they came, with whatever their files tell about people and places.
+scripts/serving/serve.py sets SEEFOOD_CAPTURE_DIR and, from scripts/settings.py, _SHARE (0 to 1), _BYTES and _AGE_S, which
+bound what is kept. Photos are kept as they came, with whatever their files tell about people and places.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """What the worker counts and times, for Prometheus.
 
 TorchServe's own metrics cost a log line each, and its histograms' fixed buckets suit seconds. Where
-PROMETHEUS_MULTIPROC_DIR names a folder (scripts/serve.py sets it, before TorchServe starts), each worker keeps its
-figures there in memory-mapped files, and scripts/metrics_server.py answers for all of them; elsewhere they stay in memory.
+PROMETHEUS_MULTIPROC_DIR names a folder (scripts/serving/serve.py sets it, before TorchServe starts), each worker keeps its
+figures there in memory-mapped files, and scripts/serving/metrics.py answers for all of them; elsewhere they stay in memory.
 """
 
 import os

@@ -32,7 +32,7 @@ from scripts.ceiling import read_photos
 from scripts.http_message import Target, build_request
 from scripts.load import MAX_CONCURRENCY, PERCENTILES, Result, closed_loop, open_loop
 from scripts.paths import ROOT
-from scripts.ports import PortError, check_ports
+from scripts.serving.ports import PortError, check_ports
 
 CONCURRENCY = (1, 4, 16, 32)
 WARM_UP_S = 5.0  # of a server before the first step: some a thousand requests until a JVM has compiled what they use
@@ -59,7 +59,7 @@ def free_port() -> int:
 def own_server(model_store: Path, version: str | None) -> Iterator[str]:
     """The address of our own server, while it runs on a free port. BenchError with its words if it does not start."""
     port = free_port()
-    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), "--port", str(port), "--model-store", str(model_store)]
+    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(port), "--model-store", str(model_store)]
     # a session of its own: Ctrl-C reaches this script alone, which then ends the server
     process = subprocess.Popen(
         command + (["--version", version] if version else []),
@@ -105,7 +105,7 @@ def measure_ceiling(archive: Path, photos: Path | None, seconds: float) -> dict[
     with tempfile.TemporaryDirectory() as unpacked:
         with zipfile.ZipFile(archive) as content:
             content.extractall(unpacked)
-        command = [sys.executable, str(ROOT / "scripts" / "ceiling.py"), unpacked, "--seconds", str(seconds)]
+        command = [sys.executable, "-m", "scripts.bench.ceiling", unpacked, "--seconds", str(seconds)]
         command += ["--photos", str(photos.resolve())] if photos else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,6 +1,6 @@
 """Roll a version out, and back: `python scripts/rollout.py start 1.1.0`, `... back`, `... status`, `... history`.
 
-Writes the release document and watches the instances that obey it (scripts/serve.py). Fails, and puts the document before
+Writes the release document and watches the instances that obey it (scripts/serving/serve.py). Fails, and puts the document before
 back, when one of them reports a failure, when they take too long, on Ctrl-C, or when the new version has more errors or a
 worse p99 than the old one while it is watched. `start --url http://host:8081` instead rolls a TorchServe that was started
 by hand: its model store must hold the archive already.
@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts import shadow
 from scripts.archive.build import choose_archive, unpack
 from scripts.backend.torchserve.versions import VersionError
 from scripts.by_hand import by_hand, start_by_hand
 from scripts.release.document import ReleaseError, canaries, entry_of, fingerprint, make, parse
 from scripts.release.status import Live, history_table, status_table
 from scripts.release.store import StoreError, open_store
+from scripts.serving import shadow
 from scripts.settings import Settings
 from scripts.steps import Steps
 from scripts.watched import POLL_S, Rollout, RolloutError

@@ -291,7 +291,7 @@ def test_push_to_a_second_bucket_is_refused_and_the_way_to_move_there_works(vers
 @pytest.mark.slow
 def test_push_does_not_take_changed_stages_for_run(versions, s3):
     folder, text = versions.folder, (versions.folder / "dvc.yaml").read_text()
-    (folder / "dvc.yaml").write_text(text.replace("deps: [build/pipeline, ", "deps: [build/pipeline, scripts/ports.py, "))
+    (folder / "dvc.yaml").write_text(text.replace("deps: [build/pipeline, ", "deps: [build/pipeline, scripts/serving/ports.py, "))
     try:
         remote(folder, "push")
         assert stale(folder) == ["archive"]

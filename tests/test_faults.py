@@ -334,7 +334,7 @@ def test_new_instance_serves_another_version_where_the_wanted_one_cannot_be(star
 def test_no_release_can_be_served_ends_with_the_reason(quick, store, archives):
     document, said = broken_version("raises", archives, store)
     put(store, write(make({"2.0.0": document["versions"]["2.0.0"]}, "2.0.0", "released", "bad alone")))
-    command = [sys.executable, str(ROOT / "scripts/serve.py"), "--port", str(free_port()), "--release", store.address]
+    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--release", store.address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
     assert said in done.stderr

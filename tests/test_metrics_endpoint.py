@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handler.metrics import Metrics, outcome
 from scripts.archive.build import build
-from scripts.metrics_server import KEEP_VERSIONS, MetricsServer
+from scripts.serving.metrics import KEEP_VERSIONS, MetricsServer
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.test_server import Server
 

@@ -1,6 +1,7 @@
 """What the roles of scripts/ecs/identity.yaml may do: what their holders call, and no more.
 
-The calls are taken from where they are made: scripts/release/s3_store.py against moto, and the code of `make deploy` and `make doctor`.
+The calls are taken from where they are made: scripts/release/s3_store.py against moto, and the code of `make deploy`
+and `make doctor`.
 """
 
 import re

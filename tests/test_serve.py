@@ -1,4 +1,4 @@
-"""What scripts/serve.py takes from where it runs."""
+"""What scripts/serving/serve.py takes from where it runs."""
 
 import http.server
 import json
@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from scripts.serve import own_name
+from scripts.serving.serve import own_name
 
 
 @pytest.fixture

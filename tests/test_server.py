@@ -28,14 +28,14 @@ pytestmark = pytest.mark.server
 
 
 class Server:
-    """`scripts/serve.py` in a process of its own, as a user runs it."""
+    """`scripts/serving/serve.py` in a process of its own, as a user runs it."""
 
     def __init__(self, model_store, port, *arguments):
         self.port = port
         self.url = f"http://127.0.0.1:{port}/predictions/seefood"
         command = [
             sys.executable,
-            str(ROOT / "scripts/serve.py"),
+            *("-m", "scripts.serving.serve"),
             "--port",
             str(port),
             "--model-store",
@@ -248,7 +248,7 @@ def test_signal_while_starting_leaves_no_process(model_store):
 @pytest.mark.slow
 def test_stop_command_ends_it_from_elsewhere(model_store):
     server = Server(model_store, free_port()).wait_ready()
-    stop = [sys.executable, str(ROOT / "scripts/serve.py"), "--stop", "--port", str(server.port)]
+    stop = [sys.executable, "-m", "scripts.serving.serve", "--stop", "--port", str(server.port)]
     assert "served no more" in subprocess.run(stop, capture_output=True, text=True, check=True).stdout
     assert "stopped by SIGTERM" in server.process.communicate(timeout=10)[0]
     assert server.process.returncode == 0
@@ -313,7 +313,7 @@ def test_full_disk_is_said(model_store, mount_disk, tmp_path):
     disk = mount_disk(tmp_path / "disk", "20m")
     for folder in ("scripts", "handler"):
         shutil.copytree(ROOT / folder, disk / folder)
-    command = [sys.executable, "scripts/serve.py", "--port", str(free_port()), "--model-store", str(model_store)]
+    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(model_store)]
     environment = {**os.environ, "PYTHONPATH": str(disk)}
     done = subprocess.run(command, cwd=disk, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1

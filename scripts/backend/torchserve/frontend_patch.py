@@ -49,9 +49,7 @@ def write_corrected_classes(working_dir: Path) -> None:
         for name, (wrong, right) in CORRECTIONS.items():
             corrected, count = wrong.subn(right, jar.read(name))
             if count != 1:
-                raise ValueError(
-                    "this TorchServe is not 0.12.0: scripts/backend/torchserve/frontend_patch.py does not know its front end"
-                )
+                raise ValueError("this TorchServe is not 0.12.0: frontend_patch.py knows no other front end")
             target = working_dir / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(corrected)

@@ -1,6 +1,6 @@
 """The versions of one TorchServe: load one and let it prove itself, or drain one and remove it. Nothing here stops traffic.
 
-scripts/instance.py does this for a release document, `make rollout URL=...` for a TorchServe that was started by hand.
+scripts/serving/instance.py does this for a release document, `make rollout URL=...` for a TorchServe that was started by hand.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Serve a release: `python scripts/serve.py`, in the foreground until Ctrl-C or SIGTERM; `--stop` ends one from elsewhere.
+"""Serve a release: `python -m scripts.serving.serve`, in the foreground until Ctrl-C or SIGTERM; `--stop` ends one from elsewhere.
 
 Runs TorchServe with config.properties and keeps it converged to the release document (scripts/release/document.py), which it reads
 again every few seconds: model_store/release.json, which is written for the newest archive where nobody has rolled anything
@@ -6,7 +6,8 @@ out yet; with --version, a document of its own. TorchServe is started again when
 and a status beside the release document tells where it is on its way. All else that it writes lies in build/serve-PORT/.
 
 On SIGTERM: not ready at once, but serving for SEEFOOD_GRACE_S; then what is queued and running is waited for, and TorchServe
-is stopped. A second signal stops it at once. Even after SIGKILL nothing of it is left running (scripts/backend/torchserve/guard.py).
+is stopped. A second signal stops it at once. Even after SIGKILL nothing of it is left running
+(scripts/backend/torchserve/guard.py).
 """
 
 import argparse
@@ -31,14 +32,14 @@ import psutil
 from scripts.archive.build import MODEL, archive_version, choose_archive, find_archives, precedence
 from scripts.backend.torchserve.management import ManagementError
 from scripts.backend.torchserve.process import ServeError, TorchServe, local_address
-from scripts.health import Health, HealthServer
-from scripts.instance import UNEXPECTED, Instance, Problem
-from scripts.metrics_server import MetricsServer
 from scripts.paths import ROOT
-from scripts.ports import PortError, check_ports
 from scripts.release.document import ReleaseError, entry_of, make, parse, write
 from scripts.release.store import FolderStore, Store, StoreError, open_store
-from scripts.reporter import Reporter, Stopped
+from scripts.serving.health import Health, HealthServer
+from scripts.serving.instance import UNEXPECTED, Instance, Problem
+from scripts.serving.metrics import MetricsServer
+from scripts.serving.ports import PortError, check_ports
+from scripts.serving.reporter import Reporter, Stopped
 from scripts.settings import Settings, ports_of
 from scripts.steps import Steps
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
-from scripts.instance import Instance
-from scripts.metrics_server import MetricsServer
 from scripts.release.document import fingerprint
+from scripts.serving.instance import Instance
+from scripts.serving.metrics import MetricsServer
 
 LOOK_S = 0.5
 

@@ -19,13 +19,13 @@ from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError
 from scripts.backend.torchserve.process import TorchServe
 from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
-from scripts.health import Health, Serving
 from scripts.release.document import ReleaseError, default_of, fingerprint, parse
 from scripts.release.fetch import fetch
 from scripts.release.status import Live
 from scripts.release.store import Store, StoreError
+from scripts.serving.health import Health, Serving
+from scripts.serving.shadow import compare
 from scripts.settings import Settings
-from scripts.shadow import compare
 from scripts.steps import Steps
 
 UNEXPECTED = "unexpected"  # the problem that nobody thought of
