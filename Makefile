@@ -142,7 +142,7 @@ serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: 
 stop: .venv/installed-serve ## End a `make serve` that runs elsewhere: [PORT=8080]
 	@$(BIN)/python -m scripts.serving.serve --stop --port $(PORT)
 
-ROLLOUT = $(BIN)/python scripts/rollout.py $(if $(RELEASE),--release $(RELEASE))
+ROLLOUT = $(BIN)/python -m scripts.rollout.rollout $(if $(RELEASE),--release $(RELEASE))
 
 rollout: .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 RELEASE=s3://... URL=http://...:8081]
 	@$(if $(VERSION),,echo "error: which version? make rollout VERSION=1.1.0" >&2; exit 1)
@@ -216,7 +216,7 @@ destroy: .venv/installed-cloud ## Take a deployment away; asks first, and says w
 
 smoke: .venv/installed-serve ## Ask a deployed server for an archive's golden photos: URL=https://... [RELEASE=s3://...]
 	@$(if $(URL),,echo "error: which server? make smoke URL=https://..." >&2; exit 1)
-	@$(BIN)/python scripts/smoke.py $(URL) $(if $(RELEASE),--release $(RELEASE))
+	@$(BIN)/python -m scripts.rollout.smoke $(URL) $(if $(RELEASE),--release $(RELEASE))
 
 test: lint $(STARTER) ## Lint, type check and tests
 	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

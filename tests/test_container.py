@@ -211,7 +211,15 @@ def test_rollout_inside_fails_no_request_and_changes_the_runtime(served, archive
     container, store = served, served.store
     load = Load(container.port, 4)
     for version in ("2.0.0", "3.0.0"):
-        command = [sys.executable, "scripts/rollout.py", "--release", store.address, "--model-store", str(archives["1.0.0"].parent)]
+        command = [
+            sys.executable,
+            "-m",
+            "scripts.rollout.rollout",
+            "--release",
+            store.address,
+            "--model-store",
+            str(archives["1.0.0"].parent),
+        ]
         environment = {**os.environ, **QUICK}
         done = subprocess.run(
             [*command, "start", version], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONG_S, check=False

@@ -11,7 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from scripts.release.document import canaries
 from scripts.release.store import open_store
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import free_port, picture_bytes
 from tests.rolling import QUICK, Instance, Load, make_archives, reversion
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -49,7 +49,7 @@ def archives(exported, tmp_path_factory):
 @pytest.fixture(scope="module")
 def rollout(s3, archives):
     def run(*arguments):
-        command = [sys.executable, str(ROOT / "scripts/rollout.py"), "--release", RELEASE]
+        command = [sys.executable, "-m", "scripts.rollout.rollout", "--release", RELEASE]
         command += ["--model-store", str(archives["1.0.0"].parent), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         return done.returncode, done.stdout + done.stderr

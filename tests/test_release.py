@@ -14,9 +14,9 @@ import pytest
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
-from scripts.figures import figures_of, percentile, since, why_worse
 from scripts.release.document import ReleaseError, canaries, default_of, fingerprint, make, parse, write
 from scripts.release.store import ChangedError, FolderStore, StoreError, open_store
+from scripts.rollout.comparison import figures_of, percentile, since, why_worse
 from scripts.settings import Settings
 
 # --- the document ---

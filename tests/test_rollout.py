@@ -58,7 +58,7 @@ def store(instance, archives):
 
 def command(instance, archives, *arguments):
     store = ["--release", instance.release, "--model-store", str(archives["1.0.0"].parent)]
-    return [sys.executable, str(ROOT / "scripts" / "rollout.py"), *store, *map(str, arguments)]
+    return [sys.executable, "-m", "scripts.rollout.rollout", *store, *map(str, arguments)]
 
 
 def run(instance, archives, *arguments):
@@ -325,7 +325,7 @@ def by_hand(archives, tmp_path):
 @pytest.mark.slow
 def test_torchserve_that_was_started_by_hand_is_rolled_with_its_tokens(by_hand, archives, monkeypatch):
     url, tokens = by_hand
-    start = [sys.executable, str(ROOT / "scripts/rollout.py"), "--model-store", str(archives["1.0.0"].parent), "start"]
+    start = [sys.executable, "-m", "scripts.rollout.rollout", "--model-store", str(archives["1.0.0"].parent), "start"]
 
     def roll(version):
         return subprocess.run([*start, version, "--url", url], capture_output=True, text=True, timeout=300, check=False)

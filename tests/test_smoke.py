@@ -95,7 +95,7 @@ def serving(service):
 
 def smoke(url, store, *arguments, **environment):
     """(exit status, all that it printed)."""
-    command = [sys.executable, str(ROOT / "scripts/smoke.py"), url, "--release", store.address, *arguments]
+    command = [sys.executable, "-m", "scripts.rollout.smoke", url, "--release", store.address, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment)
     return done.returncode, done.stdout + done.stderr
 

@@ -1,7 +1,7 @@
 """The release document: which versions are served, and which is the default. scripts/release/release.schema.json is its form.
 
 It lies in a file or in a versioned S3 bucket, archives beside it (scripts/release/store.py). scripts/serving/serve.py makes it so,
-scripts/rollout.py writes it.
+scripts/rollout/rollout.py writes it.
 """
 
 import getpass

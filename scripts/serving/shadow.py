@@ -47,22 +47,3 @@ def _best(server: Server, version: str, photo: bytes) -> str | None:
     except httpx.HTTPError:
         return None
     return str(response.json()["predictions"][0]["label"]) if response.is_success else None
-
-
-def words(reports: Sequence[dict[str, Any]], old: str, new: str) -> str:
-    """All instances' reports together, for people."""
-    photos, agreed = sum(report["photos"] for report in reports), sum(report["agreed"] for report in reports)
-    if not photos:
-        return "no captured photos: SEEFOOD_CAPTURE_SHARE=0.01 make serve keeps one in a hundred"
-    changes: Counter[tuple[str, str]] = Counter()
-    for report in reports:
-        for before, after, count in report["changes"]:
-            changes[before, after] += count
-    speeds = {version: median([report["median_ms"][version] for report in reports if report["photos"]]) for version in (old, new)}
-    lines = [f"{photos} captured photos: {new} names the same dish as {old} for {agreed} of them ({100 * agreed / photos:.1f} %)"]
-    lines += [f"  {count} x {before} -> {after}" for (before, after), count in changes.most_common(SHOWN)]
-    lines.append(f"  a photo at a time: {old} {speeds[old]:.1f} ms, {new} {speeds[new]:.1f} ms")
-    refused = {version: sum(report["refused"][version] for report in reports) for version in (old, new)}
-    if any(refused.values()):
-        lines.append(f"  refused: {old} {refused[old]}, {new} {refused[new]}")
-    return "\n".join(lines)

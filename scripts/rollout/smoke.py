@@ -1,4 +1,4 @@
-"""Whether a deployed service answers rightly: `python scripts/smoke.py https://food.example.com --release s3://b/release.json`.
+"""Whether a deployed service answers rightly: `python -m scripts.rollout.smoke https://food.example.com --release s3://b/release.json`.
 
 Waits until it answers at all, then asks it every golden photo of the released version's archive, as its users ask: through
 the load balancer, over HTTPS, at /predictions/seefood. The answers must be right, and that version's. While a canary is out,

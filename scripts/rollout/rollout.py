@@ -1,4 +1,4 @@
-"""Roll a version out, and back: `python scripts/rollout.py start 1.1.0`, `... back`, `... status`, `... history`.
+"""Roll a version out, and back: `python -m scripts.rollout.rollout start 1.1.0`, `... back`, `... status`, `... history`.
 
 Writes the release document and watches the instances that obey it (scripts/serving/serve.py). Fails, and puts the document before
 back, when one of them reports a failure, when they take too long, on Ctrl-C, or when the new version has more errors or a
@@ -19,14 +19,14 @@ from typing import Any
 
 from scripts.archive.build import choose_archive, unpack
 from scripts.backend.torchserve.versions import VersionError
-from scripts.by_hand import by_hand, start_by_hand
 from scripts.release.document import ReleaseError, canaries, entry_of, fingerprint, make, parse
 from scripts.release.status import Live, history_table, status_table
 from scripts.release.store import StoreError, open_store
-from scripts.serving import shadow
+from scripts.rollout import shadow
+from scripts.rollout.guarded import POLL_S, Rollout, RolloutError
+from scripts.rollout.unmanaged import by_hand, start_by_hand
 from scripts.settings import Settings
 from scripts.steps import Steps
-from scripts.watched import POLL_S, Rollout, RolloutError
 
 
 def start(rollout: Rollout, archive: Path, canary: float | None, photos: int | None, keep: bool, unwatched: bool) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.figures import between, figures_of, why_worse
 from scripts.release.document import ReleaseError, fingerprint, make, parse, write
 from scripts.release.status import Live
 from scripts.release.store import ChangedError, Store, StoreError
+from scripts.rollout.comparison import between, figures_of, why_worse
 from scripts.settings import Settings
 from scripts.steps import Steps
 
