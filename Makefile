@@ -164,13 +164,13 @@ predict: .venv/installed-serve $(STARTER) ## Name the dishes in a folder without
 	@$(BIN)/python -m scripts.archive.predict $(PHOTOS) $(if $(OUT),--out $(OUT)) $(if $(VERSION),--version $(VERSION))
 
 bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside the in-process ceiling: [URL=http://... PHOTOS=folder CONCURRENCY="1 16" RATE=100]
-	@$(BIN)/python scripts/bench.py $(if $(URL),--url '$(URL)') $(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(FIELD),--field $(FIELD)) \
+	@$(BIN)/python -m scripts.bench.bench $(if $(URL),--url '$(URL)') $(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(FIELD),--field $(FIELD)) \
 		$(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(RATE),--rate $(RATE)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(VERSION),--version $(VERSION)) --out $(or $(OUT),build/bench)
 
 tune: $(if $(GOAL),.venv/installed-serve $(STARTER)) ## Find the fastest settings that keep a latency goal: GOAL=p99_ms=50 [CONCURRENCY=16 PHOTOS=folder]
 	@$(if $(GOAL),,echo "error: which goal? make tune GOAL=p99_ms=50" >&2; exit 1)
-	@$(BIN)/python scripts/tune.py '$(GOAL)' $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(SECONDS),--seconds $(SECONDS)) \
+	@$(BIN)/python -m scripts.bench.tune '$(GOAL)' $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(PHOTOS),--photos '$(PHOTOS)') $(if $(VERSION),--version $(VERSION))
 
 TAG ?= latest

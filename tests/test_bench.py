@@ -12,10 +12,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from scripts.bench import BenchError, main, mean_of, measure_ceiling, probe, step_name, table
-from scripts.ceiling import measure, read_photos
-from scripts.http_message import Target
-from scripts.load import Result
+from scripts.bench.bench import BenchError, main, mean_of, measure_ceiling, probe, step_name, table
+from scripts.bench.ceiling import measure, read_photos
+from scripts.bench.http_message import Target
+from scripts.bench.load import Result
 from tests.conftest import ROOT, picture_bytes
 from tests.test_load import BUSY, OK, serving
 
@@ -69,7 +69,7 @@ def test_bench_says_what_is_wrong(monkeypatch, tmp_path, capsys):
 
 
 def test_bench_without_matplotlib_still_writes_its_json(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(sys.modules, "scripts.bench_plot", None)
+    monkeypatch.setitem(sys.modules, "scripts.bench.plot", None)
     with serving(lambda number, request: (OK, False)) as server:
         arguments = [
             "--url",

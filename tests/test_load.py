@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from scripts.bench import notes
-from scripts.http_message import Target, build_request, parse_answer
-from scripts.load import Result, closed_loop, open_loop
+from scripts.bench.bench import notes
+from scripts.bench.http_message import Target, build_request, parse_answer
+from scripts.bench.load import Result, closed_loop, open_loop
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy"
@@ -203,7 +203,7 @@ def test_open_loop_shows_a_stall_to_all_whom_it_met_and_closed_loop_hides_it():
 
 
 def test_open_loop_counts_from_the_schedule_when_no_connection_is_free(monkeypatch):
-    monkeypatch.setattr("scripts.load.MAX_OPEN_LOOP_CONNECTIONS", 1)
+    monkeypatch.setattr("scripts.bench.load.MAX_OPEN_LOOP_CONNECTIONS", 1)
     with serving(after(0.05)) as server:
         result = load(server, open_loop, 60, seconds=1.0, warm_up_s=0.0)
     assert server.connections == 1

@@ -12,7 +12,7 @@ import yaml
 from handler.parts import checksums
 from scripts.archive.build import pack, unpack
 from scripts.atomic import write_json
-from scripts.tune import Goal, Outcome, Tuner, candidate_archive, main, read_settings, rewrite, searches, tune
+from scripts.bench.tune import Goal, Outcome, Tuner, candidate_archive, main, read_settings, rewrite, searches, tune
 from tests.conftest import ROOT
 
 

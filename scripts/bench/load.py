@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from scripts.http_message import Answer, Target, parse_answer
+from scripts.bench.http_message import Answer, Target, parse_answer
 
 PERCENTILES = (50, 90, 99, 99.9)
 CLOCK_PERIOD_S = 0.02  # how often time-outs are looked for, and the event loop's lateness noted

@@ -1,6 +1,6 @@
-"""The in-process ceiling of scripts/bench.py: what an archive's handler does with no server around it.
+"""The in-process ceiling of scripts/bench/bench.py: what an archive's handler does with no server around it.
 
-Run as a process of its own (`python scripts/ceiling.py unpacked-archive --seconds 3`), as one process loads one archive;
+Run as a process of its own (`python -m scripts.bench.ceiling unpacked-archive --seconds 3`), as one process loads one archive;
 writes one line of JSON. Photos/s over whole batches of the archive's batchSize, and the median latency of one photo alone.
 """
 

@@ -1,6 +1,6 @@
-"""The picture of scripts/bench.py: throughput beside the ceiling, and latency percentiles, over the steps of load.
+"""The picture of scripts/bench/bench.py: throughput beside the ceiling, and latency percentiles, over the steps of load.
 
-Needs matplotlib, which is in the train extra; scripts/bench.py does without this file where it is missing.
+Needs matplotlib, which is in the train extra; scripts/bench/bench.py does without this file where it is missing.
 """
 
 import math

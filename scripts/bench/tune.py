@@ -23,10 +23,10 @@ import yaml
 from handler.parts import PROVENANCE, checksums
 from scripts.archive.build import MANIFEST, choose_archive, pack
 from scripts.atomic import write_json
-from scripts.bench import BenchError, own_server
-from scripts.ceiling import read_photos
-from scripts.http_message import Target, build_request
-from scripts.load import MAX_CONCURRENCY, closed_loop
+from scripts.bench.bench import BenchError, own_server
+from scripts.bench.ceiling import read_photos
+from scripts.bench.http_message import Target, build_request
+from scripts.bench.load import MAX_CONCURRENCY, closed_loop
 from scripts.paths import ROOT
 
 Settings = dict[str, int]  # by the names that they have in model-config.yaml

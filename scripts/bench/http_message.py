@@ -1,4 +1,4 @@
-"""HTTP/1.1 as bytes, for scripts/load.py: requests built beforehand, answers parsed without a header object."""
+"""HTTP/1.1 as bytes, for scripts/bench/load.py: requests built beforehand, answers parsed without a header object."""
 
 import re
 from typing import NamedTuple

@@ -1,8 +1,8 @@
-"""How fast is a server: `make bench`, or `python scripts/bench.py --url http://host:port/path --photos folder`.
+"""How fast is a server: `make bench`, or `python -m scripts.bench.bench --url http://host:port/path --photos folder`.
 
 Without --url our own server is started on a free port, and stopped in the end; any other one that takes a photo by POST
-will do, as the raw body or (--field) in a form. Load is described in scripts/load.py. Beside it, for a server on this
-machine and where an archive is at hand, the in-process ceiling (scripts/ceiling.py), measured before and after,
+will do, as the raw body or (--field) in a form. Load is described in scripts/bench/load.py. Beside it, for a server on this
+machine and where an archive is at hand, the in-process ceiling (scripts/bench/ceiling.py), measured before and after,
 as a machine's speed drifts: the mean counts. A table on the terminal; bench.json and bench.png in --out.
 """
 
@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.archive.build import MODEL, archive_version, choose_archive, find_archives
-from scripts.ceiling import read_photos
-from scripts.http_message import Target, build_request
-from scripts.load import MAX_CONCURRENCY, PERCENTILES, Result, closed_loop, open_loop
+from scripts.bench.ceiling import read_photos
+from scripts.bench.http_message import Target, build_request
+from scripts.bench.load import MAX_CONCURRENCY, PERCENTILES, Result, closed_loop, open_loop
 from scripts.paths import ROOT
 from scripts.serving.ports import PortError, check_ports
 
@@ -101,11 +101,11 @@ def is_local(host: str) -> bool:
 
 
 def measure_ceiling(archive: Path, photos: Path | None, seconds: float) -> dict[str, Any]:
-    """What scripts/ceiling.py measures, in its own process. BenchError with its last words if it fails."""
+    """What scripts/bench/ceiling.py measures, in its own process. BenchError with its last words if it fails."""
     with tempfile.TemporaryDirectory() as unpacked:
         with zipfile.ZipFile(archive) as content:
             content.extractall(unpacked)
-        command = [sys.executable, "-m", "scripts.bench.ceiling", unpacked, "--seconds", str(seconds)]
+        command = [sys.executable, "-m", "scripts.bench.bench.ceiling", unpacked, "--seconds", str(seconds)]
         command += ["--photos", str(photos.resolve())] if photos else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -190,7 +190,7 @@ def write(report: dict[str, Any], out: Path) -> list[str]:
     part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     part.replace(out / "bench.json")
     try:
-        from scripts.bench_plot import plot
+        from scripts.bench.plot import plot
     except ImportError:
         print("no bench.png: matplotlib is not installed (make setup installs it)", file=sys.stderr)
         return [str(out / "bench.json")]
