@@ -202,17 +202,17 @@ sbom: .venv/installed-cloud ## What the image is made of, into build/sbom: Cyclo
 		--output build/sbom/vulnerabilities.txt; status=$$?; ls build/sbom; exit $$status
 
 preflight: .venv/installed-cloud ## Check the templates, and the account if there are credentials, before a deploy: [STACK=seefood]
-	@$(BIN)/python scripts/ecs/preflight.py $(STACK)
+	@$(BIN)/python -m scripts.ecs.preflight.preflight $(STACK)
 
 deploy: .venv/installed-cloud $(STARTER) ## Create or update a deployment on ECS, watched: [STACK=seefood IMAGE=tag ONLY=service YES=1]
-	@$(BIN)/python scripts/ecs/deploy.py $(STACK) $(if $(IMAGE),--image $(IMAGE)) $(if $(ONLY),--only $(ONLY)) $(if $(YES),--yes) \
+	@$(BIN)/python -m scripts.ecs.deploy.deploy $(STACK) $(if $(IMAGE),--image $(IMAGE)) $(if $(ONLY),--only $(ONLY)) $(if $(YES),--yes) \
 		$(if $(REPLACE),--replace $(REPLACE)) $(if $(LIMIT_S),--limit-s $(LIMIT_S))
 
 doctor: .venv/installed-cloud ## Why a deployment is not well, and what to do: [STACK=seefood]
-	@$(BIN)/python scripts/ecs/doctor.py $(STACK)
+	@$(BIN)/python -m scripts.ecs.doctor.doctor $(STACK)
 
 destroy: .venv/installed-cloud ## Take a deployment away; asks first, and says what stays: [STACK=seefood]
-	@$(BIN)/python scripts/ecs/destroy.py $(STACK) $(if $(YES),--yes)
+	@$(BIN)/python -m scripts.ecs.deploy.destroy $(STACK) $(if $(YES),--yes)
 
 smoke: .venv/installed-serve ## Ask a deployed server for an archive's golden photos: URL=https://... [RELEASE=s3://...]
 	@$(if $(URL),,echo "error: which server? make smoke URL=https://..." >&2; exit 1)

@@ -5,10 +5,11 @@ import os
 import pytest
 
 from scripts.archive.build import archive_name
-from scripts.ecs import changes, deploy, destroy, stack, watch
+from scripts.ecs import stack
+from scripts.ecs.deploy import changes, deploy, destroy, watch
+from scripts.ecs.deploy.watch import TASK_DEFINITION
 from scripts.ecs.progress import Limit
 from scripts.ecs.stacks import ORDER, Deployment
-from scripts.ecs.watch import TASK_DEFINITION
 from tests.deploying import BUCKET, DEPLOYMENT, DOCKER, OUTPUTS, URI, put_image
 from tests.scripted_aws import (
     NAME,

@@ -2,8 +2,8 @@
 
 import json
 
+from scripts.ecs.deploy.watch import TASK_DEFINITION
 from scripts.ecs.stacks import Deployment
-from scripts.ecs.watch import TASK_DEFINITION
 from tests.scripted_aws import (
     ACCOUNT,
     NAME,

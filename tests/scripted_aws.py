@@ -27,7 +27,7 @@ from moto.server import ThreadedMotoServer
 
 from scripts.ecs import stacks
 from scripts.ecs.aws import PREFIX, Aws
-from scripts.ecs.service_state import LINKED_ROLE
+from scripts.ecs.doctor.service_state import LINKED_ROLE
 from scripts.ecs.stack import STACK
 
 REGION, ACCOUNT = "eu-central-1", "123456789012"

@@ -2,9 +2,10 @@
 
 import pytest
 
-from scripts.ecs import changes, stack
+from scripts.ecs import stack
+from scripts.ecs.deploy import changes
+from scripts.ecs.deploy.watch import TASK_DEFINITION
 from scripts.ecs.progress import Limit
-from scripts.ecs.watch import TASK_DEFINITION
 from tests.deploying import BUCKET
 from tests.scripted_aws import NAME, REGION
 

@@ -9,10 +9,11 @@ import pytest
 
 from scripts.archive.build import archive_name
 from scripts.ecs import aws as aws_module
-from scripts.ecs import deploy, image, stack
+from scripts.ecs import stack
 from scripts.ecs.aws import Aws, AwsError, calls_of, calls_table
+from scripts.ecs.deploy import deploy, image
+from scripts.ecs.deploy.watch import TASK_DEFINITION
 from scripts.ecs.stacks import ORDER, Deployment
-from scripts.ecs.watch import TASK_DEFINITION
 from scripts.release.store import open_store
 from tests.conftest import ROOT
 from tests.deploying import BUCKET, DEPLOYMENT, HOST, OUTPUTS, URI, put_image, updating
@@ -313,7 +314,7 @@ def test_missing_parameter_is_named_before_anything_is_changed(scripted, command
 def test_command_without_credentials_fails_in_words(tmp_path):
     nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": str(tmp_path), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path)}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | nowhere
-    script = str(ROOT / "scripts/ecs/deploy.py")
+    script = str(ROOT / "scripts/ecs/deploy/deploy.py")
     done = subprocess.run([sys.executable, script, NAME], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: there are no AWS credentials (Unable to locate credentials): set AWS_PROFILE")

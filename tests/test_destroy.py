@@ -2,8 +2,8 @@
 
 import pytest
 
-from scripts.ecs import destroy
 from scripts.ecs.aws import calls_of
+from scripts.ecs.deploy import destroy
 from scripts.ecs.stacks import ORDER
 from tests.deploying import BUCKET
 from tests.scripted_aws import NAME, REGION

@@ -7,12 +7,12 @@ from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult
 from werkzeug.exceptions import Forbidden
 
-from scripts.ecs import doctor
 from scripts.ecs.aws import calls_of
-from scripts.ecs.causes import explain, findings
-from scripts.ecs.history import since
-from scripts.ecs.reasons import reason_of
-from scripts.ecs.service_state import LINKED_ROLE, State
+from scripts.ecs.doctor import doctor
+from scripts.ecs.doctor.causes import explain, findings
+from scripts.ecs.doctor.history import since
+from scripts.ecs.doctor.reasons import reason_of
+from scripts.ecs.doctor.service_state import LINKED_ROLE, State
 from scripts.ecs.stacks import ORDER, Deployment
 from tests.scripted_aws import NAME, REGION, Fleet, ScriptedStacks, now, outside, reset
 

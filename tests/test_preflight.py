@@ -7,13 +7,13 @@ from collections import Counter
 import boto3
 import pytest
 
-from scripts.ecs import preflight
-from scripts.ecs.live import FAILED, OK, SKIPPED
-from scripts.ecs.permissions import may
-from scripts.ecs.preflight import VARIANTS, account_lines, check_rules, checkov_lines, main, run_cfn_lint, run_checkov
-from scripts.ecs.rules import RULES, broken, name_of
-from scripts.ecs.stacks import HERE, ORDER, Deployment
-from scripts.ecs.templates import read_templates, resolve
+from scripts.ecs.preflight import preflight
+from scripts.ecs.preflight.account import FAILED, OK, SKIPPED
+from scripts.ecs.preflight.preflight import VARIANTS, account_lines, check_rules, checkov_lines, main, run_cfn_lint, run_checkov
+from scripts.ecs.preflight.resolve.permissions import may
+from scripts.ecs.preflight.resolve.templates import read_templates, resolve
+from scripts.ecs.preflight.rules.rules import RULES, broken, name_of
+from scripts.ecs.stacks import ORDER, TEMPLATE_FOLDER, Deployment
 from tests import faults_of_services, faults_of_tasks
 
 REGION = "eu-central-1"
@@ -193,7 +193,7 @@ def test_policies_are_judged_as_iam_does():
 def folder(tmp_path):
     """A copy of the templates to put faults into, as text."""
     for kind in ORDER:
-        shutil.copy(HERE / f"{kind}.yaml", tmp_path)
+        shutil.copy(TEMPLATE_FOLDER / f"{kind}.yaml", tmp_path)
     return tmp_path
 
 
@@ -253,7 +253,7 @@ def test_checkov_report_becomes_rows():
 def test_checkov_is_skipped_where_it_cannot_be_installed(monkeypatch, tmp_path):
     monkeypatch.setattr(preflight, "CHECKOV_VENV", tmp_path / "venv")
     monkeypatch.setattr(preflight, "CHECKOV", str(tmp_path / "checkov-0-py3-none-any.whl"))
-    (line,) = run_checkov(HERE)
+    (line,) = run_checkov(TEMPLATE_FOLDER)
     assert line.state == SKIPPED
     assert "could not be installed" in line.words
     # it is tried again the next time
@@ -267,6 +267,6 @@ def test_without_credentials_the_account_is_skipped(monkeypatch, tmp_path):
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    (line,) = account_lines(Deployment("seefood", REGION, {}), HERE)
+    (line,) = account_lines(Deployment("seefood", REGION, {}), TEMPLATE_FOLDER)
     assert line.state == SKIPPED
     assert "there are no AWS credentials" in line.words

@@ -11,12 +11,12 @@ import pytest
 from botocore.stub import Stubber
 
 from scripts.ecs import aws as aws_module
-from scripts.ecs import live
 from scripts.ecs.aws import Aws
-from scripts.ecs.live import FAILED, OK, SKIPPED
-from scripts.ecs.preflight import account_lines
-from scripts.ecs.stacks import HERE, Deployment
-from scripts.ecs.templates import Stacks, read_templates, resolve
+from scripts.ecs.preflight import account as live
+from scripts.ecs.preflight.account import FAILED, OK, SKIPPED
+from scripts.ecs.preflight.preflight import account_lines
+from scripts.ecs.preflight.resolve.templates import Stacks, read_templates, resolve
+from scripts.ecs.stacks import TEMPLATE_FOLDER, Deployment
 from tests.scripted_aws import ACCOUNT, REGION, moto, outside
 
 ECR = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
@@ -228,5 +228,5 @@ def test_what_is_not_allowed_is_skipped_and_what_fails_is_told(account, stub):
 
 def test_command_asks_the_account_where_there_are_credentials(account, monkeypatch):
     monkeypatch.setattr(aws_module, "ATTEMPTS", 1)  # what moto lacks answers 500, which is else tried again
-    lines = account_lines(Deployment("seefood", REGION, {}), HERE)
+    lines = account_lines(Deployment("seefood", REGION, {}), TEMPLATE_FOLDER)
     assert [line.part for line in lines] == [f"account {check.__name__.replace('_', '-')}" for check in live.CHECKS]

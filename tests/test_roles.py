@@ -1,4 +1,4 @@
-"""What the roles of scripts/ecs/identity.yaml may do: what their holders call, and no more.
+"""What the roles of scripts/ecs/templates/identity.yaml may do: what their holders call, and no more.
 
 The calls are taken from where they are made: scripts/release/s3_store.py against moto, and the code of `make deploy`
 and `make doctor`.
@@ -11,9 +11,9 @@ import botocore.client
 import pytest
 
 from scripts.ecs.aws import PUSH, calls_of
-from scripts.ecs.permissions import as_list, may, statements
+from scripts.ecs.preflight.resolve.permissions import as_list, may, statements
+from scripts.ecs.preflight.resolve.templates import Resource
 from scripts.ecs.stacks import ORDER
-from scripts.ecs.templates import Resource
 from scripts.release.store import open_store
 from tests.scripted_aws import moto_server
 from tests.test_templates import SUBJECT, TEMPLATES, TEXTS, fits, resource, stacks
@@ -52,7 +52,7 @@ def test_github_deploys_only_as_the_subject_says():
 
 
 def test_the_deploy_role_may_call_what_workflows_call_and_nothing_else():
-    called = calls_of("deploy") | calls_of("doctor") | calls_of("running") | set(PUSH)
+    called = calls_of("deploy") | calls_of("doctor") | calls_of("deploy.running") | set(PUSH)
     # the first needs no permission, the second has another name, the third is for a stack that was never made
     called -= {"sts:GetCallerIdentity", "s3:HeadObject", "cloudformation:DeleteStack"}
     # what rollouts call besides: see below

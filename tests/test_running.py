@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scripts.ecs.aws import Aws, AwsError
-from scripts.ecs.running import running
+from scripts.ecs.deploy.running import running
 from scripts.ecs.stacks import Deployment, DeploymentError
 from tests.scripted_aws import moto
 

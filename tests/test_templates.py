@@ -13,15 +13,15 @@ from typing import Any
 import boto3
 import pytest
 
-from scripts.ecs.stacks import HERE, ORDER, Deployment
-from scripts.ecs.templates import Resource, Stacks, read_templates, resolve
+from scripts.ecs.preflight.resolve.templates import Resource, Stacks, read_templates, resolve
+from scripts.ecs.stacks import DEPLOYMENTS, ORDER, TEMPLATE_FOLDER, Deployment
 from scripts.settings import Settings, ports_of
 from tests.conftest import ROOT
 from tests.scripted_aws import moto_server
 
 TEMPLATES = read_templates()
-TEXTS = {kind: (HERE / f"{kind}.yaml").read_text(encoding="utf-8") for kind in ORDER}
-EXAMPLE = HERE / "deployments" / "seefood.yaml"
+TEXTS = {kind: (TEMPLATE_FOLDER / f"{kind}.yaml").read_text(encoding="utf-8") for kind in ORDER}
+EXAMPLE = DEPLOYMENTS / "seefood.yaml"
 SUBJECT = "repo:org@1/repo@2:environment:production"
 IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/seefood:1.0.0"
 
@@ -201,7 +201,7 @@ def test_alarms_tell_the_topic_and_two_undo_a_deployment():
 
 
 def test_steps_that_alarms_and_dashboard_look_for_are_logged():
-    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py"))
     looked_for = re.findall(r'\$\.step = "([^"]+)"', TEXTS["observability"])
     looked_for += re.findall(r"'([^']+)'", TEXTS["observability"].split("filter step in [")[1].split("]")[0])
     assert len(looked_for) > 10

@@ -174,7 +174,7 @@ def subjects():
     """Those of the deployments, and the examples in the template and in comments."""
     deployments = sorted((ROOT / "scripts/ecs/deployments").glob("*.yaml"))
     given = [yaml.safe_load(path.read_text(encoding="utf-8"))["parameters"].get("GitHubSubject") for path in deployments]
-    text = "".join(path.read_text(encoding="utf-8") for path in [*deployments, ROOT / "scripts/ecs/identity.yaml"])
+    text = "".join(path.read_text(encoding="utf-8") for path in [*deployments, ROOT / "scripts/ecs/templates/identity.yaml"])
     examples = set(re.findall(r"\brepo:[^\s/]+/[^\s*:]+:[^\s,;]+", text))
     assert len(examples) >= 2
     return [one.replace("ORGID", "1").replace("REPOID", "2") for one in [*filter(None, given), *examples]]

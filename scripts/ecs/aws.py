@@ -30,7 +30,7 @@ from botocore.parsers import ResponseParserError
 from scripts.ecs.stacks import DeploymentError
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = ("preflight", "deploy", "doctor", "destroy")
+COMMANDS = {"preflight": "preflight.preflight", "deploy": "deploy.deploy", "doctor": "doctor.doctor", "destroy": "deploy.destroy"}
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, ATTEMPTS = 5, 30, 5
 
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403")
@@ -142,13 +142,13 @@ def calls_of(command: str) -> set[str]:
     ValueError if one cannot be told from the code.
     """
     made: set[str] = set()
-    seen, waiting = set(), [command]
+    seen, waiting = set(), [COMMANDS.get(command, command)]
     while waiting:
         module = waiting.pop()
         if module in seen:
             continue
         seen.add(module)
-        for node in ast.walk(ast.parse((HERE / f"{module}.py").read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse((HERE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(
                     func=ast.Attribute(attr="call" | "pages"), args=[ast.Constant(str(service)), ast.Constant(str(name)), *_]
@@ -156,6 +156,8 @@ def calls_of(command: str) -> set[str]:
                     made.add(name_of(service, name))
                 case ast.Call(func=ast.Attribute(attr="call" | "pages" | "client"), args=[_, *_]) if module != "aws":
                     raise ValueError(f"{module}.py, line {node.lineno}: a call of AWS must have its name written out")
+                case ast.ImportFrom(module="scripts.ecs.preflight.rules", names=names):
+                    waiting += [f"preflight.rules.{alias.name}" for alias in names]
                 case ast.ImportFrom(module=str(name)) if name.startswith("scripts.ecs."):
                     waiting.append(name.removeprefix("scripts.ecs."))
                 case ast.ImportFrom(module="scripts.ecs", names=names):
@@ -166,7 +168,7 @@ def calls_of(command: str) -> set[str]:
 
 
 def _store_calls() -> set[str]:
-    tree = ast.parse((HERE.parent / "s3_store.py").read_text(encoding="utf-8"))
+    tree = ast.parse((HERE.parent / "release" / "s3_store.py").read_text(encoding="utf-8"))
     methods = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in STORE_METHODS]
     return {
         name_of("s3", node.func.attr)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-HERE = Path(__file__).resolve().parent
+TEMPLATE_FOLDER = Path(__file__).resolve().parent / "templates"
+DEPLOYMENTS = Path(__file__).resolve().parent / "deployments"
 # each needs nothing of those after it; the registry exists long before a service wants an image of it
 ORDER = ("network", "storage", "identity", "cluster", "observability", "service")
 
@@ -43,7 +44,7 @@ _Loader.add_multi_constructor("!", _tagged)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 
 
-def read_template(kind: str, folder: Path = HERE) -> dict[str, Any]:
+def read_template(kind: str, folder: Path = TEMPLATE_FOLDER) -> dict[str, Any]:
     """A template, its short forms written out. DeploymentError if it is no YAML."""
     path = folder / f"{kind}.yaml"
     try:
@@ -60,7 +61,7 @@ class Deployment(NamedTuple):
     parameters: dict[str, str]
 
     @classmethod
-    def load(cls, name: str, folder: Path = HERE / "deployments") -> "Deployment":
+    def load(cls, name: str, folder: Path = DEPLOYMENTS) -> "Deployment":
         """DeploymentError naming what is wrong with its file."""
         path = folder / f"{name}.yaml"
         try:

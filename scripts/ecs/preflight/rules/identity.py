@@ -1,0 +1,228 @@
+"""Rules about roles: who may take them on, and that none may do more, or less, than deploying and serving needs."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from scripts.ecs.preflight.resolve.permissions import as_list, may, policies, statements, trusts
+from scripts.ecs.preflight.resolve.templates import Resource, Stacks
+from scripts.ecs.preflight.resolve.wiring import Finding, shown
+
+ROLE = "AWS::IAM::Role"
+GITHUB = "token.actions.githubusercontent.com"
+# the organisation and the repository are written out, and what follows names a branch, tag, environment or pull request
+SUBJECT = re.compile(r"repo:[^*?/:\s]+/[^*?/:\s]+:.+")
+# what making a resource calls, by what IAM asks it of; CloudFormation does it with the role for the service stack
+MAKES = {
+    "AWS::ECS::TaskDefinition": ("ecs:RegisterTaskDefinition", "ecs:DeregisterTaskDefinition"),
+    "AWS::ECS::Service": ("ecs:CreateService", "ecs:UpdateService", "ecs:DeleteService", "ecs:DescribeServices"),
+    "AWS::ElasticLoadBalancingV2::LoadBalancer": (
+        "elasticloadbalancing:CreateLoadBalancer",
+        "elasticloadbalancing:DeleteLoadBalancer",
+        "elasticloadbalancing:DescribeLoadBalancers",
+        "elasticloadbalancing:ModifyLoadBalancerAttributes",
+    ),
+    "AWS::ElasticLoadBalancingV2::TargetGroup": (
+        "elasticloadbalancing:CreateTargetGroup",
+        "elasticloadbalancing:DeleteTargetGroup",
+        "elasticloadbalancing:ModifyTargetGroup",
+        "elasticloadbalancing:ModifyTargetGroupAttributes",
+        "elasticloadbalancing:DescribeTargetGroups",
+    ),
+    "AWS::ElasticLoadBalancingV2::Listener": (
+        "elasticloadbalancing:CreateListener",
+        "elasticloadbalancing:DeleteListener",
+        "elasticloadbalancing:ModifyListener",
+        "elasticloadbalancing:DescribeListeners",
+    ),
+    "AWS::CloudWatch::Alarm": ("cloudwatch:PutMetricAlarm", "cloudwatch:DeleteAlarms", "cloudwatch:DescribeAlarms"),
+    "AWS::ApplicationAutoScaling::ScalableTarget": (
+        "application-autoscaling:RegisterScalableTarget",
+        "application-autoscaling:DeregisterScalableTarget",
+        "application-autoscaling:DescribeScalableTargets",
+    ),
+    "AWS::ApplicationAutoScaling::ScalingPolicy": (
+        "application-autoscaling:PutScalingPolicy",
+        "application-autoscaling:DeleteScalingPolicy",
+        "application-autoscaling:DescribeScalingPolicies",
+    ),
+}
+
+
+def used_as(stacks: Stacks, output: str) -> Resource | None:
+    """The role that a stack puts out under this name."""
+    return stacks.find(stacks.outputs.get(output), ROLE, "arn")
+
+
+def roles_are_trusted_rightly(stacks: Stacks) -> Iterator[Finding]:
+    """A role that its service may not take on is as good as none: let AssumeRolePolicyDocument name the service that uses it."""
+    wanted = [(used_as(stacks, "ServiceStackRoleArn"), "cloudformation.amazonaws.com")]
+    for profile in stacks.of("IAM::InstanceProfile"):
+        wanted += [(stacks.find(one, ROLE, "name"), "ec2.amazonaws.com") for one in profile.list("Roles")]
+    for task in stacks.of("ECS::TaskDefinition"):
+        wanted += [(stacks.find(task.get(key), ROLE), "ecs-tasks.amazonaws.com") for key in ("ExecutionRoleArn", "TaskRoleArn")]
+    for role, service in wanted:
+        if role and not trusts(stacks, role, service):
+            found = [one.get("Principal") for one in statements(role.get("AssumeRolePolicyDocument"))]
+            yield Finding(f"{role}", f"its trust policy names {shown(found)}", f"Service: {service}, with sts:AssumeRole")
+    for role in stacks.of(ROLE):
+        for statement in statements(role.get("AssumeRolePolicyDocument")):
+            principal = statement.get("Principal")
+            everybody = principal == "*" or (isinstance(principal, Mapping) and "*" in as_list(principal.get("AWS")))
+            if everybody and statement.get("Effect") == "Allow":
+                yield Finding(f"{role}", "everybody may take it on", "the service that uses it")
+
+
+def github_trust_names_repository(stacks: Stacks) -> Iterator[Finding]:
+    """A trust in GitHub without this repository's subject lets any repository deploy: compare sub and aud, without wildcards."""
+    for provider in stacks.of("IAM::OIDCProvider"):
+        if provider.get("Url") != f"https://{GITHUB}":
+            yield Finding(f"{provider}", f"Url is {shown(provider.get('Url'))}", f"https://{GITHUB}")
+        if "sts.amazonaws.com" not in provider.list("ClientIdList"):
+            yield Finding(f"{provider}", f"ClientIdList is {provider.list('ClientIdList')}", "sts.amazonaws.com")
+    for role in stacks.of(ROLE):
+        for statement in statements(role.get("AssumeRolePolicyDocument")):
+            principal = statement.get("Principal")
+            federated = as_list(principal.get("Federated")) if isinstance(principal, Mapping) else []
+            if federated and statement.get("Effect") == "Allow":
+                for found, expected in _wrong_with(stacks, statement, federated):
+                    yield Finding(f"{role}", found, expected)
+
+
+def _wrong_with(stacks: Stacks, statement: Mapping[str, Any], federated: list[Any]) -> Iterator[tuple[str, str]]:
+    if "sts:AssumeRoleWithWebIdentity" not in as_list(statement.get("Action")):
+        yield f"Action is {shown(statement.get('Action'))}", "sts:AssumeRoleWithWebIdentity"
+    for arn in federated:
+        if not str(arn).endswith(f":oidc-provider/{GITHUB}"):
+            yield f"Federated is {arn}", f"the OIDC provider of {GITHUB}"
+    values = {"sub": _compared(statement, f"{GITHUB}:sub"), "aud": _compared(statement, f"{GITHUB}:aud")}
+    given = stacks.parameters.get("identity", {}).get("GitHubSubject")
+    if not values["sub"]:
+        yield "nothing is asked of the subject", f"StringEquals {GITHUB}:sub"
+    for subject in values["sub"]:
+        if not SUBJECT.fullmatch(subject):
+            yield f"sub may be {subject}", "repo:ORGANISATION/REPOSITORY:..., both in full"
+        elif given and subject != given:
+            yield f"sub may be {subject}", f"GitHubSubject, {given}"
+    if values["aud"] != ["sts.amazonaws.com"]:
+        yield f"aud may be {shown(values['aud'] or None)}", "sts.amazonaws.com"
+
+
+def _compared(statement: Mapping[str, Any], key: str) -> list[str]:
+    """What a claim is compared with, where it must be there and equal."""
+    conditions = statement.get("Condition")
+    found = []
+    for operator, keys in conditions.items() if isinstance(conditions, Mapping) else ():
+        plain = operator.removeprefix("ForAllValues:").removeprefix("ForAnyValue:")
+        if plain in ("StringEquals", "StringLike") and not operator.startswith("ForAllValues:"):
+            found += [str(value) for name, values in keys.items() if name.lower() == key for value in as_list(values)]
+    return found
+
+
+def roles_are_narrow(stacks: Stacks) -> Iterator[Finding]:
+    """A role that may do everything makes each hole in the server one in the account: name the actions and resources it needs."""
+    for role in stacks.of(ROLE):
+        for arn in role.list("ManagedPolicyArns"):
+            if re.search(r"/(AdministratorAccess|PowerUserAccess|IAMFullAccess|\w*FullAccess)$", str(arn)):
+                yield Finding(f"{role}", f"ManagedPolicyArns has {arn}", "the actions that it needs")
+        for statement in (one for document in policies(stacks, role) for one in statements(document)):
+            if statement.get("Effect") != "Allow":
+                continue
+            for action in as_list(statement.get("Action")):
+                everywhere = "*" in as_list(statement.get("Resource"))
+                if action == "*" or (re.fullmatch(r"\w[\w-]*:\*", str(action)) and everywhere):
+                    yield Finding(f"{role}", f"it may {action} on {shown(statement.get('Resource'))}", "the actions that it needs")
+                elif everywhere and str(action).lower() == "iam:passrole":
+                    yield Finding(f"{role}", "it may pass every role", "the roles that it passes")
+            for key in ("NotAction", "NotResource"):
+                if key in statement:
+                    yield Finding(f"{role}", f"a statement allows all but {key}", "Action and Resource")
+
+
+def stack_role_may_make_service(stacks: Stacks) -> Iterator[Finding]:
+    """CloudFormation makes the service with ServiceStackRole, and fails at what that may not: allow what each resource calls."""
+    role = used_as(stacks, "ServiceStackRoleArn")
+    if role is None:
+        yield Finding(
+            "identity", f"ServiceStackRoleArn is {shown(stacks.outputs.get('ServiceStackRoleArn'))}", "the stack role's ARN"
+        )
+        return
+    for task in stacks.of("ECS::TaskDefinition"):
+        for key in ("ExecutionRoleArn", "TaskRoleArn"):
+            passed = stacks.find(task.get(key), ROLE)
+            context = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
+            if passed and not may(stacks, role, "iam:PassRole", passed.identifiers["arn"], context):
+                yield Finding(f"{role}", f"it may not iam:PassRole {passed}", f"that it may, for {task}")
+    for resource in stacks.resources:
+        target = _arn(stacks, resource)
+        missing = [
+            action
+            for action in MAKES.get(resource.type, ())
+            if resource.stack == "service"
+            if not may(
+                stacks, role, action, "*" if ":Describe" in action and not action.startswith("ecs:DescribeServices") else target
+            )
+        ]
+        if missing:
+            yield Finding(f"{role}", f"it may not {', '.join(missing)} on {target}", f"that it may, for {resource}")
+
+
+def _arn(stacks: Stacks, resource: Resource) -> str:
+    """The ARN, as far as it can be foreseen, that IAM is asked about when a resource is made."""
+    here = f"{stacks.pseudo['AWS::Region']}:{stacks.pseudo['AWS::AccountId']}"
+    prefix, name = f"arn:{stacks.pseudo['AWS::Partition']}:", resource.identifiers.get("name", "x")
+    balancers = [one.identifiers["name"] for one in stacks.of("ElasticLoadBalancingV2::LoadBalancer")] or ["x"]
+    clusters = [one.identifiers["name"] for one in stacks.of("ECS::Cluster")] or ["x"]
+    return {
+        "AWS::ECS::Service": f"{prefix}ecs:{here}:service/{clusters[0]}/{name}",
+        "AWS::ElasticLoadBalancingV2::LoadBalancer": f"{prefix}elasticloadbalancing:{here}:loadbalancer/app/{name}/1",
+        "AWS::ElasticLoadBalancingV2::TargetGroup": f"{prefix}elasticloadbalancing:{here}:targetgroup/{name}/1",
+        "AWS::ElasticLoadBalancingV2::Listener": f"{prefix}elasticloadbalancing:{here}:listener/app/{balancers[0]}/1/2",
+        "AWS::CloudWatch::Alarm": f"{prefix}cloudwatch:{here}:alarm:{name}",
+        "AWS::ApplicationAutoScaling::ScalableTarget": f"{prefix}application-autoscaling:{here}:scalable-target/1",
+        "AWS::ApplicationAutoScaling::ScalingPolicy": f"{prefix}application-autoscaling:{here}:scalable-target/1",
+    }.get(resource.type, "*")
+
+
+def deploy_role_may_deploy(stacks: Stacks) -> Iterator[Finding]:
+    """A workflow stops half-way at what its role may not: let it push images, change the service stack, and write the release."""
+    role = used_as(stacks, "DeployRoleArn")
+    stack_role, prefix = used_as(stacks, "ServiceStackRoleArn"), f"arn:{stacks.pseudo['AWS::Partition']}:"
+    if role is None:
+        if "DeployRoleArn" in stacks.outputs or stacks.parameters.get("identity", {}).get("GitHubSubject"):
+            yield Finding("identity", f"DeployRoleArn is {shown(stacks.outputs.get('DeployRoleArn'))}", "the deploy role's ARN")
+        return
+    here = f"{stacks.pseudo['AWS::Region']}:{stacks.pseudo['AWS::AccountId']}"
+    stack = f"{prefix}cloudformation:{here}:stack/{stacks.deployment.stack('service')}/1"
+    changes = (
+        "CreateChangeSet",
+        "DescribeChangeSet",
+        "ExecuteChangeSet",
+        "DeleteChangeSet",
+        "DescribeStacks",
+        "DescribeStackEvents",
+    )
+    wanted = [("ecr:GetAuthorizationToken", "*"), *[(f"cloudformation:{change}", stack) for change in changes]]
+    pushes = ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage", "BatchCheckLayerAvailability")
+    for repository in stacks.of("ECR::Repository"):
+        wanted += [(f"ecr:{action}", repository.identifiers["arn"]) for action in pushes]
+    for bucket in stacks.of("S3::Bucket"):
+        arn = bucket.identifiers["arn"]
+        wanted += [(action, f"{arn}/release.json") for action in ("s3:GetObject", "s3:PutObject")]
+        wanted += [("s3:PutObject", f"{arn}/seefood-1.0.0.mar"), ("s3:GetObject", f"{arn}/release.status/x.json")]
+        wanted += [(action, arn) for action in ("s3:ListBucket", "s3:GetBucketVersioning")]
+    wanted += [("iam:PassRole", stack_role.identifiers["arn"])] if stack_role else []
+    context = {"iam:PassedToService": "cloudformation.amazonaws.com"}
+    context |= {"cloudformation:RoleArn": stack_role.identifiers["arn"]} if stack_role else {}
+    for action, resource in wanted:
+        if not may(stacks, role, action, resource, context):
+            yield Finding(f"{role}", f"it may not {action} on {resource}", "that the deploy role may")
+
+
+RULES = (
+    roles_are_trusted_rightly,
+    github_trust_names_repository,
+    roles_are_narrow,
+    stack_role_may_make_service,
+    deploy_role_may_deploy,
+)

@@ -1,0 +1,160 @@
+"""Rules about what is kept: models, the release document, images and logs stay, and nobody else sees or changes them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from scripts.ecs.preflight.resolve.permissions import concerns, statements
+from scripts.ecs.preflight.resolve.templates import Resource, Stacks
+from scripts.ecs.preflight.resolve.wiring import Finding, is_true, number, shown
+
+# images that a rollback may want
+LEAST_IMAGES = 3
+
+
+def bucket_keeps_versions(stacks: Stacks) -> Iterator[Finding]:
+    """The versions of the release document are the way back, and rollouts refuse a bucket without them: switch versioning on."""
+    for bucket in stacks.of("S3::Bucket"):
+        status = bucket.get("VersioningConfiguration", "Status")
+        if status != "Enabled":
+            yield Finding(f"{bucket}", f"VersioningConfiguration.Status is {shown(status)}", "Enabled")
+
+
+def bucket_is_private(stacks: Stacks) -> Iterator[Finding]:
+    """Who writes into the bucket runs code in every task: block public access, all four ways, and let its policy want TLS."""
+    for bucket in stacks.of("S3::Bucket"):
+        for key in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"):
+            value = bucket.get("PublicAccessBlockConfiguration", key)
+            if not is_true(value):
+                yield Finding(f"{bucket}", f"{key} is {shown(value)}", "true")
+    for policy in stacks.of("S3::BucketPolicy"):
+        for statement in statements(policy.get("PolicyDocument")):
+            if statement.get("Effect") == "Allow" and statement.get("Principal") in ("*", {"AWS": "*"}, {"AWS": ["*"]}):
+                yield Finding(f"{policy}", "it lets everybody in", "roles of this account alone")
+    for bucket in stacks.of("S3::Bucket"):
+        arn = bucket.identifiers["arn"]
+        of_bucket = [one for one in stacks.of("S3::BucketPolicy") if stacks.find(one.get("Bucket"), bucket.type, "name") == bucket]
+        denied = [
+            one
+            for policy in of_bucket
+            for one in statements(policy.get("PolicyDocument"))
+            if one.get("Effect") == "Deny" and one.get("Principal") in ("*", {"AWS": "*"}) and _is_of_tls(one.get("Condition"))
+        ]
+        for action, resource in (("s3:PutObject", f"{arn}/release.json"), ("s3:ListBucket", arn)):
+            if not any(concerns(one, action, resource) for one in denied):
+                yield Finding(
+                    f"{bucket}", f"its policy takes {action} without TLS", "Deny for everybody, if aws:SecureTransport is false"
+                )
+
+
+def bucket_policy_lets_tasks_in(stacks: Stacks) -> Iterator[Finding]:
+    """A Deny of the bucket's policy outweighs every role: let it deny what comes without TLS, and nothing else."""
+    for policy in stacks.of("S3::BucketPolicy"):
+        bucket = stacks.find(policy.get("Bucket"), "AWS::S3::Bucket", "name")
+        arn = bucket.identifiers["arn"] if bucket else ""
+        for statement in statements(policy.get("PolicyDocument")):
+            objects = any(concerns(statement, action, f"{arn}/release.json") for action in ("s3:GetObject", "s3:PutObject"))
+            conditions = statement.get("Condition")
+            if (
+                statement.get("Effect") == "Deny"
+                and (objects or concerns(statement, "s3:ListBucket", arn))
+                and not _is_of_tls(conditions)
+            ):
+                yield Finding(
+                    f"{policy}", f"it denies {statement.get('Action')}", "a condition on aws:SecureTransport false, or no Deny"
+                )
+
+
+def _is_of_tls(conditions: Any) -> bool:
+    keys = {name.lower(): value for one in (conditions or {}).values() for name, value in one.items()}
+    if "s3:tlsversion" in keys:
+        return True
+    return str(keys.get("aws:securetransport")).lower() in ("false", "['false']")
+
+
+def bucket_keeps_models(stacks: Stacks) -> Iterator[Finding]:
+    """A lifecycle that removes the release document or models takes them from under the tasks: let only release.status/ expire."""
+    for bucket in stacks.of("S3::Bucket"):
+        for rule in bucket.list("LifecycleConfiguration", "Rules"):
+            prefix = rule.get("Prefix") or (rule.get("Filter") or {}).get("Prefix") or ""
+            expiring = ("ExpirationInDays", "ExpirationDate", "NoncurrentVersionExpiration", "NoncurrentVersionExpirationInDays")
+            moving = ("Transitions", "Transition", "NoncurrentVersionTransitions")
+            active = [key for key in (*expiring, *moving) if key in rule]
+            if rule.get("Status", "Enabled") == "Enabled" and active and not str(prefix).startswith("release.status/"):
+                found = f"rule {shown(rule.get('Id'))} has {', '.join(active)} for {prefix or 'everything'}"
+                yield Finding(f"{bucket}", found, "expiry under release.status/ alone")
+
+
+def old_statuses_go(stacks: Stacks) -> Iterator[Finding]:
+    """Each task writes its status every ten seconds, and each is a version: let noncurrent ones under release.status/ expire."""
+    for bucket in stacks.of("S3::Bucket"):
+        rules = [
+            rule
+            for rule in bucket.list("LifecycleConfiguration", "Rules")
+            if rule.get("Status") == "Enabled"
+            and str(rule.get("Prefix") or (rule.get("Filter") or {}).get("Prefix")).startswith("release.status")
+        ]
+        days = [number((rule.get("NoncurrentVersionExpiration") or {}).get("NoncurrentDays")) for rule in rules]
+        if not any(one is not None and 1 <= one <= 30 for one in days):
+            found = f"noncurrent statuses expire after {', '.join(map(shown, days)) or 'nothing'} days"
+            yield Finding(f"{bucket}", found, "1 to 30")
+
+
+def image_tags_are_immutable(stacks: Stacks) -> Iterator[Finding]:
+    """A tag that can be moved lets a replaced task start an image that nobody tested: set ImageTagMutability to IMMUTABLE."""
+    for repository in stacks.of("ECR::Repository"):
+        value = repository.get("ImageTagMutability")
+        if value != "IMMUTABLE":
+            yield Finding(f"{repository}", f"ImageTagMutability is {shown(value or 'MUTABLE')}", "IMMUTABLE")
+
+
+def registry_keeps_images(stacks: Stacks) -> Iterator[Finding]:
+    """A lifecycle that removes the running image fails the next start of a task: keep the newest three or more, by number."""
+    for repository in stacks.of("ECR::Repository"):
+        text = repository.get("LifecyclePolicy", "LifecyclePolicyText")
+        try:
+            rules = json.loads(str(text))["rules"] if text else []
+        except (ValueError, KeyError, TypeError):
+            yield Finding(f"{repository}", "LifecyclePolicyText is no policy", "JSON with rules")
+            continue
+        for rule in rules:
+            selection = rule.get("selection", {})
+            if selection.get("tagStatus") == "untagged":
+                continue
+            by_age = selection.get("countType") != "imageCountMoreThan"
+            if by_age or (number(selection.get("countNumber")) or 0) < LEAST_IMAGES:
+                found = f"it removes images by {selection.get('countType')} {selection.get('countNumber')}"
+                yield Finding(f"{repository}", found, f"imageCountMoreThan {LEAST_IMAGES} or more")
+
+
+def storage_outlives_its_stack(stacks: Stacks) -> Iterator[Finding]:
+    """Deleting or replacing a stack would take models and images with it: set DeletionPolicy and UpdateReplacePolicy to Retain."""
+    kept: list[Resource] = stacks.of("S3::Bucket", "ECR::Repository")
+    for resource in kept:
+        for key in ("DeletionPolicy", "UpdateReplacePolicy"):
+            value = resource.attributes.get(key)
+            if not str(value).startswith("Retain"):
+                yield Finding(f"{resource}", f"{key} is {shown(value)}", "Retain")
+        if is_true(resource.get("EmptyOnDelete")):
+            yield Finding(f"{resource}", "EmptyOnDelete is true", "false")
+
+
+def logs_are_kept_for_a_time(stacks: Stacks) -> Iterator[Finding]:
+    """Logs without an end cost more each month: set RetentionInDays."""
+    for group in stacks.of("Logs::LogGroup"):
+        days = number(group.get("RetentionInDays"))
+        if days is None or days < 1:
+            yield Finding(f"{group}", f"RetentionInDays is {shown(group.get('RetentionInDays'))}", "a number of days, e.g. 30")
+
+
+RULES = (
+    bucket_keeps_versions,
+    bucket_is_private,
+    bucket_policy_lets_tasks_in,
+    bucket_keeps_models,
+    old_statuses_go,
+    image_tags_are_immutable,
+    registry_keeps_images,
+    storage_outlives_its_stack,
+    logs_are_kept_for_a_time,
+)
