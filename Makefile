@@ -34,15 +34,15 @@ help: ## List every target (this)
 setup: .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
 
 data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
-	@$(BIN)/python training/data.py $(or $(DATA),data)
+	@$(BIN)/python -m training.data.sets $(or $(DATA),data)
 
 ingest: .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]
 	@$(if $(FROM),,echo "error: which photos? make ingest FROM=folder" >&2; exit 1)
-	@$(BIN)/python training/ingest.py $(FROM) --data $(or $(DATA),data/food) --params $(PARAMS) $(if $(NEW_CLASSES),--new-classes)
+	@$(BIN)/python -m training.data.ingest $(FROM) --data $(or $(DATA),data/food) --params $(PARAMS) $(if $(NEW_CLASSES),--new-classes)
 
 # a store of its own for each start of the ranks: torchrun would else keep the addresses of ranks that are no more
 TRAIN = $(if $(filter-out 1,$(GPUS)),TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(BIN)/torchrun --standalone --nproc-per-node=$(GPUS) \
-	--max-restarts=3,$(BIN)/python) training/train.py
+	--max-restarts=3,$(BIN)/python) -m training.train
 
 train: .venv/installed-train ## Train: DATA=photos [PARAMS=file WEIGHTS=file GPUS=4 RESUME=runs/X]; no DATA: generated pictures
 	@out=$(or $(RESUME),runs/$$(date -u +%Y%m%d-%H%M%S)) && \
@@ -50,24 +50,24 @@ train: .venv/installed-train ## Train: DATA=photos [PARAMS=file WEIGHTS=file GPU
 	ln -sfn $$(basename $$out) runs/latest && echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
 
 profile: .venv/installed-train ## Where a training step's time goes: a trace and the top costs [DATA=photos PARAMS=file WEIGHTS=file]
-	@$(BIN)/python training/profiling.py $(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(WEIGHTS),--weights $(WEIGHTS))
+	@$(BIN)/python -m training.speed.profiling $(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 bench-train: .venv/installed-train ## The training loop's speed beside a bare loop over timm's loader: [DATA=photos]
-	@$(BIN)/python training/bench.py $(if $(DATA),--data $(DATA)) --params $(PARAMS)
+	@$(BIN)/python -m training.speed.bench $(if $(DATA),--data $(DATA)) --params $(PARAMS)
 
 sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [TRIALS=20 PARAMS=params.yaml NAME=sweep SPACE=file]
-	@$(BIN)/python training/sweep.py $(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(SPACE),--space $(SPACE)) \
+	@$(BIN)/python -m training.sweep.sweep $(if $(DATA),--data $(DATA)) --params $(PARAMS) $(if $(SPACE),--space $(SPACE)) \
 		--out runs/$(or $(NAME),sweep) --trials $(or $(TRIALS),20)
 
 evaluate: .venv/installed-train ## Metrics, tables and plots on photos never trained on: [RUN=runs/latest DATA=photos UNKNOWN=folder]
-	@$(BIN)/python training/evaluate.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA)) --out $(RUN) \
+	@$(BIN)/python -m training.evaluation.evaluate --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA)) --out $(RUN) \
 		$(if $(UNKNOWN),--unknown $(UNKNOWN))
 
 report: .venv/installed-train ## One page of all that make evaluate wrote: [RUN=runs/latest]
-	@$(BIN)/python training/report.py $(RUN)
+	@$(BIN)/python -m training.evaluation.report $(RUN)
 
 promote: .venv/installed-train ## Make a run's model the champion if it is better on the same photos: [RUN=runs/latest DATA=photos]
-	@$(BIN)/python training/promote.py --run $(RUN) $(if $(DATA),--data $(DATA)) $(if $(ALPHA),--alpha $(ALPHA))
+	@$(BIN)/python -m training.tracking.promote --run $(RUN) $(if $(DATA),--data $(DATA)) $(if $(ALPHA),--alpha $(ALPHA))
 
 DATA_OF_PIPELINE = $(shell sed -n 's/^ *- data: *\([^ ]*\).*/\1/p' dvc.yaml)
 
@@ -80,19 +80,19 @@ pipeline: .venv/installed-train ## Photos to archive by DVC: runs the stages of 
 
 remote: .venv/installed-train ## Keep data and models in a versioned S3 bucket: BUCKET=s3://bucket/prefix [ENDPOINT=url MOVE=1]
 	@$(if $(BUCKET),,echo "error: which bucket? make remote BUCKET=s3://bucket/prefix" >&2; exit 1)
-	@$(BIN)/python scripts/remote.py set $(BUCKET) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(if $(MOVE),--move)
+	@$(BIN)/python -m training.data.remote set $(BUCKET) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) $(if $(MOVE),--move)
 
 push: .venv/installed-train ## Upload data and models to the bucket, checked first
-	@$(BIN)/python scripts/remote.py push
+	@$(BIN)/python -m training.data.remote push
 
 pull: .venv/installed-train ## Fetch the data and models of this commit from the bucket
-	@$(BIN)/python scripts/remote.py pull
+	@$(BIN)/python -m training.data.remote pull
 
 track: .venv/installed-train ## Send what a tracking server has not got of a run's records: [RUN=runs/latest]
-	@$(BIN)/python training/tracking.py $(RUN)
+	@$(BIN)/python -m training.tracking.journal $(RUN)
 
 mlflow: .venv/installed-train ## Look at all runs and models in MLflow's UI until Ctrl-C
-	@exec $(BIN)/python training/tracking.py --ui
+	@exec $(BIN)/python -m training.tracking.journal --ui
 
 ifneq ($(filter export archive,$(MAKECMDGOALS)),)
 ifndef VERSION
@@ -110,18 +110,18 @@ endif
 # the registry is asked each time, and the file written only if it is another one
 runs/champion/checkpoint.pt: FORCE
 	@$(MAKE) -s .venv/installed-train
-	@$(BIN)/python training/promote.py --fetch champion --out $(@D)
+	@$(BIN)/python -m training.tracking.promote --fetch champion --out $(@D)
 FORCE:
 
 # exported anew when the run has changed since; the training packages are needed for nothing else here
 EXPORTED := build/$(VERSION)$(addprefix -,$(RUNTIME))
 $(EXPORTED)/program.json: $(CHECKPOINT)
 	@$(MAKE) -s .venv/installed-train
-	@$(BIN)/python training/export.py --checkpoint $(RUN)/checkpoint.pt --out $(@D) $(if $(RUNTIME),--form $(RUNTIME)) \
+	@$(BIN)/python -m training.export.export --checkpoint $(RUN)/checkpoint.pt --out $(@D) $(if $(RUNTIME),--form $(RUNTIME)) \
 		$(if $(DATA),--data $(DATA))
 
 compare: .venv/installed-train ## Every form of a run side by side, size, speed and accuracy: [RUN=runs/latest DATA=photos]
-	@$(BIN)/python training/compare.py --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA))
+	@$(BIN)/python -m training.export.compare --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA))
 
 export: $(EXPORTED)/program.json ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest RUNTIME=openvino]
 

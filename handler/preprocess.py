@@ -2,7 +2,7 @@
 
 The only preprocessing of this project: training's evaluation, the export's golden answers and the worker call it.
 handler/photo_file.py opens the bytes, and holds the limits.
-Leaves out normalisation (it is the first step of the exported program) and augmentation (training/data.py).
+Leaves out normalisation (it is the first step of the exported program) and augmentation (training/data/sets.py).
 """
 
 import math

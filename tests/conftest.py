@@ -15,10 +15,10 @@ from PIL import Image
 
 from handler.preprocess import Spec
 from scripts.settings import PORT_NAMES
-from training.export import export
+from training.data.pictures import draw, generate
+from training.export.export import export
 from training.model import Checkpoint
 from training.params import Params
-from training.pictures import draw, generate
 from training.train import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -32,13 +32,13 @@ from scripts.archive.build import (
 from scripts.archive.predict import OfflineContext
 from scripts.atomic import write_json
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
-from training.data import read_data
-from training.export import ExportedProgram, load_program
-from training.forms import write_onnx
-from training.loader import EvalPhotos
+from training.data.loader import EvalPhotos
+from training.data.sets import read_data
+from training.evaluation.confidence import Sureness, training_photos
+from training.export.export import ExportedProgram, load_program
+from training.export.formats import write_onnx
 from training.model import Checkpoint
 from training.model import build as build_model
-from training.sureness import Sureness, training_photos
 
 
 @pytest.fixture(scope="module")

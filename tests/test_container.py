@@ -15,7 +15,7 @@ from scripts.release.store import FolderStore, open_store
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.containers import build_image, docker_daemon, need_base_image
 from tests.rolling import LONG_S, QUICK, Load, get, make_archives, release, reversion
-from training.export import export
+from training.export.export import export
 from training.model import Checkpoint
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]

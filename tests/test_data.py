@@ -15,12 +15,12 @@ import yaml
 from torchvision.datasets import Food101
 
 from tests.conftest import ROOT, SHARED, free_port, needs_photos
-from training import data as data_module
-from training import prepare
-from training.data import find_photos, read_data, write_prepared
-from training.loader import Batches, eval_loader, train_loader
+from training.data import prepare
+from training.data import sets as data_module
+from training.data.loader import Batches, eval_loader, train_loader
+from training.data.sets import find_photos, read_data, write_prepared
+from training.data.split import hash_photos
 from training.params import read_params
-from training.split import hash_photos
 
 
 def read(root, **options):
@@ -93,9 +93,9 @@ def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, caps
     ("wrong", "message"),
     [
         ("missing", "no prepared data"),
-        ("[1, 2]", "is not what training/prepare.py writes"),
+        ("[1, 2]", "is not what training/data/prepare.py writes"),
         ("kind", "its kind is 'other'"),
-        ("seed", "was prepared with .*'seed': 0.*run training/prepare.py again"),
+        ("seed", "was prepared with .*'seed': 0.*run training/data/prepare.py again"),
         ("folder", "are gone: no folder"),
         ("photo", "1 photos of .* are gone, .*000.jpg"),
     ],

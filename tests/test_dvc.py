@@ -21,10 +21,10 @@ from moto.server import ThreadedMotoServer
 from scripts.archive.build import check
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.test_server import Server
+from training.data.pictures import generate
 from training.model import Checkpoint
 from training.params import Params
-from training.pictures import generate
-from training.provenance import dvc_version
+from training.tracking.provenance import dvc_version
 
 ARCHIVE = Path("model_store/seefood-1.0.0.mar")
 PERSON = {f"GIT_{role}_{what}": "t@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -85,7 +85,7 @@ def interrupt(folder: Path, *command: str, when) -> tuple[int, str]:
 
 
 def remote(folder: Path, *arguments: str, code: int = 0, **environment: str) -> str:
-    return run(folder, sys.executable, "scripts/remote.py", *arguments, code=code, **environment)
+    return run(folder, sys.executable, "-m", "training.data.remote", *arguments, code=code, **environment)
 
 
 def commit(folder: Path, message: str) -> None:
@@ -167,7 +167,7 @@ def test_pipeline_runs_all_stages_once_and_then_none(project):
         ("params.yaml", "val_fraction: 0.2", "val_fraction: 0.3", ["prepare", "train"]),
         ("params.yaml", "workers: 0", "workers: 1", []),
         ("training/record.py", '"""', '"""\n', ["train"]),
-        ("training/plots.py", '"""', '"""\n', ["evaluate"]),
+        ("training/evaluation/plots.py", '"""', '"""\n', ["evaluate"]),
         ("handler/model-config.yaml", "batchSize: 8", "batchSize: 4", ["archive"]),
         ("dvc.yaml", "version: 1.0.0", "version: 1.0.1", ["archive"]),
     ],
@@ -304,8 +304,6 @@ def bare_repository(folder: Path) -> Path:
     """An empty repository with DVC and the script."""
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "init", "-q")
-    (folder / "scripts").mkdir()
-    shutil.copyfile(ROOT / "scripts" / "remote.py", folder / "scripts" / "remote.py")
     (folder / "data").mkdir()
     (folder / "data" / "x.txt").write_text("x")
     run(folder, "dvc", "add", "-q", "data/x.txt")
@@ -357,7 +355,7 @@ def test_interrupted_push_leaves_the_notes_and_the_command_that_push_prints_comm
     remote(folder, "set", "s3://kept/many", "--endpoint", s3)
     arrived = "many/data/many/"
     code, said = interrupt(
-        *(folder, sys.executable, "scripts/remote.py", "push"),
+        *(folder, sys.executable, "-m", "training.data.remote", "push"),
         when=lambda _: any(key.startswith(arrived) for key in objects(s3, "kept")),
     )
     assert code == 1

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT
-from training.evaluate import evaluate, per_class
-from training.metrics import calibration_error
+from training.evaluation.evaluate import evaluate, per_class
+from training.evaluation.metrics import calibration_error
+from training.evaluation.plots import plot_confusion, plot_mistakes
 from training.model import Checkpoint
-from training.plots import plot_confusion, plot_mistakes
 
 
 def table(path):
@@ -135,10 +135,10 @@ def test_page_holds_its_pictures_and_needs_no_network(evaluated):
 def test_page_of_a_run_without_curves_says_so_and_one_not_evaluated_is_refused(tmp_path, tiny_run, evaluated):
     run = tmp_path / "foreign"
     shutil.copytree(evaluated, run, ignore=shutil.ignore_patterns("history.csv", "learning_curves.png"))
-    done = subprocess.run([sys.executable, "training/report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "training.evaluation.report", str(run)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert "has no learning_curves.png" in (run / "report.html").read_text()
     (run / "metrics.json").unlink()
-    done = subprocess.run([sys.executable, "training/report.py", str(run)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "training.evaluation.report", str(run)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"make evaluate RUN={run} first" in done.stderr

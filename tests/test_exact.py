@@ -19,13 +19,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.conftest import ROOT
-from training.loader import Batches
+from training.data.loader import Batches
+from training.data.pictures import generate
+from training.data.split import Photo
 from training.model import Checkpoint
 from training.params import Params
-from training.pictures import generate
 from training.recipe import Average, Mix, choose_mix, mix_crops, parameter_groups, swap_neighbours
 from training.resume import Stopped, load_state
-from training.split import Photo
 from training.train import part_of_step, train
 
 # float32 sums in another order; AdamW divides small gradients by their size, which makes more of it
@@ -60,7 +60,7 @@ def run_train(params: Params, data: Path, out: Path, processes: int = 0, **optio
     restarts = [f"--max-restarts={options.pop('restarts', 0)}"]
     return subprocess.Popen(
         [
-            *(sys.executable, *((*torchrun, *restarts) if processes else ()), "training/train.py"),
+            *(sys.executable, *((*torchrun, *restarts) if processes else ()), "-m", "training.train"),
             *("--data", str(data), "--params", str(file), "--out", str(out)),
         ],
         cwd=ROOT,
@@ -245,7 +245,7 @@ def test_resume_flag_takes_data_and_parameters_from_the_run(tmp_path, generated,
     short = params.model_copy(update={"epochs": 1})
     with pytest.raises(Stopped):
         train(generated, short, tmp_path / "run", on_step=lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    command = [sys.executable, "training/train.py", "--resume", "--out"]
+    command = [sys.executable, "-m", "training.train", "--resume", "--out"]
     done = subprocess.run([*command, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "going on after step 1" in done.stdout
@@ -400,7 +400,7 @@ def test_average_follows_quickly_at_first_and_keeps_batch_statistics():
 
 
 def test_photo_of_an_unmounted_folder_is_a_clear_error(tiny_params):
-    from training.loader import TrainPhotos
+    from training.data.loader import TrainPhotos
 
     photos = TrainPhotos([Photo(Path(f"/nowhere/{i}.jpg"), 0) for i in range(50)], tiny_params)
     with pytest.raises(ValueError, match="20 photos in a row are unreadable"):

@@ -96,7 +96,7 @@ def test_trained_network_looks_at_the_pieces_and_not_at_the_table(exported):
     image = image.filter(ImageFilter.GaussianBlur(4))
     pen = ImageDraw.Draw(image)
     for x, y in ((12, 12), (20, 10), (14, 22)):
-        pen.rectangle((x - 7, y - 7, x + 7, y + 7), fill="darkorange")  # what training/pictures.py draws for class 1
+        pen.rectangle((x - 7, y - 7, x + 7, y + 7), fill="darkorange")  # what training/data/pictures.py draws for class 1
     crop = np.array(image)
     assert program(crop[None])[0][0].argmax() == 1
     heat = heat_map(program, crop, 1)

@@ -16,8 +16,8 @@ from scripts.archive.build import build, load_handler
 from scripts.archive.predict import OfflineContext
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.test_server import Server
-from training.export import choose_form, export, prepare
-from training.forms import FASTEST, FORMS, RefusedError, failure, gate
+from training.export.export import choose_form, export, prepare
+from training.export.formats import FASTEST, FORMS, RefusedError, failure, gate
 from training.model import Checkpoint
 
 
@@ -121,7 +121,7 @@ def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_no
 
     monkeypatch.setitem(FORMS, "openvino-int8", wrong)
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
-    monkeypatch.setattr("training.export.prepare", lambda *_: prepared)
+    monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
     with pytest.raises(RefusedError, match="openvino-int8 does not pass"):
         export(checkpoint, tmp_path / "build" / "1.0.0")
     assert not list((tmp_path / "build").iterdir())
@@ -130,7 +130,7 @@ def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_no
 
 @pytest.mark.slow
 def test_make_compare_prints_every_form_with_its_times_and_the_gates_verdict(tiny_run):
-    command = [sys.executable, str(ROOT / "training/compare.py"), "--checkpoint", str(tiny_run / "checkpoint.pt")]
+    command = [sys.executable, "-m", "training.export.compare", "--checkpoint", str(tiny_run / "checkpoint.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     row = re.compile(r"(\S+) .*?([\d.]+) +([\d.]+)  (top-1 [\d.]+%, agreement [\d.]+%, (?:passes|refused)|not a form)")
     rows = [match for line in done.stdout.splitlines() if (match := row.fullmatch(line))]

@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 
 from tests.conftest import ROOT, SHARED, bytes_of, needs_photos
 from tests.test_data import food101
-from training import ingest as ingest_module
-from training.data import read_data
-from training.ingest import staging_folder
-from training.pictures import draw
+from training.data import ingest as ingest_module
+from training.data.ingest import staging_folder
+from training.data.pictures import draw
+from training.data.sets import read_data
 
 
 @pytest.fixture(autouse=True)
@@ -290,7 +290,7 @@ def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, ca
     before = content(food)
     for number in range(1000, 1400):
         give(f"dish_{number % 4}", number, size=(400, 300))
-    command = [sys.executable, str(ROOT / "training" / "ingest.py"), "new", "--data", str(food)]
+    command = [sys.executable, "-m", "training.data.ingest", "new", "--data", str(food)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PYTHONPATH": str(ROOT), "PATH": ""}
     )

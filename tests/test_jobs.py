@@ -192,4 +192,4 @@ def test_make_packs_what_the_pipeline_exported_without_exporting_anew(tmp_path):
     command = ["make", "-n", "archive", "VERSION=9.9.9", f"EXPORTED={tmp_path}", f"RUN={tmp_path}/none"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"scripts.archive.build {tmp_path} --version 9.9.9" in said
-    assert "training/export.py" not in said
+    assert "training.export" not in said

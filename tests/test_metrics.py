@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.metrics import calibration_error, confusion_matrix, f1_scores, fit_temperature, summarise
+from training.evaluation.metrics import calibration_error, confusion_matrix, f1_scores, fit_temperature, summarise
 
 
 def logits_for(predicted, num_classes=3, height=4.0):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from training.data import read_data
-from training.loader import eval_loader
+from training.data.loader import eval_loader
+from training.data.sets import read_data
 from training.model import Checkpoint, build
-from training.promote import CHAMPION, Paired, Registry, main, why_not
-from training.sender import open_client, send
-from training.tracking import Tracker, read_state
+from training.tracking.journal import Tracker, read_state
+from training.tracking.promote import CHAMPION, Paired, Registry, main, why_not
+from training.tracking.sender import open_client, send
 
 # MLflow asks SQLAlchemy for what that deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -94,7 +94,7 @@ def run_of(registry, tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """command(argument, ...): (exit status, stdout, stderr) of training/promote.py."""
+    """command(argument, ...): (exit status, stdout, stderr) of training/tracking/promote.py."""
 
     def run(*arguments):
         capsys.readouterr()

@@ -10,8 +10,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tests.conftest import SHARED, needs_photos
 from tests.test_data import read
-from training.data import find_photos
-from training.split import hash_photos, lot, near_duplicate_groups, split_photos
+from training.data.sets import find_photos
+from training.data.split import hash_photos, lot, near_duplicate_groups, split_photos
 
 
 @needs_photos

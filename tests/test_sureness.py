@@ -14,12 +14,10 @@ from PIL import Image
 
 from handler.preprocess import preprocess
 from handler.runtime import openvino_core
-from training import evaluate, report
-from training.data import read_data
-from training.model import Checkpoint
-from training.params import Params
-from training.pictures import draw, generate
-from training.sureness import (
+from training.data.pictures import draw, generate
+from training.data.sets import read_data
+from training.evaluation import evaluate, report
+from training.evaluation.confidence import (
     PHOTOS_A_CLASS,
     Sureness,
     all_scores,
@@ -31,6 +29,8 @@ from training.sureness import (
     squared_distances,
     training_photos,
 )
+from training.model import Checkpoint
+from training.params import Params
 
 
 def test_auroc_counts_every_pair_and_a_tie_half():

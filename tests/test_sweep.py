@@ -14,11 +14,11 @@ import yaml
 from optuna.trial import TrialState
 
 from tests.conftest import ROOT
-from training import sweep as sweep_module
 from training.params import read_params
-from training.space import read_settings
-from training.sweep import end_left_over, locked, next_trial, open_study, report, run_trial, sweep, trainings, watch
-from training.trials import print_table, read_history, trial_folder
+from training.sweep import sweep as sweep_module
+from training.sweep.space import read_settings
+from training.sweep.sweep import end_left_over, locked, next_trial, open_study, report, run_trial, sweep, trainings, watch
+from training.sweep.trials import print_table, read_history, trial_folder
 
 SPACE = {
     "lr": {"low": 0.001, "high": 0.1, "log": True},
@@ -41,7 +41,7 @@ def settings(tmp_path, tiny_params):
 @pytest.mark.parametrize("params", ["params.yaml", "model_store/starter/params.yaml"])
 def test_committed_sweep_fits_the_committed_parameters(params):
     params = read_params(ROOT / params)
-    settings = read_settings(ROOT / "training" / "sweep.yaml", params)
+    settings = read_settings(ROOT / "training" / "sweep" / "sweep.yaml", params)
     assert settings.metric == "top1"
     assert "lr" in settings.space
 
@@ -192,11 +192,12 @@ def test_signal_ends_the_training_with_the_sweep(tmp_path):
 
 
 def test_training_that_outlived_its_sweep_is_ended_and_no_other(tmp_path):
-    script = tmp_path / "train.py"
+    script = tmp_path / "training" / "train.py"
+    script.parent.mkdir()
     script.write_text("import time; print(1, flush=True); time.sleep(60)")
     started = []
     for out in ("runs/s/trial-001", "runs/s/trial-002"):
-        command = [sys.executable, str(script), "--out", out]
+        command = [sys.executable, "-m", "training.train", "--out", out]
         started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE))
         started[-1].stdout.read(1)
     end_left_over(tmp_path / "runs" / "s" / "trial-001")
@@ -224,7 +225,7 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
     params, folder = tiny_params.model_copy(update={"epochs": 6}), Path("runs/sweep")
     Path("params.yaml").write_text(yaml.safe_dump(params.model_dump()))
     space = settings_file(Path("sweep.yaml"), pruner="none", space={"lr": {"low": 0.001, "high": 0.01, "log": True}})
-    command = [sys.executable, str(ROOT / "training" / "sweep.py"), "--data", str(generated), "--params", "params.yaml"]
+    command = [sys.executable, "-m", "training.sweep.sweep", "--data", str(generated), "--params", "params.yaml"]
     command += ["--space", str(space), "--out", str(folder), "--trials", "2"]
     with Path("first.txt").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)

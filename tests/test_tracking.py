@@ -16,10 +16,10 @@ import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.conftest import ROOT, free_port
-from training.promote import Registry
-from training.sender import Sender, lock, open_client, send
-from training.tracking import JOURNAL, STATE, Tracker, records_left, sha256_of, system_metrics
+from tests.conftest import free_port
+from training.tracking.journal import JOURNAL, STATE, Tracker, records_left, sha256_of, system_metrics
+from training.tracking.promote import Registry
+from training.tracking.sender import Sender, lock, open_client, send
 
 # MLflow asks SQLAlchemy for what that deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -187,7 +187,7 @@ def test_server_that_never_answers_stalls_nothing_and_the_records_can_be_sent_la
     assert f"5 records are not sent to http://{address} yet; later: make track RUN=run" in said
     assert "secret" not in said + "".join(path.read_text() for path in (here / "run").iterdir())
 
-    command = [sys.executable, str(ROOT / "training/tracking.py"), "run"]
+    command = [sys.executable, "-m", "training.tracking.journal", "run"]
     environment = os.environ | {"MLFLOW_TRACKING_URI": store, "MLFLOW_DEFAULT_ARTIFACT_ROOT": here.as_uri()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -198,7 +198,7 @@ def test_server_that_never_answers_stalls_nothing_and_the_records_can_be_sent_la
 def test_killed_run_is_sent_and_called_killed_until_it_is_resumed(here, monkeypatch, store):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     code = (
-        "import os, signal\nfrom pathlib import Path\nfrom training.tracking import Tracker\n"
+        "import os, signal\nfrom pathlib import Path\nfrom training.tracking.journal import Tracker\n"
         "tracker = Tracker(Path('run'))\ntracker.log_params({'lr': 0.1})\ntracker.log_metrics({'loss': 1.0}, 1)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -218,7 +218,7 @@ def test_killed_run_is_sent_and_called_killed_until_it_is_resumed(here, monkeypa
 
 def test_full_disk_is_said_once_and_nothing_is_lost_when_there_is_room_again(here):
     code = (
-        "import resource\nfrom pathlib import Path\nfrom training.tracking import Tracker\n"
+        "import resource\nfrom pathlib import Path\nfrom training.tracking.journal import Tracker\n"
         "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
         "tracker = Tracker(Path('run'))\nresource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))\n"
         "for step in range(20): tracker.log_metrics({'loss': 1.0}, step)\n"

@@ -37,7 +37,7 @@ def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, gen
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d"),
-            *("--rdzv-endpoint=localhost:0", "training/train.py"),
+            *("--rdzv-endpoint=localhost:0", "-m", "training.train"),
             *("--data", str(generated), "--params", str(params), "--out", str(tmp_path / "run")),
         ],
         cwd=ROOT,
@@ -56,7 +56,7 @@ def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, gen
 def test_command_line_trains_on_generated_pictures_and_says_so(tmp_path, tiny_params):
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(tiny_params.model_copy(update={"epochs": 1}).model_dump()))
-    command = [sys.executable, str(ROOT / "training/train.py"), "--params", str(params), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "training.train", "--params", str(params), "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "generated pictures, no photos of food" in done.stdout

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.metrics import fit_temperature, predict, summarise
+from training.evaluation.metrics import fit_temperature, predict, summarise
 from training.model import Checkpoint
-from training.provenance import dvc_version
 from training.resume import STATE, Signals, Stopped
 from training.run import Run
-from training.tracking import Tracker, system_metrics
+from training.tracking.journal import Tracker, system_metrics
+from training.tracking.provenance import dvc_version
 
 
 def introduce(run: Run, parent_run: str | None) -> Tracker | None:

@@ -1,6 +1,6 @@
 """What a run needs to go on where it stopped: progress, signals, and the file that carries it all.
 
-Randomness needs no state here: what a step draws is a function of seed and step (training/loader.py, training/recipe.py).
+Randomness needs no state here: what a step draws is a function of seed and step (training/data/loader.py, training/recipe.py).
 """
 
 import signal
@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from training.data import Data
+from training.data.sets import Data
 from training.model import save_whole
 from training.params import Params
 

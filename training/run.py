@@ -15,13 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from handler.preprocess import Spec
-from training.data import Data, read_data
+from training.data.sets import Data, read_data
 from training.model import Classifier, build
 from training.params import Params
-from training.provenance import git_commit
 from training.recipe import Average, freeze, parameter_groups
 from training.resume import STATE, Progress, agree, check_same_run, load_state, save_state
-from training.tracking import RECORDS
+from training.tracking.journal import RECORDS
+from training.tracking.provenance import git_commit
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Train a classifier: one loop, top to bottom, on one process or under torchrun.
 
-    python training/train.py --data PATH --out runs/mine
-    torchrun --nproc-per-node=2 --max-restarts=3 training/train.py --data PATH --out runs/mine
+    python -m training.train --data PATH --out runs/mine
+    torchrun --nproc-per-node=2 --max-restarts=3 -m training.train --data PATH --out runs/mine
 
 Hyper-parameters come from params.yaml; without --data it trains on generated pictures, for demonstrations. A run that was
 stopped or killed goes on where its last state was written when the same command is given again. Writes checkpoint.pt (the
@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from training.loader import Batches, eval_loader, train_loader
+from training.data.loader import Batches, eval_loader, train_loader
+from training.data.split import MAX_UNREADABLE
 from training.params import Params, read_params
 from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
 from training.record import end_epoch, evaluate_average, finish, introduce
 from training.resume import Signals, Stopped, agree, run_in, total
 from training.run import Run, start
-from training.split import MAX_UNREADABLE
 
 GO_ON, SAVE, STOP = range(3)  # what a rank wishes after a step; the greatest wish of all holds
 

@@ -235,7 +235,7 @@ def inspect(archive: Path) -> dict[str, Any]:
 def main() -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("exported", type=Path, nargs="?", help="folder that training/export.py wrote")
+    parser.add_argument("exported", type=Path, nargs="?", help="folder that training/export/export.py wrote")
     parser.add_argument("--version", help="e.g. 1.0.0 or 1.1.0-rc.1: semver.org")
     parser.add_argument("--model-store", type=Path, default=Path("model_store"))
     parser.add_argument("--force", action="store_true", help="overwrite (for the starter, which is built from committed files)")

@@ -1,4 +1,4 @@
-"""New labelled photos become a new version of a data set: `python training/ingest.py FROM --data data/food`.
+"""New labelled photos become a new version of a data set: `python -m training.data.ingest FROM --data data/food`.
 
 FROM is a folder of class folders, or a CSV with the columns path,label (paths relative to the CSV). Each photo is read as
 the worker reads it, turned upright, made smaller and saved as JPEG without metadata, under a name that its content gives:
@@ -29,11 +29,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from handler.preprocess import PhotoError, read_photo
-from training.data import HELD_OUT_FOLDERS, Data, read_data
-from training.duplicates import Candidate, Given, Known, Refusal, read_known
+from training.data.duplicates import Candidate, Given, Known, Refusal, read_known
+from training.data.sets import HELD_OUT_FOLDERS, Data, read_data
+from training.data.split import thumbnail
 from training.params import Params, read_params
-from training.provenance import dvc_version
-from training.split import thumbnail
+from training.tracking.provenance import dvc_version
 
 # a training crop of a quarter of the area still has 256 px then: more than the 224 that most networks take
 SHORT_SIDE = 512
@@ -210,7 +210,7 @@ def print_growth(before: Data | None, after: Data | None) -> None:
     moved = [path for path, side in sides[0].items() if sides[1].get(path, side) != side]
     print(f"  {len(moved) or 'no'} old photos changed sides" + "".join(f"\n    {path} -> {sides[1][path]}" for path in moved))
     if moved:
-        print("  (their class was so small that one photo stood in for a side of it, see hold_out in training/split.py)")
+        print("  (their class was so small that one photo stood in for a side of it, see hold_out in training/data/split.py)")
 
 
 def update_dvc(root: Path, before: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from handler.runtime import RUNTIMES, Program, openvino_core
-from training.sureness import fit_threshold
+from training.evaluation.confidence import fit_threshold
 
 MAX_LOSS = 0.005  # of top-1 accuracy
 MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # share of photos with the same top-1

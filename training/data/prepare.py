@@ -1,4 +1,4 @@
-"""Read and split a data set once: `python training/prepare.py --data FOLDER --params params.yaml --out build/split.json`.
+"""Read and split a data set once: `python -m training.data.prepare --data FOLDER --params params.yaml --out build/split.json`.
 
 The file says which photo is trained on and which is held out, with the sha256 of each; `make train DATA=build/split.json`
 takes it in place of the folder, and trains on the very same photos. The photos themselves stay where they are.
@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from training.data import Data, read_data, write_prepared
+from training.data.sets import Data, read_data, write_prepared
 from training.params import read_params
 
 

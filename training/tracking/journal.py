@@ -1,9 +1,9 @@
 """A run's records for MLflow: on disk at once, sent by a process of their own, so that training waits for no server.
 
-    python training/tracking.py runs/X    # send what is left of a run: make track RUN=runs/X
-    python training/tracking.py --ui      # look at all runs: make mlflow
+    python -m training.tracking.journal runs/X    # send what is left of a run: make track RUN=runs/X
+    python -m training.tracking.journal --ui      # look at all runs: make mlflow
 
-A Tracker appends events to tracking.jsonl in the run's folder. Its sender, a second process (training/sender.py), reads
+A Tracker appends events to tracking.jsonl in the run's folder. Its sender, a second process (training/tracking/sender.py), reads
 them there and sends them in their order, each at least once; tracking.state.json says how far, for each store. Sending to
 another store (another MLFLOW_TRACKING_URI) begins with the first event. This file leaves mlflow alone.
 
@@ -185,7 +185,7 @@ class Tracker:
     def _start_sender(self) -> subprocess.Popen[bytes] | None:
         if self.uri == "none":
             return None
-        command = [sys.executable, str(Path(__file__).with_name("sender.py")), str(self.folder)]
+        command = [sys.executable, "-m", "training.tracking.sender", str(self.folder)]
         try:
             # in a session of its own: Ctrl-C is for training, which then says how the run ends
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -246,7 +246,7 @@ def main() -> int:
     if args.ui:
         open_ui()
         return 0
-    from training.sender import send  # not above: it reads this file
+    from training.tracking.sender import send  # not above: it reads this file
 
     try:
         run_id = send(args.run.resolve(), tracking_uri())

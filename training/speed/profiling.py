@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: `python training/profiling.py --data photos`, or `make profile DATA=photos`.
+"""Where the time of a training step goes: `python -m training.speed.profiling --data photos`, or `make profile DATA=photos`.
 
 Runs some steps of training/train.py under torch's profiler, writes build/profile/trace.json (for chrome://tracing or
 ui.perfetto.dev) and prints the costliest operations.

@@ -1,6 +1,6 @@
-"""Export a checkpoint: `python training/export.py --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
+"""Export a checkpoint: `python -m training.export.export --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
 
-Writes the program (uint8 crops in, probabilities and sureness out) in one of the forms of training/forms.py, program.json
+Writes the program (uint8 crops in, probabilities and sureness out) in one of the forms of training/export/formats.py, program.json
 that describes it, spec.json, index_to_name.json and golden.json: generated pictures with the answers that torch computes
 for them, by which the archive proves itself wherever it runs. Without --form the fastest on this machine is taken, of those
 that pass the gate.
@@ -27,16 +27,16 @@ from torch import Tensor, nn
 
 from handler.preprocess import Spec, coarse, preprocess
 from handler.runtime import Program
-from training.data import read_data
-from training.evaluate import held_out_photos
-from training.forms import CALIBRATION_PHOTOS, FASTEST, FORMS, RefusedError, gate, in_batches
-from training.metrics import summarise
+from training.data.pictures import draw
+from training.data.sets import read_data
+from training.data.split import Photo
+from training.evaluation.confidence import FALSE_ALARM_RATE, FeaturesAndLogits, Sureness, fit_sureness, look, training_photos
+from training.evaluation.evaluate import held_out_photos
+from training.evaluation.metrics import summarise
+from training.export.formats import CALIBRATION_PHOTOS, FASTEST, FORMS, RefusedError, gate, in_batches
 from training.model import Checkpoint, Classifier
 from training.params import Params
-from training.pictures import draw
-from training.split import Photo
-from training.sureness import FALSE_ALARM_RATE, FeaturesAndLogits, Sureness, fit_sureness, look, training_photos
-from training.tracking import read_state, tracking_uri
+from training.tracking.journal import read_state, tracking_uri
 
 # float32 on another engine or CPU moves a probability by some 1e-5; a wrong crop or mean moves it by far more
 GOLDEN_TOLERANCE = 1e-3

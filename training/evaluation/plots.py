@@ -14,7 +14,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.metrics import CALIBRATION_BINS, calibration_bins
+from training.evaluation.metrics import CALIBRATION_BINS, calibration_bins
 
 CELL_INCHES = 0.24  # of the confusion matrix, enough for a class name beside it in 9 points
 LONGEST = 26  # letters of a name that fit over a picture of the contact sheet

@@ -1,4 +1,4 @@
-"""Every form of a checkpoint side by side: `python training/compare.py --checkpoint runs/latest/checkpoint.pt`.
+"""Every form of a checkpoint side by side: `python -m training.export.compare --checkpoint runs/latest/checkpoint.pt`.
 
 For each form and precision that this machine runs: size, milliseconds a photo at batch 1 and 8, and whether it passes the
 gate. torch's AOTInductor is timed beside them: it is no form of ours, as what it writes runs on this kind of CPU only.
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.export import ExportedProgram, prepare
-from training.forms import BATCH, FORMS, failure, measure, programs, write_torch
+from training.export.export import ExportedProgram, prepare
+from training.export.formats import BATCH, FORMS, failure, measure, programs, write_torch
 from training.model import Checkpoint
 
 BATCHES = (1, BATCH)

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 
 from handler.preprocess import PhotoError, Spec, preprocess, read_photo
+from training.data.split import Photo
 from training.params import Params
-from training.split import Photo
 
 # so many unreadable photos one after the other are no accident: the folder is gone
 MAX_UNREADABLE_RUN = 20

@@ -1,4 +1,4 @@
-"""How fast is the training loop: `python training/bench.py --data photos`, or `make bench-train DATA=photos`.
+"""How fast is the training loop: `python -m training.speed.bench --data photos`, or `make bench-train DATA=photos`.
 
 Pairs of runs, one after the other: our training/train.py, and a bare loop (forward, backward, step) over timm's loader, with
 the same network, photos, batch, precision, crop and flip, and number of loader workers. Each pair gives one ratio of
@@ -23,10 +23,10 @@ from timm.data.dataset import ImageDataset
 from timm.data.loader import create_loader
 from torch import nn
 
-from training.data import Data, read_data
+from training.data.sets import Data, read_data
+from training.data.split import Photo
 from training.model import build
 from training.params import Params, read_params
-from training.split import Photo
 from training.train import train
 
 MODELS = ("levit_128s", "mobilenetv2_100")

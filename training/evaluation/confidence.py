@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from handler.preprocess import PhotoError, Spec, preprocess
+from training.data.split import Photo
 from training.model import Classifier
-from training.split import Photo
 
 FALSE_ALARM_RATE = 0.05
 PHOTOS_A_CLASS = 100  # the class means of all 3,163 photos of food10 rank other photos no better than those of 10 a class

@@ -1,6 +1,6 @@
-"""Sends a run's journal to MLflow; training/tracking.py writes it, starts this beside training, and says what is sent when.
+"""Sends a run's journal to MLflow; journal.py writes it, starts this beside training, and says what is sent when.
 
-    python training/sender.py runs/X    # follows the journal until its standard input says `end`, or whoever started it ends
+    python -m training.tracking.sender runs/X    # follows the journal until stdin says `end`, or whoever started it ends
 
 A store that is down or slow is tried again, with pauses that grow; what it refuses for good is said and left out.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from training.tracking import (
+from training.tracking.journal import (
     CLOSE_S,
     EXPERIMENT,
     JOURNAL,

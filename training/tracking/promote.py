@@ -1,8 +1,8 @@
 """Make a registered model the champion if it is better than the one that is, on photos that neither was trained on.
 
-    python training/promote.py --run runs/X     # the version that this run registered: make promote RUN=runs/X
-    python training/promote.py                  # the version with the alias challenger
-    python training/promote.py --fetch champion --out runs/champion    # its checkpoint.pt: make archive RUN=champion
+    python -m training.tracking.promote --run runs/X     # the version that this run registered: make promote RUN=runs/X
+    python -m training.tracking.promote                  # the version with the alias challenger
+    python -m training.tracking.promote --fetch champion --out runs/champion    # its checkpoint.pt: make archive RUN=champion
 
 Both answer the photos held out in the challenger's data set, through the preprocessing that serves, and are compared photo
 by photo with the exact McNemar test (doi:10.1007/BF02295996; for classifiers doi:10.1162/089976698300017197). The alias
@@ -27,14 +27,14 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from training.data import Data, read_data
-from training.evaluate import held_out_photos
-from training.loader import eval_loader
-from training.metrics import predict
+from training.data.loader import eval_loader
+from training.data.sets import Data, read_data
+from training.evaluation.evaluate import held_out_photos
+from training.evaluation.metrics import predict
 from training.model import Checkpoint
 from training.params import Params
-from training.sender import CHALLENGER, open_client, reason_of
-from training.tracking import MODEL, public, read_state, sha256_of, tracking_uri, write_state
+from training.tracking.journal import MODEL, public, read_state, sha256_of, tracking_uri, write_state
+from training.tracking.sender import CHALLENGER, open_client, reason_of
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

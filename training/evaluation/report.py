@@ -1,4 +1,4 @@
-"""One page of a run's evaluation: `python training/report.py runs/latest` (make report) writes runs/latest/report.html.
+"""One page of a run's evaluation: `python -m training.evaluation.report runs/latest` (make report) writes runs/latest/report.html.
 
 The page holds its pictures: it can be mailed, and needs no network.
 """
@@ -14,7 +14,7 @@ from string import Template
 from typing import Any
 
 from training.model import Checkpoint
-from training.tracking import Tracker
+from training.tracking.journal import Tracker
 
 PICTURES = {
     "learning_curves.png": "Learning curves",

@@ -1,6 +1,6 @@
 """Data sets for training: Food-101, a folder of class folders, generated pictures, or what prepare.py wrote; read and split.
 
-`python training/data.py data` downloads and verifies the real Food-101 (`make data`).
+`python -m training.data.sets data` downloads and verifies the real Food-101 (`make data`).
 """
 
 import argparse
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from training.pictures import generate
-from training.split import Photo, hash_photos, split_photos
+from training.data.pictures import generate
+from training.data.split import Photo, hash_photos, split_photos
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FOOD101_PHOTOS = {"train": 75_750, "test": 25_250}
@@ -94,7 +94,7 @@ def write_prepared(data: Data, val_fraction: float, seed: int, path: Path) -> No
 
 def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
     """What write_prepared wrote; its `root` is the folder of the photos. ValueError as read_data says."""
-    again = "run training/prepare.py again"
+    again = "run training/data/prepare.py again"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         root, made_with = Path(values["root"]), {name: values[name] for name in ("val_fraction", "seed")}
@@ -106,9 +106,9 @@ def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
         if values["kind"] != PREPARED:
             raise ValueError(f"its kind is {values['kind']!r}, expected {PREPARED!r}")
     except FileNotFoundError as error:
-        raise ValueError(f"no prepared data {path}; training/prepare.py writes it") from error
+        raise ValueError(f"no prepared data {path}; training/data/prepare.py writes it") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what training/prepare.py writes ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} is not what training/data/prepare.py writes ({type(error).__name__}: {error})") from error
     if made_with != {"val_fraction": val_fraction, "seed": seed}:
         raise ValueError(f"{path} was prepared with {made_with}, the parameters say {val_fraction} and {seed}: {again}")
     if not root.is_dir():
@@ -168,7 +168,7 @@ def download(root: Path) -> None:
 
 
 def main() -> int:
-    """`python training/data.py ROOT`: download Food-101 into ROOT."""
+    """`python -m training.data.sets ROOT`: download Food-101 into ROOT."""
     parser = argparse.ArgumentParser(description="Download and verify Food-101 (about 5 GB).")
     parser.add_argument("root", type=Path)
     root = parser.parse_args().root

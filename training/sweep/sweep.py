@@ -1,4 +1,4 @@
-"""Search hyper-parameters: `python training/sweep.py --data photos --params params.yaml --out runs/sweep --trials 20`.
+"""Search hyper-parameters: `python -m training.sweep.sweep --data photos --params params.yaml --out runs/sweep --trials 20`.
 
 Optuna chooses what to try from the ranges in sweep.yaml, after a first trial of the parameter file as it stands. Each trial
 is a run of training/train.py in a folder of its own, ended early if its figures are hopeless. The same command goes on
@@ -25,9 +25,9 @@ import yaml
 from optuna.trial import Trial, TrialState
 
 from training.params import Params, read_params
-from training.space import DIRECTIONS, Settings, read_settings, suggest
-from training.tracking import CLOSE_S, Tracker
-from training.trials import best_epoch, plot, print_table, ranked, read_history, shown, trial_folder, write_best
+from training.sweep.space import DIRECTIONS, Settings, read_settings, suggest
+from training.sweep.trials import best_epoch, plot, print_table, ranked, read_history, shown, trial_folder, write_best
+from training.tracking.journal import CLOSE_S, Tracker
 
 POLL_S = 0.5
 MAX_FAILURES = 3  # in a row; then it is not the parameters
@@ -74,7 +74,7 @@ def identity(data: Path | None) -> str:
     try:
         return f"{data} {json.loads(data.read_text(encoding='utf-8'))['fingerprint']}"
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{data} is not what training/prepare.py writes") from error
+        raise ValueError(f"{data} is not what training/data/prepare.py writes") from error
 
 
 def next_trial(study: optuna.Study, trials: int, seed: int) -> Trial | None:
@@ -95,7 +95,7 @@ def trainings(out: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             command = process.cmdline()  # raises for a zombie, of which a container without an init keeps some
-            if any(Path(part).name == "train.py" for part in command) and "--out" in command:
+            if "training.train" in command and "--out" in command:
                 given = Path(process.cwd(), command[command.index("--out") + 1])
                 found += [process] if given.resolve() == out.resolve() else []
     return found
@@ -198,7 +198,7 @@ def search(study: optuna.Study, settings: Settings, base: Params, data: Path | N
     try:
         tracker.log_params({"data": str(data), "trials": trials, "sweep": settings.model_dump(exclude_none=True)})
         run_id = None if tracker.uri == "none" else tracker.run_id(CLOSE_S)
-        command = [sys.executable, str(Path(__file__).with_name("train.py"))]
+        command = [sys.executable, "-m", "training.train"]
         command += [*(["--data", str(data)] if data else []), *(["--parent-run", run_id] if run_id else [])]
         while trial is not None:
             run_trial(study, trial, settings, command, base, folder)

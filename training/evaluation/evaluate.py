@@ -1,9 +1,9 @@
-"""How good is a checkpoint: `python training/evaluate.py --checkpoint runs/latest/checkpoint.pt --out runs/latest`.
+"""How good is a checkpoint: `python -m training.evaluation.evaluate --checkpoint runs/latest/checkpoint.pt --out runs/latest`.
 
 Photos go through handler/preprocess.py, as the worker sees them, and none of them was trained on: the checkpoint knows
 the sha256 of each that was. Writes metrics.json, per_class.csv, confusion.csv, predictions.csv and the pictures of
-training/plots.py; training/report.py makes one page of them. With --unknown FOLDER, photos of anything else, it also says
-how well each score of training/sureness.py tells those from the known dishes.
+plots.py; report.py makes one page of them. With --unknown FOLDER, photos of anything else, it also says
+how well each score of confidence.py tells those from the known dishes.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from handler.preprocess import Spec, preprocess
-from training.data import Data, read_data
-from training.loader import eval_loader
-from training.metrics import calibration_error, confusion_matrix, f1_scores, predict, summarise
+from training.data.loader import eval_loader
+from training.data.sets import Data, read_data
+from training.evaluation.confidence import FALSE_ALARM_RATE, all_scores, auroc, fit_threshold, look, training_photos
+from training.evaluation.metrics import calibration_error, confusion_matrix, f1_scores, predict, summarise
+from training.evaluation.plots import plot_confusion, plot_learning_curves, plot_mistakes, plot_reliability, plot_sureness
 from training.model import Checkpoint, Classifier
 from training.params import Params
-from training.plots import plot_confusion, plot_learning_curves, plot_mistakes, plot_reliability, plot_sureness
-from training.sureness import FALSE_ALARM_RATE, all_scores, auroc, fit_threshold, look, training_photos
-from training.tracking import Tracker
+from training.tracking.journal import Tracker
 
 WORST = 24  # mistakes on the contact sheet
 

@@ -1,4 +1,4 @@
-"""Data and models in a versioned S3 bucket: `python scripts/remote.py set s3://bucket/prefix`, then `push` and `pull`.
+"""Data and models in a versioned S3 bucket: `python -m training.data.remote set s3://bucket/prefix`, then `push` and `pull`.
 
 DVC moves the files; this sees to it that the bucket keeps old versions before anything is written, because DVC's
 version-aware remotes (objects under their own names) lose the data of an unversioned bucket, and what a failed push leaves

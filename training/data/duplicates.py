@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from training.data import find_photos
-from training.split import NEAR_DUPLICATE, THUMBNAIL, hash_photos, normalise
+from training.data.sets import find_photos
+from training.data.split import NEAR_DUPLICATE, THUMBNAIL, hash_photos, normalise
 
 
 @dataclass(frozen=True)
