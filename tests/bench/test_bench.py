@@ -1,0 +1,150 @@
+"""make bench against small real servers, and the starter."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+import zipfile
+
+import psutil
+import pytest
+from PIL import Image
+
+from scripts.bench.bench import BenchError, main, mean_of, measure_ceiling, probe, step_name, table
+from scripts.bench.ceiling import measure, read_photos
+from scripts.bench.http_message import Target
+from scripts.bench.load import Result
+from tests.bench.test_load import BUSY, OK, serving
+from tests.conftest import ROOT, picture_bytes
+
+
+def bench(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["bench.py", *map(str, arguments)])
+    return main()
+
+
+def test_bench_of_any_url_writes_table_json_and_picture(monkeypatch, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        (tmp_path / "photos" / f"{i}.jpg").write_bytes(picture_bytes(i))
+    arguments = ["--photos", tmp_path / "photos", "--concurrency", 1, 4, "--rate", 50, "--seconds", 0.3]
+    with serving(lambda number, request: ((BUSY if number % 10 == 0 else OK), False)) as server:
+        status = bench(monkeypatch, "--url", server.url, *arguments, "--out", tmp_path / "out", "--model-store", tmp_path)
+    said = capsys.readouterr().out
+    assert status == 0
+    assert re.search(r"^4 connections +[\d.]+ +- .* x 503$", said, re.MULTILINE)
+    assert "the first error was 503: busy" in said
+    report = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert [step.get("concurrency", step.get("rate")) for step in report["steps"]] == [1, 4, 50]
+    assert report["photos"] == 3
+    assert report["ceiling"] is None
+    for step in report["steps"]:
+        assert step["p50_ms"] <= step["p99.9_ms"]
+        assert step["errors"].get("503", 0) == pytest.approx(step["answers"] / 9, abs=2)
+    with Image.open(tmp_path / "out" / "bench.png") as picture:
+        assert picture.width > 1000
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_bench_says_what_is_wrong(monkeypatch, tmp_path, capsys):
+    with serving(lambda number, request: (BUSY, False)) as server:
+        assert bench(monkeypatch, "--url", server.url, "--seconds", 0.2, "--out", tmp_path, "--model-store", tmp_path) == 1
+        assert "gives no answer but errors; the first was 503: busy" in capsys.readouterr().err
+        url = server.url
+    assert bench(monkeypatch, "--url", url, "--model-store", tmp_path) == 1
+    assert "does not answer: [Errno 111] Connection refused. Is the server up?" in capsys.readouterr().err
+    assert bench(monkeypatch, "--url", "127.0.0.1:8080") == 1
+    assert "expected http://host:port/path" in capsys.readouterr().err
+    assert bench(monkeypatch, "--photos", tmp_path) == 1
+    assert "holds no photo (.avif, .bmp" in capsys.readouterr().err
+    assert bench(monkeypatch, "--photos", tmp_path / "none") == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert bench(monkeypatch, "--model-store", tmp_path) == 1
+    assert "no archive" in capsys.readouterr().err
+    with pytest.raises(BenchError, match="does not answer"):
+        probe(Target.of("http://a..b:1/"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_bench_without_matplotlib_still_writes_its_json(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "scripts.bench.plot", None)
+    with serving(lambda number, request: (OK, False)) as server:
+        arguments = [
+            "--url",
+            server.url,
+            "--concurrency",
+            1,
+            "--seconds",
+            0.1,
+            "--out",
+            tmp_path / "out",
+            "--model-store",
+            tmp_path,
+        ]
+        assert bench(monkeypatch, *arguments) == 0
+    assert "no bench.png: matplotlib is not installed (make setup installs it)" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench.json"]
+
+
+def test_table_has_the_ratio_to_the_mean_of_the_ceilings():
+    low = {"archive": "a.mar", "photos_per_s": 90.0, "latency_ms": 5.0, "batch_size": 8, "precision": "f32"}
+    ceiling = mean_of([low, {**low, "photos_per_s": 110.0, "latency_ms": 6.0}])
+    assert (ceiling["photos_per_s"], ceiling["latency_ms"]) == (100.0, 5.5)
+    result = Result("closed", 16, 2.0, [10.0, 20.0], answered=180)
+    assert step_name(result) == "16 connections"
+    row = table([result], ceiling).splitlines()[-1]
+    assert re.match(r"16 connections +90\.0 +0\.90 +10\.0 +20\.0 +20\.0 +20\.0 .*none$", row)
+
+
+def test_drawn_photos_cost_what_photos_cost_and_are_the_same_each_time():
+    drawn = read_photos(None)
+    assert drawn[0] == read_photos(None)[0]
+    assert len({photo for _, photo in drawn}) == len(drawn)
+    # Food-101's JPEGs of 512 px have 0.15 to 0.35 bytes a pixel
+    assert all(0.12 * 512 * 512 < len(photo) < 0.4 * 512 * 512 for _, photo in drawn)
+
+
+def test_ceiling_counts_photos_that_are_read_and_refuses_a_folder_of_broken_ones():
+    class Handler:
+        def preprocess(self, photos):
+            return [ValueError("broken") if photo == b"bad" else photo for photo in photos]
+
+        def inference(self, crops):
+            time.sleep(0.01)
+
+    measured = measure(Handler(), [b"good", b"bad"], 8, 0.6)
+    assert 200 < measured["photos_per_s"] <= 400  # 4 of 8 in 10 ms
+    assert 9 < measured["latency_ms"] < 30
+    with pytest.raises(ValueError, match="none of the photos can be read"):
+        measure(Handler(), [b"bad"], 8, 0.1)
+
+
+def test_archive_that_does_not_start_gives_no_ceiling_but_its_reason(tmp_path):
+    with zipfile.ZipFile(tmp_path / "seefood-1.0.0.mar", "w") as archive:
+        archive.writestr("nothing", "")
+    with pytest.raises(BenchError, match=r"no ceiling: seefood-1.0.0.mar fails in process: FileNotFoundError"):
+        measure_ceiling(tmp_path / "seefood-1.0.0.mar", None, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_make_bench_of_our_own_server_leaves_nothing_behind(tmp_path):
+    command = ["make", "bench", "SECONDS=1", "CONCURRENCY=1 8", f"OUT={tmp_path}"]
+    making, ports = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), set()
+    while making.poll() is None:
+        time.sleep(0.1)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(making.pid).children(recursive=True):
+                ports |= set(re.findall(r"serve\.py --port (\d+)", " ".join(process.cmdline())))
+    said = making.communicate()[0]
+    assert making.returncode == 0, said
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["ceiling"]["photos_per_s"] > 5
+    assert report["ceiling"]["precision"] in said
+    for step in report["steps"]:
+        assert not step["errors"]
+        assert 0.1 < step["of_ceiling"] < 3
+    (port,) = ports
+    assert not (ROOT / "build" / f"serve-{port}").exists()

@@ -1,0 +1,149 @@
+"""What the roles of scripts/ecs/templates/identity.yaml may do: what their holders call, and no more.
+
+The calls are taken from where they are made: scripts/release/s3_store.py against moto, and the code of `make deploy`
+and `make doctor`.
+"""
+
+import re
+
+import boto3
+import botocore.client
+import pytest
+
+from scripts.ecs.aws import PUSH, calls_of
+from scripts.ecs.preflight.resolve.permissions import as_list, may, statements
+from scripts.ecs.preflight.resolve.templates import Resource
+from scripts.ecs.stacks import ORDER
+from scripts.release.store import open_store
+from tests.ecs.scripted_aws import moto_server
+from tests.ecs.test_templates import SUBJECT, TEMPLATES, TEXTS, fits, resource, stacks
+
+
+def actions(role: Resource) -> set[str]:
+    """All that its policies name."""
+    documents = [statements(policy["PolicyDocument"]) for policy in role.list("Policies")]
+    return {action for document in documents for statement in document for action in as_list(statement["Action"])}
+
+
+def test_no_role_may_do_everything_and_each_star_has_its_reason():
+    for role in stacks(GitHubSubject=SUBJECT).of("IAM::Role"):
+        assert [action for action in actions(role) if "*" in action] == [], role.name
+    stars = [line for line in TEXTS["identity"].splitlines() if re.search(r'Resource: .?"\*"', line)]
+    assert len(stars) > 5
+    assert [line for line in stars if " # " not in line] == []
+
+
+def test_github_deploys_only_as_the_subject_says():
+    assert not {"DeployRole", "OidcProvider"} & {one.name for one in stacks().resources}
+    known = "arn:aws:iam::111122223333:oidc-provider/token.actions.githubusercontent.com"
+    for given in ({}, {"OidcProviderArn": known}):
+        found = stacks(GitHubSubject=SUBJECT, **given)
+        (statement,) = statements(resource(found, "DeployRole").get("AssumeRolePolicyDocument"))
+        assert statement["Principal"] == {"Federated": known}
+        assert statement["Condition"] == {
+            "StringEquals": {
+                "token.actions.githubusercontent.com:aud": "sts.amazonaws.com",
+                "token.actions.githubusercontent.com:sub": SUBJECT,
+            }
+        }
+        assert bool(found.of("IAM::OIDCProvider")) == (not given)
+    about = TEMPLATES["identity"]["Parameters"]["GitHubSubject"]
+    assert not fits(about, "repo:org/*")
+
+
+def test_the_deploy_role_may_call_what_workflows_call_and_nothing_else():
+    called = calls_of("deploy") | calls_of("doctor") | calls_of("deploy.running") | set(PUSH)
+    # the first needs no permission, the second has another name, the third is for a stack that was never made
+    called -= {"sts:GetCallerIdentity", "s3:HeadObject", "cloudformation:DeleteStack"}
+    # what rollouts call besides: see below
+    rolled_out = {"s3:DeleteObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:ListBucketVersions"}
+    assert actions(resource(stacks(GitHubSubject=SUBJECT), "DeployRole")) == called | rolled_out | {"iam:PassRole"}
+
+
+def test_the_deploy_role_changes_the_service_stack_alone_and_with_its_role():
+    found = stacks(GitHubSubject=SUBJECT)
+    role, stack_role = resource(found, "DeployRole"), resource(found, "ServiceStackRole").identifiers["arn"]
+    arn = "arn:aws:cloudformation:eu-central-1:111122223333:stack/seefood-{}/id"
+    for kind in ORDER:
+        change = may(found, role, "cloudformation:ExecuteChangeSet", arn.format(kind))
+        propose = may(found, role, "cloudformation:CreateChangeSet", arn.format(kind), {"cloudformation:RoleArn": stack_role})
+        assert (change, propose) == (kind == "service",) * 2
+    assert not may(found, role, "cloudformation:CreateChangeSet", arn.format("service"), {"cloudformation:RoleArn": "another"})
+    passed = {"iam:PassedToService": "cloudformation.amazonaws.com"}
+    assert may(found, role, "iam:PassRole", stack_role, passed)
+    assert not may(found, role, "iam:PassRole", resource(found, "TaskRole").identifiers["arn"], passed)
+
+
+# where the permission for a call of S3 has another name
+PERMISSION = {"HeadObject": "s3:GetObject", "ListObjectsV2": "s3:ListBucket", "ListObjectVersions": "s3:ListBucketVersions"}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """(action, resource) of each call of the bucket `models` of moto's server."""
+    with moto_server("us-east-1"):
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="models")
+        s3.put_bucket_versioning(Bucket="models", VersioningConfiguration={"Status": "Enabled"})
+        calls = set()
+        call = botocore.client.BaseClient._make_api_call
+
+        def recorded(client, operation, arguments):
+            action = PERMISSION.get(operation, f"s3:{operation}") + ("Version" if "VersionId" in arguments else "")
+            # a list's prefix is no resource
+            calls.add((action, "arn:aws:s3:::models" + (f"/{arguments['Key']}" if "Key" in arguments else "")))
+            return call(client, operation, arguments)
+
+        monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", recorded)
+        yield calls
+
+
+@pytest.fixture
+def archive(tmp_path):
+    path = tmp_path / "seefood-1.0.0.mar"
+    path.write_bytes(b"model")
+    return path
+
+
+def refused(name, calls):
+    """Those of the calls that this role may not make."""
+    found = stacks(GitHubSubject=SUBJECT)
+    bucket, role = resource(found, "ModelBucket").identifiers["arn"], resource(found, name)
+    return [call for call in sorted(calls) if not may(found, role, call[0], call[1].replace("arn:aws:s3:::models", bucket))]
+
+
+def test_a_task_may_read_releases_and_write_its_status_and_nothing_else(asked, archive, tmp_path):
+    store = open_store("s3://models/release.json")
+    store.write("{}", None)
+    store.put(archive)
+    asked.clear()
+
+    found = store.read()
+    assert found is not None
+    assert store.read(found[1]) is None
+    store.fetch(archive.name, tmp_path / "fetched.mar")
+    store.write_status("task-1", {"ready": True})
+    store.write_status("task-1", None)
+
+    assert refused("TaskRole", asked) == []
+    # else S3 does not say that there is no document, but that it may not be read
+    assert actions(resource(stacks(), "TaskRole")) == {action for action, _ in asked} | {"s3:ListBucket"}
+    others = {("s3:PutObject", "release.json"), ("s3:DeleteObject", "release.json"), ("s3:PutObject", archive.name)}
+    others = {(action, f"arn:aws:s3:::models/{key}") for action, key in others}
+    assert refused("TaskRole", others) == sorted(others)
+
+
+def test_a_rollout_may_be_done_by_the_deploy_role(asked, archive):
+    store = open_store("s3://models/release.json")
+    store.write("2", store.write("1", None))
+    store.put(archive)
+    store.write_status("task-1", {"ready": True})
+    asked.discard(("s3:PutObject", "arn:aws:s3:::models/release.status/task-1.json"))  # tasks do that
+    assert store.history() == ["2", "1"]
+    assert store.has(archive.name)
+    assert [status for _, status in store.statuses()] == [{"ready": True}]
+    asked.add(("s3:DeleteObject", "arn:aws:s3:::models/release.status/task-1.json"))  # once it is a day old
+
+    assert refused("DeployRole", asked) == []
+    others = {("s3:DeleteObject", f"arn:aws:s3:::models/{key}") for key in ("release.json", archive.name)}
+    assert refused("DeployRole", others) == sorted(others)

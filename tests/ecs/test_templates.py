@@ -1,0 +1,303 @@
+"""The six templates: how they fit together, what they make, and that moto's CloudFormation can make it in order.
+
+That says little of AWS: moto drops much and refuses little. `make preflight` has the rules about why services fail.
+"""
+
+import base64
+import copy
+import functools
+import json
+import re
+from typing import Any
+
+import boto3
+import pytest
+
+from scripts.ecs.preflight.resolve.templates import Resource, Stacks, read_templates, resolve
+from scripts.ecs.stacks import DEPLOYMENTS, ORDER, TEMPLATE_FOLDER, Deployment
+from scripts.settings import Settings, ports_of
+from tests.conftest import ROOT
+from tests.ecs.scripted_aws import moto_server
+
+TEMPLATES = read_templates()
+TEXTS = {kind: (TEMPLATE_FOLDER / f"{kind}.yaml").read_text(encoding="utf-8") for kind in ORDER}
+EXAMPLE = DEPLOYMENTS / "seefood.yaml"
+SUBJECT = "repo:org@1/repo@2:environment:production"
+IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/seefood:1.0.0"
+
+
+def deployment(**parameters: str) -> Deployment:
+    found = Deployment.load("seefood")
+    return found._replace(parameters={"Image": IMAGE, **found.parameters, **parameters})
+
+
+@functools.cache
+def stacks(**parameters: str) -> Stacks:
+    found = resolve(deployment(**parameters), TEMPLATES)
+    assert found.problems == []
+    return found
+
+
+def resource(found: Stacks, name: str) -> Resource:
+    (one,) = [one for one in found.resources if one.name == name]
+    return one
+
+
+def parameters() -> list[tuple[str, str, dict[str, Any]]]:
+    return [(kind, name, about) for kind in ORDER for name, about in TEMPLATES[kind]["Parameters"].items()]
+
+
+def outputs_before(kind: str) -> set[str]:
+    return {name for earlier in ORDER[: ORDER.index(kind)] for name in TEMPLATES[earlier]["Outputs"]}
+
+
+def fits(about: dict[str, Any], value: object) -> bool:
+    """Whether CloudFormation would take this value for a parameter."""
+    if about["Type"] == "Number":
+        return about.get("MinValue", 0) <= float(str(value)) <= about.get("MaxValue", float("inf"))
+    allowed = "AllowedValues" not in about or value in about["AllowedValues"]
+    return allowed and ("AllowedPattern" not in about or re.fullmatch(about["AllowedPattern"], str(value)) is not None)
+
+
+# --- reading them ---
+
+
+@pytest.mark.parametrize("kind", ORDER)
+def test_template_opens_with_its_purpose(kind):
+    first, second = TEXTS[kind].splitlines()[:2]
+    assert re.fullmatch(r"# [A-Z].*[.:].*", first)
+    assert second == "#"
+    assert TEMPLATES[kind]["Description"].startswith("SeeFood's ")
+
+
+@pytest.mark.parametrize(("kind", "name", "about"), parameters())
+def test_parameter_is_described_and_its_values_are_limited(kind, name, about):
+    assert len(about["Description"]) > 10
+    limits = {"AllowedPattern", "AllowedValues", "MinValue"} & set(about)
+    assert limits or about["Type"].startswith(("AWS::", "List<AWS::")) or name in outputs_before(kind)
+    assert "Default" not in about or fits(about, about["Default"])
+
+
+def test_parameters_of_one_name_are_one():
+    by_name = {}
+    for kind, name, about in parameters():
+        known = {key: value for key, value in about.items() if key != "Description"}
+        assert by_name.setdefault(name, known) == known, f"{kind}: {name}"
+
+
+def test_no_two_stacks_put_out_the_same():
+    names = [name for kind in ORDER for name in TEMPLATES[kind]["Outputs"]]
+    assert sorted(names) == sorted(set(names))
+    assert all(output["Description"] for kind in ORDER for output in TEMPLATES[kind]["Outputs"].values())
+
+
+def test_each_parameter_gets_a_value_and_the_example_says_what_has_none():
+    given = deployment()
+    for kind in ORDER:
+        values = given.values(TEMPLATES[kind], dict.fromkeys(outputs_before(kind), "x"))
+        assert set(values) == set(TEMPLATES[kind]["Parameters"])
+    without = {name for kind, name, about in parameters() if "Default" not in about and name not in outputs_before(kind)}
+    assert without == {"Name", "Image", "CertificateArn"}
+
+
+def test_what_the_example_proposes_can_be_used():
+    proposed = dict(re.findall(r"^  (?:# )?([A-Z]\w+): (.+)$", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {"Image", "Gpu", "GitHubSubject", "ExistingVpcId", "AllowedCidr", "CertificateArn"} <= set(proposed)
+    about = {name: known for _, name, known in parameters()}
+    for name, value in proposed.items():
+        assert fits(about[name], value.strip('"')), name
+    stacks(**{name: value.strip('"') for name, value in proposed.items()})
+
+
+def test_defaults_that_the_cost_estimate_rests_on():
+    about = {name: known for _, name, known in parameters()}
+    expected = {
+        "InstanceType": "c7i.large",
+        "MinInstances": 1,
+        "DiskGiB": 30,
+        "DesiredCount": 1,
+        "MinTasks": 1,
+        "Gpu": "no",
+        "LogRetentionDays": 30,
+        "KeepImages": 50,
+        "ContainerInsights": "enabled",
+        "ExistingVpcId": "",
+    }
+    assert {name: about[name]["Default"] for name in expected} == expected
+
+
+# --- what they make ---
+
+
+def test_an_existing_network_is_used_and_must_be_whole():
+    given = {"ExistingVpcId": "vpc-1", "ExistingPublicSubnets": "subnet-1,subnet-2", "ExistingPrivateSubnets": "subnet-3,subnet-4"}
+    found = stacks(**given)
+    kinds = {one.type.removeprefix("AWS::EC2::") for one in found.resources if one.stack == "network"}
+    assert kinds == {"SecurityGroup", "SecurityGroupEgress"}
+    assert (found.outputs["VpcId"], found.outputs["PublicSubnets"]) == ("vpc-1", "subnet-1,subnet-2")
+    broken = resolve(deployment(ExistingVpcId="vpc-1"), TEMPLATES).problems
+    assert len(broken) >= 2
+    assert all("ExistingVpcId needs" in text for _, text in broken[:2])
+
+
+def test_subnets_lie_in_two_zones_each():
+    found = stacks(Zones="eu-central-1b,eu-central-1c")
+    for side in ("Public", "Private"):
+        assert resource(found, f"{side}SubnetA").get("AvailabilityZone") == "eu-central-1b"
+        assert resource(found, f"{side}SubnetB").get("AvailabilityZone") == "eu-central-1c"
+    assert len({one.get("CidrBlock") for one in found.of("EC2::Subnet")}) == 4
+
+
+def test_nothing_but_photos_and_readiness_comes_in():
+    found, ports = stacks(), ports_of(8080)
+    balancer, task = (resource(found, name) for name in ("LoadBalancerSecurityGroup", "TaskSecurityGroup"))
+    opened = {(rule["FromPort"], rule["ToPort"], rule["SourceSecurityGroupId"]) for rule in task.list("SecurityGroupIngress")}
+    assert opened == {(port, port, balancer.identifiers["id"]) for port in (ports["inference"], ports["health"])}
+    sent = {(one.get("FromPort"), one.get("DestinationSecurityGroupId")) for one in found.of("EC2::SecurityGroupEgress")}
+    assert sent == {(port, task.identifiers["id"]) for port in (ports["inference"], ports["health"])}
+    # a group without any rule of its own may send to everybody
+    assert [rule["CidrIp"] for rule in balancer.list("SecurityGroupEgress")] == ["127.0.0.1/32"]
+    assert resource(found, "InstanceSecurityGroup").list("SecurityGroupIngress") == []
+
+
+def test_the_container_gets_settings_that_serving_takes_and_time_to_stop():
+    found = stacks()
+    container = resource(found, "TaskDefinition").get("ContainerDefinitions", 0)
+    settings = Settings.from_environment({one["Name"]: str(one["Value"]) for one in container["Environment"]})
+    assert settings.log_json
+    assert settings.grace_s + settings.drain_s + settings.stop_timeout_s < float(container["StopTimeout"])
+    group = resource(found, "TargetGroup")
+    looked_away = float(group.get("HealthCheckIntervalSeconds")) * float(group.get("UnhealthyThresholdCount"))
+    assert looked_away <= settings.grace_s
+
+
+def test_a_gpu_comes_by_parameter():
+    plain, gpu = stacks(), stacks(Gpu="yes", InstanceType="g4dn.xlarge")
+    requirement = [{"Type": "GPU", "Value": "1"}]
+    for found, expected, image in ((plain, None, "2023/recommended"), (gpu, requirement, "2023/gpu/recommended")):
+        assert resource(found, "TaskDefinition").get("ContainerDefinitions", 0).get("ResourceRequirements") == expected
+        assert image in resource(found, "LaunchTemplate").get("LaunchTemplateData", "ImageId")
+    assert resource(stacks(AmiParameter="/ours"), "LaunchTemplate").get("LaunchTemplateData", "ImageId") == "resolve:ssm:/ours"
+
+
+def test_models_and_images_outlive_their_stack_and_nothing_else_does():
+    kept = [one for one in stacks().resources if one.attributes.get("DeletionPolicy") == "Retain"]
+    assert {one.name for one in kept} == {"ModelBucket", "ModelBucketPolicy", "Repository"}
+    for one in kept:
+        assert one.attributes["UpdateReplacePolicy"] == "Retain"
+        # a fixed name would be taken when they are made anew
+        assert not {"BucketName", "RepositoryName"} & set(one.properties)
+
+
+def test_alarms_tell_the_topic_and_two_undo_a_deployment():
+    found = stacks()
+    topic = resource(found, "AlarmTopic").identifiers["arn"]
+    assert all(one.list("AlarmActions") == [topic] for one in found.of("CloudWatch::Alarm"))
+    undo = resource(found, "Service").get("DeploymentConfiguration", "Alarms", "AlarmNames")
+    assert undo == ["seefood-errors", "seefood-unhealthy"]
+    # else the first deployment would be undone before its tasks may be unhealthy
+    waits_s = resource(found, "UnhealthyAlarm").get("EvaluationPeriods") * 60
+    assert waits_s > TEMPLATES["service"]["Parameters"]["HealthCheckGracePeriod"]["MaxValue"]
+
+
+def test_steps_that_alarms_and_dashboard_look_for_are_logged():
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py"))
+    looked_for = re.findall(r'\$\.step = "([^"]+)"', TEXTS["observability"])
+    looked_for += re.findall(r"'([^']+)'", TEXTS["observability"].split("filter step in [")[1].split("]")[0])
+    assert len(looked_for) > 10
+    for step in looked_for:
+        assert re.search(rf'steps\([^)]*"{re.escape(step)}"', code), step
+
+
+def test_the_dashboard_is_json():
+    body = json.loads(resource(stacks(), "Dashboard").get("DashboardBody"))
+    assert [widget["type"] for widget in body["widgets"]] == ["metric"] * 6 + ["log"]
+    assert 'MetricName="RequestCount" app/seefood\'' in body["widgets"][0]["properties"]["metrics"][0][0]["expression"]
+
+
+# --- moto ---
+
+dropped = pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning")
+# what moto's CloudFormation makes of each stack; of the rest it says CREATE_COMPLETE, too
+MADE = {
+    "network": {
+        *("EC2::VPC", "EC2::Subnet", "EC2::InternetGateway", "EC2::VPCGatewayAttachment", "EC2::NatGateway", "EC2::EIP"),
+        *("EC2::RouteTable", "EC2::Route", "EC2::SubnetRouteTableAssociation", "EC2::VPCEndpoint", "EC2::SecurityGroup"),
+    },
+    "storage": {"S3::Bucket", "ECR::Repository"},
+    "identity": {"IAM::Role", "IAM::InstanceProfile"},
+    "cluster": {"ECS::Cluster", "EC2::LaunchTemplate", "AutoScaling::AutoScalingGroup"},
+    "observability": {"Logs::LogGroup", "SNS::Topic", "CloudWatch::Dashboard"},
+    "service": {
+        *("ECS::TaskDefinition", "ECS::Service", "ElasticLoadBalancingV2::LoadBalancer"),
+        *("ElasticLoadBalancingV2::TargetGroup", "ElasticLoadBalancingV2::Listener"),
+    },
+}
+
+
+def for_moto(kind: str) -> str:
+    """A template without what moto 5.2 cannot do: !Cidr, and a name for a registry that has none."""
+    template = copy.deepcopy(TEMPLATES[kind])
+    for one in template["Resources"].values():
+        if one["Type"] == "AWS::EC2::Subnet":
+            block = one["Properties"]["CidrBlock"]
+            one["Properties"]["CidrBlock"] = f"10.20.{block['Fn::Select'][0]}.0/24"
+        if one["Type"] == "AWS::ECR::Repository":
+            one["Properties"]["RepositoryName"] = "seefood"
+    return json.dumps(template)
+
+
+@pytest.fixture(scope="module")
+def created():
+    """(types that were made, outputs) of each stack, all created in order; AWS is moto's server."""
+    with moto_server():
+        certificate = boto3.client("acm").request_certificate(DomainName="seefood.example.com")["CertificateArn"]
+        given = deployment(CertificateArn=certificate, GitHubSubject=SUBJECT, AlarmEmail="somebody@example.com")
+        cloudformation, outputs, types = boto3.client("cloudformation"), dict[str, str](), {}
+        for kind in ORDER:
+            values = given.values(TEMPLATES[kind], outputs)
+            cloudformation.create_stack(
+                StackName=given.stack(kind),
+                TemplateBody=for_moto(kind),
+                Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()],
+                Capabilities=["CAPABILITY_IAM"],
+            )
+            (stack,) = cloudformation.describe_stacks(StackName=given.stack(kind))["Stacks"]
+            assert stack["StackStatus"] == "CREATE_COMPLETE"
+            outputs |= {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+            outputs.setdefault("CapacityProvider", "dropped-by-moto")
+            found = cloudformation.describe_stack_resources(StackName=given.stack(kind))["StackResources"]
+            types[kind] = {one["ResourceType"].removeprefix("AWS::") for one in found if one.get("PhysicalResourceId")}
+        yield types, outputs
+
+
+@dropped
+def test_moto_creates_all_stacks_in_order(created):
+    types, outputs = created
+    for kind in ORDER:
+        assert types[kind] >= MADE[kind]
+        put_out = {name for name, output in TEMPLATES[kind]["Outputs"].items() if "Condition" not in output}
+        assert put_out <= set(outputs)
+
+
+@dropped
+def test_what_moto_made_is_what_the_templates_say(created):
+    _, outputs = created
+    (repository,) = boto3.client("ecr").describe_repositories()["repositories"]
+    assert repository["imageTagMutability"] == "IMMUTABLE"
+    (group,) = boto3.client("logs").describe_log_groups()["logGroups"]
+    assert (group["logGroupName"], group["retentionInDays"]) == ("/seefood/seefood", 30)
+    (launched,) = boto3.client("ec2").describe_launch_template_versions(Versions=["$Latest"])["LaunchTemplateVersions"]
+    user_data = base64.b64decode(launched["LaunchTemplateData"]["UserData"]).decode()
+    assert "ECS_CLUSTER=seefood\n" in user_data
+    balancing = boto3.client("elbv2")
+    (target,) = balancing.describe_target_groups()["TargetGroups"]
+    checked = {name: target[name] for name in ("TargetType", "Port", "HealthCheckPort", "HealthCheckPath")}
+    assert checked == {"TargetType": "ip", "Port": 8080, "HealthCheckPort": "8086", "HealthCheckPath": "/readyz"}
+    listeners = balancing.describe_listeners(LoadBalancerArn=outputs["LoadBalancerArn"])["Listeners"]
+    assert {one["Port"]: one["DefaultActions"][0]["Type"] for one in listeners} == {443: "forward", 80: "redirect"}
+    ecs = boto3.client("ecs")
+    (service,) = ecs.describe_services(cluster=outputs["ClusterName"], services=[outputs["ServiceName"]])["services"]
+    task = ecs.describe_task_definition(taskDefinition=service["taskDefinition"])["taskDefinition"]
+    assert task["containerDefinitions"][0]["image"] == IMAGE
+    assert outputs["Url"] == "https://seefood.example.com"

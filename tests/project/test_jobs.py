@@ -1,0 +1,195 @@
+"""The jobs of the workflows that change something, played with stubs: what each does, and takes back when a step fails."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.project.test_workflows import job_of, steps_of
+
+MAKE = """#!/bin/bash
+echo "make $*" >> "$CALLS"
+[[ " $FAILS " != *" $1 "* ]]
+"""
+DOCKER = """#!/bin/bash
+echo "docker $*" >> "$CALLS"
+[ "$1" != inspect ] || echo "registry/seefood@sha256:feed"
+"""
+PYTHON = """#!/bin/bash
+printf 'url=https://food.example.com\\nrepository=registry/seefood\\nrelease=s3://models/release.json\\nimage=%s\\n' "$IMAGE_BEFORE"
+"""
+
+
+class Played:
+    """A job's steps, run in order with stubs for make, docker and Python; `fails` names make targets that fail."""
+
+    def __init__(self, where, folder, fails="", image_before="abc-1.1", **contexts):
+        self.folder, self.outcomes, self.outputs = folder, {}, {}
+        self.contexts = contexts
+        for path, text in {"bin/make": MAKE, "bin/docker": DOCKER, ".venv/bin/python": PYTHON}.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+            (folder / path).chmod(0o755)
+        shutil.copytree(ROOT / "scripts/ecs/deployments", folder / "scripts/ecs/deployments")
+        path = f"{folder / 'bin'}:{os.environ['PATH']}"
+        self.environment = {"PATH": path, "CALLS": str(folder / "calls"), "FAILS": fails, "IMAGE_BEFORE": image_before}
+        self.environment |= self.values(job_of(where).get("env", {}))
+        self.failed, self.said = False, ""
+        for number, step in enumerate(steps_of(where)):
+            if "run" in step:
+                self.run(step, step.get("id", str(number)))
+        self.calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+
+    def value(self, name):
+        kind, *rest = name.split(".")
+        if kind == "steps":
+            found = (
+                self.outcomes.get(rest[0], "skipped") if rest[1] == "outcome" else self.outputs.get(rest[0], {}).get(rest[2], "")
+            )
+            return str(found)
+        return self.contexts[name]
+
+    def values(self, env):
+        return {name: re.sub(r"\$\{\{ ([\w.-]+) \}\}", lambda found: self.value(found[1]), text) for name, text in env.items()}
+
+    def wanted(self, condition):
+        """Whether a step runs: of GitHub's expressions, those that the workflows use."""
+        if not condition:
+            return not self.failed
+        terms = condition.split(" && ")
+        assert terms[0] == "always()", condition
+        for term in terms[1:]:
+            name, operator, expected = re.fullmatch(r"([\w.-]+) (==|!=) '(.*)'", term).groups()
+            if (self.value(name) == expected) != (operator == "=="):
+                return False
+        return True
+
+    def run(self, step, name):
+        if not self.wanted(step.get("if")):
+            return
+        output = self.folder / "output"
+        output.write_text("")
+        environment = self.environment | self.values(step.get("env", {})) | {"GITHUB_OUTPUT": str(output)}
+        command = ["bash", "-e", "-c", step["run"]]
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        self.said += done.stdout + done.stderr
+        self.outcomes[name] = "success" if done.returncode == 0 else "failure"
+        self.failed |= done.returncode != 0
+        self.outputs[name] = dict(line.split("=", 1) for line in output.read_text().splitlines())
+
+
+DEPLOY, IMAGE, RELEASE = ("main.yml", "deploy"), ("main.yml", "image"), ("model-release.yml", "release")
+NEW = {"needs.image.outputs.tag": "new-2.1"}
+DEPLOYS_NEW = "make deploy STACK=seefood IMAGE=new-2.1 ONLY=service YES=1"
+SMOKE = "make smoke URL=https://food.example.com RELEASE=s3://models/release.json"
+
+
+def test_a_deployment_that_answers_rightly_stays(tmp_path):
+    played = Played(DEPLOY, tmp_path, **NEW)
+    assert played.calls == ["make .venv/installed-cloud", DEPLOYS_NEW, SMOKE]
+    assert not played.failed
+    region = yaml.safe_load((ROOT / "scripts/ecs/deployments/seefood.yaml").read_text())["region"]
+    assert played.outputs["deployment"] == {"region": region}
+
+
+def test_the_image_before_comes_back_when_the_smoke_test_fails(tmp_path):
+    played = Played(DEPLOY, tmp_path, fails="smoke", **NEW)
+    assert played.calls[1:] == [DEPLOYS_NEW, SMOKE, "make deploy STACK=seefood IMAGE=abc-1.1 ONLY=service YES=1"]
+    assert played.failed
+
+
+@pytest.mark.parametrize(("fails", "image_before"), [("deploy", "abc-1.1"), ("smoke", "")], ids=["ECS did that", "there is none"])
+def test_nothing_is_taken_back_where(tmp_path, fails, image_before):
+    played = Played(DEPLOY, tmp_path, fails=fails, image_before=image_before, **NEW)
+    assert played.calls[1:] == [DEPLOYS_NEW, SMOKE][: 1 if fails == "deploy" else 2]
+    assert played.failed
+
+
+def test_an_image_is_pushed_under_a_tag_of_its_own_and_its_digest_is_attested(tmp_path):
+    played = Played(IMAGE, tmp_path, **{"github.sha": "c0ffee", "github.run_number": "7", "github.run_attempt": "2"})
+    assert played.calls[1:] == [
+        "make image TAG=c0ffee-7.2",
+        "docker tag seefood:c0ffee-7.2 registry/seefood:c0ffee-7.2",
+        "docker push registry/seefood:c0ffee-7.2",
+        "docker inspect --format {{index .RepoDigests 0}} registry/seefood:c0ffee-7.2",
+    ]
+    attest = steps_of(IMAGE)[-1]
+    assert attest["uses"].startswith("actions/attest-build-provenance@")
+    assert played.values(attest["with"]) == {"subject-name": "registry/seefood", "subject-digest": "sha256:feed"}
+
+
+def release(tmp_path, fails="", version="1.1.0", canary="", bake="300"):
+    inputs = {"inputs.version": version, "inputs.canary": canary, "inputs.bake": bake}
+    return Played(RELEASE, tmp_path, fails, **inputs)
+
+
+ROLLOUT = "make rollout VERSION=1.1.0 CANARY= BAKE=300 RELEASE=s3://models/release.json"
+STATUS = "make status RELEASE=s3://models/release.json"
+
+
+def test_a_model_goes_from_dvc_to_all_instances(tmp_path):
+    played = release(tmp_path)
+    assert played.calls == [
+        "make .venv/installed-train",
+        "make pull",
+        "make archive VERSION=1.1.0 EXPORTED=build/pipeline",
+        "make inspect MAR=model_store/seefood-1.1.0.mar",
+        ROLLOUT,
+        SMOKE,
+        STATUS,
+    ]
+    assert not played.failed
+
+
+def test_the_pipelines_own_archive_is_released_as_it_is(tmp_path):
+    (tmp_path / "model_store").mkdir()
+    (tmp_path / "model_store/seefood-1.1.0.mar").touch()
+    assert [call for call in release(tmp_path, canary="10").calls if "archive" in call or "rollout" in call] == [
+        ROLLOUT.replace("CANARY=", "CANARY=10")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fails", "then"),
+    [
+        ("smoke", [ROLLOUT, SMOKE, "make rollback RELEASE=s3://models/release.json", STATUS]),
+        ("rollout", [ROLLOUT, STATUS]),  # it has restored the release before by itself
+        ("inspect", []),
+    ],
+)
+def test_the_release_before_comes_back(tmp_path, fails, then):
+    played = release(tmp_path, fails)
+    assert played.calls[4:] == then
+    assert played.failed
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"version": "1.1"},
+        {"version": "1.1.0; rm -rf /"},
+        {"version": "1.1.0\n$(rm -rf /)"},
+        {"canary": "100"},
+        {"canary": "$(shell id)"},
+        {"bake": "1801"},
+        {"bake": ""},
+        {"bake": "0x1"},
+    ],
+    ids=str,
+)
+def test_inputs_that_cannot_be_used_are_refused_before_anything_is_done(tmp_path, inputs):
+    played = release(tmp_path, **inputs)
+    assert played.calls == []
+    assert "::error::" in played.said
+
+
+def test_make_packs_what_the_pipeline_exported_without_exporting_anew(tmp_path):
+    (tmp_path / "program.json").touch()
+    command = ["make", "-n", "archive", "VERSION=9.9.9", f"EXPORTED={tmp_path}", f"RUN={tmp_path}/none"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"scripts.archive.build {tmp_path} --version 9.9.9" in said
+    assert "training.export" not in said

@@ -1,0 +1,236 @@
+"""What the tests of rollouts share: archives of many versions made from one, a server's status, and load that keeps books."""
+
+import http.client
+import json
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import httpx
+
+from handler.parts import PROVENANCE
+from scripts.archive.build import archive_name, build, provenance_of, unpack
+from scripts.archive.build import pack as pack_folder
+from scripts.atomic import write_json
+from scripts.release.document import entry_of, fingerprint, make, write
+from scripts.release.store import open_store
+from tests.conftest import picture_bytes
+from tests.serving.test_server import Server
+
+# settings of a server that shall not keep a test waiting
+QUICK = {
+    "SEEFOOD_POLL_S": "0.2",
+    "SEEFOOD_SETTLE_S": "0.3",
+    "SEEFOOD_HEARTBEAT_S": "0.5",
+    "SEEFOOD_STALE_S": "8",
+    "SEEFOOD_CHECK_S": "0.5",
+    "SEEFOOD_RECHECK_S": "0.2",
+    "SEEFOOD_CHECK_TIMEOUT_S": "1",
+    "SEEFOOD_RESTART_WAIT_S": "0.2",
+    "SEEFOOD_BAKE_S": "1",
+    "SEEFOOD_WORSE_P99_S": "5",  # what else runs on the machine slows one version or the other
+}
+
+# what is wrong with a version: text of the handler, and what comes in its place
+FAULTS = {
+    "raises": ("        check_parts(model_dir)\n", "        raise ValueError('no such luck')\n"),
+    "hangs": ("        check_parts(model_dir)\n", "        time.sleep(1000)\n"),
+    "answers wrong": ('"probability": float(row[i])', '"probability": float(row[i]) ** 2'),
+    "fails after a while": (
+        "        self.metrics.batch(len(requests))\n",
+        "        self.batches = getattr(self, 'batches', 0) + 1\n        1 / (self.batches < 20 or self.batches % 3)\n",
+    ),
+    "hangs after a while": (
+        "        self.metrics.batch(len(requests))\n",
+        "        self.batches = getattr(self, 'batches', 0) + 1\n        time.sleep(0 if self.batches < 12 else 25)\n",
+    ),
+    "is slow": ("        self.metrics.batch(len(requests))\n", "        time.sleep(0.3)\n"),
+    "is very slow": ("        self.metrics.batch(len(requests))\n", "        time.sleep(1)\n"),
+}
+
+
+def reversion(archive: Path, version: str, folder: Path, fault: str | None = None) -> Path:
+    """The archive as another version, with a fault in its handler if one is named; its checksums are right."""
+    work = folder / f"work-{version}"
+    unpack(archive, work)
+    manifest = work / "MAR-INF/MANIFEST.json"
+    content = json.loads(manifest.read_text())
+    content["model"]["modelVersion"] = version
+    manifest.write_text(json.dumps(content))
+    if fault:
+        handler = work / "seefood_handler.py"
+        found, instead = FAULTS[fault]
+        assert handler.read_text().count(found) == 1
+        handler.write_text(handler.read_text().replace(found, instead))
+    (work / PROVENANCE).unlink()
+    write_json(work / PROVENANCE, provenance_of(work, version))
+    target = folder / archive_name(version)
+    pack_folder(work, target)
+    return target
+
+
+def make_archives(exported: Path, folder: Path, versions: list[str]) -> dict[str, Path]:
+    """Archives of these versions, which differ in nothing else."""
+    first, *others = versions
+    archive = build(exported, first, folder)
+    return {first: archive} | {version: reversion(archive, version, folder) for version in others}
+
+
+def get(url: str):
+    """(status, JSON) of a GET, (0, {}) if nobody answers."""
+    try:
+        response = httpx.get(url, timeout=5)
+        return response.status_code, response.json()
+    except (httpx.HTTPError, ValueError):
+        return 0, {}
+
+
+# what is waited for happens in seconds, but a loaded machine may take ten times as long
+LONG_S = 180
+
+
+class Instance(Server):
+    """A server that obeys a release document."""
+
+    def __init__(self, release, port, name=None):
+        self.release, self.name = str(release), name or f"test-{port}"
+        super().__init__("model_store", port, "--release", self.release, "--instance", self.name)
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        with self.process.stdout as lines:
+            for line in lines:
+                self.output += line
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        if self.process.poll() is None:
+            self.end()
+        self.process.wait()
+
+    def wait_ready(self):
+        self.wait_for(lambda: self.ready)
+        return self
+
+    def wait_for(self, condition, seconds=LONG_S):
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, f"{self.output}\n{self.status()}"
+            assert self.process.poll() is None, self.output
+            time.sleep(0.05)
+        return found
+
+    @property
+    def ready(self):
+        return get(f"http://127.0.0.1:{self.port + 6}/readyz")[0] == 200
+
+    def status(self):
+        """What it says of itself beside the release document."""
+        return next((said for _, said in open_store(self.release).statuses() if said["instance"] == self.name), None)
+
+    def wait_state(self, state, document=None):
+        """Its status once it is that, and tells of this document."""
+
+        def there():
+            said = self.status()
+            wanted = fingerprint(document) if document else None
+            return said if said and said["state"] == state and wanted in (None, said["release"]) else None
+
+        return self.wait_for(there)
+
+    def registered(self):
+        """The versions that TorchServe has."""
+        return sorted(model["modelVersion"] for model in httpx.get(f"http://127.0.0.1:{self.port + 1}/models/seefood/all").json())
+
+    def end(self, signal_number=15):
+        family = self.family()
+        self.process.send_signal(signal_number)
+        self.process.wait(60)
+        time.sleep(0.2)  # the last lines of its output
+        import psutil
+
+        assert not psutil.wait_procs(family, timeout=20)[1]
+        return self.output, self.process.returncode
+
+
+def release(store, versions, default, stage="released", **parts):
+    """Write a document that names these {version: archive}, unwatched; the document."""
+    document = make({version: entry_of(path) for version, path in versions.items()}, default, stage, "a test", **parts)
+    put(store, write(document))
+    return document
+
+
+def put(store, text):
+    """Write this text as the document, whatever was there."""
+    try:
+        tag = store.read()[1]
+    except FileNotFoundError:
+        tag = None
+    store.write(text, tag)
+
+
+def truncate(path: Path) -> None:
+    """Cut a file's last third off."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def flip_a_byte(archive: Path, part: str) -> None:
+    """Change a byte of one part, uncompressed, with everything else in order."""
+    with zipfile.ZipFile(archive) as source:
+        contents = {info.filename: source.read(info) for info in source.infolist()}
+    changed = bytearray(contents[part])
+    changed[len(changed) // 2] ^= 1
+    contents[part] = bytes(changed)
+    with zipfile.ZipFile(archive, "w") as target:
+        for name, content in contents.items():
+            target.writestr(name, content)
+
+
+class Load:
+    """Clients that ask one after the other until `stop()`, and note each answer: (begun, ended, status, version)."""
+
+    def __init__(self, port: int, clients: int, photos=None):
+        self.port, self.over = port, threading.Event()
+        self.answers: list[tuple[float, float, int, object]] = []
+        self.photos = photos or [picture_bytes(i, (300 + 20 * i, 300)) for i in range(8)]
+        self.threads = [threading.Thread(target=self._ask, args=(i,), daemon=True) for i in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    def _ask(self, number):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        while not self.over.is_set():
+            number += 1
+            begun = time.monotonic()
+            try:
+                connection.request("POST", "/predictions/seefood", self.photos[number % len(self.photos)])
+                response = connection.getresponse()
+                body = response.read()
+                status, version = response.status, json.loads(body)["version"] if response.status == 200 else body[:200]
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                connection.close()
+                status, version = 0, repr(error)
+                time.sleep(0.05)
+            self.answers.append((begun, time.monotonic(), status, version))
+        connection.close()
+
+    def stop(self):
+        """All answers; none is under way any more."""
+        self.over.set()
+        for thread in self.threads:
+            thread.join(40)
+            assert not thread.is_alive(), "a request hangs"
+        return self.answers
+
+    @property
+    def failed(self):
+        return [answer for answer in self.answers if answer[2] != 200]
+
+
+def p99_ms(answers):
+    """Of these answers, in ms."""
+    times = sorted(1000 * (ended - begun) for begun, ended, *_ in answers)
+    return times[int(0.99 * len(times))]
