@@ -1,0 +1,71 @@
+"""One way to run a command: parser, errors on stderr, exit status, signals. Each ends in
+
+    if __name__ == "__main__":
+        sys.exit(run(main))
+
+Exit status: 0, or what `main` returns; 1 after an error; 2 for wrong arguments (argparse's); 128 + the signal's number when
+interrupted: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal; 141 when whoever reads the output went away.
+"""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from scripts.errors import SeeFoodError
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM, or the terminal was closed. Handled as Ctrl-C is: what is half done is put back on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help text is the command's module docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def fail(message: object) -> int:
+    """Print `error: message` on stderr. Returns the exit status, 1."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return 1
+
+
+def run(main: Callable[[], int | None], interrupted: str = "") -> int:
+    """Exit status of `main`; its errors go to stderr. `interrupted` says after Ctrl-C or SIGTERM what is left as it was."""
+    before = {number: signal.signal(number, _interrupt) for number in _signals()}
+    try:
+        try:
+            return main() or 0
+        finally:
+            sys.stdout.flush()  # not at exit, where a reader that has gone would end in a traceback
+    except KeyboardInterrupt as error:
+        print("interrupted" + (f": {interrupted}" if interrupted else ""), file=sys.stderr, flush=True)
+        return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+    except BrokenPipeError:
+        # whatever else is printed, at exit too, goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return fail(f"the disk is full ({error}): make room, then run the same command again" if full else error)
+    except (SeeFoodError, ValueError) as error:
+        return fail(error)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP unless nohup has it ignored."""
+    return [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)

@@ -1,0 +1,75 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from scripts.command import run
+from scripts.errors import SeeFoodError
+from tests.conftest import ROOT
+
+TAIL = "from scripts.command import run\nsys.exit(run(main, 'nothing was written'))\n"
+
+
+def command(body, shell="{}"):
+    """A process that runs `body` as its main; stdout and stderr as text."""
+    code = f"import sys, time\ndef main():\n    {body}\n{TAIL}"
+    return subprocess.Popen(
+        shell.format(f"{sys.executable} -c \"$CODE\""),
+        shell=True,
+        cwd=ROOT,
+        env={**os.environ, "CODE": code},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("error", [SeeFoodError("no photo"), ValueError("no photo"), OSError("no photo")])
+def test_error_for_a_person_is_one_line_on_stderr_and_status_1(error, capsys):
+    def main():
+        raise error
+
+    assert run(main) == 1
+    assert capsys.readouterr() == ("", "error: no photo\n")
+
+
+def test_fault_of_ours_keeps_its_traceback():
+    with pytest.raises(KeyError):
+        run(lambda: {}["a"])
+
+
+def test_status_is_what_main_returns():
+    assert [run(lambda: None), run(lambda: 0), run(lambda: 3)] == [0, 0, 3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_interrupts_as_ctrl_c_does(number):
+    process = command("print('on', flush=True); time.sleep(60)", "exec {}")
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert errors == "interrupted: nothing was written\n"
+    assert process.returncode == 128 + number
+
+
+def test_closed_terminal_does_not_end_what_nohup_started():
+    process = command("print('on', flush=True); time.sleep(1); print('done')", "exec nohup {}")
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate()
+    assert (output, process.returncode) == ("done\n", 0)
+
+
+def test_reader_that_goes_away_ends_the_command_without_a_traceback():
+    process = command("[print('line', i) for i in range(100_000)]", "({}; echo status $? >&2) | head -1")
+    output, errors = process.communicate()
+    assert output == "line 0\n"
+    assert errors == f"status {128 + signal.SIGPIPE}\n"
+
+
+def test_signals_are_handled_as_before_when_the_command_has_ended():
+    before = signal.getsignal(signal.SIGTERM)
+    run(lambda: 0)
+    assert signal.getsignal(signal.SIGTERM) is before
