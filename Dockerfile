@@ -31,7 +31,7 @@ FROM installer AS packages
 RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     uv pip install -c constraints.txt -r pyproject.toml --extra serve onnxruntime
-# torch, for archives that `make archive RUNTIME=torch` packed: cpu, a CUDA version as PyTorch writes it (cu130), or none.
+# torch, for archives that `make archive FORMAT=torch` packed: cpu, a CUDA version as PyTorch writes it (cu130), or none.
 ARG TORCH=cpu
 # another version than constraints.txt names
 ARG TORCH_VERSION=

@@ -114,18 +114,18 @@ runs/champion/checkpoint.pt: FORCE
 FORCE:
 
 # exported anew when the run has changed since; the training packages are needed for nothing else here
-EXPORTED := build/$(VERSION)$(addprefix -,$(RUNTIME))
+EXPORTED := build/$(VERSION)$(addprefix -,$(FORMAT))
 $(EXPORTED)/program.json: $(CHECKPOINT)
 	@$(MAKE) -s .venv/installed-train
-	@$(BIN)/python -m training.export.export --checkpoint $(RUN)/checkpoint.pt --out $(@D) $(if $(RUNTIME),--form $(RUNTIME)) \
+	@$(BIN)/python -m training.export.export --checkpoint $(RUN)/checkpoint.pt --out $(@D) $(if $(FORMAT),--format $(FORMAT)) \
 		$(if $(DATA),--data $(DATA))
 
-compare: .venv/installed-train ## Every form of a run side by side, size, speed and accuracy: [RUN=runs/latest DATA=photos]
+compare: .venv/installed-train ## Every export format of a run side by side, size, speed and accuracy: [RUN=runs/latest DATA=photos]
 	@$(BIN)/python -m training.export.compare --checkpoint $(RUN)/checkpoint.pt $(if $(DATA),--data $(DATA))
 
-export: $(EXPORTED)/program.json ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest RUNTIME=openvino]
+export: $(EXPORTED)/program.json ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest FORMAT=openvino]
 
-archive: .venv/installed-serve $(EXPORTED)/program.json ## Pack the export into model_store/seefood-VERSION.mar: VERSION=1.0.0 [RUN=champion RUNTIME=openvino]
+archive: .venv/installed-serve $(EXPORTED)/program.json ## Pack the export into model_store/seefood-VERSION.mar: VERSION=1.0.0 [RUN=champion FORMAT=openvino]
 	@$(BIN)/python -m scripts.archive.build $(EXPORTED) --version $(VERSION)
 
 $(STARTER): $(wildcard handler/* model_store/starter/*) scripts/archive/build.py | .venv/installed-serve

@@ -22,8 +22,8 @@ from handler.explain import explanation, heat_map, overlay
 from handler.metrics import Metrics
 from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, coarse, preprocess, read_photo, resized_side
+from handler.program import Answers, load_program
 from handler.request import RequestError, read_request
-from handler.runtime import Answers, load_program
 
 PHRASES = {400: "Bad Request", 413: "Content Too Large", 415: "Unsupported Media Type", 422: "Unprocessable Content"}
 
@@ -59,7 +59,7 @@ class SeefoodHandler:
         # what a server sees at low load, and at high load
         batch_sizes = sorted({1, batch_size})
         self.program = load_program(model_dir, self.description, settings["num_threads"], batch_sizes)
-        self.threshold = self.description["precisions"][self.program.precision]["sure_threshold"]
+        self.threshold = self.description["precisions"][self.program.precision]["confidence_threshold"]
         self.decoders = ThreadPoolExecutor(settings["decode_threads"], thread_name_prefix="decode")
         self.model, self.version = context.model_name, context.manifest["model"]["modelVersion"]
         self.metrics = Metrics(self.version, self.labels)
@@ -80,14 +80,14 @@ class SeefoodHandler:
         expected = np.array([photo["probabilities"] for photo in golden["photos"]])  # (B, num_classes)
         if expected.shape[1] != len(self.labels):
             raise ValueError(f"label map has {len(self.labels)} names, golden answers have {expected.shape[1]} classes")
-        expected_sureness = np.array([photo["sureness"] for photo in golden["photos"]])  # (B,)
+        expected_confidence = np.array([photo["confidence"] for photo in golden["photos"]])  # (B,)
         tolerance = golden["tolerance"][self.program.precision]
         for size in {*batch_sizes, len(crops)}:
             chosen = np.arange(size) % len(crops)
-            probabilities, sureness = self.program(np.stack(crops)[chosen])
+            probabilities, confidence = self.program(np.stack(crops)[chosen])
             if probabilities.shape[1] != len(self.labels):
                 raise ValueError(f"label map has {len(self.labels)} names, model has {probabilities.shape[1]} outputs")
-            off = np.maximum(np.abs(probabilities - expected[chosen]).max(axis=1), np.abs(sureness - expected_sureness[chosen]))
+            off = np.maximum(np.abs(probabilities - expected[chosen]).max(axis=1), np.abs(confidence - expected_confidence[chosen]))
             for i, difference in zip(chosen, off, strict=True):
                 if not difference <= tolerance:
                     raise ValueError(
@@ -170,7 +170,7 @@ class SeefoodHandler:
             self.metrics.decoded(time.perf_counter() - started)
 
     def inference(self, crops: Sequence[np.ndarray]) -> Answers:
-        """Probabilities float32 (B, num_classes) and sureness (B,) of B crops uint8 (H, W, 3)."""
+        """Probabilities float32 (B, num_classes) and confidence (B,) of B crops uint8 (H, W, 3)."""
         started = time.perf_counter()
         answers = self.program(np.stack(crops))
         self.metrics.inferred(time.perf_counter() - started)
@@ -179,10 +179,10 @@ class SeefoodHandler:
     def postprocess(self, inferred: Answers, top_ks: Sequence[int]) -> list[dict[str, Any]]:
         """The answer for each row of (B, num_classes): its top_k classes, best first, and whether the model knows."""
         answers = []
-        for row, sureness, top_k in zip(*inferred, top_ks, strict=True):
+        for row, confidence, top_k in zip(*inferred, top_ks, strict=True):
             best = np.argsort(-row, kind="stable")[:top_k]
             predictions = [{"label": self.labels[i], "index": int(i), "probability": float(row[i])} for i in best]
-            sure = bool(sureness >= self.threshold)
+            sure = bool(confidence >= self.threshold)
             answers.append({"predictions": predictions, "sure": sure, "model": self.model, "version": self.version})
         return answers
 

@@ -83,7 +83,7 @@ def tiny_run(tmp_path_factory, generated, tiny_params) -> Path:
 def exported(tmp_path_factory, tiny_run) -> Path:
     """The tiny run, exported."""
     out = tmp_path_factory.mktemp("build") / "1.0.0"
-    export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, form="openvino")
+    export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, format_name="openvino")
     return out
 
 
@@ -105,7 +105,7 @@ def mount_disk() -> Iterator[Callable[[Path, str], Path]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.runtime.openvino_core
+WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.program.openvino_core
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def provenance_of(folder: Path, version: str) -> dict[str, Any]:
     return {
         "model": MODEL,
         "version": version,
-        "runtime": program["runtime"],
+        "format": program["format"],
         "precisions": program["precisions"],
         "accuracy": program["accuracy"],
         "training": program["provenance"],

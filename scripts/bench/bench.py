@@ -105,7 +105,7 @@ def measure_ceiling(archive: Path, photos: Path | None, seconds: float) -> dict[
     with tempfile.TemporaryDirectory() as unpacked:
         with zipfile.ZipFile(archive) as content:
             content.extractall(unpacked)
-        command = [sys.executable, "-m", "scripts.bench.bench.ceiling", unpacked, "--seconds", str(seconds)]
+        command = [sys.executable, "-m", "scripts.bench.ceiling", unpacked, "--seconds", str(seconds)]
         command += ["--photos", str(photos.resolve())] if photos else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

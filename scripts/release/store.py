@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from handler.parts import sha256
-from scripts.atomic import write_json, write_whole
+from scripts.atomic import write_json, write_text
 
 FORGET_STATUS_S = 24 * 3600.0
 
@@ -109,8 +109,8 @@ class FolderStore:
                 if present:
                     self.history_dir.mkdir(exist_ok=True)
                     number = max((int(path.stem) for path in self.history_dir.glob("[0-9]*.json")), default=0) + 1
-                    write_whole(self.history_dir / f"{number:06}.json", present[0])
-                write_whole(self.path, text)
+                    write_text(self.history_dir / f"{number:06}.json", present[0])
+                write_text(self.path, text)
                 written = self.read()
                 assert written is not None
                 return written[1]

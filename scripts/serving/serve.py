@@ -234,7 +234,7 @@ def stop(run_dir: Path, settings: Settings) -> None:
     pid_file = run_dir / "serve.pid"
     try:
         process = psutil.Process(int(pid_file.read_text()))
-        if not any("serve.py" in word for word in process.cmdline()):
+        if "scripts.serving.serve" not in process.cmdline():
             raise psutil.NoSuchProcess(process.pid)
     except (FileNotFoundError, psutil.NoSuchProcess) as error:
         pid_file.unlink(missing_ok=True)

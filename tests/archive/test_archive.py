@@ -16,7 +16,7 @@ import torch
 
 from handler.parts import checksums
 from handler.preprocess import Spec, preprocess
-from handler.runtime import OpenVinoProgram
+from handler.program import OpenVinoProgram
 from scripts.archive.build import (
     archive_name,
     build,
@@ -34,7 +34,7 @@ from scripts.atomic import write_json
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from training.data.loader import EvalPhotos
 from training.data.sets import read_data
-from training.evaluation.confidence import Sureness, training_photos
+from training.evaluation.confidence import Confidence, training_photos
 from training.export.export import ExportedProgram, load_program
 from training.export.formats import write_onnx
 from training.model import Checkpoint
@@ -69,7 +69,7 @@ def test_provenance_inside_and_beside_says_what_it_is_made_of_and_where_it_comes
         parts = {name: hashlib.sha256(content.read(name)).hexdigest() for name in content.namelist() if name != "provenance.json"}
     assert (inside["model"], inside["version"], inside["parts"]) == ("seefood", "1.0.0", parts)
     program, checkpoint = json.loads((exported / "program.json").read_text()), Checkpoint.load(tiny_run / "checkpoint.pt")
-    assert (inside["runtime"], inside["precisions"]) == ("openvino", program["precisions"])
+    assert (inside["format"], inside["precisions"]) == ("openvino", program["precisions"])
     assert inside["precisions"]["f32"]["agreement"] >= 0.99
     assert 0 < inside["accuracy"]["top1"] <= 1
     training = inside["training"]
@@ -168,7 +168,7 @@ def test_signal_after_two_programs_have_gone_is_survived():
     lines = """
 import os, signal, sys
 from pathlib import Path
-from handler.runtime import OpenVinoProgram
+from handler.program import OpenVinoProgram
 first, second = (OpenVinoProgram(Path(sys.argv[1]), ['f32'], 1) for _ in range(2))
 del first
 del second
@@ -270,11 +270,11 @@ def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run, 
     program = OpenVinoProgram(exported / "model.onnx", ["f32"], 0)
     crops = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
     for batch in (1, 2, 5, 9):
-        probabilities, sureness = program(crops[:batch])
+        probabilities, confidence = program(crops[:batch])
         with torch.inference_mode():
-            expected, expected_sureness = (tensor.numpy() for tensor in reference(torch.from_numpy(crops[:batch])))
+            expected, expected_confidence = (tensor.numpy() for tensor in reference(torch.from_numpy(crops[:batch])))
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-        np.testing.assert_allclose(sureness, expected_sureness, atol=1e-5)
+        np.testing.assert_allclose(confidence, expected_confidence, atol=1e-5)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
@@ -287,15 +287,15 @@ def test_levit_is_exported_with_its_attention_biases(tmp_path, tiny_params):
         for parameter in classifier.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     means = torch.randn(7, classifier.network.num_features)
-    program = ExportedProgram(classifier, spec, 1.3, Sureness(means)).eval()
+    program = ExportedProgram(classifier, spec, 1.3, Confidence(means)).eval()
     crops = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
     with torch.inference_mode():
-        expected, sureness = (tensor.numpy() for tensor in program(torch.from_numpy(crops)))
+        expected, confidence = (tensor.numpy() for tensor in program(torch.from_numpy(crops)))
     assert np.ptp(expected, axis=0).max() > 1e-3  # the photos are told apart at all
     write_onnx(program, crops, tmp_path / "levit.onnx")
     answers = OpenVinoProgram(tmp_path / "levit.onnx", ["f32"], 0)(crops)
     np.testing.assert_allclose(answers[0], expected, atol=2e-4)
-    np.testing.assert_allclose(answers[1], sureness, atol=2e-4)
+    np.testing.assert_allclose(answers[1], confidence, atol=2e-4)
 
 
 def test_training_export_and_worker_see_the_same_bytes(unpacked, exported, generated, tiny_run):

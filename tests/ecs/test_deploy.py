@@ -314,8 +314,8 @@ def test_missing_parameter_is_named_before_anything_is_changed(scripted, command
 def test_command_without_credentials_fails_in_words(tmp_path):
     nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": str(tmp_path), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path)}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | nowhere
-    script = str(ROOT / "scripts/ecs/deploy/deploy.py")
-    done = subprocess.run([sys.executable, script, NAME], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-m", "scripts.ecs.deploy.deploy", NAME]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: there are no AWS credentials (Unable to locate credentials): set AWS_PROFILE")
     assert done.stdout == ""

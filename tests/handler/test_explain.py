@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from handler.explain import BATCH_SIZE, GRID, covers, explanation, heat_map, overlay
 from handler.preprocess import crop as crop_of
 from handler.preprocess import resized_side
-from handler.runtime import load_program
+from handler.program import load_program
 
 
 class Looking:

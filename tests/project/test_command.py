@@ -16,7 +16,7 @@ def command(body, shell="{}"):
     """A process that runs `body` as its main; stdout and stderr as text."""
     code = f"import sys, time\ndef main():\n    {body}\n{TAIL}"
     return subprocess.Popen(
-        shell.format(f"{sys.executable} -c \"$CODE\""),
+        shell.format(f'{sys.executable} -c "$CODE"'),
         shell=True,
         cwd=ROOT,
         env={**os.environ, "CODE": code},

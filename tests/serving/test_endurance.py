@@ -48,7 +48,7 @@ def test_model_describes_itself(server):
     answer = httpx.get(f"http://127.0.0.1:{server.port + 1}/models/seefood", params={"customized": "true"}).json()[0]
     told = answer["customizedMetadata"]
     told = json.loads(told) if isinstance(told, str) else told
-    assert (told["runtime"], told["precision"], told["version"], len(told["labels"])) == ("openvino", "f32", "0.2.0", 10)
+    assert (told["format"], told["precision"], told["version"], len(told["labels"])) == ("openvino", "f32", "0.2.0", 10)
     assert told["accuracy"]["top1"] == pytest.approx(0.852, abs=0.001)
     assert told["spec"]["input_size"] == [3, 224, 224]
     assert told["provenance"]["data"]["source"] == "class folders in food10"

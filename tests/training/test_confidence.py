@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 
 from handler.preprocess import preprocess
-from handler.runtime import openvino_core
+from handler.program import openvino_core
 from training.data.pictures import draw, generate
 from training.data.sets import read_data
 from training.evaluation import evaluate, report
 from training.evaluation.confidence import (
     PHOTOS_A_CLASS,
-    Sureness,
+    Confidence,
     all_scores,
     auroc,
     class_means,
-    fit_sureness,
+    fit_confidence,
     fit_threshold,
     look,
     squared_distances,
@@ -76,16 +76,16 @@ def test_threshold_of_bad_values_is_refused(scores, rate, message):
         fit_threshold(torch.tensor(scores), rate)
 
 
-def test_sureness_is_the_cosine_to_the_nearest_class_mean():
+def test_confidence_is_the_cosine_to_the_nearest_class_mean():
     features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
-    sureness = fit_sureness(features, torch.zeros(3, 2), torch.tensor([0, 0, 1]))
+    confidence = fit_confidence(features, torch.zeros(3, 2), torch.tensor([0, 0, 1]))
     asked = torch.tensor([[5.0, 0.0], [1.0, 1.0], [0.0, -2.0], [0.0, 0.0]])
-    assert sureness(asked, torch.zeros(4, 2)).tolist() == pytest.approx([1, 0.5**0.5, 0, 0])
+    assert confidence(asked, torch.zeros(4, 2)).tolist() == pytest.approx([1, 0.5**0.5, 0, 0])
 
 
 def test_class_without_a_training_photo_is_refused():
     with pytest.raises(ValueError, match="class 1 of 3 has no photo among the 2 given"):
-        fit_sureness(torch.ones(2, 4), torch.zeros(2, 3), torch.tensor([0, 2]))
+        fit_confidence(torch.ones(2, 4), torch.zeros(2, 3), torch.tensor([0, 2]))
 
 
 def test_mahalanobis_distance_is_shorter_along_what_varies():
@@ -110,21 +110,21 @@ def test_every_score_is_lower_for_what_lies_nowhere_near_a_class():
 
 
 class LastLayer(torch.nn.Module):
-    """The end of an exported program: features in, sureness out."""
+    """The end of an exported program: features in, confidence out."""
 
-    def __init__(self, head, sureness):
+    def __init__(self, head, confidence):
         super().__init__()
-        self.head, self.sureness = head, sureness
+        self.head, self.confidence = head, confidence
 
     def forward(self, features):
-        return self.sureness(features, self.head(features))
+        return self.confidence(features, self.head(features))
 
 
-def test_exported_sureness_gives_the_same_numbers_in_openvino(tmp_path):
+def test_exported_confidence_gives_the_same_numbers_in_openvino(tmp_path):
     generator = torch.Generator().manual_seed(0)
     features, head = torch.rand(300, 1280, generator=generator), torch.nn.Linear(1280, 10)
-    program = LastLayer(head, fit_sureness(features, head(features), torch.arange(300) % 10)).eval()
-    path, shapes = tmp_path / "sureness.onnx", {"features": {0: torch.export.Dim("batch", min=1, max=1024)}}
+    program = LastLayer(head, fit_confidence(features, head(features), torch.arange(300) % 10)).eval()
+    path, shapes = tmp_path / "confidence.onnx", {"features": {0: torch.export.Dim("batch", min=1, max=1024)}}
     torch.onnx.export(program, (features[:2],), path, dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False)
     # the head gives nothing to the answer and is left out: the class means, and few bytes more
     assert 4 * 1280 * 10 < path.stat().st_size < 4 * 1280 * 10 + 10_000
@@ -192,14 +192,14 @@ def evaluated(tmp_path_factory, tiny_run, others):
 
 def test_evaluation_beside_other_photos_writes_table_and_picture(evaluated):
     run, said = evaluated
-    found = json.loads((run / "metrics.json").read_text())["sureness"]
+    found = json.loads((run / "metrics.json").read_text())["out_of_distribution"]
     assert (found["unknown"], found["photos"], found["left_out"]) == ("nothing_known", 16, 2)
     assert next(iter(found["scores"])) == found["score"]
     assert {"entropy", "energy", "top probability", "Mahalanobis distance"} <= found["scores"].keys()
     for figures in found["scores"].values():
         assert 0 <= figures["auroc"] <= 1
         assert 0 <= figures["caught_at_5_percent"] <= 1
-    with Image.open(run / "sureness.png") as image:
+    with Image.open(run / "confidence.png") as image:
         assert image.width > 800
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
@@ -218,8 +218,8 @@ def test_evaluation_without_other_photos_says_nothing_of_them(evaluated, tmp_pat
     run = tmp_path / "run"
     shutil.copytree(evaluated[0], run)
     assert run_main(evaluate.main, "--checkpoint", run / "checkpoint.pt", "--out", run)[0] == 0
-    assert "sureness" not in json.loads((run / "metrics.json").read_text())
-    assert not (run / "sureness.png").exists()  # the picture would be an earlier evaluation's
+    assert "out_of_distribution" not in json.loads((run / "metrics.json").read_text())
+    assert not (run / "confidence.png").exists()  # the picture would be an earlier evaluation's
 
 
 def test_evaluation_is_refused_without_a_photo_of_anything_else_or_of_training(tiny_run, generated, others, tmp_path):
@@ -236,5 +236,5 @@ def test_evaluation_is_refused_without_a_photo_of_anything_else_or_of_training(t
 
 
 def test_class_means_of_a_hundred_and_one_dishes_stay_below_a_megabyte():
-    held = sum(buffer.numel() * buffer.element_size() for buffer in Sureness(torch.ones(101, 1280)).buffers())
+    held = sum(buffer.numel() * buffer.element_size() for buffer in Confidence(torch.ones(101, 1280)).buffers())
     assert held == 4 * 101 * 1280 < 1_000_000

@@ -28,8 +28,10 @@ def evaluated(tmp_path_factory, tiny_run):
     """A copy of the tiny run, evaluated by the command line, with its page."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(tiny_run, run)
-    for command in (["evaluate.py", "--checkpoint", str(run / "checkpoint.pt"), "--out", str(run)], ["report.py", str(run)]):
-        done = subprocess.run([sys.executable, f"training/{command[0]}", *command[1:]], cwd=ROOT, capture_output=True, text=True)
+    for command in (["evaluate", "--checkpoint", str(run / "checkpoint.pt"), "--out", str(run)], ["report", str(run)]):
+        done = subprocess.run(
+            [sys.executable, "-m", f"training.evaluation.{command[0]}", *command[1:]], cwd=ROOT, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     return run
 

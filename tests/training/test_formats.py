@@ -1,4 +1,4 @@
-"""The exported forms: each serves the same answers, and one that is not accurate enough is refused."""
+"""The exported formats: each serves the same answers, and one that is not accurate enough is refused."""
 
 import copy
 import json
@@ -16,8 +16,8 @@ from scripts.archive.build import build, load_handler
 from scripts.archive.predict import OfflineContext
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.serving.test_server import Server
-from training.export.export import choose_form, export, prepare
-from training.export.formats import FASTEST, FORMS, RefusedError, failure, gate
+from training.export.export import choose_format, export, prepare
+from training.export.formats import FASTEST, FORMATS, RefusedError, failure, gate
 from training.model import Checkpoint
 
 
@@ -27,16 +27,16 @@ def prepared(tiny_run):
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
-def other_form(request, tiny_run, tmp_path_factory):
-    """(name, folder) of a form that is not the default."""
-    out = tmp_path_factory.mktemp("forms") / request.param
-    assert export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, form=request.param) == request.param
+def other_format(request, tiny_run, tmp_path_factory):
+    """(name, folder) of a format that is not the default."""
+    out = tmp_path_factory.mktemp("formats") / request.param
+    assert export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, format_name=request.param) == request.param
     return request.param, out
 
 
-def test_every_runtime_answers_as_the_default_one_does(other_form, exported, tmp_path):
+def test_every_format_answers_as_the_default_one_does(other_format, exported, tmp_path):
     answers = []
-    for folder in (exported, other_form[1]):
+    for folder in (exported, other_format[1]):
         unpacked = tmp_path / folder.name
         with zipfile.ZipFile(build(folder, "1.0.0", tmp_path / f"{folder.name}-store")) as archive:
             archive.extractall(unpacked)
@@ -45,7 +45,7 @@ def test_every_runtime_answers_as_the_default_one_does(other_form, exported, tmp
             photos = [{"body": picture_bytes(i)} for i in range(3)]
             answers.append([json.loads(body) for body in handler.handle(photos, OfflineContext())])
             described = handler.describe()
-    assert (described["form"], described["runtime"], described["precision"]) == (other_form[0], other_form[0], "f32")
+    assert (described["format"], described["precision"]) == (other_format[0], "f32")
     assert described["precisions"]["f32"]["agreement"] >= 0.99
     for default, other in zip(*answers, strict=True):
         assert [p["label"] for p in default["predictions"]] == [p["label"] for p in other["predictions"]]
@@ -57,8 +57,8 @@ def test_every_runtime_answers_as_the_default_one_does(other_form, exported, tmp
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_every_runtime_is_served_by_torchserve_heat_maps_too(other_form, tmp_path):
-    name, folder = other_form
+def test_every_format_is_served_by_torchserve_heat_maps_too(other_format, tmp_path):
+    name, folder = other_format
     build(folder, "1.0.0", tmp_path)
     server = Server(tmp_path, free_port()).wait_ready()
     try:
@@ -67,7 +67,7 @@ def test_every_runtime_is_served_by_torchserve_heat_maps_too(other_form, tmp_pat
         explained = httpx.post(server.url.replace("predictions", "explanations"), content=picture_bytes(0), timeout=30).json()
         assert explained["label"] == answer["predictions"][0]["label"]
         models = httpx.get(f"http://127.0.0.1:{server.port + 1}/models/seefood?customized=true", timeout=30).json()
-        assert models[0]["customizedMetadata"]["runtime"] == name
+        assert models[0]["customizedMetadata"]["format"] == name
     finally:
         assert server.end()[1] == 0
 
@@ -96,10 +96,10 @@ def with_other_weights(program):
     return other
 
 
-def test_form_that_answers_otherwise_is_refused_with_its_figures_and_the_next_one_named(prepared, tmp_path, capsys):
-    form = FORMS["onnxruntime"]
-    form.write(with_other_weights(prepared.program), prepared.calibration, tmp_path / form.file)
-    with pytest.raises(RefusedError, match=r"onnxruntime does not pass the accuracy gate \(f32: top-1 is .*\): try RUNTIME=torch"):
+def test_format_that_answers_otherwise_is_refused_with_its_figures_and_the_next_one_named(prepared, tmp_path, capsys):
+    chosen = FORMATS["onnxruntime"]
+    chosen.write(with_other_weights(prepared.program), prepared.calibration, tmp_path / chosen.file)
+    with pytest.raises(RefusedError, match=r"onnxruntime does not pass the accuracy gate \(f32: top-1 is .*\): try FORMAT=torch"):
         gate("onnxruntime", tmp_path, prepared.crops, prepared.targets, prepared.expected)
     said = capsys.readouterr().out
     assert re.search(r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), the same dish for .*% of \d+ photos; refused: ", said)
@@ -109,17 +109,17 @@ def test_form_that_answers_otherwise_is_refused_with_its_figures_and_the_next_on
 def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_none_does(
     prepared, tiny_run, tmp_path, monkeypatch, capsys
 ):
-    exact = FORMS["openvino"]
+    exact = FORMATS["openvino"]
     wrong = replace(exact, write=lambda program, crops, path: exact.write(with_other_weights(program), crops, path))
     assert FASTEST == ("openvino", "openvino-int8")
-    monkeypatch.setitem(FORMS, "openvino", wrong)
+    monkeypatch.setitem(FORMATS, "openvino", wrong)
     # in place of int8, which the tiny network does not bear
-    monkeypatch.setitem(FORMS, "openvino-int8", replace(exact, precisions=("f32",)))
-    name, passed = choose_form(prepared, tmp_path, "fastest")
+    monkeypatch.setitem(FORMATS, "openvino-int8", replace(exact, precisions=("f32",)))
+    name, passed = choose_format(prepared, tmp_path, "fastest")
     assert (name, [program.precision for program, _ in passed]) == ("openvino-int8", ["f32"])
     assert [path.name for path in tmp_path.iterdir()] == [exact.file]
 
-    monkeypatch.setitem(FORMS, "openvino-int8", wrong)
+    monkeypatch.setitem(FORMATS, "openvino-int8", wrong)
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
     with pytest.raises(RefusedError, match="openvino-int8 does not pass"):
@@ -132,8 +132,8 @@ def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_no
 def test_make_compare_prints_every_form_with_its_times_and_the_gates_verdict(tiny_run):
     command = [sys.executable, "-m", "training.export.compare", "--checkpoint", str(tiny_run / "checkpoint.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    row = re.compile(r"(\S+) .*?([\d.]+) +([\d.]+)  (top-1 [\d.]+%, agreement [\d.]+%, (?:passes|refused)|not a form)")
+    row = re.compile(r"(\S+) .*?([\d.]+) +([\d.]+)  (top-1 [\d.]+%, agreement [\d.]+%, (?:passes|refused)|not a format)")
     rows = [match for line in done.stdout.splitlines() if (match := row.fullmatch(line))]
-    assert {match[1] for match in rows} >= {*FORMS}
+    assert {match[1] for match in rows} >= {*FORMATS}
     assert all(float(match[2]) > 0 and float(match[3]) > 0 for match in rows)
-    assert {match[4] for match in rows if match[1] in FORMS}.isdisjoint({"not a form"})
+    assert {match[4] for match in rows if match[1] in FORMATS}.isdisjoint({"not a format"})

@@ -32,7 +32,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 
-from scripts.atomic import write_whole
+from scripts.atomic import write_text
 
 NAME = "storage"  # DVC's name for the remote
 CONFIG = Path(".dvc/config")
@@ -177,7 +177,7 @@ def forget_versions(files: list[Path]) -> None:
         for out in outs_of(file, content):
             for entry in (out, *out.get("files", [])):
                 entry.pop("cloud", None)
-        write_whole(file, yaml.safe_dump(content, sort_keys=False))
+        write_text(file, yaml.safe_dump(content, sort_keys=False))
 
 
 def keep_inputs(lock: Path, before: str) -> None:
@@ -189,7 +189,7 @@ def keep_inputs(lock: Path, before: str) -> None:
     for name, stage in content["stages"].items():
         if "outs" in stage:
             stage["outs"] = pushed[name]["outs"]
-    write_whole(lock, yaml.safe_dump(content, sort_keys=False))
+    write_text(lock, yaml.safe_dump(content, sort_keys=False))
 
 
 def tracking_files() -> list[Path]:
@@ -211,7 +211,7 @@ def push() -> None:
     finally:
         if not done:
             for file, text in before.items():
-                write_whole(file, text)
+                write_text(file, text)
     if not done:
         why = f"not in this machine's cache: {left} (make pipeline, make pull or dvc commit)" if left else "see dvc's words above"
         raise ValueError(f"the push failed: {why}. What is tracked here has not changed, and make push tries again")

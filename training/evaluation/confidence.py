@@ -1,6 +1,6 @@
 """When does the model not know? Scores that are high for photos of the known dishes and low for photos of anything else.
 
-`Sureness` is the one that is exported and served: the cosine between a photo's features (what the last layer sees) and the
+`Confidence` is the one that is exported and served: the cosine between a photo's features (what the last layer sees) and the
 nearest class mean. The others are what `make evaluate UNKNOWN=folder` compares it with. Leaves out training with photos of
 other things, which would teach the network only those.
 """
@@ -70,7 +70,7 @@ def squared_distances(features: Tensor, centres: Tensor, deviations: Tensor) -> 
     return torch.cdist(whitened, targets).square()
 
 
-class Sureness(nn.Module):
+class Confidence(nn.Module):
     """The cosine of a photo's features to the nearest class mean; of `means` (C, F) it holds 4 * C * F bytes."""
 
     directions: Tensor
@@ -86,14 +86,14 @@ class Sureness(nn.Module):
         return nearest / length.clamp(min=1e-6)  # features that are all zero point nowhere: 0
 
 
-def fit_sureness(features: Tensor, logits: Tensor, targets: Tensor) -> Sureness:
-    """Sureness by TRAINING photos: features float32 (N, F), logits (N, C), targets int64 (N,). ValueError as class_means."""
-    return Sureness(class_means(features, targets, logits.shape[1]))
+def fit_confidence(features: Tensor, logits: Tensor, targets: Tensor) -> Confidence:
+    """Confidence by TRAINING photos: features float32 (N, F), logits (N, C), targets int64 (N,). ValueError as class_means."""
+    return Confidence(class_means(features, targets, logits.shape[1]))
 
 
 def all_scores(features: Tensor, logits: Tensor, targets: Tensor, temperature: float) -> dict[str, Score]:
-    """Each score by name, the one that is served first, fitted as fit_sureness. ValueError as class_means."""
-    sureness, means = fit_sureness(features, logits, targets), class_means(features, targets, logits.shape[1])
+    """Each score by name, the one that is served first, fitted as fit_confidence. ValueError as class_means."""
+    confidence, means = fit_confidence(features, logits, targets), class_means(features, targets, logits.shape[1])
     within, mean, unit = features - means[targets], features.mean(0, keepdim=True), normalize(features)
 
     def mahalanobis(f: Tensor, z: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def all_scores(features: Tensor, logits: Tensor, targets: Tensor, temperature: f
         return (normalize(f) @ unit.T).topk(min(NEIGHBOURS, len(unit)), 1).values[:, -1]
 
     return {
-        "cosine to the nearest class mean": sureness,
+        "cosine to the nearest class mean": confidence,
         f"cosine to the {NEIGHBOURS}th nearest photo": neighbour,  # arXiv:2204.06507
         "relative Mahalanobis distance": relative_mahalanobis,  # arXiv:2106.09022
         "Mahalanobis distance": mahalanobis,  # arXiv:1807.03888

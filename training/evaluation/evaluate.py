@@ -23,7 +23,7 @@ from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import FALSE_ALARM_RATE, all_scores, auroc, fit_threshold, look, training_photos
 from training.evaluation.metrics import calibration_error, confusion_matrix, f1_scores, predict, summarise
-from training.evaluation.plots import plot_confusion, plot_learning_curves, plot_mistakes, plot_reliability, plot_sureness
+from training.evaluation.plots import plot_confidence, plot_confusion, plot_learning_curves, plot_mistakes, plot_reliability
 from training.model import Checkpoint, Classifier
 from training.params import Params
 from training.tracking.journal import Tracker
@@ -100,10 +100,10 @@ def other_photos(unknown: Path) -> list[Path]:
     return paths
 
 
-def evaluate_sureness(
+def evaluate_unknown(
     checkpoint: Checkpoint, data: Data, classifier: Classifier, others: Sequence[Path], out: Path
 ) -> dict[str, object]:
-    """How each score tells the held-out photos from `others`; sureness.png shows the one that is served.
+    """How each score tells the held-out photos from `others`; confidence.png shows the one that is served.
 
     ValueError if no photo can be read, or a class has none that was trained on.
     """
@@ -126,14 +126,14 @@ def evaluate_sureness(
         table[name] = {"auroc": round(auroc(known, other), 4), "caught_at_5_percent": round(caught, 4)}
         if len(table) == 1:  # the first is the one that is served
             report |= {"score": name, "threshold": threshold, "false_alarm_rate": FALSE_ALARM_RATE}
-            plot_sureness(known, other, threshold, out / "sureness.png")
+            plot_confidence(known, other, threshold, out / "confidence.png")
     return report
 
 
 def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path | None = None) -> dict[str, float]:
     """Metrics of the checkpoint on photos that it never saw, written into `out` with tables and pictures, and returned.
 
-    `unknown` is a folder with photos of anything else. ValueError as held_out_photos and evaluate_sureness.
+    `unknown` is a folder with photos of anything else. ValueError as held_out_photos and evaluate_unknown.
     """
     others = other_photos(unknown) if unknown is not None else []
     params = Params(**checkpoint.params)
@@ -163,10 +163,10 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
         "temperature_fitted_on_these": fitted_here,
         "f1_per_class": {str(row[0]): row[3] for row in classes},
     }
-    (out / "sureness.png").unlink(missing_ok=True)  # an earlier evaluation's
+    (out / "confidence.png").unlink(missing_ok=True)  # an earlier evaluation's
     if unknown is not None:
-        found = evaluate_sureness(checkpoint, data, classifier, others, out)
-        report["sureness"] = {"unknown": unknown.resolve().name} | found
+        found = evaluate_unknown(checkpoint, data, classifier, others, out)
+        report["out_of_distribution"] = {"unknown": unknown.resolve().name} | found
     part = out / "metrics.json.part"
     part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     part.replace(out / "metrics.json")  # the last one: where it is, all the others are
@@ -196,9 +196,9 @@ def say(metrics: dict[str, float], data_source: str, out: Path) -> None:
     for row in worst:
         mostly = f", {row['times']} taken for {row['most_confused_with']}" if row["most_confused_with"] else ""
         print(f"  {row['label']}: F1 {float(row['f1']):.2f} of {row['support']} photos{mostly}")
-    if sureness := json.loads((out / "metrics.json").read_text(encoding="utf-8")).get("sureness"):
-        print(f"  of {sureness['photos']} photos of {sureness['unknown']}, caught at 5 % false alarms:")
-        for name, row in sureness["scores"].items():
+    if confidence := json.loads((out / "metrics.json").read_text(encoding="utf-8")).get("out_of_distribution"):
+        print(f"  of {confidence['photos']} photos of {confidence['unknown']}, caught at 5 % false alarms:")
+        for name, row in confidence["scores"].items():
             print(f"    {name:34s} {100 * row['caught_at_5_percent']:5.1f} %   AUROC {row['auroc']:.4f}")
     print(f"written to {out}: metrics.json, tables and pictures. Next: make report")
 

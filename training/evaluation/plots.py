@@ -91,7 +91,7 @@ def plot_reliability(logits: Tensor, targets: Tensor, temperature: float, path: 
             bars = _bars(lower, count)
             # a bin of one photo says little, and its bar cannot be seen: hence the numbers
             lower.bar_label(bars, [f"{photos:.0f}" if photos else "" for photos in count.tolist()], fontsize=7, padding=1)
-            lower.set(xlabel="confidence", ylabel="photos", xlim=(0, 1))
+            lower.set(xlabel="top-1 probability", ylabel="photos", xlim=(0, 1))
             lower.margins(y=0.25)
 
 
@@ -115,7 +115,7 @@ def plot_mistakes(mistakes: Sequence[tuple[np.ndarray, str, str, float]], path: 
             page.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14)
 
 
-def plot_sureness(known: Tensor, unknown: Tensor, threshold: float, path: Path) -> None:
+def plot_confidence(known: Tensor, unknown: Tensor, threshold: float, path: Path) -> None:
     """Scores of held-out photos (N,) and of photos of anything else (M,), each as shares of its own, with the threshold."""
     both = torch.cat([known, unknown])
     edges = np.linspace(float(both.min()), float(both.max()) + 1e-6, 41).tolist()
@@ -130,5 +130,5 @@ def plot_sureness(known: Tensor, unknown: Tensor, threshold: float, path: Path) 
             axes.axvline(
                 threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}: below it, unsure"
             )
-        axes.set(xlabel="sureness: cosine to the nearest class mean", ylabel="percent of photos")
+        axes.set(xlabel="confidence: cosine to the nearest class mean", ylabel="percent of photos")
         axes.legend()

@@ -49,7 +49,7 @@ PAGE = Template("""<!doctype html>
 <p>$calibration</p>
 <p>A click shows a picture at its full size, another one makes it fit again.</p>
 $pictures
-$sureness
+$confidence
 <h2>Each class, the worst first</h2>
 <div class="wide"><table>$classes</table></div>
 <h2>How it was made</h2>
@@ -73,11 +73,11 @@ def picture(path: Path, heading: str) -> str:
     return f'<h2>{heading}</h2>\n<label class="wide" title="click for full size">{image}</label>'
 
 
-def sureness(run: Path, metrics: dict[str, Any]) -> str:
+def confidence(run: Path, metrics: dict[str, Any]) -> str:
     """What make evaluate UNKNOWN=folder found; nothing where it was not asked."""
-    if "sureness" not in metrics:
+    if "out_of_distribution" not in metrics:
         return ""
-    found = metrics["sureness"]
+    found = metrics["out_of_distribution"]
     rate = f"{100 * found['false_alarm_rate']:g} %"
     rows = [row(["score", "AUROC", f"caught at {rate} false alarms"], "th")]
     for name, figures in found["scores"].items():
@@ -89,7 +89,7 @@ def sureness(run: Path, metrics: dict[str, Any]) -> str:
         "AUROC: how often a known dish scores higher than anything else."
     )
     heading = "Does it know when it does not know?"
-    return f'{picture(run / "sureness.png", heading)}\n<p>{words}</p>\n<div class="wide"><table>{"".join(rows)}</table></div>'
+    return f'{picture(run / "confidence.png", heading)}\n<p>{words}</p>\n<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
 def made(checkpoint: Checkpoint) -> str:
@@ -124,7 +124,7 @@ def write_report(run: Path) -> Path:
         calibration=f"Calibration error before the temperature of {metrics['temperature']:.2f}: "
         f"{100 * metrics['calibration_error_before']:.1f} %, after it: {100 * metrics['calibration_error']:.1f} %. {fitted}",
         pictures="\n".join(picture(run / name, heading) for name, heading in PICTURES.items()),
-        sureness=sureness(run, metrics),
+        confidence=confidence(run, metrics),
         classes=row([name.replace("_", " ") for name in header], "th") + "".join(row([*cells]) for cells in rows),
         made=made(checkpoint),
         run=escape(str(run)),

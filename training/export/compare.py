@@ -1,7 +1,7 @@
-"""Every form of a checkpoint side by side: `python -m training.export.compare --checkpoint runs/latest/checkpoint.pt`.
+"""Every format of a checkpoint side by side: `python -m training.export.compare --checkpoint runs/latest/checkpoint.pt`.
 
-For each form and precision that this machine runs: size, milliseconds a photo at batch 1 and 8, and whether it passes the
-gate. torch's AOTInductor is timed beside them: it is no form of ours, as what it writes runs on this kind of CPU only.
+For each format and precision that this machine runs: size, milliseconds a photo at batch 1 and 8, and whether it passes the
+gate. torch's AOTInductor is timed beside them: it is no format of ours, as what it writes runs on this kind of CPU only.
 The rounds go through all programs in turn, so that others' work on the machine slows all alike.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from training.export.export import ExportedProgram, prepare
-from training.export.formats import BATCH, FORMS, failure, measure, programs, write_torch
+from training.export.formats import BATCH, FORMATS, failure, measure, programs, write_torch
 from training.model import Checkpoint
 
 BATCHES = (1, BATCH)
@@ -60,14 +60,14 @@ def compare(checkpoint: Checkpoint, root: Path | None) -> None:
     candidates: dict[str, Any] = {}
     verdicts: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temp:
-        for name, form in FORMS.items():
+        for name, candidate in FORMATS.items():
             folder = Path(temp) / name
             folder.mkdir()
             print(f"writing {name} ...", flush=True)
             with contextlib.redirect_stdout(io.StringIO()):
-                form.write(prepared.program, prepared.calibration, folder / form.file)
+                candidate.write(prepared.program, prepared.calibration, folder / candidate.file)
             size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-            for program in programs(form, folder):
+            for program in programs(name, folder):
                 row = f"{name:17s} {program.precision:4s} {size:6.1f} MB"
                 figures = measure(program, prepared.crops, prepared.targets, prepared.expected)
                 reason = failure(program.precision, figures)
@@ -79,10 +79,10 @@ def compare(checkpoint: Checkpoint, root: Path | None) -> None:
         aoti.mkdir()
         try:
             row = f"{'AOTInductor':17s} f32"
-            candidates[row], verdicts[row] = compiled(prepared.program, prepared.calibration, aoti), "not a form"
+            candidates[row], verdicts[row] = compiled(prepared.program, prepared.calibration, aoti), "not a format"
         except Exception as error:  # a missing compiler raises whatever it likes
             print(f"AOTInductor does not compile here: {str(error)[:200]}", file=sys.stderr)
-        print(f"{'form':17s} {'':15s} " + " ".join(f"batch {size:2d}" for size in BATCHES) + "  ms a photo, best of rounds")
+        print(f"{'format':17s} {'':15s} " + " ".join(f"batch {size:2d}" for size in BATCHES) + "  ms a photo, best of rounds")
         for row, milliseconds in sorted(times(candidates, prepared.crops).items(), key=lambda item: item[1][-1]):
             print(f"{row:33s} " + " ".join(f"{value:8.2f}" for value in milliseconds) + f"  {verdicts[row]}")
 

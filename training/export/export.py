@@ -1,8 +1,8 @@
 """Export a checkpoint: `python -m training.export.export --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
 
-Writes the program (uint8 crops in, probabilities and sureness out) in one of the forms of training/export/formats.py, program.json
-that describes it, spec.json, index_to_name.json and golden.json: generated pictures with the answers that torch computes
-for them, by which the archive proves itself wherever it runs. Without --form the fastest on this machine is taken, of those
+Writes the program (uint8 crops in, probabilities and confidence out) in one of the formats of formats.py, program.json that
+describes it, spec.json, index_to_name.json and golden.json: generated pictures with the answers that torch computes
+for them, by which the archive proves itself wherever it runs. Without --format the fastest on this machine is taken, of those
 that pass the gate.
 """
 
@@ -26,14 +26,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from handler.preprocess import Spec, coarse, preprocess
-from handler.runtime import Program
+from handler.program import Program
 from training.data.pictures import draw
 from training.data.sets import read_data
 from training.data.split import Photo
-from training.evaluation.confidence import FALSE_ALARM_RATE, FeaturesAndLogits, Sureness, fit_sureness, look, training_photos
+from training.evaluation.confidence import FALSE_ALARM_RATE, Confidence, FeaturesAndLogits, fit_confidence, look, training_photos
 from training.evaluation.evaluate import held_out_photos
 from training.evaluation.metrics import summarise
-from training.export.formats import CALIBRATION_PHOTOS, FASTEST, FORMS, RefusedError, gate, in_batches
+from training.export.formats import CALIBRATION_PHOTOS, FASTEST, FORMATS, RefusedError, gate, in_batches
 from training.model import Checkpoint, Classifier
 from training.params import Params
 from training.tracking.journal import read_state, tracking_uri
@@ -42,25 +42,25 @@ from training.tracking.journal import read_state, tracking_uri
 GOLDEN_TOLERANCE = 1e-3
 # JPEG decoders on other CPUs may round a pixel the other way; a field of pixels hardly moves
 CROP_TOLERANCE = 2
-GATE_PHOTOS = 2000  # at most so many held-out photos judge a form: 0.5 points of top-1 are 10 of them
+GATE_PHOTOS = 2000  # at most so many held-out photos judge a format: 0.5 points of top-1 are 10 of them
 LIBRARIES = ("torch", "timm", "onnx", "openvino", "nncf", "onnxruntime", "pillow", "numpy")
 
 
 class ExportedProgram(nn.Module):
-    """uint8 crops (B, H, W, 3) -> probabilities (B, num_classes): normalise -> network -> temperature -> softmax; sureness (B,)."""
+    """uint8 crops (B, H, W, 3) -> probabilities (B, num_classes), by network, temperature and softmax; and confidence (B,)."""
 
-    def __init__(self, classifier: Classifier, spec: Spec, temperature: float, sureness: Sureness) -> None:
+    def __init__(self, classifier: Classifier, spec: Spec, temperature: float, confidence: Confidence) -> None:
         super().__init__()
         self.classifier = Classifier(FeaturesAndLogits(classifier.network), spec, channels_last=False)
-        self.temperature, self.sureness = temperature, sureness
+        self.temperature, self.confidence = temperature, confidence
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         features, logits = self.classifier(crops)
-        return (logits / self.temperature).softmax(1), self.sureness(features, logits)
+        return (logits / self.temperature).softmax(1), self.confidence(features, logits)
 
 
 def golden_pictures() -> dict[str, bytes]:
-    """Generated pictures in the forms that photos come in, as files, by name."""
+    """Generated pictures in the formats that photos come in, as files, by name."""
     rng = random.Random(101)
 
     def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
@@ -86,10 +86,10 @@ def golden_answers(program: nn.Module, spec: Spec, passed: Sequence[Program]) ->
     crops = [preprocess(picture, spec) for picture in pictures.values()]  # (H, W, 3)
     batch = np.stack(crops)
     with torch.inference_mode():
-        probabilities, sureness = (tensor.numpy() for tensor in program(torch.from_numpy(batch)))
+        probabilities, confidence = (tensor.numpy() for tensor in program(torch.from_numpy(batch)))
     tolerance = {}
     for other in passed:
-        off = max(float(np.abs(a - b).max()) for a, b in zip(other(batch), (probabilities, sureness), strict=True))
+        off = max(float(np.abs(a - b).max()) for a, b in zip(other(batch), (probabilities, confidence), strict=True))
         # twice as much as here: other CPUs round otherwise
         tolerance[other.precision] = round(GOLDEN_TOLERANCE + 2 * off, 6)
     photos = [
@@ -98,9 +98,9 @@ def golden_answers(program: nn.Module, spec: Spec, passed: Sequence[Program]) ->
             "image": base64.b64encode(picture).decode(),
             "coarse_crop": coarse(crop).tolist(),
             "probabilities": [round(float(p), 7) for p in row],
-            "sureness": round(float(score), 7),
+            "confidence": round(float(score), 7),
         }
-        for (name, picture), crop, row, score in zip(pictures.items(), crops, probabilities, sureness, strict=True)
+        for (name, picture), crop, row, score in zip(pictures.items(), crops, probabilities, confidence, strict=True)
     ]
     return {"tolerance": tolerance, "crop_tolerance": CROP_TOLERANCE, "photos": photos}
 
@@ -112,16 +112,16 @@ def crops_of(photos: Sequence[Photo], spec: Spec) -> np.ndarray:
 
 
 def load_program(checkpoint: Checkpoint, known: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:
-    """The program in float32 torch; its sureness knows these photos, which it was trained on. ValueError if none can be read."""
+    """The program in float32 torch; its confidence knows these photos, which it was trained on. ValueError if none can be read."""
     classifier, spec = checkpoint.classifier()
     features, logits, left_out = look(classifier, spec, [photo.path for photo in known], torch.device("cpu"))
     targets = torch.tensor([photo.index for photo in known if photo.path not in left_out])
-    return ExportedProgram(classifier, spec, checkpoint.temperature, fit_sureness(features, logits, targets)).eval(), spec
+    return ExportedProgram(classifier, spec, checkpoint.temperature, fit_confidence(features, logits, targets)).eval(), spec
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checkpoint's program in float32 torch and the photos that judge its forms.
+    """A checkpoint's program in float32 torch and the photos that judge its formats.
 
     `calibration` and `crops` are uint8 (N, H, W, 3), of photos trained on and held out; `targets` (N,) and `expected`
     (N, num_classes) belong to `crops`: classes, and the program's probabilities.
@@ -158,18 +158,18 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
 
 
 def export(
-    checkpoint: Checkpoint, out: Path, root: Path | None = None, form: str = "fastest", mlflow_run: str = "not tracked"
+    checkpoint: Checkpoint, out: Path, root: Path | None = None, format_name: str = "fastest", mlflow_run: str = "not tracked"
 ) -> str:
-    """Write the exported form into the folder `out`, aside first; a folder that was there is replaced. The form's name.
+    """Write the exported format into the folder `out`, aside first; a folder that was there is replaced. The format's name.
 
-    RefusedError if the form fails the gate, ValueError as prepare().
+    RefusedError if the format fails the gate, ValueError as prepare().
     """
     prepared = prepare(checkpoint, root)
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        name, passed = choose_form(prepared, part, form)
+        name, passed = choose_format(prepared, part, format_name)
         contents = {
             "program.json": describe(checkpoint, name, passed, prepared, mlflow_run),
             "spec.json": prepared.spec.to_dict(),
@@ -185,17 +185,17 @@ def export(
     return name
 
 
-def choose_form(prepared: Prepared, folder: Path, form: str) -> tuple[str, list[tuple[Program, dict[str, float]]]]:
-    """Write the form into `folder`, of "fastest" the one of FASTEST that passes and is fastest here; its name and what passed.
+def choose_format(prepared: Prepared, folder: Path, format_name: str) -> tuple[str, list[tuple[Program, dict[str, float]]]]:
+    """Write the format into `folder`, of "fastest" the one of FASTEST that passes and is fastest here; its name and what passed.
 
     RefusedError as gate().
     """
     tried: dict[str, list[tuple[Program, dict[str, float]]]] = {}
     refused: RefusedError | None = None
-    for name in FASTEST if form == "fastest" else [form]:
+    for name in FASTEST if format_name == "fastest" else [format_name]:
         work = folder / name
         work.mkdir()
-        FORMS[name].write(prepared.program, prepared.calibration, work / FORMS[name].file)
+        FORMATS[name].write(prepared.program, prepared.calibration, work / FORMATS[name].file)
         try:
             tried[name] = gate(name, work, prepared.crops, prepared.targets, prepared.expected)
         except RefusedError as error:
@@ -218,18 +218,19 @@ def describe(
     precisions = {
         # a time says nothing about another machine
         program.precision: {
-            key: value if key == "sure_threshold" else round(value, 5) for key, value in figures.items() if key != "ms_per_photo"
+            key: value if key == "confidence_threshold" else round(value, 5)
+            for key, value in figures.items()
+            if key != "ms_per_photo"
         }
         for program, figures in passed
     }
     accuracy = summarise(torch.from_numpy(prepared.expected).clamp(min=1e-12).log(), torch.from_numpy(prepared.targets))
     installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
     return {
-        "form": name,
-        "runtime": FORMS[name].runtime,
-        "file": FORMS[name].file,
+        "format": name,
+        "file": FORMATS[name].file,
         "precisions": precisions,
-        "sure": {"score": "cosine of the features to the nearest class mean", "false_alarm_rate": FALSE_ALARM_RATE},
+        "confidence": {"score": "cosine of the features to the nearest class mean", "false_alarm_rate": FALSE_ALARM_RATE},
         "accuracy": {key: round(value, 5) for key, value in accuracy.items()} | {"of": "float32 torch, on photos never trained on"},
         "provenance": {
             "model": checkpoint.params["model"],
@@ -248,19 +249,19 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, e.g. build/1.0.0")
     parser.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
-    parser.add_argument("--form", choices=["fastest", *FORMS], default="fastest")
+    parser.add_argument("--format", choices=["fastest", *FORMATS], default="fastest")
     args = parser.parse_args()
     print(f"exporting {args.checkpoint} ...", flush=True)
     try:
         checkpoint = Checkpoint.load(args.checkpoint)
         run, _ = read_state(args.checkpoint.resolve().parent, tracking_uri())
-        form = export(checkpoint, args.out, args.data, args.form, run or "not tracked")
+        name = export(checkpoint, args.out, args.data, args.format, run or "not tracked")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in args.out.iterdir())
     model, count = checkpoint.params["model"], len(checkpoint.labels)
-    print(f"{args.out}: {model} with {count} classes for {form}, {size / 1e6:.1f} MB. Next: make archive")
+    print(f"{args.out}: {model} with {count} classes for {name}, {size / 1e6:.1f} MB. Next: make archive")
     return 0
 
 

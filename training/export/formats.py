@@ -1,6 +1,6 @@
-"""The forms that a trained network is served in, each written from the same program, and the gate that each must pass.
+"""The formats that a trained network is served in, each written from the same program, and the gate that each must pass.
 
-A form is refused where it is less accurate than float32 torch on photos that were never trained on, or names another
+A format is refused where it is less accurate than float32 torch on photos that were never trained on, or names another
 dish too often: see MAX_LOSS and MIN_AGREEMENT.
 """
 
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from handler.runtime import RUNTIMES, Program, openvino_core
+from handler.program import FORMATS as PROGRAMS
+from handler.program import Program, openvino_core
 from training.evaluation.confidence import fit_threshold
 
 MAX_LOSS = 0.005  # of top-1 accuracy
@@ -25,14 +26,14 @@ CALIBRATION_PHOTOS = 300  # as NNCF has it by default
 
 
 def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
-    """model.onnx: inputs crops, outputs probabilities and sureness, any batch."""
+    """model.onnx: inputs crops, outputs probabilities and confidence, any batch."""
     example = torch.from_numpy(crops[:2])
     torch.onnx.export(
         program,
         (example,),
         path,
         input_names=["crops"],
-        output_names=["probabilities", "sureness"],
+        output_names=["probabilities", "confidence"],
         dynamic_shapes={"crops": {0: torch.export.Dim("batch", min=1, max=1024)}},
         dynamo=True,
         external_data=False,
@@ -41,7 +42,7 @@ def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
 
 
 def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path) -> None:
-    """OpenVINO's own form (model.xml and .bin), weights and activations int8 by NNCF, whose ranges come from `crops`."""
+    """OpenVINO's own format (model.xml and .bin), weights and activations int8 by NNCF, whose ranges come from `crops`."""
     import nncf
     import openvino as ov
 
@@ -84,22 +85,21 @@ def write_torch(program: nn.Module, crops: np.ndarray, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Form:
-    """`runtime` of handler/runtime.py, the file that it loads, and its precisions, fastest first."""
+class Format:
+    """The file that handler/program.py loads, and its precisions, fastest first."""
 
-    runtime: str
     file: str
     precisions: tuple[str, ...]
     write: Callable[[nn.Module, np.ndarray, Path], None]
 
 
 # `make compare` times them
-FORMS = {
-    "openvino": Form("openvino", "model.onnx", ("bf16", "f32"), write_onnx),
-    "openvino-int8": Form("openvino", "model.xml", ("int8",), write_openvino_int8),
-    "onnxruntime-int8": Form("onnxruntime", "model.onnx", ("int8",), write_onnxruntime_int8),
-    "onnxruntime": Form("onnxruntime", "model.onnx", ("f32",), write_onnx),
-    "torch": Form("torch", "model.pt2", ("bf16", "f16", "f32"), write_torch),
+FORMATS = {
+    "openvino": Format("model.onnx", ("bf16", "f32"), write_onnx),
+    "openvino-int8": Format("model.xml", ("int8",), write_openvino_int8),
+    "onnxruntime-int8": Format("model.onnx", ("int8",), write_onnxruntime_int8),
+    "onnxruntime": Format("model.onnx", ("f32",), write_onnx),
+    "torch": Format("model.pt2", ("bf16", "f16", "f32"), write_torch),
 }
 
 
@@ -108,28 +108,28 @@ FASTEST = ("openvino", "openvino-int8")
 
 
 class RefusedError(ValueError):
-    """No precision of a form passed the gate; the message holds the figures and names the next form."""
+    """No precision of a format passed the gate; the message holds the figures and names the next format."""
 
 
-def programs(form: Form, folder: Path) -> Iterator[Program]:
-    """The form's program in each of its precisions that is possible on this machine."""
-    for precision in form.precisions:
+def programs(name: str, folder: Path) -> Iterator[Program]:
+    """The format's program in each of its precisions that is possible on this machine."""
+    for precision in FORMATS[name].precisions:
         try:
-            yield RUNTIMES[form.runtime](folder / form.file, [precision], 0, (1, BATCH))
+            yield PROGRAMS[name](folder / FORMATS[name].file, [precision], 0, (1, BATCH))
         except ValueError as error:
             print(f"  {precision}: not on this machine ({error})", flush=True)
 
 
 def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(probabilities (N, C), sureness (N,)) of N crops."""
+    """(probabilities (N, C), confidence (N,)) of N crops."""
     parts = [program(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def measure(program: Program, crops: np.ndarray, targets: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Figures of a form beside `expected`, float32 torch's probabilities (N, C) of the same crops (N, H, W, 3)."""
+    """Figures of a format beside `expected`, float32 torch's probabilities (N, C) of the same crops (N, H, W, 3)."""
     started = time.perf_counter()
-    probabilities, sureness = in_batches(program, crops)
+    probabilities, confidence = in_batches(program, crops)
     elapsed = time.perf_counter() - started
     best, reference = probabilities.argmax(1), expected.argmax(1)
     return {
@@ -137,7 +137,7 @@ def measure(program: Program, crops: np.ndarray, targets: np.ndarray, expected: 
         "top1_float32": float((reference == targets).mean()),
         "agreement": float((best == reference).mean()),
         "photos": len(crops),
-        "sure_threshold": fit_threshold(torch.from_numpy(sureness)),
+        "confidence_threshold": fit_threshold(torch.from_numpy(confidence)),
         "ms_per_photo": 1000 * elapsed / len(crops),
     }
 
@@ -155,9 +155,9 @@ def failure(precision: str, figures: dict[str, float]) -> str | None:
 def gate(
     name: str, folder: Path, crops: np.ndarray, targets: np.ndarray, expected: np.ndarray
 ) -> list[tuple[Program, dict[str, float]]]:
-    """The programs of a form that pass, fastest first, with their figures, each said. Refused if none does."""
-    form, passed, reasons = FORMS[name], [], []
-    for program in programs(form, folder):
+    """The programs of a format that pass, fastest first, with their figures, each said. Refused if none does."""
+    passed, reasons = [], []
+    for program in programs(name, folder):
         figures = measure(program, crops, targets, expected)
         reason = failure(program.precision, figures)
         verdict = f"refused: {reason}" if reason else "passes"
@@ -171,7 +171,7 @@ def gate(
         else:
             passed.append((program, figures))
     if not passed:
-        order = list(FORMS)
+        order = list(FORMATS)
         following = order[order.index(name) + 1] if name != order[-1] else order[0]
-        raise RefusedError(f"{name} does not pass the accuracy gate ({'; '.join(reasons)}): try RUNTIME={following}")
+        raise RefusedError(f"{name} does not pass the accuracy gate ({'; '.join(reasons)}): try FORMAT={following}")
     return passed

@@ -1,6 +1,6 @@
-"""The exported program on this machine: uint8 crops -> probabilities and sureness, by OpenVINO, ONNX Runtime or torch.
+"""The exported program on this machine: uint8 crops -> probabilities and confidence, by OpenVINO, ONNX Runtime or torch.
 
-An archive holds one form; program.json names its runtime, its file and the precisions that passed the accuracy gate.
+An archive holds one export format; program.json names it, its file and the precisions that passed the accuracy gate.
 """
 
 import os
@@ -18,19 +18,19 @@ Answers = tuple[np.ndarray, np.ndarray]
 
 
 class Program(Protocol):
-    """uint8 crops (B, H, W, 3) -> probabilities float32 (B, num_classes) and sureness float32 (B,), for any B from 1."""
+    """uint8 crops (B, H, W, 3) -> probabilities float32 (B, num_classes) and confidence float32 (B,), for any B from 1."""
 
     precision: str
 
     def __call__(self, crops: np.ndarray) -> Answers: ...
 
 
-def choose(precisions: Sequence[str], possible: Sequence[str], runtime: str) -> str:
+def choose(precisions: Sequence[str], possible: Sequence[str], library: str) -> str:
     """The first of an archive's precisions, fastest first, that is possible here. ValueError if none is."""
     for precision in precisions:
         if precision in possible:
             return precision
-    raise ValueError(f"this machine's {runtime} runs {list(possible)}, the archive's precisions are {list(precisions)}")
+    raise ValueError(f"this machine's {library} runs {list(possible)}, the archive's precisions are {list(precisions)}")
 
 
 @cache
@@ -46,7 +46,7 @@ def openvino_core() -> "ov.Core":
 
 
 class OpenVinoProgram:
-    """An ONNX file or OpenVINO's own form on the CPU."""
+    """An ONNX file or OpenVINO's own format on the CPU."""
 
     def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
         core = openvino_core()
@@ -86,8 +86,8 @@ class OnnxRuntimeProgram:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, crops: np.ndarray) -> Answers:
-        probabilities, sureness = self._session.run(None, {"crops": crops})
-        return probabilities, sureness
+        probabilities, confidence = self._session.run(None, {"crops": crops})
+        return probabilities, confidence
 
 
 class TorchProgram:
@@ -112,13 +112,15 @@ class TorchProgram:
         torch = self._torch
         half = torch.autocast(self._device.type, self._half or torch.bfloat16, enabled=self._half is not None)
         with torch.inference_mode(), half:
-            probabilities, sureness = self._module(torch.from_numpy(crops).to(self._device))
-        return probabilities.float().cpu().numpy(), sureness.float().cpu().numpy()
+            probabilities, confidence = self._module(torch.from_numpy(crops).to(self._device))
+        return probabilities.float().cpu().numpy(), confidence.float().cpu().numpy()
 
 
-RUNTIMES: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {
+FORMATS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {
     "openvino": OpenVinoProgram,
+    "openvino-int8": OpenVinoProgram,
     "onnxruntime": OnnxRuntimeProgram,
+    "onnxruntime-int8": OnnxRuntimeProgram,
     "torch": TorchProgram,
 }
 
@@ -128,14 +130,14 @@ def load_program(folder: Path, description: Mapping[str, Any], num_threads: int,
 
     Those of `batch_sizes` may be faster than others, at the price of memory.
 
-    ValueError for a runtime that is not known here, or precisions of which none runs on this machine.
+    ValueError for an unknown format, or precisions of which none runs on this machine.
     """
-    if description["runtime"] not in RUNTIMES:
-        raise ValueError(f"runtime is {description['runtime']!r}, expected one of {sorted(RUNTIMES)}")
+    if description["format"] not in FORMATS:
+        raise ValueError(f"format is {description['format']!r}, expected one of {sorted(FORMATS)}")
     try:
-        runtime = RUNTIMES[description["runtime"]]
-        return runtime(folder / description["file"], list(description["precisions"]), num_threads, batch_sizes)
+        program = FORMATS[description["format"]]
+        return program(folder / description["file"], list(description["precisions"]), num_threads, batch_sizes)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"this archive runs on {description['runtime']}, which is not installed: pip install {error.name}"
+            f"this archive's format is {description['format']}, whose library is not installed: pip install {error.name}"
         ) from error
