@@ -1,1 +1,6 @@
-"""What the TorchServe worker imports, and nothing else: numpy, Pillow, the runtime, prometheus_client and the standard library."""
+"""The worker's code: what TorchServe runs of ours, packed into every archive by scripts/archive/build.py.
+
+seefood_handler.py is TorchServe's entry; a photo then passes request, photo_file, preprocess, program and, for heat maps, explain.
+Imports numpy, Pillow, the export format's library and prometheus_client, and nothing of training/ or scripts/, both of which
+may import it: preprocess.py and program.py are shared with training, so that a photo looks the same to both.
+"""

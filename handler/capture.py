@@ -1,7 +1,7 @@
-"""A sample of the photos that were answered, kept on the instance for `make rollout SHADOW=N`: off unless it is asked for.
+"""A sample of the photos that were answered, kept on the instance for `make rollout SHADOW=N`: off by default.
 
 scripts/serving/serve.py sets SEEFOOD_CAPTURE_DIR and, from scripts/settings.py, _SHARE (0 to 1), _BYTES and _AGE_S, which
-bound what is kept. Photos are kept as they came, with whatever their files tell about people and places.
+bound the sample. Photos are kept as they came, with whatever their files reveal about people and places.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import random
 import time
 from pathlib import Path
 
-PRUNE_EVERY = 20
+PRUNE_EVERY = 20  # photos kept: pruning reads the whole folder, while a request waits
 
 
 def prune(folder: Path, max_bytes: int, max_age_s: float) -> None:
     """Remove photos that are too old, and the oldest until the others fit."""
     files = []
     for path in folder.glob("*.photo"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # another worker prunes, too
             files.append((path.stat().st_mtime, path.stat().st_size, path))
     room = max_bytes
     for written, size, path in sorted(files, reverse=True):
@@ -36,7 +36,7 @@ def captured_photos(folder: Path, count: int) -> list[bytes]:
 
 
 class Capture:
-    """Keeps a share of the photos that it is shown."""
+    """Keeps a share of the photos that it is called with."""
 
     def __init__(self) -> None:
         self.share = float(os.environ.get("SEEFOOD_CAPTURE_SHARE", "0"))
@@ -46,15 +46,16 @@ class Capture:
         self._kept = 0
 
     def __call__(self, photo: bytes) -> None:
-        """Keep the photo, perhaps. A full disk keeps none, and harms no answer."""
+        """Keep the photo, perhaps. On a full disk none is kept, and the answer goes out all the same."""
         if random.random() >= self.share:
             return
+        # the time first, for captured_photos() sorts by name; the process after it, for two workers may share a nanosecond
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.photo"
         part = path.with_suffix(".part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             part.write_bytes(photo)
-            part.replace(path)
+            part.replace(path)  # handler/ may not import scripts.atomic: an archive does not hold it
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)

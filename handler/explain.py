@@ -1,7 +1,7 @@
-"""Which part of a photo an answer rests on: a heat map by occlusion, which works with every runtime.
+"""Which part of a photo an answer rests on: a heat map by occlusion, which works with every export format.
 
-Part after part of the crop is covered, and the network asked again. Sliding patches were measured beside RISE
-(arXiv:1806.07421) by that paper's deletion and insertion: as good as its random masks at a third of their cost.
+Part after part of the crop is covered, and the program run again. Sliding patches were measured beside RISE
+(arXiv:1806.07421) by that paper's deletion and insertion metrics: as good as its random masks at a third of their cost.
 """
 
 import io
@@ -13,14 +13,16 @@ from PIL import Image
 
 from handler.preprocess import Spec, resized_side
 
-# what is asked for each crop: 10 x 10 patches, each a fifth of the side, so that each pixel is covered by four or so
+# for each crop: 10 x 10 patches, each a fifth of the side, so that each pixel is covered by about four
 POSITIONS = 10
 PATCH = 0.2
 GRID = 14
 BATCH_SIZE = 8
 # a map of differences below this is not stretched to full colour: it would show noise
 FULL_COLOUR_FROM = 0.002
-# matplotlib's plasma (CC0) at equal steps: even steps look even, and few dishes are violet
+# matplotlib's plasma (CC0) at equal steps. Photos may show anything, so no colour is free of meaning: this map is perceptually
+# uniform, its lightness rises all the way, and people with the common kinds of colour blindness can read it
+# (Smith and van der Walt, https://bids.github.io/colormap/)
 COLOURS = np.array(
     [[13, 8, 135], [84, 2, 163], [139, 10, 165], [185, 50, 137], [219, 92, 104], [244, 136, 73], [254, 188, 43], [240, 249, 33]]
 )
@@ -30,22 +32,22 @@ def heat_map(program: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], cro
     """How much covering each part of a crop uint8 (H, W, 3) lowers the probability of class `index`: float32 (GRID, GRID).
 
     In probability, mean over the patches that lie on a part; below 0 where covering it makes the class more probable.
-    101 crops go through the program, BATCH_SIZE at a time; the same crop and program give the same bits.
+    POSITIONS ** 2 + 1 crops go through the program, BATCH_SIZE at a time; the same crop and program give the same bits.
     """
     rows, columns = _patches(crop.shape[0]), _patches(crop.shape[1])
     # the crop's own mean colour: black or grey would be a shape of its own in many photos
     cover = crop.mean(axis=(0, 1)).round().astype(np.uint8)
     places = [(row, column) for row in rows for column in columns]
-    asked = np.empty((len(places) + 1,), np.float32)
-    for start in range(0, len(asked), BATCH_SIZE):
-        numbers = range(start, min(start + BATCH_SIZE, len(asked)))
+    probabilities = np.empty((len(places) + 1,), np.float32)
+    for start in range(0, len(probabilities), BATCH_SIZE):
+        numbers = range(start, min(start + BATCH_SIZE, len(probabilities)))
         crops = np.repeat(crop[None], len(numbers), axis=0)  # (B, H, W, 3)
         for covered, number in zip(crops, numbers, strict=True):
             if number < len(places):  # the last one is the crop as it is
                 (top, bottom), (left, right) = places[number]
                 covered[top:bottom, left:right] = cover
-        asked[start : start + len(numbers)] = program(crops)[0][:, index]
-    falls = (asked[-1] - asked[:-1]).reshape(len(rows), len(columns))
+        probabilities[start : start + len(numbers)] = program(crops)[0][:, index]
+    falls = (probabilities[-1] - probabilities[:-1]).reshape(len(rows), len(columns))
     down, across = _overlaps(rows, crop.shape[0]), _overlaps(columns, crop.shape[1])  # (POSITIONS, GRID)
     heat = (down.T @ falls @ across) / np.outer(down.sum(axis=0), across.sum(axis=0))
     return np.asarray(heat, np.float32)
@@ -73,7 +75,7 @@ def overlay(crop: np.ndarray, heat: np.ndarray) -> bytes:
     steps = np.arange(len(COLOURS)) / (len(COLOURS) - 1)
     colour = np.stack([np.interp(level, steps, COLOURS[:, channel]) for channel in range(3)], axis=-1)
     grey = np.asarray(Image.fromarray(crop).convert("L"), np.float32)[..., None]
-    opacity = 0.25 + 0.4 * level[..., None]  # where nothing matters the photo stays as clear as can be
+    opacity = 0.25 + 0.4 * level[..., None]  # the photo stays clearest where it did not matter
     mixed = (1 - opacity) * grey + opacity * colour
     buffer = io.BytesIO()
     Image.fromarray(mixed.round().astype(np.uint8)).save(buffer, "PNG", compress_level=1)
@@ -90,7 +92,7 @@ def covers(size: tuple[int, int], spec: Spec) -> dict[str, float]:
 
 
 def explanation(label: str, index: int, probability: float, heat: np.ndarray, size: tuple[int, int], spec: Spec) -> dict[str, Any]:
-    """The answer in JSON: the class and its probability, the heat's rows from top to bottom, and what part of the photo they cover.
+    """The answer in JSON: the class, its probability, the heat's rows from top to bottom, and the part of the photo they cover.
 
     `size` is the upright photo's (width, height), in whatever scale it was decoded.
     """

@@ -1,8 +1,8 @@
-"""What the worker counts and times, for Prometheus.
+"""The worker's counters and histograms, for Prometheus.
 
 TorchServe's own metrics cost a log line each, and its histograms' fixed buckets suit seconds. Where
 PROMETHEUS_MULTIPROC_DIR names a folder (scripts/serving/serve.py sets it, before TorchServe starts), each worker keeps its
-figures there in memory-mapped files, and scripts/serving/metrics.py answers for all of them; elsewhere they stay in memory.
+metrics there in memory-mapped files, and scripts/serving/metrics.py exposes those of all workers; elsewhere they stay in memory.
 """
 
 import os
@@ -19,21 +19,23 @@ PROBABILITY_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def outcome(status: int) -> str:
-    """The outcome that an answer's HTTP status counts as; one that no photo can cause is "failed"."""
+    """The outcome that an answer's HTTP status counts as: "failed" for a status that no photo can cause."""
     return OUTCOMES.get(status, "failed")
 
 
 class Metrics:
-    """The figures of one worker: one a process, for two in one would overwrite each other's. Threads may call it at a time.
+    """The metrics of one worker: one object a process, as two would overwrite each other's files. Safe to call from threads.
 
-    `version` is the archive's, `labels` are all dishes: every series exists from the start, at 0, so that rates see
+    `version` is the archive's, `labels` are those of all classes: every series exists from the start, at 0, so that rates see
     the first event, and so that a full disk shows now and not as a bus error under a request.
     """
 
     def __init__(self, version: str, labels: Sequence[str]) -> None:
+        # prometheus_client reads the variable too, but expects the folder to be there
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
+        # not prometheus_client's global one, which refuses a second handler in the same process
         self.registry = CollectorRegistry()
         names = ("version",)
 
@@ -43,14 +45,14 @@ class Metrics:
         requests = Counter("seefood_requests_total", "Requests by outcome.", (*names, "outcome"), registry=self.registry)
         outcomes = (*OUTCOMES.values(), "explained", "failed")
         self._requests = {name: requests.labels(version, name) for name in outcomes}
-        predictions = Counter("seefood_predictions_total", "Answers by top-1 dish.", (*names, "label"), registry=self.registry)
+        predictions = Counter("seefood_predictions_total", "Answers by top-1 label.", (*names, "label"), registry=self.registry)
         self._predictions = {label: predictions.labels(version, label) for label in labels}
         self._unsure = Counter("seefood_unsure_total", "Answers that are not sure.", names, registry=self.registry).labels(version)
         self._batch = histogram("seefood_batch_size", "Requests in a batch.", BATCH_BUCKETS)
         self._decode = histogram("seefood_decode_seconds", "Decoding and cropping one photo.", TIME_BUCKETS)
         self._inference = histogram("seefood_inference_seconds", "The network, one batch.", TIME_BUCKETS)
-        self._handle = histogram("seefood_handle_seconds", "One batch in the worker, all in all.", TIME_BUCKETS)
-        self._top1 = histogram("seefood_top1_probability", "Probability of the top-1 dish.", PROBABILITY_BUCKETS)
+        self._handle = histogram("seefood_handle_seconds", "One batch in the worker, in total.", TIME_BUCKETS)
+        self._top1 = histogram("seefood_top1_probability", "Probability of the top-1 class.", PROBABILITY_BUCKETS)
 
     def batch(self, size: int) -> None:
         """A batch of `size` requests came in."""
@@ -69,7 +71,7 @@ class Metrics:
         self._handle.observe(seconds)
 
     def answered(self, label: str, probability: float, sure: bool) -> None:
-        """One prediction went out: its first dish. KeyError for a label that is not among the archive's."""
+        """One prediction went out, with this class first. KeyError for a label that is not among the archive's."""
         self._predictions[label].inc()
         self._requests["answered"].inc()
         self._top1.observe(probability)

@@ -1,4 +1,4 @@
-"""The archive's parts and their checksums: provenance.json names each, and what lies unpacked must be what was packed."""
+"""The archive's parts and their checksums: provenance.json lists each, and an unpacked archive must equal the packed one."""
 
 import hashlib
 import json
@@ -33,5 +33,5 @@ def check_parts(folder: Path) -> dict[str, Any]:
     problems += [f"{name} does not belong" for name in sorted(found.keys() - expected.keys())]
     problems += [f"{name} was changed" for name in sorted(expected.keys() & found.keys()) if expected[name] != found[name]]
     if problems:
-        raise ValueError("the archive is not what was packed: " + ", ".join(problems))
+        raise ValueError("the archive differs from what was packed: " + ", ".join(problems))
     return provenance

@@ -1,6 +1,6 @@
 """Photo bytes -> an opened image: its header read, its pixels not.
 
-Holds the limits: each before memory or time is spent on what a few bytes only claim. Decoding is handler/preprocess.py's.
+Holds the limits, each checked before memory or time is spent on a claim of a few bytes. handler/preprocess.py decodes.
 """
 
 import io
@@ -24,7 +24,7 @@ FORMATS = {
     "AVIF": rb"....ftypavi[fs]|....ftypm[is]f1.{0,64}avi[fs]",
 }
 FORMAT_NAMES = ", ".join(FORMATS)
-# what people send who do not know it: iPhones' photos, for one
+# often sent by mistake, HEIC by iPhones: the error names them
 NOT_READ = {
     "HEIC": rb"....ftyp(hei|hev|mif1)",
     "PDF": rb"%PDF-",
@@ -35,35 +35,51 @@ NOT_READ = {
 
 # a phone's best JPEG has 15 MB; config.properties lets through just this much as base64
 MAX_BYTES = 20 * 1024 * 1024
-# Pillow warns of a decompression bomb from here on; phones' 50-megapixel photos lie well below
+# Pillow warns of a decompression bomb from here on; a phone's 50 megapixels are well below
 MAX_PIXELS = 89_478_485
 # one pixel a side shows nothing
 MIN_SIDE = 2
 # the resized long side is this many times the crop at most, which bounds the memory that a 1 x 60000 strip takes
 MAX_ASPECT_RATIO = 20
-# only the first is decoded, but the reader notes each. GIF and TIFF do not say how many they hold, and none but the first is sought
+# only the first is decoded, but the reader notes each. GIF and TIFF do not state a count, and Pillow seeks none but their first
 MAX_FRAMES = 1000
 # of a JPEG: one pass over all pixels each, and a thousand empty ones fit into 16 kB; cameras write 1 or 10
 MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
 # pieces that Pillow reads one by one in Python: a photo has hundreds, 20 MB of empty chunks are ten seconds of nothing else
 MAX_READS = 250_000
-# numbers in one tag of a TIFF, and tags: a strip a row is the most that is usual, and Pillow keeps 200 bytes for each
+# numbers in one tag of a TIFF, and tags: a strip for each row is the usual maximum, and Pillow keeps 200 bytes for each
 MAX_TIFF_VALUES = 65_536
 MAX_TIFF_TAGS = 4096
 # libtiff takes memory for a whole tile, whatever the photo's size; 256 x 256 is usual
 MAX_TIFF_TILE_PIXELS = 16_777_216
 # OpenJPEG takes 9 kB for each tile and 500 bytes for each block before it has read one, and a second for 10 megapixels:
-# of 138 bytes it made 6 GB and 37 s
+# a file of 138 bytes took 6 GB and 37 s
 MAX_JPEG2000_PIXELS = 25_000_000
 MAX_JPEG2000_TILES = 4096
 MAX_JPEG2000_BLOCKS = 500_000
 
+# JPEG's markers: ITU-T T.81, table B.1
+SOS, EOI = b"\xff\xda", b"\xff\xd9"  # start of scan, end of image
+
+# TIFF 6.0, section 2 and page 67: the types of values and the tags that are looked at; 43 where TIFF has 42 is a BigTIFF
+BIG_TIFF = 43
+BYTES_AND_TEXT = (1, 2, 6, 7)  # BYTE, ASCII, SBYTE, UNDEFINED: profiles and thumbnails are of these types
+SHORT = 3
+TILE_WIDTH, TILE_LENGTH = 322, 323
+
+# JPEG 2000's markers: ISO/IEC 15444-1, table A.2
+SOC, SIZ = 0xFF4F, 0xFF51  # start of codestream; sizes of image and tiles, which follow it at once
+COD, COC = 0xFF52, 0xFF53  # coding style of all channels, of one
+SOT, SOD, EOC = 0xFF90, 0xFF93, 0xFFD9  # start of a tile-part, of its data; end of codestream
+HEADER_SEGMENTS = range(0xFF50, 0xFF65)  # CAP to COM: all segments with a length that a header may hold
+SOT_BYTES, SOD_BYTES = 12, 2  # both markers with what belongs to them
+
 
 class PhotoError(ValueError):
-    """These bytes are no photo that we can read; the message says why, for the person who sent them.
+    """These bytes are not a photo that we can read; the message says why, for the person who sent them.
 
-    `status` is HTTP's: 413 over a limit, 415 no format that is read here, 422 such a format, but broken or of no use.
+    `status` is HTTP's: 413 over a limit, 415 an unknown format, 422 a known one, but broken or of no use.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:
@@ -107,7 +123,7 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
     _check_size(image.width, image.height)
     if name == "JPEG":
         _check_scans(photo_bytes, image.width * image.height)
-    # the other formats would have to be walked through to count
+    # counting those of other formats would mean walking through the file
     frames = getattr(image, "n_frames", 1) if image.format in ("WEBP", "AVIF", "PNG", "MPO") else 1
     if frames > MAX_FRAMES:
         raise PhotoError(f"the photo has {frames:,} frames: at most {MAX_FRAMES:,} are read", 413)
@@ -124,7 +140,7 @@ def _check_size(width: int, height: int) -> None:
 
 
 def text_error(error: Exception) -> PhotoError | None:
-    """413 for what Pillow says of a PNG whose compressed text or colour profile unpacks to too much."""
+    """413 for Pillow's error about a PNG whose compressed text or colour profile unpacks to too much, else None."""
     if "MAX_TEXT_" not in str(error):
         return None
     one, together = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
@@ -132,29 +148,29 @@ def text_error(error: Exception) -> PhotoError | None:
 
 
 def _check_claims(name: str, photo_bytes: bytes) -> None:
-    """PhotoError for what small files claim, and Pillow or the library under it would believe. struct.error if cut off."""
-    # more than frames in theory, for pixels may hold these four letters by chance
+    """PhotoError for small files with large claims, which Pillow or the library under it would believe. struct.error if cut off."""
+    # an upper bound, for pixels may hold these four letters by chance
     if name == "WEBP" and photo_bytes.count(b"ANMF") > MAX_FRAMES:
         raise PhotoError(f"the photo has over {MAX_FRAMES:,} frames: at most {MAX_FRAMES:,} are read", 413)
     if name == "TIFF":
         _check_tags(photo_bytes)
     if name == "JPEG2000":
         # a decoy may stand before the true one
-        for found in re.finditer(rb"\xff\x4f\xff\x51", photo_bytes):
+        for found in re.finditer(re.escape(struct.pack(">HH", SOC, SIZ)), photo_bytes):
             _check_codestream(photo_bytes, found.start())
 
 
 def _check_scans(photo_bytes: bytes, pixels: int) -> None:
     """PhotoError if the first picture in a JPEG of so many pixels has too many scans."""
     most = min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
-    # what lies behind the picture (a phone's video) may hold any bytes, so that only a count that is too high is looked into
-    if photo_bytes.count(b"\xff\xda") <= most:
+    # any bytes may follow the picture (a phone's video does), so only a count that is too high is examined
+    if photo_bytes.count(SOS) <= most:
         return
     count, at = 0, 2
     # in a scan, 0xff is followed by 0, by a restart marker or by a filling 0xff
     marker = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")
-    while (found := marker.search(photo_bytes, at)) and found[0] != b"\xff\xd9":
-        count += found[0] == b"\xff\xda"
+    while (found := marker.search(photo_bytes, at)) and found[0] != EOI:
+        count += found[0] == SOS
         if count > most:
             raise PhotoError(f"the photo has over {most} scans of {pixels:,} pixels: at most {most} are read", 413)
         at = found.end() + int.from_bytes(photo_bytes[found.end() : found.end() + 2])
@@ -163,29 +179,31 @@ def _check_scans(photo_bytes: bytes, pixels: int) -> None:
 def _check_tags(photo_bytes: bytes) -> None:
     """PhotoError if the first directory of a TIFF or BigTIFF has too many tags, or one with too many numbers."""
     order = "<" if photo_bytes[:1] == b"I" else ">"
-    big = photo_bytes[2 if order == "<" else 3] == 43
+    big = photo_bytes[2 if order == "<" else 3] == BIG_TIFF
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), photo_bytes, 8 if big else 4)
-    tags_format, tag_format = (order + "Q", order + "HHQ8x") if big else (order + "H", order + "HHI4x")
-    (tags,) = struct.unpack_from(tags_format, photo_bytes, at)
+    # a directory: the number of tags, and for each its number, type, count and (skipped here) value or the value's place
+    count_format, tag_format = (order + "Q", order + "HHQ8x") if big else (order + "H", order + "HHI4x")
+    (tags,) = struct.unpack_from(count_format, photo_bytes, at)
     if tags > MAX_TIFF_TAGS:
         raise PhotoError(f"the photo has {tags:,} TIFF tags: at most {MAX_TIFF_TAGS:,} are read", 413)
-    tile = {322: 1, 323: 1}
+    tile = {TILE_WIDTH: 1, TILE_LENGTH: 1}
     for i in range(tags):
-        place = at + struct.calcsize(tags_format) + i * struct.calcsize(tag_format)
+        place = at + struct.calcsize(count_format) + i * struct.calcsize(tag_format)
         tag, kind, values = struct.unpack_from(tag_format, photo_bytes, place)
-        # 1, 2, 6, 7: bytes and text, as profiles and thumbnails are
-        if values > MAX_TIFF_VALUES and kind not in (1, 2, 6, 7):
+        if values > MAX_TIFF_VALUES and kind not in BYTES_AND_TEXT:
             raise PhotoError(f"the photo's TIFF tag {tag} has {values:,} values: at most {MAX_TIFF_VALUES:,} are read", 413)
         if tag in tile:
-            (tile[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), photo_bytes, place + (12 if big else 8))
-    if tile[322] * tile[323] > MAX_TIFF_TILE_PIXELS:
-        raise PhotoError(f"the photo has tiles of {tile[322]} x {tile[323]}: at most {MAX_TIFF_TILE_PIXELS:,} pixels are read", 413)
+            (tile[tag],) = struct.unpack_from(order + ("H" if kind == SHORT else "I"), photo_bytes, place + (12 if big else 8))
+    width, length = tile.values()
+    if width * length > MAX_TIFF_TILE_PIXELS:
+        raise PhotoError(f"the photo has tiles of {width} x {length}: at most {MAX_TIFF_TILE_PIXELS:,} pixels are read", 413)
 
 
-def _check_codestream(photo_bytes: bytes, at: int) -> None:
-    """PhotoError if the JPEG 2000 codestream that begins at `at` claims too much (ISO 15444-1, annex A)."""
-    right, bottom, left, top, *tile, channels = struct.unpack_from(">8IH", photo_bytes, at + 8)
-    tile_width, tile_height, tile_left, tile_top = tile
+def _check_codestream(photo_bytes: bytes, start: int) -> None:
+    """PhotoError if the JPEG 2000 codestream that begins at `start` claims too much."""
+    # A.5.1: behind SOC, SIZ, its length and the capabilities, the corners of image and tiles on one grid
+    sizes = struct.unpack_from(">8IH", photo_bytes, start + 8)
+    right, bottom, left, top, tile_width, tile_height, tile_left, tile_top, channels = sizes
     if left >= right or top >= bottom or not tile_width or not tile_height:
         raise PhotoError("the photo's JPEG2000 header cannot be read: it has no pixels")
     pixels = (right - left) * (bottom - top)
@@ -196,35 +214,49 @@ def _check_codestream(photo_bytes: bytes, at: int) -> None:
         raise PhotoError(f"the photo has {tiles:,} tiles: at most {MAX_JPEG2000_TILES:,} are read", 413)
     if channels > 4:
         raise PhotoError(f"the photo has {channels} channels: at most 4 are read", 413)
-    blocks = pixels * channels // min(_block_pixels(photo_bytes, at))
+    blocks = pixels * channels // min(_block_pixels(photo_bytes, start))
     if blocks > MAX_JPEG2000_BLOCKS:
         raise PhotoError(f"the photo has {blocks:,} blocks: at most {MAX_JPEG2000_BLOCKS:,} are read", 413)
 
 
-def _block_pixels(photo_bytes: bytes, at: int) -> Iterator[int]:
-    """Pixels of a code block, for each segment (COD, COC) of a JPEG 2000's main and tile headers that sets them."""
-    tile_part, at = 0, at + 2
+def _block_pixels(photo_bytes: bytes, start: int) -> Iterator[int]:
+    """Pixels of a code block, for each segment (COD, COC) of the main and tile-part headers that sets them."""
+    for marker, segment in _header_segments(photo_bytes, start):
+        if marker == COD:  # A.6.1: style, four bytes on the progression, then the parameters
+            style, parameters = segment[0], segment[5:]
+        elif marker == COC:  # A.6.2: channel, style, then the parameters
+            style, parameters = segment[1], segment[2:]
+        else:
+            continue
+        # table A.15: decomposition levels, exponents of a block's width and height less 2, block style, transformation,
+        # and where the style says so the exponents of a precinct's sides at each level, which cut its blocks
+        width, height = parameters[1] % 16 + 2, parameters[2] % 16 + 2
+        for precinct in parameters[5:] if style & 1 else b"":
+            width, height = min(width, max(precinct % 16 - 1, 0)), min(height, max(precinct // 16 - 1, 0))
+        yield 2 ** (width + height)
+
+
+def _header_segments(photo_bytes: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    """(marker, content) of each segment of a codestream's main header and of the headers of its tile-parts, in their order."""
+    tile_part, at = 0, start + 2
     while at + 4 <= len(photo_bytes):
         marker, length = struct.unpack_from(">HH", photo_bytes, at)
-        if marker == 0xFF93 and tile_part:  # SOD: data to the end of the tile part, which is the last where it says 0
-            (size,) = struct.unpack_from(">I", photo_bytes, tile_part + 6)
-            at = tile_part + size if size else len(photo_bytes)
-            if size and at < tile_part + 14:
-                raise PhotoError("the photo's JPEG2000 header cannot be read: a tile ends before it begins")
-            tile_part = 0
-            continue
-        if marker == 0xFFD9:
+        if marker == EOC:
             return
+        if marker == SOD and tile_part:
+            tile_part, at = 0, _end_of_tile_part(photo_bytes, tile_part)
+            continue
         # what OpenJPEG skips in its own way would lead it elsewhere than us
-        if marker not in (0xFF90, *range(0xFF50, 0xFF65)):
+        if marker != SOT and marker not in HEADER_SEGMENTS:
             raise PhotoError("the photo's JPEG2000 header cannot be read: it has an unknown marker")
-        tile_part = at if marker == 0xFF90 else tile_part
-        segment = photo_bytes[at + 4 : at + 2 + length]
-        if marker in (0xFF52, 0xFF53):
-            custom, style = (segment[0], segment[5:]) if marker == 0xFF52 else (segment[1], segment[2:])
-            # exponents: of a block, of a precinct at each resolution, which cuts it
-            width, height = style[1] % 16 + 2, style[2] % 16 + 2
-            for precinct in style[5:] if custom & 1 else b"":
-                width, height = min(width, max(precinct % 16 - 1, 0)), min(height, max(precinct // 16 - 1, 0))
-            yield 2 ** (width + height)
+        tile_part = at if marker == SOT else tile_part
+        yield marker, photo_bytes[at + 4 : at + 2 + length]
         at += 2 + length
+
+
+def _end_of_tile_part(photo_bytes: bytes, tile_part: int) -> int:
+    """Where the tile-part ends whose SOT is at `tile_part`. A.4.2: its length stands in it; 0 means that it is the last."""
+    (size,) = struct.unpack_from(">I", photo_bytes, tile_part + 6)
+    if 0 < size < SOT_BYTES + SOD_BYTES:
+        raise PhotoError("the photo's JPEG2000 header cannot be read: a tile ends before it begins")
+    return tile_part + size if size else len(photo_bytes)

@@ -2,7 +2,7 @@
 
 The only preprocessing of this project: training's evaluation, the export's golden answers and the worker call it.
 handler/photo_file.py opens the bytes, and holds the limits.
-Leaves out normalisation (it is the first step of the exported program) and augmentation (training/data/sets.py).
+Leaves out normalisation (it is the first step of the exported program) and augmentation (training/data/loader.py).
 """
 
 import math
@@ -25,7 +25,8 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# EXIF 2.32, tag 0x0112: what undoes each way of holding the camera
+# EXIF 2.32, 4.6.4: the tag, and what undoes each way of holding the camera
+ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -86,7 +87,7 @@ def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
     """The photo as a person sees it: upright, RGB, transparent parts white, the first frame of an animation.
 
     A `short_side` over 0 lets big photos be decoded at reduced scale, but with no side under it.
-    Raises PhotoError if the bytes are no image, a broken one, or one beyond the limits above.
+    Raises PhotoError if the bytes are not an image, a broken one, or one over a limit of photo_file.py.
     """
     image = open_photo(photo_bytes)
     # powers of two, as JPEG's decoder has them: sizes of cameras and screens divide by them
@@ -112,7 +113,7 @@ def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) where there is none or the EXIF block is broken."""
     try:
-        return int(image.getexif().get(0x0112, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels, which may be fine
         return 1
 
@@ -173,5 +174,5 @@ def preprocess(photo_bytes: bytes, spec: Spec) -> np.ndarray:
 
 
 def coarse(crop: np.ndarray) -> np.ndarray:
-    """The crop in 8 x 8 fields, uint8 (8, 8, 3): by it a golden photo tells a skewed crop from a network that is sure of itself."""
+    """The crop in 8 x 8 fields, uint8 (8, 8, 3): shows a skewed crop of a golden photo, which a confident network may hide."""
     return np.array(Image.fromarray(crop).resize((8, 8), Image.Resampling.BOX))

@@ -50,18 +50,18 @@ class OpenVinoProgram:
 
     def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
         core = openvino_core()
-        # without the instructions for it bfloat16 is emulated, slower than float32
+        # without CPU instructions for it bfloat16 is emulated, slower than float32
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = choose(precisions, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
         options = {
-            # of an int8 program, what is not quantised
+            # in an int8 program this applies to the layers that are not quantised
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
         model = core.read_model(path)
         self._any_size = core.compile_model(model, "CPU", options).create_infer_request()
-        # compiled for one batch size a program is a tenth faster, and takes about the memory of its weights more
+        # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
         self._sized = {}
         for size in batch_sizes:
             model.reshape([size, *model.input(0).partial_shape[1:]])
@@ -126,11 +126,11 @@ FORMATS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]]
 
 
 def load_program(folder: Path, description: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
-    """The program of a folder that program.json describes, with so many threads (0: one a core), for batches of any size.
+    """The program in a folder, as its program.json describes it, with so many threads (0: one a core), for batches of any size.
 
-    Those of `batch_sizes` may be faster than others, at the price of memory.
+    Batches of `batch_sizes` may be faster than others, at the price of memory.
 
-    ValueError for an unknown format, or precisions of which none runs on this machine.
+    ValueError for an unknown format, or if this machine runs none of the archive's precisions.
     """
     if description["format"] not in FORMATS:
         raise ValueError(f"format is {description['format']!r}, expected one of {sorted(FORMATS)}")

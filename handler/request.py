@@ -1,4 +1,4 @@
-"""One request as TorchServe hands it to the worker -> the photo's bytes and how many dishes are asked for.
+"""One request as TorchServe hands it to the worker -> the photo's bytes and the number of classes to answer with.
 
 A photo comes as the raw body, as a multipart field (data, image or body), or base64 in JSON.
 """
@@ -8,18 +8,21 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from handler.photo_file import MAX_BYTES
+import numpy as np
+
+from handler.photo_file import MAX_BYTES, PhotoError
 
 PHOTO_FIELDS = ("data", "image", "body")
 MAX_BASE64 = math.ceil(MAX_BYTES / 3) * 4
-# of lists, objects and their members: a photo needs three, and each takes far more memory than the two bytes that make it
+# lists, objects and their members: a photo needs three, and each takes far more memory than its two bytes of text
 MAX_JSON_VALUES = 1000
 
 
 class RequestError(ValueError):
-    """The request holds no photo where one is expected, or asks for nonsense; the message says what was expected.
+    """The request holds no photo where one is expected, or a top_k that cannot be; the message says what was expected.
 
     `status` is HTTP's: 400, or 413 where the photo is over the limit.
     """
@@ -29,20 +32,35 @@ class RequestError(ValueError):
         self.status = status
 
 
-def read_request(request: Mapping[str, Any], headers: Mapping[str, Any], num_classes: int, default_top_k: int) -> tuple[bytes, int]:
-    """(photo bytes, top-k in 1..num_classes) of one request. Raises RequestError.
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request of a batch on its way to its answer: the handler's steps fill it in, one after the other.
 
-    `request` holds TorchServe's fields by name: bytes, or what it decoded itself: str for text, a JSON value for JSON.
+    `fields` are TorchServe's by name: bytes, or what it decoded itself: str for text, a JSON value for JSON.
     """
-    # HTTP header names know no upper or lower case, TorchServe passes them as the client wrote them
-    lower_case = {name.lower(): value for name, value in headers.items()}
-    field = next((name for name in PHOTO_FIELDS if name in request), None)
-    if field is None:
+
+    fields: Mapping[str, Any]
+    headers: Mapping[str, Any]  # by name in lower case, however the client wrote it
+    photo: bytes = field(init=False)
+    top_k: int = field(init=False)
+    crop: np.ndarray = field(init=False)  # uint8 (H, W, 3)
+    answer: dict[str, Any] = field(init=False)
+    error: RequestError | PhotoError | None = None  # once there is one, the steps that are left pass the request over
+    content_type: str = "application/json"
+
+    def __post_init__(self) -> None:
+        self.headers = {name.lower(): value for name, value in self.headers.items()}
+
+
+def read_request(request: Request, num_classes: int, default_top_k: int) -> tuple[bytes, int]:
+    """(photo bytes, top-k in 1..num_classes) of one request. Raises RequestError."""
+    name = next((name for name in PHOTO_FIELDS if name in request.fields), None)
+    if name is None:
         raise RequestError(
-            f"no photo: fields {str(sorted(request))[:200]}, expected one of {list(PHOTO_FIELDS)}, or the photo as the body"
+            f"no photo: fields {str(sorted(request.fields))[:200]}, expected one of {list(PHOTO_FIELDS)}, or the photo as the body"
         )
-    value = _decoded(request[field])
-    wanted = request.get("top_k", lower_case.get("x-top-k"))
+    value = _decoded(request.fields[name])
+    wanted = request.fields.get("top_k", request.headers.get("x-top-k"))
     if isinstance(value, dict):
         wanted = value.get("top_k", wanted)
     top_k = _top_k(wanted, num_classes, default_top_k)
@@ -55,7 +73,7 @@ def _decoded(value: Any) -> Any:
         value = value.encode(errors="replace")  # JSON's strings may hold half a character
     if not isinstance(value, bytes | bytearray):
         return value
-    # no image format starts with a brace, so this is JSON that came without its content type
+    # no image format starts with a brace: this is JSON, sent without its content type
     if not bytes(value[:64]).lstrip().startswith(b"{"):
         return bytes(value)
     if sum(value.count(sign) for sign in (b"[", b"{", b",")) > MAX_JSON_VALUES:
@@ -63,7 +81,7 @@ def _decoded(value: Any) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is no valid JSON: {error}") from error
+        raise RequestError(f"the body is not valid JSON: {error}") from error
 
 
 def _top_k(value: Any, num_classes: int, default: int) -> int:

@@ -1,7 +1,6 @@
-"""TorchServe's entry into the archive: a photo in, the most probable dishes out.
+"""TorchServe's entry into the archive: a photo in, the most probable classes out.
 
-Reads only what lies in the archive: program.json and the program, spec.json, index_to_name.json, golden.json and
-model-config.yaml.
+Reads nothing but the archive: program.json and the program, spec.json, index_to_name.json, golden.json and model-config.yaml.
 """
 
 import base64
@@ -23,15 +22,20 @@ from handler.metrics import Metrics
 from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, coarse, preprocess, read_photo, resized_side
 from handler.program import Answers, load_program
-from handler.request import RequestError, read_request
+from handler.request import Request, RequestError, read_request
 
 PHRASES = {400: "Bad Request", 413: "Content Too Large", 415: "Unsupported Media Type", 422: "Unprocessable Content"}
 
 
 def to_json(answer: dict[str, Any]) -> bytes:
-    """An answer's body, with a line for each dish. TorchServe would write it, too, but by json's slow encoder."""
-    # in a string a quotation mark has a backslash before it, so this is the beginning of a dish and nothing else
+    """An answer's body, with a line for each prediction. TorchServe would write it, too, but by json's slow encoder."""
+    # in a string a quotation mark has a backslash before it, so this can only be the beginning of a prediction
     return (json.dumps(answer).replace('{"label"', '\n  {"label"').lstrip() + "\n").encode()
+
+
+def drop_traceback(error: Exception) -> None:
+    """Leave the message alone: a traceback would hold the photo, and all that was read of it, for as long as the answer."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
 
 
 class SeefoodHandler:
@@ -51,12 +55,12 @@ class SeefoodHandler:
         self.description: dict[str, Any] = content("program.json")
         names = content("index_to_name.json")
         self.labels = [names[str(index)] for index in range(len(names))]
-        # Pillow warns in other words for each broken tag; each text would be kept for good
+        # Pillow's warnings of broken tags differ in their text, and Python keeps each text for good
         warnings.filterwarnings("ignore", module=r"PIL\.")
         settings = context.model_yaml_config["handler"]
         self.top_k = settings["top_k"]
         batch_size = context.model_yaml_config["batchSize"]
-        # what a server sees at low load, and at high load
+        # the usual sizes at low and at high load
         batch_sizes = sorted({1, batch_size})
         self.program = load_program(model_dir, self.description, settings["num_threads"], batch_sizes)
         self.threshold = self.description["precisions"][self.program.precision]["confidence_threshold"]
@@ -66,12 +70,12 @@ class SeefoodHandler:
         self.capture = Capture()
         self._check_golden(content("golden.json"), batch_sizes)
         self._warm_up(batch_size)
-        # what is there now stays: the collector need not look at it again in the middle of a request
+        # all of this stays: frozen, it costs the collector no time in the middle of a request
         gc.collect()
         gc.freeze()
 
     def _check_golden(self, golden: dict[str, Any], batch_sizes: Sequence[int]) -> None:
-        """Proof that this machine computes what training computed, in batches of these sizes and of all golden photos."""
+        """ValueError unless this machine computes training's answers, in batches of these sizes and of all golden photos."""
         crops = [preprocess(base64.b64decode(photo["image"]), self.spec) for photo in golden["photos"]]
         for photo, crop in zip(golden["photos"], crops, strict=True):
             off_crop = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
@@ -111,51 +115,60 @@ class SeefoodHandler:
                 self.metrics.refused(503)
             raise
 
-    def _answer(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
+    def _answer(self, batch: list[dict[str, Any]], context: Any) -> list[Any]:
         started = time.perf_counter()
-        headers = [{name.lower(): value for name, value in context.get_all_request_header(i).items()} for i in range(len(requests))]
+        requests = [Request(fields, context.get_all_request_header(i)) for i, fields in enumerate(batch)]
         # GET /models/seefood?customized=true comes alone; all others bear "explain", True or False, set by the front end
-        if headers and headers[0].get("describe") and "explain" not in headers[0]:
+        if requests and requests[0].headers.get("describe") and "explain" not in requests[0].headers:
             return [self.describe()]
         self.metrics.batch(len(requests))
-        answers: list[Any] = [None] * len(requests)
-        photos: dict[int, bytes] = {}
-        top_ks: dict[int, int] = {}
-        for i, request in enumerate(requests):
-            try:
-                photos[i], top_ks[i] = read_request(request, headers[i], len(self.labels), self.top_k)
-            except RequestError as error:
-                answers[i] = error
-        crops: dict[int, np.ndarray] = {}
-        for i, crop in zip(photos, self.preprocess(list(photos.values())), strict=True):
+        for request in requests:
+            self._read(request)
+        readable = [request for request in requests if request.error is None]
+        for request, crop in zip(readable, self.preprocess([request.photo for request in readable]), strict=True):
             if isinstance(crop, PhotoError):
-                answers[i] = crop
+                request.error = crop
             else:
-                crops[i] = crop
-        if crops:
-            inferred = self.inference(list(crops.values()))
-            for i, answer in zip(crops, self.postprocess(inferred, [top_ks[i] for i in crops]), strict=True):
-                answers[i] = answer
-        for i, answer in enumerate(answers):
-            content_type = "application/json"
-            if isinstance(answer, RequestError | PhotoError):
-                context.set_response_status(answer.status, PHRASES[answer.status], i)
-                self.metrics.refused(answer.status)
-                answer = {"code": answer.status, "type": type(answer).__name__, "message": str(answer)}
-            elif headers[i].get("explain") == "True":
-                answer, content_type = self.explain(photos[i], crops[i], answer, headers[i].get("accept", ""))
-                self.metrics.explained()
-            elif "x-probe" not in headers[i]:  # golden photos and comparisons of versions are no traffic
-                best = answer["predictions"][0]
-                self.metrics.answered(best["label"], best["probability"], answer["sure"])
-                self.capture(photos[i])
-            answers[i] = to_json(answer) if content_type == "application/json" else answer
-            context.set_response_content_type(i, content_type)
+                request.crop = crop
+        cropped = [request for request in readable if request.error is None]
+        if cropped:
+            inferred = self.inference([request.crop for request in cropped])
+            for request, answer in zip(cropped, self.postprocess(inferred, [request.top_k for request in cropped]), strict=True):
+                request.answer = answer
+        bodies = []
+        for i, request in enumerate(requests):
+            bodies.append(self._respond(request))
+            if request.error is not None:
+                context.set_response_status(request.error.status, PHRASES[request.error.status], i)
+            context.set_response_content_type(i, request.content_type)
         self.metrics.handled(time.perf_counter() - started)
-        return answers
+        return bodies
+
+    def _read(self, request: Request) -> None:
+        """Fill in the request's photo and top_k, or its error."""
+        try:
+            request.photo, request.top_k = read_request(request, len(self.labels), self.top_k)
+        except RequestError as error:
+            drop_traceback(error)
+            request.error = error
+
+    def _respond(self, request: Request) -> bytes:
+        """The body of the request's response, counted; sets its content type."""
+        if request.error is not None:
+            self.metrics.refused(request.error.status)
+            return to_json({"code": request.error.status, "type": type(request.error).__name__, "message": str(request.error)})
+        if request.headers.get("explain") == "True":
+            body, request.content_type = self.explain(request)
+            self.metrics.explained()
+            return body
+        if "x-probe" not in request.headers:  # golden photos and comparisons of versions are no traffic
+            best = request.answer["predictions"][0]
+            self.metrics.answered(best["label"], best["probability"], request.answer["sure"])
+            self.capture(request.photo)
+        return to_json(request.answer)
 
     def preprocess(self, photos: Sequence[bytes]) -> list[np.ndarray | PhotoError]:
-        """The crop of each photo, uint8 (H, W, 3), or why there is none; decoded in threads, which Pillow lets run at a time."""
+        """The crop of each photo, uint8 (H, W, 3), or why there is none; decoded in threads, as Pillow releases the GIL."""
         return list(map(self._crop, photos) if len(photos) == 1 else self.decoders.map(self._crop, photos))
 
     def _crop(self, photo_bytes: bytes) -> np.ndarray | PhotoError:
@@ -163,9 +176,8 @@ class SeefoodHandler:
         try:
             return preprocess(photo_bytes, self.spec)
         except PhotoError as error:
-            # without its traceback, which would hold the photo, and all that was read of it, for as long as the answer
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
+            drop_traceback(error)
+            return error
         finally:
             self.metrics.decoded(time.perf_counter() - started)
 
@@ -177,7 +189,7 @@ class SeefoodHandler:
         return answers
 
     def postprocess(self, inferred: Answers, top_ks: Sequence[int]) -> list[dict[str, Any]]:
-        """The answer for each row of (B, num_classes): its top_k classes, best first, and whether the model knows."""
+        """The answer for each row of (B, num_classes): its top_k classes, best first, and whether it is sure."""
         answers = []
         for row, confidence, top_k in zip(*inferred, top_ks, strict=True):
             best = np.argsort(-row, kind="stable")[:top_k]
@@ -186,15 +198,15 @@ class SeefoodHandler:
             answers.append({"predictions": predictions, "sure": sure, "model": self.model, "version": self.version})
         return answers
 
-    def explain(self, photo_bytes: bytes, crop: np.ndarray, answer: dict[str, Any], accept: str) -> tuple[Any, str]:
-        """(heat map of the most probable dish, its content type): a PNG over the photo if asked for, else JSON."""
-        best = answer["predictions"][0]
-        heat = heat_map(self.program, crop, best["index"])
-        if "image/png" in accept:
-            return overlay(crop, heat), "image/png"
-        size = read_photo(photo_bytes, resized_side(self.spec)).size
+    def explain(self, request: Request) -> tuple[bytes, str]:
+        """(heat map of the most probable class, its content type): a PNG over the photo if that is accepted, else JSON."""
+        best = request.answer["predictions"][0]
+        heat = heat_map(self.program, request.crop, best["index"])
+        if "image/png" in request.headers.get("accept", ""):
+            return overlay(request.crop, heat), "image/png"
+        size = read_photo(request.photo, resized_side(self.spec)).size
         explained = explanation(best["label"], best["index"], best["probability"], heat, size, self.spec)
-        return explained | {"sure": answer["sure"], "model": self.model, "version": self.version}, "application/json"
+        return to_json(explained | {name: request.answer[name] for name in ("sure", "model", "version")}), "application/json"
 
     def describe(self) -> dict[str, Any]:
         """What is served, for GET /models/seefood?customized=true."""

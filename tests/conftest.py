@@ -17,9 +17,9 @@ from handler.preprocess import Spec
 from scripts.settings import PORT_NAMES
 from training.data.pictures import draw, generate
 from training.export.export import export
+from training.loop import train
 from training.model import Checkpoint
 from training.params import Params
-from training.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -75,7 +75,7 @@ def tiny_params() -> Params:
 def tiny_run(tmp_path_factory, generated, tiny_params) -> Path:
     """Folder of a finished run on generated pictures, with checkpoint.pt."""
     out = tmp_path_factory.mktemp("run")
-    train(generated, tiny_params, out)
+    train("seefood", generated, tiny_params, out)
     return out
 
 
@@ -89,7 +89,7 @@ def exported(tmp_path_factory, tiny_run) -> Path:
 
 @pytest.fixture
 def mount_disk() -> Iterator[Callable[[Path, str], Path]]:
-    """Mount an empty disk of that size ("512k") on a folder until the test ends; the folder. Skips where that cannot be."""
+    """Mount an empty disk of a size such as "512k" on a folder until the test ends. Skips where mounting is not allowed."""
     mounted: list[Path] = []
 
     def mount(folder: Path, size: str) -> Path:
@@ -121,9 +121,9 @@ def modules_of_a_worker() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port with those that follow it in scripts/settings.py free, too."""
+    """A port that is free, as are those after it that a server takes: one for each of PORT_NAMES."""
     while True:
-        # below what the system gives to clients
+        # below the range from which the system gives ports to clients
         port = random.randrange(20000, 32000)
         try:
             for number in range(port, port + len(PORT_NAMES)):

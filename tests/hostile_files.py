@@ -1,10 +1,11 @@
-"""Files as hostile and unlucky clients send them: MADE, by name, what makes each, the status it gets, and words of the reason."""
+"""Files as hostile and unlucky clients send them. MADE: by name, what makes each, its HTTP status, and a part of the reason."""
 
 import struct
 import zlib
 
 from PIL import Image
 
+from handler.photo_file import COD, EOC, SIZ, SOC, SOD, SOT
 from tests.conftest import bytes_of, picture_bytes
 
 
@@ -19,20 +20,21 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
 
 
 def tiff(tags: dict[int, tuple[int, int, int]], following: int = 0) -> bytes:
-    """A grey TIFF of (type, count, value) by tag, with zeros after them; `following`: where the next directory lies."""
+    """A grey TIFF with these tags, (type, count, value) by number, then zeros; `following`: the next directory's place."""
     every = {256: (4, 1, 64), 257: (4, 1, 64), 258: (3, 1, 8), 259: (3, 1, 8), 262: (3, 1, 1), 273: (4, 1, 200), 279: (4, 1, 9)}
     entries = [struct.pack("<HHII", tag, *values) for tag, values in sorted((every | tags).items())]
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + struct.pack("<I", following) + bytes(300)
 
 
 def jpeg2000(side: int, tile: int, channels: int = 3, block: int = 4, precinct: bytes = b"") -> bytes:
-    """A JPEG 2000 that holds nothing; `block`: exponent of its side, less two; `precinct`: one a resolution."""
-    size = struct.pack(">HHIIIIIIIIH", 38 + 3 * channels, 0, side, side, 0, 0, tile, tile, 0, 0, channels)
+    """A JPEG 2000 without data; `block`: exponent of a block's side, less two; `precinct`: a byte for each resolution."""
+    sizes = struct.pack(">HHIIIIIIIIH", 38 + 3 * channels, 0, side, side, 0, 0, tile, tile, 0, 0, channels)
     coding = struct.pack(">BBHBBBBBB", bool(precinct), 0, 1, 0, 0, block, block, 0, 1) + precinct
-    quantised = b"\xff\x5c" + struct.pack(">HBB", 4, 64, 64)
-    tile_part = b"\xff\x90" + struct.pack(">HHIBB", 10, 0, 0, 0, 1) + b"\xff\x93" + bytes(50) + b"\xff\xd9"
-    coded = b"\xff\x52" + struct.pack(">H", len(coding) + 2) + coding
-    return b"\xff\x4f\xff\x51" + size + b"\x07\x01\x01" * channels + coded + quantised + tile_part
+    siz = struct.pack(">H", SIZ) + sizes + b"\x07\x01\x01" * channels
+    cod = struct.pack(">HH", COD, len(coding) + 2) + coding
+    qcd = b"\xff\x5c" + struct.pack(">HBB", 4, 64, 64)
+    tile_part = struct.pack(">HHHIBBH", SOT, 10, 0, 0, 0, 1, SOD) + bytes(50)
+    return struct.pack(">H", SOC) + siz + cod + qcd + tile_part + struct.pack(">H", EOC)
 
 
 def webp(width: int, height: int) -> bytes:
@@ -80,7 +82,7 @@ MADE = {
     ),
     "no pixels of JPEG": (lambda: jpeg_of(0, 0), 422, "JPEG header cannot be read"),
     "no pixels of PNG": (lambda: png(0, 0), 422, "PNG header cannot be read"),
-    # memory and time that Pillow or the library under it would spend on the rest
+    # the others would cost Pillow, or the library under it, memory and time
     "zTXt": (lambda: png(9, 9, chunk(b"zTXt", packed(b"a\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
     "iTXt": (lambda: png(9, 9, chunk(b"iTXt", packed(b"a\0\1\0\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
     "iCCP": (lambda: png(9, 9, chunk(b"iCCP", packed(b"a\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
@@ -104,7 +106,7 @@ MADE = {
     ),
     "2000 frames of PNG": (lambda: animation("PNG", 2000), 413, "2,000 frames: at most 1,000"),
     "2000 frames of WebP": (lambda: animation("WEBP", 2000), 413, "over 1,000 frames"),
-    # of many frames, the first is the photo
+    # of many frames, the first is the photo; broken metadata does not harm the pixels
     "2000 frames of GIF": (lambda: animation("GIF", 2000), 200, ""),
     "300 frames of PNG": (lambda: animation("PNG", 300), 200, ""),
     "directories in a circle": (
@@ -118,9 +120,9 @@ MADE = {
     ),
     "floating-point pixels": (lambda: bytes_of(Image.new("F", (40, 40), 0.5), "TIFF"), 422, "floating-point"),
     "a strip": (lambda: bytes_of(Image.new("RGB", (1, 900)), "PNG"), 422, "1 x 900 pixels"),
-    # no photos
+    # not photos
     "text": (lambda: b"a photo of ramen", 415, "not an image"),
-    "text that begins as a BMP": (lambda: b"BMW is no dish, and this is no photo", 415, "not an image"),
+    "text that begins as a BMP": (lambda: b"BMW is a carmaker, and this is not a photo", 415, "not an image"),
     "HTML": (lambda: b"<!doctype html><title>404</title>", 415, "but SVG or HTML"),
     "SVG": (lambda: b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', 415, "but SVG or HTML"),
     "PDF": (lambda: b"%PDF-1.7\n", 415, "but PDF"),

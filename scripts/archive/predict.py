@@ -1,10 +1,9 @@
-"""Name the dishes in a folder of photos: `python -m scripts.archive.predict photos/ --out dishes.csv` (or .jsonl).
+"""Label the photos in a folder: `python -m scripts.archive.predict photos/ --out labels.csv` (or .jsonl).
 
-Needs no running server: the archive's own handler answers, as TorchServe's worker would. A file that is no photo gets
-its error in its row.
+Needs no running server: the archive's own handler answers, as in TorchServe's worker. For a file that is not a photo the
+row holds the error.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -16,13 +15,17 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from scripts.archive.build import choose_archive, load_handler
+from scripts.archive.name import choose_archive
+from scripts.archive.read import load_handler
+from scripts.atomic import aside
+from scripts.command import parser, run
 
+# enough to keep the handler's decoding threads busy; all photos of a batch are in memory together
 BATCH_SIZE = 8
 
 
 class OfflineContext:
-    """What handle() asks of TorchServe's context, for photos that come from a folder."""
+    """The part of TorchServe's context that handle() uses, for photos from a folder."""
 
     def get_all_request_header(self, index: int) -> dict[str, str]:
         """No headers: there was no request."""
@@ -32,12 +35,13 @@ class OfflineContext:
         """Nothing to do: all answers to photos are JSON."""
 
     def set_response_status(self, code: int, phrase: str, index: int) -> None:
-        """Nothing to do: the answer's "code" says it."""
+        """Nothing to do: it is in the answer, as "code"."""
 
 
 def predict(handler: Any, paths: list[Path]) -> Iterator[dict[str, Any]]:
     """{"photo", ...handle()'s answer} for each file, in order; progress on stderr."""
     context = OfflineContext()
+    # None: off where stderr is not a terminal
     with tqdm(total=len(paths), unit="photo", disable=None) as progress:
         for start in range(0, len(paths), BATCH_SIZE):
             batch = paths[start : start + BATCH_SIZE]
@@ -48,7 +52,7 @@ def predict(handler: Any, paths: list[Path]) -> Iterator[dict[str, Any]]:
 
 
 def write_csv(rows: Iterator[dict[str, Any]], out: TextIO) -> None:
-    """One line a photo: its best dish and the next ones, or the error."""
+    """One line a photo: its most probable label and the next ones, or the error."""
     writer = csv.writer(out)
     writer.writerow(["photo", "label", "probability", "others", "error"])
     for row in rows:
@@ -68,39 +72,32 @@ def write_json_lines(rows: Iterator[dict[str, Any]], out: TextIO) -> None:
 
 def main() -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="a photo, or a folder that is searched with all its folders")
-    parser.add_argument("--out", type=Path, help="file.csv or file.jsonl; default: CSV on standard output")
-    parser.add_argument("--version", help="ask this version, not the newest")
-    parser.add_argument("--model-store", type=Path, default=Path("model_store"))
-    args = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("photos", type=Path, help="a photo, or a folder that is searched with all its folders")
+    arguments.add_argument("--out", type=Path, help="file.csv or file.jsonl; default: CSV on standard output")
+    arguments.add_argument("--model", metavar="NAME", help="needed where the model store holds several models")
+    arguments.add_argument("--version", help="default: the newest")
+    arguments.add_argument("--model-store", type=Path, default=Path("model_store"))
+    args = arguments.parse_args()
     if not args.photos.exists():
-        print(f"error: {args.photos} does not exist", file=sys.stderr)
-        return 1
+        raise ValueError(f"{args.photos} does not exist")
     if args.out and args.out.suffix not in (".csv", ".jsonl"):
-        print(f"error: --out is {args.out}, expected a name that ends in .csv or .jsonl", file=sys.stderr)
-        return 1
-    try:
-        archive = choose_archive(args.model_store, args.version)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise ValueError(f"--out is {args.out}, expected a name that ends in .csv or .jsonl")
+    archive = choose_archive(args.model_store, args.version, args.model)
     paths = [args.photos] if args.photos.is_file() else sorted(path for path in args.photos.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as unpacked:
         with zipfile.ZipFile(archive) as content:
             content.extractall(unpacked)
         rows = predict(load_handler(Path(unpacked)), paths)
-        write = write_json_lines if args.out and args.out.suffix == ".jsonl" else write_csv
         if args.out is None:
-            write(rows, sys.stdout)
+            write_csv(rows, sys.stdout)
             return 0
-        part = args.out.with_name(args.out.name + ".part")
-        with part.open("w", encoding="utf-8", newline="") as out:
+        write = write_json_lines if args.out.suffix == ".jsonl" else write_csv
+        with aside(args.out) as part, part.open("w", encoding="utf-8", newline="") as out:
             write(rows, out)
-        part.replace(args.out)
     print(f"{args.out}: {len(paths)} photos, by {archive.name}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, "nothing was written"))

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from handler.capture import PRUNE_EVERY, Capture, captured_photos, prune
-from scripts.archive.build import load_handler, stage
+from scripts.archive.build import stage
 from scripts.archive.predict import OfflineContext
+from scripts.archive.read import load_handler
 from scripts.backend.torchserve.process import server_environment
 from scripts.settings import Settings
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
@@ -116,7 +117,7 @@ class ProbeContext(OfflineContext):
 
 def test_worker_keeps_what_it_answered_and_nothing_that_it_refused_or_that_was_no_traffic(capture, tmp_path):
     capture(share=1, bytes=10**6, age_s=3600)
-    unpacked, photos = stage(ROOT / "model_store" / "starter", "1.0.0", tmp_path), [picture_bytes(0), picture_bytes(1)]
+    unpacked, photos = stage(ROOT / "model_store" / "starter", "seefood", "1.0.0", tmp_path), [picture_bytes(0), picture_bytes(1)]
     with modules_of_a_worker():
         handler = load_handler(unpacked)
         handler.handle([{"body": body} for body in (photos[0], b"no photo", photos[1], b"")], OfflineContext())

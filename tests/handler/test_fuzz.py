@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handler.preprocess import PhotoError, Spec, preprocess
-from handler.request import RequestError, read_request
+from handler.request import Request, RequestError, read_request
 from tests.conftest import picture_bytes
 
-# photos are small, so that what takes long is no photo's size
+# small photos: what takes long is not their size
 LONGEST_S = 5
 MOST_GROWTH_MB = 100
 SPEC = Spec((3, 224, 224), "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.95, "center")
@@ -92,7 +92,7 @@ def answer(request, headers):
     """What the worker does with a request before inference; True where a crop came out."""
     began, refused = time.monotonic(), None
     try:
-        photo_bytes, top_k = read_request(request, headers, num_classes=10, default_top_k=5)
+        photo_bytes, top_k = read_request(Request(request, headers), num_classes=10, default_top_k=5)
         assert 1 <= top_k <= 10
         assert preprocess(photo_bytes, SPEC).shape == (224, 224, 3)
     except (RequestError, PhotoError) as error:
@@ -146,7 +146,7 @@ FIELDS = st.dictionaries(
 
 @st.composite
 def bodies(draw):
-    """JSON of the right form, of nearly the right form, and cut or scrambled."""
+    """JSON as it should be, nearly as it should be, and cut or scrambled."""
     photo = base64.b64encode(draw(damaged(draw(st.sampled_from(sorted(SEEDS)))))).decode()
     value = draw(
         st.sampled_from([{"image": photo}, {"instances": [{"image": photo}]}, {"image": f"data:image/png;base64,{photo}"}])

@@ -1,4 +1,4 @@
-"""What hard and hostile files get: the table of ../shared/data/hard_images, and files made here. None harms its batch."""
+"""Hard and hostile files, of ../shared/data/hard_images and made here: each is read or refused, and none harms its batch."""
 
 import json
 import subprocess
@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from handler.preprocess import PhotoError, Spec, coarse, preprocess
-from scripts.archive.build import build, load_handler
+from scripts.archive.build import build
 from scripts.archive.predict import OfflineContext
+from scripts.archive.read import load_handler
 from tests.conftest import ROOT, SHARED, modules_of_a_worker, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 
 FOLDER = SHARED / "data" / "hard_images"
-# Pillow grumbles about broken metadata, and reads on; the worker does not listen
+# Pillow warns of broken metadata, and reads on; the worker filters these warnings
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
-# what each refused file gets, and why; all others of the folder get a 200
+# status and reason of each file that is refused; all others of the folder are read
 REFUSED = {
     "made_bomb_header_60000x60000.png": (413, "too many pixels: at most 89,478,485"),  # 65 bytes, 3.6 gigapixels
     "pillow_decompression_bomb.gif": (413, "too many pixels: at most 89,478,485"),
@@ -66,10 +67,10 @@ def outcome(photo_bytes: bytes, spec: Spec) -> tuple[int, str]:
 def test_every_hard_file_is_read_or_refused_with_its_reason(spec):
     listed = [entry["file"] for entry in json.loads((FOLDER / "list.json").read_text())]
     for name in listed:
-        status, words = outcome((FOLDER / name).read_bytes(), spec)
+        status, reason_given = outcome((FOLDER / name).read_bytes(), spec)
         expected, reason = REFUSED.get(name, (200, ""))
-        assert status == expected, f"{name}: {status} {words}"
-        assert reason in words
+        assert status == expected, f"{name}: {status} {reason_given}"
+        assert reason in reason_given
     assert set(REFUSED) <= set(listed)
 
 
@@ -152,8 +153,8 @@ def test_hard_files_are_answered_alone_and_beside_good_photos_which_they_do_not_
 @pytest.mark.parametrize("name", MADE)
 def test_hostile_file_gets_its_answer(spec, name):
     make, status, reason = MADE[name]
-    seen, words = outcome(make(), spec)
-    assert (seen, reason in words) == (status, True), f"{seen} {words}"
+    seen, reason_given = outcome(make(), spec)
+    assert (seen, reason in reason_given) == (status, True), f"{seen} {reason_given}"
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF"])
@@ -161,8 +162,8 @@ def test_file_that_is_cut_off_anywhere_is_refused(spec, image_format):
     whole = picture_bytes(image_format=image_format)
     assert outcome(whole, spec)[0] == 200
     for tenths in range(10):
-        status, words = outcome(whole[: len(whole) * tenths // 10], spec)
-        assert status == (422 if tenths else 400), f"{tenths} tenths: {words}"
+        status, reason_given = outcome(whole[: len(whole) * tenths // 10], spec)
+        assert status == (422 if tenths else 400), f"{tenths} tenths: {reason_given}"
     short = [outcome(whole[:length], spec)[0] for length in range(40)]
     assert set(short[1:]) <= {415, 422}
 

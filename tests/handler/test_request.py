@@ -3,14 +3,14 @@ import json
 
 import pytest
 
-from handler.request import MAX_BASE64, RequestError, read_request
+from handler.request import MAX_BASE64, Request, RequestError, read_request
 
 PHOTO = b"\xff\xd8 a photo"
 BASE64 = base64.b64encode(PHOTO).decode()
 
 
-def ask(request, headers=None):
-    return read_request(request, headers or {}, num_classes=10, default_top_k=5)
+def read(request, headers=None):
+    return read_request(Request(request, headers or {}), num_classes=10, default_top_k=5)
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def ask(request, headers=None):
         " " + json.dumps({"image": BASE64}),
     ],
 )
-def test_photo_is_found_in_every_form(value):
+def test_photo_is_found_wherever_it_may_be(value):
     for field in ("data", "image", "body"):
-        assert ask({field: value}) == (PHOTO, 5)
+        assert read({field: value}) == (PHOTO, 5)
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_photo_is_found_in_every_form(value):
         ({"body": {"image": "é"}}, "not base64"),
         ({"body": {"instances": [{"image": BASE64}] * 2}}, "2 instances"),
         ({"body": {"instances": "x"}}, "no list of instances"),
-        ({"body": b'{"image": '}, "no valid JSON"),
-        ({"body": b'{"image": "\xff"}'}, "no valid JSON"),
-        ({"body": b'{"image": ' + b"[" * 900}, "no valid JSON"),
+        ({"body": b'{"image": '}, "not valid JSON"),
+        ({"body": b'{"image": "\xff"}'}, "not valid JSON"),
+        ({"body": b'{"image": ' + b"[" * 900}, "not valid JSON"),
     ],
 )
 def test_request_without_a_photo_is_refused_with_what_was_expected(request_fields, message):
     with pytest.raises(RequestError, match=message) as refused:
-        ask(request_fields)
+        read(request_fields)
     assert refused.value.status == 400
 
 
@@ -63,41 +63,41 @@ def test_request_without_a_photo_is_refused_with_what_was_expected(request_field
 )
 def test_request_over_a_limit_is_refused_before_it_is_decoded(body, message):
     with pytest.raises(RequestError, match=message) as refused:
-        ask({"body": body})
+        read({"body": body})
     assert refused.value.status == 413
 
 
 def test_largest_photo_passes_as_base64():
-    photo_bytes, _ = ask({"body": {"image": "A" * MAX_BASE64}})
+    photo_bytes, _ = read({"body": {"image": "A" * MAX_BASE64}})
     assert len(photo_bytes) == MAX_BASE64 // 4 * 3
 
 
 def test_half_a_character_is_no_photo_and_no_failure():
-    assert ask({"body": "\ud800"}) == (b"?", 5)
+    assert read({"body": "\ud800"}) == (b"?", 5)
     with pytest.raises(RequestError, match="not base64"):
-        ask({"body": {"image": "\ud800"}})
+        read({"body": {"image": "\ud800"}})
     with pytest.raises(RequestError, match="top_k is"):
-        ask({"body": {"image": BASE64, "top_k": "\ud800"}})
+        read({"body": {"image": BASE64, "top_k": "\ud800"}})
 
 
-@pytest.mark.parametrize(("asked", "answered"), [("1", 1), ("10", 10), ("99", 10), (" 3 ", 3), (b"2", 2), (bytearray(b"4"), 4)])
-def test_top_k_comes_by_header_or_field_and_is_clamped(asked, answered):
-    assert ask({"body": PHOTO, "top_k": asked}) == (PHOTO, answered)
-    if isinstance(asked, str):
-        assert ask({"body": PHOTO}, {"X-Top-K": asked}) == (PHOTO, answered)
+@pytest.mark.parametrize(("top_k", "answered"), [("1", 1), ("10", 10), ("99", 10), (" 3 ", 3), (b"2", 2), (bytearray(b"4"), 4)])
+def test_top_k_comes_by_header_or_field_and_is_clamped(top_k, answered):
+    assert read({"body": PHOTO, "top_k": top_k}) == (PHOTO, answered)
+    if isinstance(top_k, str):
+        assert read({"body": PHOTO}, {"X-Top-K": top_k}) == (PHOTO, answered)
 
 
 def test_top_k_may_stand_in_the_json():
-    assert ask({"body": {"image": BASE64, "top_k": 2}}) == (PHOTO, 2)
+    assert read({"body": {"image": BASE64, "top_k": 2}}) == (PHOTO, 2)
 
 
-@pytest.mark.parametrize("asked", [True, 2.5, [], {}])
-def test_nonsense_top_k_in_json_is_refused(asked):
+@pytest.mark.parametrize("top_k", [True, 2.5, [], {}])
+def test_nonsense_top_k_in_json_is_refused(top_k):
     with pytest.raises(RequestError, match="top_k is"):
-        ask({"body": {"image": BASE64, "top_k": asked}})
+        read({"body": {"image": BASE64, "top_k": top_k}})
 
 
-@pytest.mark.parametrize("asked", ["0", "-1", "five", "", "1.5", b"\xff", "9" * 5000])
-def test_nonsense_top_k_is_refused(asked):
+@pytest.mark.parametrize("top_k", ["0", "-1", "five", "", "1.5", b"\xff", "9" * 5000])
+def test_nonsense_top_k_is_refused(top_k):
     with pytest.raises(RequestError, match="top_k is"):
-        ask({"body": PHOTO, "top_k": asked})
+        read({"body": PHOTO, "top_k": top_k})

@@ -1,0 +1,157 @@
+"""The handler out of an archive: it computes what training computed, and answers each photo by itself."""
+
+import base64
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from handler.preprocess import Spec, preprocess
+from handler.program import OpenVinoProgram
+from scripts.archive.build import build
+from scripts.archive.predict import OfflineContext
+from scripts.archive.read import load_handler, unpack
+from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
+from training.data.loader import EvalPhotos
+from training.data.sets import read_data
+from training.evaluation.confidence import Confidence, training_photos
+from training.export.formats import write_onnx
+from training.export.program import ExportedProgram, load_program
+from training.model import Checkpoint
+from training.model import build as build_model
+
+
+def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run, generated, tiny_params):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    data = read_data(generated, tiny_params.val_fraction, tiny_params.seed)
+    reference, _ = load_program(checkpoint, training_photos(data.train, checkpoint.trained_on))
+    program = OpenVinoProgram(exported / "model.onnx", ["f32"], 0)
+    crops = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
+    for batch in (1, 2, 5, 9):
+        probabilities, confidence = program(crops[:batch])
+        with torch.inference_mode():
+            expected, expected_confidence = (tensor.numpy() for tensor in reference(torch.from_numpy(crops[:batch])))
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+        np.testing.assert_allclose(confidence, expected_confidence, atol=1e-5)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_levit_is_exported_with_its_attention_biases(tmp_path, tiny_params):
+    torch.manual_seed(0)
+    params = tiny_params.model_copy(update={"model": "levit_128s", "spec": {}})
+    classifier, spec = build_model(params, 7)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    means = torch.randn(7, classifier.network.num_features)
+    program = ExportedProgram(classifier, spec, 1.3, Confidence(means)).eval()
+    crops = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
+    with torch.inference_mode():
+        expected, confidence = (tensor.numpy() for tensor in program(torch.from_numpy(crops)))
+    assert np.ptp(expected, axis=0).max() > 1e-3  # the photos are told apart at all
+    write_onnx(program, crops, tmp_path / "levit.onnx")
+    answers = OpenVinoProgram(tmp_path / "levit.onnx", ["f32"], 0)(crops)
+    np.testing.assert_allclose(answers[0], expected, atol=2e-4)
+    np.testing.assert_allclose(answers[1], confidence, atol=2e-4)
+
+
+def test_training_export_and_worker_see_the_same_bytes(unpacked, exported, generated, tiny_run):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    spec = Spec.from_dict(checkpoint.spec)
+    photos = read_data(generated, 0.2, 0).held_out
+    evaluated = EvalPhotos(photos, spec)
+    handler = load_handler(unpacked)
+    seen = []
+    infer = handler.inference
+    handler.inference = lambda crops: seen.extend(crops) or infer(crops)
+    handler.handle([{"body": photo.path.read_bytes()} for photo in photos], OfflineContext())
+    for i, photo in enumerate(photos):
+        np.testing.assert_array_equal(seen[i], evaluated[i][0])
+        np.testing.assert_array_equal(seen[i], preprocess(photo.path.read_bytes(), spec))
+    assert handler.spec.to_dict() == checkpoint.spec
+
+
+class ExplainContext(OfflineContext):
+    def get_all_request_header(self, index):
+        return {"explain": "True"}
+
+
+class RecordingContext(OfflineContext):
+    def __init__(self):
+        self.statuses = {}
+
+    def set_response_status(self, code, phrase, index):
+        self.statuses[index] = code
+
+
+def test_bad_photo_gets_its_own_status_and_the_rest_of_its_batch_is_served(unpacked):
+    handler, context = load_handler(unpacked), RecordingContext()
+    good = {"body": picture_bytes(0)}
+    alone = json.loads(handler.handle([good], context)[0])
+    bodies = handler.handle([good, {"body": b"broken"}, {"data": picture_bytes(1), "top_k": "1"}, {}], context)
+    answers = [json.loads(body) for body in bodies]
+    assert context.statuses == {1: 415, 3: 400}
+    assert answers[1] == {"code": 415, "type": "PhotoError", "message": answers[1]["message"]}
+    assert answers[3]["type"] == "RequestError"
+    assert len(answers[2]["predictions"]) == 1
+    assert [p["label"] for p in answers[0]["predictions"]] == [p["label"] for p in alone["predictions"]]
+    assert answers[0]["predictions"][0]["probability"] == pytest.approx(alone["predictions"][0]["probability"], abs=1e-5)
+
+
+def test_answer_has_the_promised_fields_best_first(unpacked):
+    answer = json.loads(load_handler(unpacked).handle([{"body": picture_bytes(2)}], RecordingContext())[0])
+    assert answer.keys() == {"predictions", "sure", "model", "version"}
+    assert (answer["model"], answer["version"]) == ("seefood", "1.0.0")
+    probabilities = [prediction["probability"] for prediction in answer["predictions"]]
+    assert len(probabilities) == 4  # five are the default, but there are four classes
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    labels = json.loads((unpacked / "index_to_name.json").read_text())
+    assert all(p["label"] == labels[str(p["index"])] for p in answer["predictions"])
+
+
+def test_answers_name_the_model_of_the_archive(exported, tmp_path):
+    folder = tmp_path / "unpacked"
+    unpack(build(exported, "1.0.0", tmp_path, model="flowers"), folder)
+    with modules_of_a_worker():
+        handler = load_handler(folder)
+        answer, heat = (
+            json.loads(handler.handle([{"body": picture_bytes(2)}], context)[0]) for context in (OfflineContext(), ExplainContext())
+        )
+    assert (answer["model"], heat["model"], handler.describe()["model"]) == ("flowers", "flowers", "flowers")
+
+
+def test_worker_imports_neither_torch_nor_any_training_package(unpacked):
+    code = (
+        "import sys; from scripts.archive.read import load_handler; from pathlib import Path; load_handler(Path(sys.argv[1]));"
+        "print([m for m in ('torch', 'torchvision', 'timm', 'ts', 'training') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(unpacked)], capture_output=True, text=True, check=True, cwd=unpacked)
+    assert done.stdout.strip() == "[]"
+
+
+def test_golden_pictures_are_in_the_formats_that_photos_come_in(exported):
+    golden = json.loads((exported / "golden.json").read_text())
+    kinds = {base64.b64decode(photo["image"])[:4] for photo in golden["photos"]}
+    assert len(golden["photos"]) == 4
+    assert b"\x89PNG" in kinds
+
+
+def test_signal_after_two_programs_have_gone_is_survived():
+    lines = """
+import os, signal, sys
+from pathlib import Path
+from handler.program import OpenVinoProgram
+first, second = (OpenVinoProgram(Path(sys.argv[1]), ['f32'], 1) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    command = [sys.executable, "-c", lines, str(ROOT / "model_store" / "starter" / "model.onnx")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
