@@ -1,7 +1,6 @@
 """The network with its spec, and the checkpoint that carries it from training to evaluation and export."""
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from handler.preprocess import Spec
+from scripts.atomic import aside
 from training.params import Params
 
 
@@ -26,6 +26,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
+        # times 255, as crops hold 0..255; not in the state dict, as the spec carries these values
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -36,13 +37,13 @@ class Classifier(nn.Module):
 
 
 def build(params: Params, num_classes: int, load_weights: bool = True) -> tuple[Classifier, Spec]:
-    """timm's network of that name with a new head, and the spec that its weights were trained with.
+    """timm's network params.model with a new head, and the spec that its weights were trained with.
 
     params.weights is "hub", "none", or a file. ValueError if timm does not know the model or the weights do not fit.
     """
     if not timm.is_model(params.model):
         close = timm.list_models(f"*{params.model.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no model {params.model!r}; close to it: {close}")
+        raise ValueError(f"timm has no model {params.model!r}; similar names: {close}")
     overlay: dict[str, Any] = {}
     pretrained = load_weights and params.weights != "none"
     if pretrained and params.weights != "hub":
@@ -63,6 +64,7 @@ def build(params: Params, num_classes: int, load_weights: bool = True) -> tuple[
         # a new head starts at zero: the first steps move the head, and no random gradient reaches the trained body
         for head in head_modules(network):
             nn.init.zeros_(head.get_parameter("weight"))
+    # what timm records of these weights, unless the parameters correct it: the one source of mean, size and crop from here on
     config = resolve_data_config(model=network) | params.spec
     spec = Spec.from_dict({key: config[key] for key in config if key in Spec.__annotations__ or key in params.spec})
     return Classifier(network, spec, params.channels_last), spec
@@ -75,27 +77,21 @@ def head_modules(network: nn.Module) -> list[nn.Module]:
 
 
 def save_whole(content: dict[str, Any], path: Path) -> None:
-    """torch.save `content` aside and rename: at any moment the file is the old one or the new one, whole. OSError as it comes."""
+    """torch.save `content`: at any moment the file is the old one or the new one, whole. OSError as it comes."""
+    # by way of memory: on a full disk torch's own writer raises RuntimeError without the reason
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    with aside(path) as part:
+        part.write_bytes(buffer.getbuffer())
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What one run hands on. `metrics` are of the held-out photos; `trained_on` is the sha256 of each training photo.
 
-    `temperature` divides the logits; `data` holds source, root, fingerprint and counts; `git` is commit and "dirty" or "clean".
+    `temperature` divides the logits; `data` holds source, root, fingerprint and counts; `git` is commit and "dirty" or "clean";
+    `name` is the model's, None in checkpoints that are older than names (`params["model"]` is timm's network).
     """
 
     weights: dict[str, Tensor]
@@ -108,9 +104,10 @@ class Checkpoint:
     data: dict[str, Any]
     trained_on: Sequence[str]
     git: str
+    name: str | None = None
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint that is whole or not there. OSError if the disk is full."""
+        """Write the file whole. OSError if the disk is full."""
         save_whole(vars(self), path)
 
     @classmethod
@@ -121,11 +118,11 @@ class Checkpoint:
         except FileNotFoundError as error:
             raise ValueError(f"no checkpoint {path}; make train writes one") from error
         except Exception as error:  # torch.load raises pickle, zip, key and type errors alike
-            raise ValueError(f"{path} is no checkpoint of this project: {error}") from error
+            raise ValueError(f"{path} is not a checkpoint of this project: {error}") from error
 
     @property
     def data_root(self) -> Path | None:
-        """Where the photos lay that it was trained on; None for generated pictures."""
+        """The folder of the photos that it was trained on; None for generated pictures."""
         return Path(self.data["root"]) if self.data["root"] else None
 
     def classifier(self) -> tuple[Classifier, Spec]:

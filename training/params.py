@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class Params(BaseModel):
-    """One run's hyper-parameters; params.yaml says what each one does. Sizes are pixels, rates are per step."""
+    """One run's hyper-parameters; params.yaml explains each one. Sizes are pixels, rates are per step."""
 
+    # strict: a value of another type is refused, not converted (PyYAML reads 1e-3 as text and yes as true)
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    # no defaults: params.yaml is the only place that holds values, so a checkpoint's params are complete
     seed: int = Field(ge=0)
     deterministic: bool
     model: str
@@ -54,7 +56,7 @@ def read_params(path: Path) -> Params:
     except FileNotFoundError as error:
         raise ValueError(f"no parameter file {path}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, expected keys and values")
     try:

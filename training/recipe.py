@@ -32,6 +32,7 @@ def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, A
             scale |= {id(p): float(group["lr_scale"]) for p in group["params"]}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for p in classifier.parameters():
+        # the rate is part of the key: AdamW has one rate a group, and layer_decay one a layer
         peak_lr = params.head_lr if id(p) in head else params.lr * scale.get(id(p), 1.0)
         groups.setdefault((peak_lr, p.ndim > 1), []).append(p)
     return [
@@ -41,7 +42,7 @@ def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, A
 
 
 def freeze(classifier: Classifier, params: Params, epoch: int) -> list[nn.Module]:
-    """The modules that are frozen in `epoch` (from 0); all others learn. ValueError names one that is not there."""
+    """The modules that are frozen in `epoch` (from 0); all others learn. ValueError names a module that does not exist."""
     classifier.requires_grad_(True)
     modules = []
     if params.freeze_epochs == 0 or epoch < params.freeze_epochs:
@@ -54,8 +55,12 @@ def freeze(classifier: Classifier, params: Params, epoch: int) -> list[nn.Module
     return modules
 
 
+# Mixing is our own: timm's Mixup draws from numpy's global state, so that a step's mix, and the crops drawn after it, would
+# depend on the number of processes and on what ran before, and a resumed run would not repeat an undisturbed one.
+
+
 class Mix(NamedTuple):
-    """How a step mixes each photo with its neighbour: `share` of the photo stays; `box` is cutmix's, else mixup."""
+    """How a step mixes each photo with its neighbour: `share` of the photo stays; with a `box` it is cutmix, else mixup."""
 
     share: float
     box: tuple[slice, slice] | None = None
@@ -67,6 +72,7 @@ def choose_mix(params: Params, step: int, epoch: int) -> Mix | None:
     choices = [(name, alpha) for name, alpha in alphas if alpha > 0]
     if not choices or (params.mix_off_epoch and epoch + 1 >= params.mix_off_epoch):
         return None
+    # a generator of its own for each step: the mix is a function of seed and step alone
     rng = random.Random(f"mix {params.seed} {step}")
     name, alpha = rng.choice(choices)
     share, size = rng.betavariate(alpha, alpha), params.train_size
@@ -75,11 +81,13 @@ def choose_mix(params: Params, step: int, epoch: int) -> Mix | None:
     side = round(size * math.sqrt(1 - share))
     y, x = rng.randint(-side // 2, size - side // 2), rng.randint(-side // 2, size - side // 2)
     box = slice(max(y, 0), min(y + side, size)), slice(max(x, 0), min(x + side, size))
+    # at an edge the box is cut off, so the share follows from what is left of it
     return Mix(1 - (box[0].stop - box[0].start) * (box[1].stop - box[1].start) / size**2, box)
 
 
 def swap_neighbours(x: Tensor) -> Tensor:
-    """`x` (B, ...) with photos 2i and 2i + 1 in each other's place: pairs stay on one rank, however a batch is parted."""
+    """`x` (B, ...) with photos 2i and 2i + 1 in each other's place."""
+    # timm flips the whole batch; neighbours stay on one rank however a batch is divided, so the result does not depend on that
     return x.view(-1, 2, *x.shape[1:]).flip(1).view(x.shape)
 
 
@@ -109,7 +117,9 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the source's weights after `step` (from 0)."""
+        # one call for all tensors: a loop over hundreds of small ones is slow
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.targets, self.sources, weight)
+        # integers (num_batches_tracked) have no average
         for target, source in self.counters:
             target.copy_(source)

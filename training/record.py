@@ -1,4 +1,4 @@
-"""What a run leaves behind: its figures after each epoch, the best checkpoint, its records for MLflow."""
+"""What a run writes: metrics after each epoch, the best checkpoint, its records for MLflow."""
 
 import csv
 import math
@@ -13,31 +13,34 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from scripts.atomic import aside
 from training.evaluation.metrics import fit_temperature, predict, summarise
 from training.model import Checkpoint
-from training.resume import STATE, Signals, Stopped
+from training.resume import STATE, Progress, Signals, Stopped
 from training.run import Run
-from training.tracking.journal import Tracker, system_metrics
+from training.tracking.journal import Tracker
+from training.tracking.machine import system_metrics
 from training.tracking.provenance import dvc_version
 
 
 def introduce(run: Run, parent_run: str | None) -> Tracker | None:
-    """Say what will be done, and open its MLflow run; None on ranks other than 0, and where nothing is left to do."""
+    """Print what will be trained, and open its MLflow run; None on ranks other than 0, or if the run is finished already."""
     if run.rank > 0:
         return None
     if run.progress.finished:
         run.say(f"{run.out} holds a finished run of {run.progress.epochs} epochs: nothing to do")
         return None
     data, params = run.data, run.params
-    run.say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} photos to train on, {len(data.held_out)} held out")
+    run.say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} training photos, {len(data.held_out)} held-out")
     millions = sum(p.numel() for p in run.classifier.parameters()) / 1e6
-    run.say(f"model: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
+    run.say(f"model {run.name}: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
     if run.progress.step:
-        run.say(f"going on after step {run.progress.step}, as {run.out / STATE} has it")
+        run.say(f"resuming after step {run.progress.step}, from {run.out / STATE}")
     tracker = Tracker(run.out, parent_run)
     tracker.log_params(params.model_dump())
     commit, _, tree = run.git.partition(" ")
     tags = {
+        "model_name": run.name,
         "git_commit": commit,
         "mlflow.source.git.commit": commit,
         "git_tree": tree,
@@ -52,9 +55,8 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
 def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> tuple[Tensor, Tensor]:
     """(logits (N, C), targets (N,)) of the averaged weights, in float32, as they are exported.
 
-    All ranks take rank 0's batch statistics, as each has its own.
-
-    Stopped, with the state saved, if a signal comes meanwhile.
+    All ranks take rank 0's batch statistics: each has its own, and one checkpoint is evaluated. Stopped, with the state saved,
+    if a signal comes meanwhile.
     """
     if dist.is_initialized():
         for buffer in run.average.averaged.buffers():
@@ -67,47 +69,60 @@ def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> t
         raise
 
 
-def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor, row: dict[str, float]) -> None:
-    """Note an epoch's figures and keep its averaged weights if they are the best so far; on all ranks alike.
+def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor, speed: dict[str, float]) -> None:
+    """Record an epoch's metrics and keep its averaged weights if they are the best so far; on all ranks alike.
 
-    ValueError if the loss is no number, or the disk is full.
+    ValueError if the loss is not finite, or the disk is full.
     """
-    progress, params, metrics = run.progress, run.params, summarise(logits, targets)
-    loss = progress.loss_sum / progress.seen
+    progress, metrics = run.progress, summarise(logits, targets)
     progress.epochs += 1
-    row = {"epoch": progress.epochs, "step": progress.step, "loss": loss, "accuracy": progress.hits / progress.seen} | row
-    row |= {"val_loss" if name == "loss" else name: value for name, value in metrics.items() if name != "photos"}
-    if not math.isfinite(loss + metrics["loss"]):
-        raise ValueError(
-            f"epoch {progress.epochs}: the loss is {loss}, held out {metrics['loss']}; try smaller rates or a clip_norm"
-        )
+    row = epoch_row(progress, metrics, speed)
     progress.history.append(row)
     progress.loss_sum, progress.hits, progress.seen = 0.0, 0, 0
+    better, exhausted = judge(run, metrics)
+    training = f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}, {row['images_per_s']:.0f} images/s"
+    run.say(
+        f"epoch {progress.epochs}/{run.params.epochs}: {training}, {row['data_wait']:.0%} waiting for data; "
+        f"held-out: top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.3f}" + ", best" * better
+    )
+    if exhausted:
+        run.say(f"no better {run.params.best_metric} for {run.params.patience} epochs: ended early")
+    if tracker is None:
+        return
+    tracker.log_metrics(row | system_metrics(), step=progress.epochs)
+    try:
+        if better:
+            checkpoint_of(run, logits, targets, metrics).save(run.out / "checkpoint.pt")
+        write_history(progress.history, run.out / "history.csv")
+        # the state last: a run that is killed before it does the epoch again, and writes the same files
+        run.save(progress)
+    except OSError as error:
+        raise ValueError(f"{error}: make room, and the same command resumes from the last saved state") from error
+
+
+def epoch_row(progress: Progress, metrics: dict[str, float], speed: dict[str, float]) -> dict[str, float]:
+    """The epoch's row in history.csv. ValueError if a loss is not finite."""
+    loss = progress.loss_sum / progress.seen
+    if not math.isfinite(loss + metrics["loss"]):
+        held_out = metrics["loss"]
+        raise ValueError(f"epoch {progress.epochs}: the loss is {loss}, held-out {held_out}; try smaller rates or a clip_norm")
+    row = {"epoch": progress.epochs, "step": progress.step, "loss": loss, "accuracy": progress.hits / progress.seen} | speed
+    return row | {"val_loss" if name == "loss" else name: value for name, value in metrics.items() if name != "photos"}
+
+
+def judge(run: Run, metrics: dict[str, float]) -> tuple[bool, bool]:
+    """(whether the epoch is the best so far, whether the run's patience is exhausted); notes both in the run's progress."""
+    progress, params = run.progress, run.params
     quality = -metrics["loss"] if params.best_metric == "loss" else metrics[params.best_metric]
     better = quality > progress.best
     progress.best, progress.epochs_since_best = max(quality, progress.best), 0 if better else progress.epochs_since_best + 1
-    tired = 0 < params.patience <= progress.epochs_since_best
-    progress.finished = tired or progress.epochs == params.epochs
-    figures = f"loss {loss:.3f}, accuracy {row['accuracy']:.3f}, {row['images_per_s']:.0f} images/s, {row['data_wait']:.0%} waiting"
-    run.say(
-        f"epoch {progress.epochs}/{params.epochs}: {figures}; "
-        f"held out: top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.3f}" + ", best" * better
-    )
-    if tired:
-        run.say(f"no better {params.best_metric} for {params.patience} epochs: ended early")
-    if tracker is not None:
-        tracker.log_metrics(row | system_metrics(), step=progress.epochs)
-        try:
-            if better:
-                checkpoint_of(run, logits, targets, metrics).save(run.out / "checkpoint.pt")
-            write_history(progress.history, run.out / "history.csv")
-            run.save(progress)
-        except OSError as error:
-            raise ValueError(f"{error}: make room, and the same command goes on after the last state that was saved") from error
+    exhausted = 0 < params.patience <= progress.epochs_since_best
+    progress.finished = exhausted or progress.epochs == params.epochs
+    return better, exhausted
 
 
 def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, float]) -> Checkpoint:
-    """What this epoch hands on."""
+    """The checkpoint of this epoch."""
     network = run.average.averaged.get_submodule("network")
     return Checkpoint(
         weights={name: value.cpu() for name, value in network.state_dict().items()},
@@ -120,34 +135,33 @@ def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, 
         data=run.data.summary(),
         trained_on=[photo.sha256 for photo in run.data.train],
         git=run.git,
+        name=run.name,
     )
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:
-    """One row an epoch, with a header; aside, then renamed."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
+    """One row an epoch, with a header."""
+    with aside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows({name: round(value, 6) for name, value in row.items()} for row in history)
-    part.replace(path)
 
 
 @contextmanager
 def finish(run: Run, tracker: Tracker | None) -> Iterator[None]:
-    """Around a run: at its end the checkpoint goes to the registry; however it ends, its records say so."""
+    """Around a run: a finished one registers its checkpoint; however it ends, its records show the status."""
     status = "FAILED"
     try:
         yield
         status = "FINISHED"
         if tracker is not None:
-            tracker.register(run.out / "checkpoint.pt")
+            tracker.register(run.name, run.out / "checkpoint.pt")
         if dist.is_initialized():
             dist.destroy_process_group()
     except Stopped as stop:
         status = "KILLED"
         name = signal.Signals(stop.args[0]).name if stop.args[0] else "its caller"
-        run.say(f"stopped by {name} after step {run.progress.step}; the same command goes on from there")
+        run.say(f"stopped by {name} after step {run.progress.step}; the same command resumes from there")
         raise
     finally:
         if tracker is not None:

@@ -1,6 +1,6 @@
-"""What a run needs to go on where it stopped: progress, signals, and the file that carries it all.
+"""What a run needs to be resumed where it stopped: progress, signals, and the file that holds its state.
 
-Randomness needs no state here: what a step draws is a function of seed and step (training/data/loader.py, training/recipe.py).
+No random state is saved: what a step draws is a function of seed and step (training/data/loader.py, training/recipe.py).
 """
 
 import signal
@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from scripts.errors import SeeFoodError
 from training.data.sets import Data
 from training.model import save_whole
 from training.params import Params
@@ -23,9 +24,13 @@ STATE = "last.pt"
 FREE = {"workers", "checkpoint_minutes"}
 
 
+class OtherRunError(SeeFoodError, ValueError):
+    """The folder holds a run of another model, other parameters or other data."""
+
+
 @dataclass
 class Progress:
-    """How far a run is: `step` counts optimizer steps; the three sums are of the epoch that is not finished, over all ranks."""
+    """How far a run is: `step` counts optimizer steps; `seen`, `loss_sum`, `hits` are of the unfinished epoch, over all ranks."""
 
     step: int = 0
     seen: float = 0.0
@@ -38,10 +43,10 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def save_state(path: Path, progress: Progress, params: Params, data: Data, **parts: dict[str, Any]) -> None:
+def save_state(path: Path, name: str, progress: Progress, params: Params, data: Data, **parts: dict[str, Any]) -> None:
     """Write the state of a run whole or not at all. OSError if the disk is full; the state before stays."""
-    run = {"params": params.model_dump(), "labels": data.labels, "fingerprint": data.fingerprint, "root": str(data.root or "")}
-    save_whole({"progress": vars(progress), **run, **parts}, path)
+    run = {"name": name, "params": params.model_dump(), "labels": data.labels, "fingerprint": data.fingerprint}
+    save_whole({"progress": vars(progress), **run, "root": str(data.root or ""), **parts}, path)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -52,39 +57,51 @@ def load_state(path: Path) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         assert {"progress", "params", "labels", "fingerprint", "root"} <= state.keys()
     except Exception as error:  # torch.load raises pickle, zip, key and type errors alike
-        raise ValueError(f"{path} holds no state of a run ({error}); to start anew, choose another --out") from error
+        raise ValueError(f"{path} does not hold the state of a run ({error}); to start over, choose another --out") from error
     return dict(state)
 
 
-def run_in(out: Path) -> tuple[Path | None, Params]:
-    """Data folder and parameters of the run in the folder `out`. ValueError if there is none."""
+def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
+    """Model name, data folder and parameters of the run in the folder `out`; `name` if it is older than model names.
+
+    ValueError if there is no run, or no name.
+    """
     state = load_state(out / STATE)
     if state is None:
-        raise ValueError(f"no run to go on with in {out}: {STATE} is missing")
-    return Path(state["root"]) if state["root"] else None, Params(**state["params"])
+        raise ValueError(f"no run to resume in {out}: {STATE} is missing")
+    name = name or state.get("name")
+    if name is None:
+        raise ValueError(f"the run in {out} is older than model names: give --model NAME (MODEL=NAME of make)")
+    return name, Path(state["root"]) if state["root"] else None, Params(**state["params"])
 
 
-def check_same_run(state: dict[str, Any], params: Params, data: Data, path: Path) -> None:
-    """ValueError unless a state is of these parameters and this data; it names what differs."""
+def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data, path: Path) -> None:
+    """OtherRunError, naming what differs, unless a state is of this model, these parameters and this data."""
     old, new = state["params"], params.model_dump()
-    changed = [f"{k} {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-    changed = [change for change in changed if change.split()[0] not in FREE]
-    anew = f"{path} is of another run; to start anew, choose another --out"
-    if changed:
-        raise ValueError(f"parameters have changed: {', '.join(changed)}. {anew}")
+    names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
+    advice = f"{path} holds another run; to start over, choose another --out"
+    if state.get("name", name) != name:
+        raise OtherRunError(f"the model's name has changed: {state['name']} -> {name}. {advice}")
+    if names:
+        changes = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in names)
+        raise OtherRunError(f"parameters have changed: {changes}. {advice}")
     if tuple(state["labels"]) != data.labels:
         differing = sorted(set(state["labels"]) ^ set(data.labels)) or "their order"
-        raise ValueError(f"the label map has changed: {differing} in one of the two only. {anew}")
+        raise OtherRunError(f"the label map has changed: {differing} in one of the two only. {advice}")
     if state["fingerprint"] != data.fingerprint:
-        raise ValueError(f"the photos have changed: fingerprint {state['fingerprint'][:12]} -> {data.fingerprint[:12]}. {anew}")
+        prints = f"{state['fingerprint'][:12]} -> {data.fingerprint[:12]}"
+        raise OtherRunError(f"the photos have changed: fingerprint {prints}. {advice}")
 
 
-class Stopped(Exception):  # noqa: N818 - no error: it was asked for
-    """The run ends before its time, its state saved; the number of the signal that wanted it is `args[0]`."""
+class Stopped(Exception):  # noqa: N818 - not an error: it was asked for
+    """The run ends early, its state saved; `args[0]` is the number of the signal, 0 if its caller ended it."""
 
 
 class Signals(AbstractContextManager["Signals"]):
-    """Within `with`, SIGTERM and SIGINT are noted in `received`, for the run to end after its step; Ctrl-C twice: at once."""
+    """Within `with`, SIGTERM and SIGINT are noted in `received`, and the run ends after its step; a second Ctrl-C ends it at once.
+
+    Noted and not raised: ranks must stop after the same step, and one that left a collective half-way would hang the others.
+    """
 
     def __init__(self) -> None:
         self.received, self._interrupt = 0, False
@@ -116,13 +133,13 @@ class Signals(AbstractContextManager["Signals"]):
             self._interrupt = False
 
 
-def agree(wish: int) -> int:
-    """The greatest wish of all ranks, so that they save and stop after the same step."""
+def agree(request: int) -> int:
+    """The greatest request of all ranks, so that they save and stop after the same step; waits for them all."""
     if not dist.is_initialized():
-        return wish
-    wishes = torch.tensor(wish)
-    dist.all_reduce(wishes, dist.ReduceOp.MAX)
-    return int(wishes)
+        return request
+    requests = torch.tensor(request)
+    dist.all_reduce(requests, dist.ReduceOp.MAX)
+    return int(requests)
 
 
 def total(values: list[float], device: torch.device) -> list[float]:

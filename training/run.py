@@ -1,4 +1,4 @@
-"""One rank's share of a run: set up, or taken up where it stopped."""
+"""One rank's share of a run: set up, or resumed where it stopped."""
 
 import copy
 import os
@@ -15,19 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from handler.preprocess import Spec
+from scripts.model_name import check_model_name
 from training.data.sets import Data, read_data
 from training.model import Classifier, build
 from training.params import Params
 from training.recipe import Average, freeze, parameter_groups
-from training.resume import STATE, Progress, agree, check_same_run, load_state, save_state
-from training.tracking.journal import RECORDS
+from training.resume import STATE, OtherRunError, Progress, agree, check_same_run, load_state, save_state
 from training.tracking.provenance import git_commit
+from training.tracking.store import RECORDS
 
 
 @dataclass
 class Run:
     """What the loop works on: one rank's share of a run."""
 
+    name: str  # of the model, e.g. food; params.model is timm's network
     rank: int
     world_size: int
     device: torch.device
@@ -39,7 +41,7 @@ class Run:
     average: Average
     optimizer: torch.optim.Optimizer
     progress: Progress
-    git: str  # as the run began, whatever is edited meanwhile
+    git: str  # read once at the start: the checkout may be edited while the run trains
 
     def say(self, text: str) -> None:
         """Print on rank 0."""
@@ -51,17 +53,18 @@ class Run:
         if self.rank == 0:
             parts: dict[str, Any] = {"model": self.classifier, "average": self.average.averaged, "optimizer": self.optimizer}
             states = {name: part.state_dict() for name, part in parts.items()}
-            save_state(self.out / STATE, progress, self.params, self.data, **states)
+            save_state(self.out / STATE, self.name, progress, self.params, self.data, **states)
 
     def save_or_warn(self, progress: Progress) -> None:
-        """Save within an epoch: a full disk is said, and not the end."""
+        """Save within an epoch: a full disk is a warning, as the run can go on and save later."""
         try:
             self.save(progress)
         except OSError as error:
-            self.say(f"warning: step {progress.step} was not saved ({error}); {self.out / STATE} keeps the state before")
+            self.say(f"warning: step {progress.step} was not saved ({error}); {self.out / STATE} keeps the state saved before it")
 
     def learner(self, epoch: int) -> nn.Module:
-        """The network as `epoch` (from 0) trains it, on all ranks; what is frozen keeps its batch statistics, too."""
+        """The network as `epoch` (from 0) trains it, on all ranks; frozen modules keep their batch statistics, too."""
+        # wrapped again each epoch: DDP's reducer expects gradients of the parameters that were trainable when it was built
         frozen = freeze(self.classifier, self.params, epoch)
         model = DistributedDataParallel(self.classifier) if dist.is_initialized() else self.classifier
         model.train()
@@ -87,7 +90,9 @@ def start_process_group() -> tuple[int, int, torch.device]:
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         store = next(rendezvous("env://"))[0]
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
-            # torchrun keeps one store over its restarts, with the addresses of ranks that are no more
+            # torchrun keeps one key-value store over its restarts, with the addresses of the ranks that died: without a
+            # prefix for each restart new ranks would connect to those. Not with several machines, which each count their own
+            # restarts: ranks with different prefixes would wait for each other
             store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
@@ -114,41 +119,44 @@ def read_data_once(root: Path | None, params: Params) -> Data:
     return data
 
 
-def find_state(params: Params, data: Data, out: Path, anew: bool) -> dict[str, Any] | None:
-    """The state in `out`; with `anew`, one that is not to be gone on with is deleted, with its run's records."""
+def find_state(name: str, params: Params, data: Data, out: Path, start_over: bool) -> dict[str, Any] | None:
+    """The state in `out`; with `start_over`, that of another or a finished run is deleted, with its records."""
     state = load_state(out / STATE)
-    if state is None or not anew:
+    if state is None or not start_over:
         return state
     try:
-        check_same_run(state, params, data, out)
+        check_same_run(state, name, params, data, out)
         if not state["progress"]["finished"]:
             return state
-    except ValueError as error:
+    except OtherRunError as error:
         print(f"starting over: {error}")
-    for name in (STATE, *RECORDS):
-        (out / name).unlink(missing_ok=True)
+    for file in (STATE, *RECORDS):
+        (out / file).unlink(missing_ok=True)
     return None
 
 
-def start(root: Path | None, params: Params, out: Path, anew: bool = False) -> Run:
-    """A new run, or the one in `out` where it stopped; with `anew` only if that is the same and not finished.
+def start(name: str, root: Path | None, params: Params, out: Path, start_over: bool = False) -> Run:
+    """A new run, or the one in `out` where it stopped; with `start_over` only if that is the same and not finished.
 
     ValueError for data, parameters or a state that cannot work.
     """
+    check_model_name(name)  # before hours of training, not at their end
     if params.deterministic:
+        # cuBLAS is deterministic only with a workspace of fixed size, which it reads before its first call
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(params.deterministic, warn_only=True)
-    # only for code that reads what it has not written; costs a sixth of a step
+    # fills new tensors with NaN to reveal code that reads memory it has not written; costs a sixth of a step
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not params.deterministic
     rank, world_size, device = start_process_group()
     data = read_data_once(root, params)
-    states = [find_state(params, data, out, anew) if rank == 0 else None]
+    # rank 0's state is sent to all: a machine of its own may not see the folder of the run
+    states = [find_state(name, params, data, out, start_over) if rank == 0 else None]
     if dist.is_initialized():
         dist.broadcast_object_list(states, device=torch.device("cpu"))
     state = states[0]
     if state is not None:
-        check_same_run(state, params, data, out)
+        check_same_run(state, name, params, data, out)
     torch.manual_seed(params.seed)
     classifier, spec = build(params, len(data.labels), load_weights=state is None)
     average = Average(copy.deepcopy(classifier).to(device), classifier.to(device), params.ema_decay)
@@ -161,4 +169,4 @@ def start(root: Path | None, params: Params, out: Path, anew: bool = False) -> R
         progress = Progress(**state["progress"])
     if params.compile:
         classifier.compile()
-    return Run(rank, world_size, device, params, data, out, spec, classifier, average, optimizer, progress, git_commit())
+    return Run(name, rank, world_size, device, params, data, out, spec, classifier, average, optimizer, progress, git_commit())

@@ -1,4 +1,4 @@
-"""The model says when it does not know: scores, threshold, what is exported, and what make evaluate UNKNOWN=folder writes."""
+"""Confidence: scores, threshold, the exported score, and what make evaluate UNKNOWN=folder writes."""
 
 import io
 import json
@@ -14,6 +14,7 @@ from PIL import Image
 
 from handler.preprocess import preprocess
 from handler.program import openvino_core
+from scripts.command import run
 from training.data.pictures import draw, generate
 from training.data.sets import read_data
 from training.evaluation import evaluate, report
@@ -23,9 +24,9 @@ from training.evaluation.confidence import (
     all_scores,
     auroc,
     class_means,
+    extract_features,
     fit_confidence,
     fit_threshold,
-    look,
     squared_distances,
     training_photos,
 )
@@ -49,8 +50,8 @@ def test_threshold_keeps_its_false_alarm_rate(photos, rate):
     generator = torch.Generator().manual_seed(photos)
     scores = torch.rand(2000, photos, generator=generator).square()  # validation photos of 2000 trials
     thresholds = torch.tensor([fit_threshold(row, rate) for row in scores])
-    called_unsure = (scores < thresholds[:, None]).float().mean(1)
-    assert (called_unsure <= rate).all()
+    low_confidence = (scores < thresholds[:, None]).float().mean(1)
+    assert (low_confidence <= rate).all()
     # a score in 0..1 whose distribution function is its root: the rate of new photos is known exactly
     new = thresholds.clamp(min=0).sqrt()
     expected = int(rate * (photos + 1) + 1e-9) / (photos + 1)
@@ -58,7 +59,7 @@ def test_threshold_keeps_its_false_alarm_rate(photos, rate):
     assert new.mean() == pytest.approx(expected, abs=4 * float(new.std()) / 2000**0.5 + 1e-9)
 
 
-def test_threshold_with_ties_and_with_too_few_photos_calls_none_too_many_unsure():
+def test_threshold_with_ties_and_with_too_few_photos_gives_none_too_many_low_confidence():
     tied = torch.tensor([0.2] * 30 + [0.9] * 70)
     assert (tied < fit_threshold(tied, 0.1)).sum() == 0
     few = torch.tensor([0.1, 0.5, 0.9])
@@ -135,7 +136,7 @@ def test_exported_confidence_gives_the_same_numbers_in_openvino(tmp_path):
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory):
-    """Pictures of no dish: noise, and plates of two further shapes; one file that is no picture, one that is cut off."""
+    """Pictures of no known class: noise, and pieces of another colour; one file that is not a picture, one that is cut off."""
     folder = tmp_path_factory.mktemp("others") / "nothing_known"
     (folder / "deeper").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -143,21 +144,21 @@ def others(tmp_path_factory):
         Image.fromarray(rng.integers(0, 256, (80, 80, 3), np.uint8)).save(folder / f"noise_{number}.png")
         draw(6, random.Random(number), (90, 70)).save(folder / "deeper" / f"plate_{number}.jpg")
     (folder / "broken.jpg").write_bytes((folder / "deeper" / "plate_0.jpg").read_bytes()[:600])
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("not a picture")
     return folder
 
 
 def test_features_and_logits_are_the_classifiers_own(tiny_run, generated, others):
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     classifier, spec = checkpoint.classifier()
-    paths = sorted((generated / "dish_1").iterdir())[:5]
-    features, logits, left_out = look(classifier, spec, [*paths, others / "notes.txt"], torch.device("cpu"))
+    paths = sorted((generated / "class_1").iterdir())[:5]
+    features, logits, left_out = extract_features(classifier, spec, [*paths, others / "notes.txt"], torch.device("cpu"))
     assert left_out == [others / "notes.txt"]
     last = classifier.network.get_classifier()
     torch.testing.assert_close(last(features), logits)
     torch.testing.assert_close(logits, classifier(torch.stack([torch.from_numpy(preprocess(p.read_bytes(), spec)) for p in paths])))
     with pytest.raises(ValueError, match="none of 1 photos can be read"):
-        look(classifier, spec, [others / "notes.txt"], torch.device("cpu"))
+        extract_features(classifier, spec, [others / "notes.txt"], torch.device("cpu"))
 
 
 def test_class_means_are_of_training_photos_and_of_no_more_than_enough(tiny_run, generated):
@@ -172,69 +173,69 @@ def test_class_means_are_of_training_photos_and_of_no_more_than_enough(tiny_run,
 
 
 def run_main(main, *arguments):
-    """(exit status, all that was said) of a command line's main."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+    """(exit status, output) of a command line's main."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(output):
         patch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
-        return main(), said.getvalue()
+        return run(main), output.getvalue()
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, tiny_run, others):
-    """(folder, what was said): a copy of the tiny run, evaluated beside photos of other things, with its page."""
-    run = tmp_path_factory.mktemp("evaluated") / "run"
-    shutil.copytree(tiny_run, run)
-    status, said = run_main(evaluate.main, "--checkpoint", run / "checkpoint.pt", "--out", run, "--unknown", others)
-    assert status == 0, said
-    assert run_main(report.main, run)[0] == 0
-    return run, said
+    """(folder, output): a copy of the tiny run, evaluated with out-of-distribution photos, with its page."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run, folder)
+    status, output = run_main(evaluate.main, "--checkpoint", folder / "checkpoint.pt", "--out", folder, "--unknown", others)
+    assert status == 0, output
+    assert run_main(report.main, folder)[0] == 0
+    return folder, output
 
 
-def test_evaluation_beside_other_photos_writes_table_and_picture(evaluated):
-    run, said = evaluated
-    found = json.loads((run / "metrics.json").read_text())["out_of_distribution"]
+def test_evaluation_with_out_of_distribution_photos_writes_table_and_picture(evaluated):
+    folder, output = evaluated
+    found = json.loads((folder / "metrics.json").read_text())["out_of_distribution"]
     assert (found["unknown"], found["photos"], found["left_out"]) == ("nothing_known", 16, 2)
     assert next(iter(found["scores"])) == found["score"]
     assert {"entropy", "energy", "top probability", "Mahalanobis distance"} <= found["scores"].keys()
-    for figures in found["scores"].values():
-        assert 0 <= figures["auroc"] <= 1
-        assert 0 <= figures["caught_at_5_percent"] <= 1
-    with Image.open(run / "confidence.png") as image:
+    for score in found["scores"].values():
+        assert 0 <= score["auroc"] <= 1
+        assert 0 <= score["caught_at_5_percent"] <= 1
+    with Image.open(folder / "confidence.png") as image:
         assert image.width > 800
-    page = (run / "report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5
     assert f"<td>{found['score']}</td><td>{found['scores'][found['score']]['auroc']:.4f}</td>" in page
     assert "16 photos of nothing_known (2 could not be read)" in page
-    assert found["score"] in said
+    assert found["score"] in output
 
 
 def test_unreadable_files_among_the_others_are_named(evaluated, others):
-    _, said = evaluated
-    assert f"left out {others / 'notes.txt'}: not an image" in said
-    assert f"left out {others / 'broken.jpg'}: " in said
+    _, output = evaluated
+    assert f"left out {others / 'notes.txt'}: not an image" in output
+    assert f"left out {others / 'broken.jpg'}: " in output
 
 
-def test_evaluation_without_other_photos_says_nothing_of_them(evaluated, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(evaluated[0], run)
-    assert run_main(evaluate.main, "--checkpoint", run / "checkpoint.pt", "--out", run)[0] == 0
-    assert "out_of_distribution" not in json.loads((run / "metrics.json").read_text())
-    assert not (run / "confidence.png").exists()  # the picture would be an earlier evaluation's
+def test_evaluation_without_out_of_distribution_photos_does_not_mention_them(evaluated, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated[0], folder)
+    assert run_main(evaluate.main, "--checkpoint", folder / "checkpoint.pt", "--out", folder)[0] == 0
+    assert "out_of_distribution" not in json.loads((folder / "metrics.json").read_text())
+    assert not (folder / "confidence.png").exists()  # the picture would be an earlier evaluation's
 
 
-def test_evaluation_is_refused_without_a_photo_of_anything_else_or_of_training(tiny_run, generated, others, tmp_path):
-    ask = ["--checkpoint", tiny_run / "checkpoint.pt", "--out", tmp_path / "out"]
-    status, said = run_main(evaluate.main, *ask, "--unknown", tmp_path / "gone")
-    assert (status, said) == (
+def test_evaluation_is_refused_without_out_of_distribution_or_training_photos(tiny_run, generated, others, tmp_path):
+    arguments = ["--checkpoint", tiny_run / "checkpoint.pt", "--out", tmp_path / "out"]
+    status, output = run_main(evaluate.main, *arguments, "--unknown", tmp_path / "gone")
+    assert (status, output) == (
         1,
-        f"error: no photos of anything else in {tmp_path / 'gone'}: the folder is empty or does not exist\n",
+        f"error: no out-of-distribution photos in {tmp_path / 'gone'}: the folder is empty or does not exist\n",
     )
     foreign = generate(tmp_path / "foreign", num_classes=4, per_class=10, seed=7)
-    status, said = run_main(evaluate.main, *ask, "--data", foreign, "--unknown", others)
+    status, output = run_main(evaluate.main, *arguments, "--data", foreign, "--unknown", others)
     assert status == 1
-    assert "has no photo of dish_0 that was trained on" in said
+    assert "has no training photo of class_0" in output
 
 
-def test_class_means_of_a_hundred_and_one_dishes_stay_below_a_megabyte():
+def test_class_means_of_a_hundred_and_one_classes_stay_below_a_megabyte():
     held = sum(buffer.numel() * buffer.element_size() for buffer in Confidence(torch.ones(101, 1280)).buffers())
     assert held == 4 * 101 * 1280 < 1_000_000

@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 
 from scripts.archive.build import check
 from tests.conftest import ROOT, free_port, picture_bytes
-from tests.serving.test_server import Server
+from tests.serving.server import Server
 from training.data.pictures import generate
 from training.model import Checkpoint
 from training.params import Params
@@ -54,7 +54,7 @@ def s3():
 def environment(folder: Path) -> dict[str, str]:
     """In which `python` and `dvc` are this environment's own, and a commit has an author."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | PERSON | {"PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return os.environ | PERSON | {"PATH": path, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
 
 def run(folder: Path, *command: str, code: int = 0, **extra: str) -> str:
@@ -167,6 +167,9 @@ def test_pipeline_runs_all_stages_once_and_then_none(project):
         ("params.yaml", "val_fraction: 0.2", "val_fraction: 0.3", ["prepare", "train"]),
         ("params.yaml", "workers: 0", "workers: 1", []),
         ("training/record.py", '"""', '"""\n', ["train"]),
+        ("training/tracking/provenance.py", '"""', '"""\n', ["train"]),
+        ("training/data/split.py", '"""', '"""\n', ["prepare", "train", "evaluate", "export"]),
+        ("training/export/gate.py", '"""', '"""\n', ["export"]),
         ("training/evaluation/plots.py", '"""', '"""\n', ["evaluate"]),
         ("handler/model-config.yaml", "batchSize: 8", "batchSize: 4", ["archive"]),
         ("dvc.yaml", "version: 1.0.0", "version: 1.0.1", ["archive"]),
@@ -225,7 +228,7 @@ def versions(project, s3) -> Versions:
 def test_killed_pipeline_goes_on_and_keeps_the_best_epoch_it_saw(versions):
     assert "stopped by SIGINT" in versions.killed
     assert ran(versions.went_on) == ["train", "evaluate", "export", "archive"]
-    assert re.search(r"going on after step [1-9]", versions.went_on)
+    assert re.search(r"resuming after step [1-9]", versions.went_on)
     kept = Checkpoint.load(versions.folder / "runs/pipeline/checkpoint.pt")
     assert (kept.epoch, kept.params["lr"]) == (1, 0.01)
     assert len((versions.folder / "runs/pipeline/history.csv").read_text().splitlines()) == 1 + 12
@@ -274,24 +277,29 @@ def test_push_to_a_second_bucket_is_refused_and_the_way_to_move_there_works(vers
         remote(folder, command)
     assert "To move there: make pull, then" in remote(folder, "set", "s3://other", "--endpoint", s3, code=1)
     run(folder, "dvc", "remote", "modify", "storage", "url", "s3://other")
-    said = remote(folder, "push", code=1)
-    assert "does not hold the version of" in said
-    assert "make remote BUCKET=s3://other [ENDPOINT=url] MOVE=1" in said
+    output = remote(folder, "push", code=1)
+    assert "does not hold the version of" in output
+    assert "make remote BUCKET=s3://other [ENDPOINT=url] MOVE=1" in output
     assert objects(s3, "other") == []
     remote(folder, "set", "s3://other", "--endpoint", s3, "--move")
     remote(folder, "push")
-    assert {"model_store/seefood-1.1.0.mar", "data/food/dish_0/000.jpg"} <= set(objects(s3, "other"))
+    assert {"model_store/seefood-1.1.0.mar", "data/food/class_0/000.jpg"} <= set(objects(s3, "other"))
     shutil.rmtree(folder / ".dvc" / "cache")
     shutil.rmtree(folder / "data" / "food")
     remote(folder, "pull")
-    assert (folder / "data" / "food" / "dish_0" / "000.jpg").is_file()
+    assert (folder / "data" / "food" / "class_0" / "000.jpg").is_file()
     assert stale(folder) == []
 
 
 @pytest.mark.slow
 def test_push_does_not_take_changed_stages_for_run(versions, s3):
     folder, text = versions.folder, (versions.folder / "dvc.yaml").read_text()
-    (folder / "dvc.yaml").write_text(text.replace("deps: [build/pipeline, ", "deps: [build/pipeline, scripts/serving/ports.py, "))
+    (folder / "dvc.yaml").write_text(
+        text.replace(
+            "      - build/pipeline\n      - handler\n",
+            "      - build/pipeline\n      - handler\n      - scripts/serving/ports.py\n",
+        )
+    )
     try:
         remote(folder, "push")
         assert stale(folder) == ["archive"]
@@ -315,9 +323,9 @@ def test_bucket_that_would_lose_data_is_refused_before_anything_is_written(tmp_p
     for address, endpoint, message in [
         ("s3://plain", s3, "keeps no old versions.*put-bucket-versioning --bucket plain"),
         ("s3://missing", s3, "no bucket 'missing'"),
-        ("kept", s3, "'kept' is no S3 address, expected s3://"),
-        ("s3://kept", "localhost:9000", "'localhost:9000' is no endpoint, expected http://"),
-        ("s3://kept", s3.replace("//", "//key:secret@"), "credentials belong into the environment"),
+        ("kept", s3, "'kept' is not an S3 address, expected s3://"),
+        ("s3://kept", "localhost:9000", "'localhost:9000' is not an endpoint, expected http://"),
+        ("s3://kept", s3.replace("//", "//key:secret@"), "credentials belong in the environment"),
     ]:
         assert re.search(message, remote(folder, "set", address, "--endpoint", endpoint, code=1), re.DOTALL)
         assert "remote" not in (folder / ".dvc" / "config").read_text()
@@ -331,8 +339,8 @@ def test_wrong_and_missing_credentials_are_refused_with_the_reason(tmp_path, s3)
     remote(folder, "set", "s3://kept/secret", "--endpoint", s3)
     httpx.post(f"{s3}/moto-api/reset-auth", content="0")
     try:
-        said = remote(folder, "push", code=1, AWS_ACCESS_KEY_ID="wrong")
-        assert re.search("credentials may not use bucket 'kept'", said)
+        output = remote(folder, "push", code=1, AWS_ACCESS_KEY_ID="wrong")
+        assert re.search("credentials may not use bucket 'kept'", output)
     finally:
         httpx.post(f"{s3}/moto-api/reset-auth", content="1000000")
     assert not [key for key in objects(s3, "kept") if key.startswith("secret")]
@@ -354,12 +362,12 @@ def test_interrupted_push_leaves_the_notes_and_the_command_that_push_prints_comm
     notes = {path: path.read_text() for path in (folder / "data").glob("*.dvc")}
     remote(folder, "set", "s3://kept/many", "--endpoint", s3)
     arrived = "many/data/many/"
-    code, said = interrupt(
+    code, output = interrupt(
         *(folder, sys.executable, "-m", "training.data.remote", "push"),
         when=lambda _: any(key.startswith(arrived) for key in objects(s3, "kept")),
     )
-    assert code == 1
-    assert "interrupted; the same command goes on" in said
+    assert code == 130
+    assert "interrupted: the same command goes on" in output
     assert {path: path.read_text() for path in notes} == notes
 
     command = re.search("commit them: (.*)", remote(folder, "push"))
@@ -379,7 +387,7 @@ def test_bucket_that_lost_its_versioning_is_refused_by_push_and_a_failed_push_le
     note = (folder / "data" / "x.txt.dvc").read_text()
     client.put_bucket_versioning(Bucket="fickle", VersioningConfiguration={"Status": "Suspended"})
     assert "versioning: Suspended" in remote(folder, "push", code=1)
-    assert "make serve" in remote(folder, "pull")  # which loses nothing
+    assert "make serve" in remote(folder, "pull")  # which overwrites nothing
     assert objects(s3, "fickle") == []
     client.put_bucket_versioning(Bucket="fickle", VersioningConfiguration={"Status": "Enabled"})
     shutil.rmtree(folder / ".dvc" / "cache")  # DVC has nothing to push, and says so with an error

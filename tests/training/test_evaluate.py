@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT
-from training.evaluation.evaluate import evaluate, per_class
+from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import calibration_error
-from training.evaluation.plots import plot_confusion, plot_mistakes
+from training.evaluation.plots import Mistake, plot_confusion, plot_mistakes
+from training.evaluation.tables import per_class
 from training.model import Checkpoint
 
 
@@ -47,7 +48,7 @@ def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated)
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_leaves_out_training_photos_of_another_data_set(tmp_path, tiny_run, generated):
+def test_evaluate_leaves_out_photos_of_another_data_set_that_were_trained_on(tmp_path, tiny_run, generated):
     other = tmp_path / "other"
     for folder in generated.iterdir():
         (other / folder.name).mkdir(parents=True)
@@ -61,9 +62,9 @@ def test_tables_agree_with_each_other(evaluated):
     metrics = json.loads((evaluated / "metrics.json").read_text())
     predictions, classes = table(evaluated / "predictions.csv"), table(evaluated / "per_class.csv")
     assert len(predictions) == metrics["photos"] == sum(int(row["support"]) for row in classes)
-    right = [row for row in predictions if row["actual"] == row["predicted"]]
-    assert [row for row in predictions if row["correct"] == "1"] == right
-    assert len(right) / len(predictions) == pytest.approx(metrics["top1"], abs=1e-4)
+    correct = [row for row in predictions if row["actual"] == row["predicted"]]
+    assert [row for row in predictions if row["correct"] == "1"] == correct
+    assert len(correct) / len(predictions) == pytest.approx(metrics["top1"], abs=1e-4)
     assert sum(float(row["f1"]) for row in classes) / len(classes) == pytest.approx(metrics["f1"], abs=1e-3)
     for row in classes:
         named = [p for p in predictions if p["predicted"] == row["label"]]
@@ -73,7 +74,7 @@ def test_tables_agree_with_each_other(evaluated):
     assert all(float(row["probability"]) >= float(row["probability_of_actual"]) for row in predictions)
 
 
-def test_temperature_lowers_the_loss_and_both_calibration_errors_are_told(evaluated):
+def test_temperature_lowers_the_loss_and_both_calibration_errors_are_reported(evaluated):
     checkpoint = Checkpoint.load(evaluated / "checkpoint.pt")
     metrics = json.loads((evaluated / "metrics.json").read_text())
     assert metrics["temperature"] == pytest.approx(checkpoint.temperature, abs=1e-4)
@@ -92,8 +93,8 @@ def test_most_confused_class_is_named():
 
 
 def test_calibration_error_of_known_answers():
-    sure, torn = torch.tensor([[9.0, -9.0]]), torch.tensor([[0.01, 0.0]])
-    assert calibration_error(sure.repeat(4, 1), torch.tensor([0, 0, 0, 1])) == pytest.approx(0.25, abs=1e-3)
+    confident, torn = torch.tensor([[9.0, -9.0]]), torch.tensor([[0.01, 0.0]])
+    assert calibration_error(confident.repeat(4, 1), torch.tensor([0, 0, 0, 1])) == pytest.approx(0.25, abs=1e-3)
     assert calibration_error(torn.repeat(4, 1), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.0025, abs=1e-3)
 
 
@@ -105,14 +106,14 @@ def test_confusion_matrix_gives_each_class_room_for_its_name(tmp_path, count):
 
 
 def test_long_names_and_dollar_signs_leave_the_pictures_whole(tmp_path):
-    names = [f"the_rather_long_name_of_${i}_dish_with_$\\sauce_{i}" for i in range(4)]
+    names = [f"the_rather_long_name_of_${i}_class_with_$\\sauce_{i}" for i in range(4)]
     plot_confusion(torch.eye(4, dtype=torch.long), names, tmp_path / "confusion.png")  # matplotlib warns where nothing fits
     with Image.open(tmp_path / "confusion.png") as image:
         ink = image.convert("L").resize((image.width // 8, image.height // 8)).point(lambda value: 255 * (value < 90))
         left, top, right, bottom = ink.getbbox()
         assert (right - left) * 8 >= 300  # the matrix itself: three inches and more
         assert (bottom - top) * 8 >= 300
-    plot_mistakes([(np.zeros((8, 8, 3), np.uint8), names[0], names[1], 0.7)] * 2, tmp_path / "mistakes.png")
+    plot_mistakes([Mistake(np.zeros((8, 8, 3), np.uint8), names[0], names[1], 0.7)] * 2, tmp_path / "mistakes.png")
     assert (tmp_path / "mistakes.png").is_file()
 
 
@@ -123,13 +124,13 @@ def test_model_without_mistakes_has_a_contact_sheet_that_says_so(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mistakes.png"]
 
 
-def test_page_holds_its_pictures_and_needs_no_network(evaluated):
+def test_page_contains_its_pictures_and_needs_no_network(evaluated):
     page = (evaluated / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)=.(?!data:)", page)
     metrics = json.loads((evaluated / "metrics.json").read_text())
     assert f"{100 * metrics['top1']:.1f} %" in page
-    assert "dish_0" in page
+    assert "class_0" in page
     assert Checkpoint.load(evaluated / "checkpoint.pt").git in page
 
 
@@ -139,7 +140,7 @@ def test_page_of_a_run_without_curves_says_so_and_one_not_evaluated_is_refused(t
     shutil.copytree(evaluated, run, ignore=shutil.ignore_patterns("history.csv", "learning_curves.png"))
     done = subprocess.run([sys.executable, "-m", "training.evaluation.report", str(run)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    assert "has no learning_curves.png" in (run / "report.html").read_text()
+    assert "learning_curves.png is not in the folder of this run" in (run / "report.html").read_text()
     (run / "metrics.json").unlink()
     done = subprocess.run([sys.executable, "-m", "training.evaluation.report", str(run)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

@@ -1,9 +1,11 @@
 """The same run, whatever its processes, its parts and its interruptions."""
 
+import contextlib
 import csv
 import itertools
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -22,11 +24,11 @@ from tests.conftest import ROOT
 from training.data.loader import Batches
 from training.data.pictures import generate
 from training.data.split import Photo
-from training.model import Checkpoint
+from training.loop import part_of_step, train
+from training.model import Checkpoint, save_whole
 from training.params import Params
 from training.recipe import Average, Mix, choose_mix, mix_crops, parameter_groups, swap_neighbours
-from training.resume import Stopped, load_state
-from training.train import part_of_step, train
+from training.resume import Stopped, load_state, read_run
 
 # float32 sums in another order; AdamW divides small gradients by their size, which makes more of it
 WEIGHT_TOLERANCE, LOSS_TOLERANCE = 1e-4, 1e-5
@@ -60,7 +62,7 @@ def run_train(params: Params, data: Path, out: Path, processes: int = 0, **optio
     restarts = [f"--max-restarts={options.pop('restarts', 0)}"]
     return subprocess.Popen(
         [
-            *(sys.executable, *((*torchrun, *restarts) if processes else ()), "-m", "training.train"),
+            *(sys.executable, *((*torchrun, *restarts) if processes else ()), "-m", "training.train", "--model", "food"),
             *("--data", str(data), "--params", str(file), "--out", str(out)),
         ],
         cwd=ROOT,
@@ -100,12 +102,12 @@ def same_bits(a: Any, b: Any) -> bool:
 def one_process(tmp_path_factory, generated, params) -> Path:
     out = tmp_path_factory.mktemp("exact") / "one"
     torch.set_num_threads(1)
-    train(generated, params, out)
+    train("food", generated, params, out)
     return out
 
 
 def test_same_seed_gives_the_same_bits_with_any_number_of_loader_workers(tmp_path, generated, params, one_process):
-    train(generated, params.model_copy(update={"workers": 0}), tmp_path / "again")
+    train("food", generated, params.model_copy(update={"workers": 0}), tmp_path / "again")
     assert same_bits(weights(one_process), weights(tmp_path / "again"))
     assert same_bits(history(one_process), history(tmp_path / "again"))
 
@@ -113,7 +115,7 @@ def test_same_seed_gives_the_same_bits_with_any_number_of_loader_workers(tmp_pat
 @pytest.mark.slow
 def test_two_processes_or_two_parts_train_as_one(tmp_path, generated, params, one_process):
     two = run_train(params, generated, tmp_path / "two", processes=2)
-    train(generated, params.model_copy(update={"accumulate": 2}), tmp_path / "parts")
+    train("food", generated, params.model_copy(update={"accumulate": 2}), tmp_path / "parts")
     finish(two)
     for other in ("two", "parts"):
         for name, weight in weights(one_process).items():
@@ -133,10 +135,10 @@ def test_run_stopped_by_sigterm_goes_on_bit_for_bit(tmp_path, generated, params,
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        train(generated, params, tmp_path / "run", on_step=at_step)
+        train("food", generated, params, tmp_path / "run", on_step=at_step)
     assert f"stopped by SIGTERM after step {step}" in capsys.readouterr().out
     steps = []
-    train(generated, params, tmp_path / "run", on_step=steps.append)
+    train("food", generated, params, tmp_path / "run", on_step=steps.append)
     assert steps == list(range(step + 1, int(history(one_process)[-1]["step"]) + 1))
     assert same_bits(load_state(tmp_path / "run" / "last.pt"), load_state(one_process / "last.pt"))
     assert same_bits(weights(tmp_path / "run"), weights(one_process))
@@ -145,7 +147,7 @@ def test_run_stopped_by_sigterm_goes_on_bit_for_bit(tmp_path, generated, params,
 
 def test_finished_run_is_left_as_it_is(generated, params, one_process, capsys):
     before = (one_process / "checkpoint.pt").stat().st_mtime_ns
-    train(generated, params, one_process)
+    train("food", generated, params, one_process)
     assert "nothing to do" in capsys.readouterr().out
     assert (one_process / "checkpoint.pt").stat().st_mtime_ns == before
 
@@ -158,9 +160,9 @@ def test_signal_during_evaluation_keeps_the_epoch(tmp_path, generated, params, o
     with monkeypatch.context() as patch:
         patch.setattr("training.record.predict", predict)
         with pytest.raises(Stopped):
-            train(generated, params, tmp_path / "run")
+            train("food", generated, params, tmp_path / "run")
     steps = []
-    train(generated, params, tmp_path / "run", on_step=steps.append)
+    train("food", generated, params, tmp_path / "run", on_step=steps.append)
     assert steps[0] == history(one_process)[0]["step"] + 1  # the first epoch's steps are not done again
     assert same_bits(weights(tmp_path / "run"), weights(one_process))
 
@@ -185,7 +187,7 @@ def test_sigkill_costs_no_more_than_since_the_last_save(tmp_path, generated, par
     process.communicate()
     assert not list(Path("/proc").glob(f"*/task/{process.pid}"))
     steps = []
-    train(generated, params, tmp_path / "run", on_step=steps.append)  # checkpoint_minutes may change
+    train("food", generated, params, tmp_path / "run", on_step=steps.append)  # checkpoint_minutes may change
     assert saved < steps[0] <= saved + 4  # it went on for some moments after we looked
     assert same_bits(weights(tmp_path / "run"), weights(one_process))
 
@@ -200,7 +202,7 @@ def test_killed_rank_is_restarted_and_the_run_ends_as_if_nothing_had_been(tmp_pa
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
     out, _ = finish(process)
-    assert "going on after step" in out
+    assert "resuming after step" in out
     assert same_bits(weights(tmp_path / "run"), weights(tmp_path / "undisturbed"))
 
 
@@ -226,51 +228,79 @@ def test_sigterm_to_torchrun_saves_and_ends_all_ranks(tmp_path, generated, param
         ({"epochs": 9}, "epochs 3 -> 9"),
     ],
 )
-def test_run_with_other_parameters_is_not_taken_up(generated, params, one_process, change, message):
+def test_run_with_other_parameters_is_not_resumed(generated, params, one_process, change, message):
     with pytest.raises(ValueError, match=f"parameters have changed: {message}.*choose another --out"):
-        train(generated, params.model_copy(update=change), one_process)
+        train("food", generated, params.model_copy(update=change), one_process)
 
 
-def test_run_with_other_labels_or_photos_is_not_taken_up(tmp_path, generated, params, one_process):
+def test_run_of_another_model_is_not_resumed_and_one_without_a_name_takes_any(tmp_path, generated, params, one_process):
+    with pytest.raises(ValueError, match="the model's name has changed: food -> flowers.*choose another --out"):
+        train("flowers", generated, params, one_process)
+    assert read_run(one_process, None)[0] == "food"
+    older = load_state(one_process / "last.pt")
+    del older["name"]
+    save_whole(older, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="older than model names: give --model NAME"):
+        read_run(tmp_path, None)
+    assert read_run(tmp_path, "flowers")[0] == "flowers"
+    train("flowers", generated, params, tmp_path)
+
+
+def test_run_with_other_labels_or_photos_is_not_resumed(tmp_path, generated, params, one_process):
     more = generate(tmp_path / "more", num_classes=5, per_class=20)
-    with pytest.raises(ValueError, match=r"the label map has changed: \['dish_4'\]"):
-        train(more, params, one_process)
+    with pytest.raises(ValueError, match=r"the label map has changed: \['class_4'\]"):
+        train("food", more, params, one_process)
     other = generate(tmp_path / "other", num_classes=4, per_class=20, seed=1)
     with pytest.raises(ValueError, match="the photos have changed: fingerprint"):
-        train(other, params, one_process)
+        train("food", other, params, one_process)
 
 
 @pytest.mark.slow
 def test_resume_flag_takes_data_and_parameters_from_the_run(tmp_path, generated, params):
     short = params.model_copy(update={"epochs": 1})
     with pytest.raises(Stopped):
-        train(generated, short, tmp_path / "run", on_step=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        train("food", generated, short, tmp_path / "run", on_step=lambda _: os.kill(os.getpid(), signal.SIGTERM))
     command = [sys.executable, "-m", "training.train", "--resume", "--out"]
     done = subprocess.run([*command, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "going on after step 1" in done.stdout
+    assert "resuming after step 1" in done.stdout
     done = subprocess.run([*command, str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "no run to go on with" in done.stderr
+    assert "no run to resume" in done.stderr
 
 
-def test_full_disk_within_an_epoch_is_said_and_at_its_end_refused(tmp_path, generated, params, capsys):
+@contextlib.contextmanager
+def no_room_for(size):
+    """Within this `with`, no file of this process can grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_full_disk_within_an_epoch_is_a_warning_and_at_its_end_an_error(tmp_path, generated, params, capsys):
     out = tmp_path / "run"
-    full = params.model_copy(update={"checkpoint_minutes": 0.0})
+    # no workers: their shared memory counts as files, too
+    full = params.model_copy(update={"checkpoint_minutes": 0.0, "workers": 0})
+    limit = contextlib.ExitStack()
 
     def fill(step: int) -> None:
         if step == 2:
-            (out / "last.pt.part").symlink_to("/dev/full")
+            limit.enter_context(no_room_for(10_000))
+        if step == 3:
+            limit.close()
 
     with pytest.raises(Stopped):
-        train(generated, full, out, on_step=lambda step: step == 1 and os.kill(os.getpid(), signal.SIGTERM))
-    train(generated, full.model_copy(update={"epochs": 3}), out, on_step=fill)
-    assert "warning: step 2 was not saved ([Errno 28] No space left on device)" in capsys.readouterr().out
+        train("food", generated, full, out, on_step=lambda step: step == 1 and os.kill(os.getpid(), signal.SIGTERM))
+    train("food", generated, full.model_copy(update={"epochs": 3}), out, on_step=fill)
+    printed = capsys.readouterr().out
+    assert "warning: step 2 was not saved ([Errno 27] File too large)" in printed
+    assert printed.count("warning") == 1
 
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "checkpoint.pt.part").symlink_to("/dev/full")
-    with pytest.raises(ValueError, match="No space left on device.*make room"):
-        train(generated, params, tmp_path / "full")
+    with no_room_for(10_000), pytest.raises(ValueError, match="File too large.*make room"):
+        train("food", generated, params.model_copy(update={"workers": 0}), tmp_path / "full")
     assert not (tmp_path / "full" / "checkpoint.pt").exists()
     assert not list((tmp_path / "full").glob("*.part"))
 
@@ -287,7 +317,7 @@ def test_photo_that_becomes_unreadable_is_named_and_skipped_up_to_a_limit(tmp_pa
 
     # found at the start of a run, a share of them is left out; so spoil a run that is on its way
     with pytest.raises(ValueError, match="of .* photos became unreadable, the limit is 1%"):
-        train(data, short.model_copy(update={"epochs": 50}), tmp_path / "run", on_step=spoil)
+        train("food", data, short.model_copy(update={"epochs": 50}), tmp_path / "run", on_step=spoil)
     err = capsys.readouterr().err
     assert "unreadable, 1 so far on rank 0" in err
     assert spoilt[0] in err or spoilt[1] in err or spoilt[2] in err
@@ -295,7 +325,7 @@ def test_photo_that_becomes_unreadable_is_named_and_skipped_up_to_a_limit(tmp_pa
 
 def test_run_ends_early_when_it_gets_no_better_and_keeps_the_best_epoch(tmp_path, generated, tiny_params, capsys):
     tired = tiny_params.model_copy(update={"epochs": 40, "patience": 2, "best_metric": "top1", "lr": 0.003})
-    train(generated, tired, tmp_path / "run")
+    train("food", generated, tired, tmp_path / "run")
     rows = history(tmp_path / "run")
     assert len(rows) < 40
     assert "ended early" in capsys.readouterr().out

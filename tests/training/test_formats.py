@@ -12,12 +12,15 @@ import httpx
 import pytest
 import torch
 
-from scripts.archive.build import build, load_handler
+from scripts.archive.build import build
 from scripts.archive.predict import OfflineContext
+from scripts.archive.read import load_handler
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
-from tests.serving.test_server import Server
-from training.export.export import choose_format, export, prepare
-from training.export.formats import FASTEST, FORMATS, RefusedError, failure, gate
+from tests.serving.server import Server
+from training.export.export import choose_format, export
+from training.export.formats import EXPORT_FORMATS, FASTEST
+from training.export.gate import AccuracyGateError, failure, gate
+from training.export.program import prepare
 from training.model import Checkpoint
 
 
@@ -38,7 +41,7 @@ def test_every_format_answers_as_the_default_one_does(other_format, exported, tm
     answers = []
     for folder in (exported, other_format[1]):
         unpacked = tmp_path / folder.name
-        with zipfile.ZipFile(build(folder, "1.0.0", tmp_path / f"{folder.name}-store")) as archive:
+        with zipfile.ZipFile(build(folder, "1.0.0", tmp_path / f"{folder.name}-store", model="seefood")) as archive:
             archive.extractall(unpacked)
         with modules_of_a_worker():
             handler = load_handler(unpacked)  # which answers its golden photos
@@ -55,11 +58,22 @@ def test_every_format_answers_as_the_default_one_does(other_format, exported, tm
             assert after["probability"] == pytest.approx(before["probability"], abs=0.01)
 
 
+def test_program_json_names_the_trained_model_or_the_one_that_is_given(exported, tiny_run, prepared, tmp_path, monkeypatch):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    assert json.loads((exported / "program.json").read_text())["model"] == checkpoint.name
+    monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
+    older = replace(checkpoint, name=None)
+    with pytest.raises(ValueError, match="older than model names: give --model NAME"):
+        export(older, tmp_path / "export", format_name="onnxruntime")
+    export(older, tmp_path / "export", format_name="onnxruntime", model="flowers")
+    assert json.loads((tmp_path / "export" / "program.json").read_text())["model"] == "flowers"
+
+
 @pytest.mark.server
 @pytest.mark.slow
 def test_every_format_is_served_by_torchserve_heat_maps_too(other_format, tmp_path):
     name, folder = other_format
-    build(folder, "1.0.0", tmp_path)
+    build(folder, "1.0.0", tmp_path, model="seefood")
     server = Server(tmp_path, free_port()).wait_ready()
     try:
         answer = httpx.post(server.url, content=picture_bytes(0), timeout=30).json()
@@ -77,18 +91,18 @@ def test_every_format_is_served_by_torchserve_heat_maps_too(other_format, tmp_pa
     [
         (0.895, 0.99, "bf16", None),
         (0.894, 0.99, "bf16", r"top-1 is 89\.40%, 0\.60 points below float32's, at most 0\.5 are allowed"),
-        (0.9, 0.989, "bf16", r"names float32's dish for 98\.90% of the photos, expected 99%"),
+        (0.9, 0.989, "bf16", r"names float32's class for 98\.90% of the photos, expected 99%"),
         (0.9, 0.98, "int8", None),
-        (0.9, 0.979, "int8", r"names float32's dish for 97\.90% of the photos, expected 98%"),
+        (0.9, 0.979, "int8", r"names float32's class for 97\.90% of the photos, expected 98%"),
     ],
 )
-def test_gate_allows_half_a_point_and_one_other_dish_in_a_hundred_or_in_fifty_for_int8(top1, agreement, precision, reason):
-    said = failure(precision, {"top1": top1, "top1_float32": 0.9, "agreement": agreement})
-    assert said is None if reason is None else re.fullmatch(reason, said)
+def test_gate_allows_half_a_point_and_one_other_class_in_a_hundred_or_in_fifty_for_int8(top1, agreement, precision, reason):
+    reason_given = failure(precision, {"top1": top1, "top1_float32": 0.9, "agreement": agreement})
+    assert reason_given is None if reason is None else re.fullmatch(reason, reason_given)
 
 
 def with_other_weights(program):
-    """A copy of the program whose last layer takes each dish for its neighbour."""
+    """A copy of the program whose last layer takes each class for its neighbour."""
     other = copy.deepcopy(program)
     *_, last = (module for module in other.modules() if isinstance(module, torch.nn.Linear))
     with torch.no_grad():
@@ -97,43 +111,47 @@ def with_other_weights(program):
 
 
 def test_format_that_answers_otherwise_is_refused_with_its_figures_and_the_next_one_named(prepared, tmp_path, capsys):
-    chosen = FORMATS["onnxruntime"]
+    chosen = EXPORT_FORMATS["onnxruntime"]
     chosen.write(with_other_weights(prepared.program), prepared.calibration, tmp_path / chosen.file)
-    with pytest.raises(RefusedError, match=r"onnxruntime does not pass the accuracy gate \(f32: top-1 is .*\): try FORMAT=torch"):
-        gate("onnxruntime", tmp_path, prepared.crops, prepared.targets, prepared.expected)
-    said = capsys.readouterr().out
-    assert re.search(r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), the same dish for .*% of \d+ photos; refused: ", said)
+    with pytest.raises(
+        AccuracyGateError, match=r"onnxruntime does not pass the accuracy gate \(f32: top-1 is .*\): try FORMAT=torch"
+    ):
+        gate("onnxruntime", tmp_path, prepared.reference)
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), the same class for .*% of \d+ photos; refused: ", printed
+    )
 
 
 @pytest.mark.slow
 def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_none_does(
     prepared, tiny_run, tmp_path, monkeypatch, capsys
 ):
-    exact = FORMATS["openvino"]
+    exact = EXPORT_FORMATS["openvino"]
     wrong = replace(exact, write=lambda program, crops, path: exact.write(with_other_weights(program), crops, path))
     assert FASTEST == ("openvino", "openvino-int8")
-    monkeypatch.setitem(FORMATS, "openvino", wrong)
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino", wrong)
     # in place of int8, which the tiny network does not bear
-    monkeypatch.setitem(FORMATS, "openvino-int8", replace(exact, precisions=("f32",)))
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino-int8", replace(exact, precisions=("f32",)))
     name, passed = choose_format(prepared, tmp_path, "fastest")
-    assert (name, [program.precision for program, _ in passed]) == ("openvino-int8", ["f32"])
+    assert (name, [measured.program.precision for measured in passed]) == ("openvino-int8", ["f32"])
     assert [path.name for path in tmp_path.iterdir()] == [exact.file]
 
-    monkeypatch.setitem(FORMATS, "openvino-int8", wrong)
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino-int8", wrong)
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
-    with pytest.raises(RefusedError, match="openvino-int8 does not pass"):
+    with pytest.raises(AccuracyGateError, match="openvino-int8 does not pass"):
         export(checkpoint, tmp_path / "build" / "1.0.0")
     assert not list((tmp_path / "build").iterdir())
     assert "refused" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_make_compare_prints_every_form_with_its_times_and_the_gates_verdict(tiny_run):
+def test_make_compare_prints_every_format_with_its_times_and_the_gates_verdict(tiny_run):
     command = [sys.executable, "-m", "training.export.compare", "--checkpoint", str(tiny_run / "checkpoint.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     row = re.compile(r"(\S+) .*?([\d.]+) +([\d.]+)  (top-1 [\d.]+%, agreement [\d.]+%, (?:passes|refused)|not a format)")
     rows = [match for line in done.stdout.splitlines() if (match := row.fullmatch(line))]
-    assert {match[1] for match in rows} >= {*FORMATS}
+    assert {match[1] for match in rows} >= {*EXPORT_FORMATS}
     assert all(float(match[2]) > 0 and float(match[3]) > 0 for match in rows)
-    assert {match[4] for match in rows if match[1] in FORMATS}.isdisjoint({"not a format"})
+    assert {match[4] for match in rows if match[1] in EXPORT_FORMATS}.isdisjoint({"not a format"})

@@ -1,6 +1,5 @@
 """New photos become a new version of a data set: what is taken, what is refused, and that nothing is ever half done."""
 
-import contextlib
 import csv
 import random
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
+from scripts.command import run
 from tests.conftest import ROOT, SHARED, bytes_of, needs_photos
 from tests.training.test_sets import food101
 from training.data import ingest as ingest_module
@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def food(generated):
-    """data/food as class folders of four dishes."""
+    """data/food as class folders of four classes."""
     shutil.copytree(generated, "data/food")
     return Path("data/food")
 
@@ -48,7 +48,7 @@ def give(label, number, folder="new", size=(160, 120), **options):
 def ingest(monkeypatch, capsys, *arguments):
     """(exit status, stdout, stderr) of the command."""
     monkeypatch.setattr(sys, "argv", ["ingest.py", *map(str, arguments)])
-    status = ingest_module.main()
+    status = run(ingest_module.main)
     return status, *capsys.readouterr()
 
 
@@ -65,17 +65,17 @@ def refused():
 
 def test_folder_becomes_a_data_set_of_upright_small_photos_without_metadata(monkeypatch, capsys):
     exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "a maker of cameras"
+    exif[0x0112], exif[0x010F] = 6, "a camera"
     give("pizza", 1000, size=(1600, 1200), exif=exif, comment="at home", quality=95, dpi=(300, 300), icc_profile=b"x" * 200)
     give("pizza", 1001).rename("new/pizza/second.jpeg")
     Path("new/ramen/deeper").mkdir(parents=True)
     Path("new/ramen/deeper/alpha.png").write_bytes(bytes_of(draw(2, random.Random(1), (50, 70)).convert("RGBA"), "PNG"))
     give("ramen", 1003)
-    status, said, _ = ingest(monkeypatch, capsys, "new", "--data", "data/food")
+    status, output, _ = ingest(monkeypatch, capsys, "new", "--data", "data/food")
     assert status == 0
-    assert "4 photos taken, 0 there already, 0 refused" in said
-    assert re.search(r"pizza +0 -> 2\n +ramen +0 -> 2\n", said)
-    assert "versions" in said or "no version is kept" in said
+    assert "4 photos added, 0 present already, 0 refused" in output
+    assert re.search(r"pizza +0 -> 2\n +ramen +0 -> 2\n", output)
+    assert "this version is not tracked" in output
     photos = sorted(Path("data/food").rglob("*.*"))
     assert [path.parent.name for path in photos] == ["pizza", "pizza", "ramen", "ramen"]
     assert all(re.fullmatch(r"[0-9a-f]{16}\.jpg", path.name) for path in photos)
@@ -92,83 +92,83 @@ def test_folder_becomes_a_data_set_of_upright_small_photos_without_metadata(monk
 
 def test_same_command_again_changes_nothing(monkeypatch, capsys, food):
     for number in range(1000, 1012):
-        give(f"dish_{number % 4}", number)
-    shutil.copyfile("new/dish_0/1000.jpg", "new/dish_0/copy.jpg")
+        give(f"class_{number % 4}", number)
+    shutil.copyfile("new/class_0/1000.jpg", "new/class_0/copy.jpg")
     assert ingest(monkeypatch, capsys, "new", "--data", food)[0] == 0
     before, listed = content(food), refused()
-    status, said, _ = ingest(monkeypatch, capsys, "new", "--data", food)
+    status, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)
     assert status == 0
-    assert "0 photos taken, 12 there already, 1 refused" in said
+    assert "0 photos added, 12 present already, 1 refused" in output
     assert content(food) == before
-    assert refused().keys() == listed.keys() == {"new/dish_0/copy.jpg"}
+    assert refused().keys() == listed.keys() == {"new/class_0/copy.jpg"}
 
 
 def test_csv_names_photos_and_labels(monkeypatch, capsys, food):
     first, second = give("any", 1000, "inbox/a"), give("any", 1001, "inbox/b")
     rows = [
         ["label", "path", "by"],
-        ["dish_2", first.relative_to("inbox"), "me"],
-        ["dish_3 ", second.resolve(), ""],
-        ["dish_3", "gone.jpg", ""],
+        ["class_2", first.relative_to("inbox"), "me"],
+        ["class_3 ", second.resolve(), ""],
+        ["class_3", "gone.jpg", ""],
     ]
     with Path("inbox/list.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows(rows)
-    status, said, _ = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", food)
+    status, output, _ = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", food)
     assert status == 0
-    assert re.search(r"dish_2 +30 -> 31\n +dish_3 +30 -> 31\n", said)
+    assert re.search(r"class_2 +30 -> 31\n +class_3 +30 -> 31\n", output)
     assert refused() == {"inbox/gone.jpg": ("unreadable", "No such file or directory")}
 
 
 def test_every_refused_photo_is_listed_with_the_reason(monkeypatch, capsys, food):
-    there = food / "dish_1" / "004.jpg"
-    taken = give("dish_0", 1000)
+    there = food / "class_1" / "004.jpg"
+    taken = give("class_0", 1000)
     for name, source in {"0_exact": there, "1_repeat": taken}.items():
-        shutil.copyfile(source, f"new/dish_{name[0]}/{name}.jpg" if name[0] == "0" else f"new/dish_0/{name}.jpg")
-    Path("new/dish_1").mkdir()
-    ImageOps.mirror(Image.open(there)).resize((300, 300)).save("new/dish_1/near.png")
-    shutil.copyfile(there, "new/dish_1/same.jpg")
-    for label in ("dish_2", "dish_3"):
+        shutil.copyfile(source, f"new/class_{name[0]}/{name}.jpg" if name[0] == "0" else f"new/class_0/{name}.jpg")
+    Path("new/class_1").mkdir()
+    ImageOps.mirror(Image.open(there)).resize((300, 300)).save("new/class_1/near.png")
+    shutil.copyfile(there, "new/class_1/same.jpg")
+    for label in ("class_2", "class_3"):
         shutil.copyfile(give("either", 1001, "other"), give(label, 1001))
-    Path("new/dish_3/notes.txt").write_text("no photo")
-    Path("new/dish_3/empty.jpg").touch()
-    Path("new/dish_3/.hidden").touch()
-    status, said, _ = ingest(monkeypatch, capsys, "new", "--data", food)
+    Path("new/class_3/notes.txt").write_text("no photo")
+    Path("new/class_3/empty.jpg").touch()
+    Path("new/class_3/.hidden").touch()
+    status, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)
     assert status == 0
     assert refused() == {
-        "new/dish_0/0_exact.jpg": ("label conflict", "the same photo is given as dish_0 and as dish_1"),
-        "new/dish_0/1_repeat.jpg": ("exact duplicate", str(taken)),
-        "new/dish_1/near.png": ("near duplicate", str(there)),
-        "new/dish_1/same.jpg": ("label conflict", "the same photo is given as dish_0 and as dish_1"),
-        "new/dish_2/1001.jpg": ("label conflict", "the same photo is given as dish_2 and as dish_3"),
-        "new/dish_3/1001.jpg": ("label conflict", "the same photo is given as dish_2 and as dish_3"),
-        "new/dish_3/notes.txt": ("unreadable", refused()["new/dish_3/notes.txt"][1]),
-        "new/dish_3/empty.jpg": ("unreadable", "the photo is empty: 0 bytes"),
+        "new/class_0/0_exact.jpg": ("label conflict", "the same photo is given as class_0 and as class_1"),
+        "new/class_0/1_repeat.jpg": ("exact duplicate", str(taken)),
+        "new/class_1/near.png": ("near-duplicate", str(there)),
+        "new/class_1/same.jpg": ("label conflict", "the same photo is given as class_0 and as class_1"),
+        "new/class_2/1001.jpg": ("label conflict", "the same photo is given as class_2 and as class_3"),
+        "new/class_3/1001.jpg": ("label conflict", "the same photo is given as class_2 and as class_3"),
+        "new/class_3/notes.txt": ("unreadable", refused()["new/class_3/notes.txt"][1]),
+        "new/class_3/empty.jpg": ("unreadable", "the photo is empty: 0 bytes"),
     }
-    assert "1 photos taken, 0 there already, 8 refused: 4 label conflict, 2 unreadable, " in said
+    assert "1 photos added, 0 present already, 8 refused: 4 label conflict, 2 unreadable, " in output
     for path, (reason, detail) in refused().items():
-        assert re.search(rf"refused {path}: {reason}( of|:) {re.escape(detail)}\n", said)
+        assert re.search(rf"refused {path}: {reason}( of|:) {re.escape(detail)}\n", output)
 
 
 def test_photo_that_is_there_is_refused_and_so_is_one_under_another_label(monkeypatch, capsys, food):
-    give("dish_0", 1000)
-    for label in ("dish_1", "dish_2"):
+    give("class_0", 1000)
+    for label in ("class_1", "class_2"):
         Path("new", label).mkdir()
-        shutil.copyfile(food / "dish_1" / "004.jpg", f"new/{label}/a.jpg" if label == "dish_1" else "b.jpg")
-    ImageOps.mirror(Image.open(food / "dish_3" / "007.jpg")).save("new/dish_2/mirrored.png")
+        shutil.copyfile(food / "class_1" / "004.jpg", f"new/{label}/a.jpg" if label == "class_1" else "b.jpg")
+    ImageOps.mirror(Image.open(food / "class_3" / "007.jpg")).save("new/class_2/mirrored.png")
     assert ingest(monkeypatch, capsys, "new", "--data", food)[0] == 0
     assert refused() == {
-        "new/dish_1/a.jpg": ("exact duplicate", "data/food/dish_1/004.jpg"),
-        "new/dish_2/mirrored.png": ("label conflict", "near duplicate of data/food/dish_3/007.jpg, which is dish_3"),
+        "new/class_1/a.jpg": ("exact duplicate", "data/food/class_1/004.jpg"),
+        "new/class_2/mirrored.png": ("label conflict", "near-duplicate of data/food/class_3/007.jpg, which is class_3"),
     }
 
 
 def test_nothing_to_take_is_a_failure(monkeypatch, capsys, food):
     before = content(food)
-    Path("new/dish_0").mkdir(parents=True)
-    shutil.copyfile(food / "dish_0" / "004.jpg", "new/dish_0/a.jpg")
-    status, said, errors = ingest(monkeypatch, capsys, "new", "--data", food)
-    assert (status, errors) == (1, "error: no photo could be taken\n")
-    assert "0 photos taken, 0 there already, 1 refused" in said
+    Path("new/class_0").mkdir(parents=True)
+    shutil.copyfile(food / "class_0" / "004.jpg", "new/class_0/a.jpg")
+    status, output, errors = ingest(monkeypatch, capsys, "new", "--data", food)
+    assert (status, errors) == (1, "error: no photo could be added\n")
+    assert "0 photos added, 0 present already, 1 refused" in output
     assert content(food) == before
 
 
@@ -177,68 +177,66 @@ def test_test_split_stays_and_what_is_in_it_is_refused(monkeypatch, capsys, gene
     root = Path("data/food")
     if layout == "food-101":
         food101(root / "food-101", generated)
-        held_out, listed = root / "food-101" / "images" / "dish_1" / "025.jpg", root / "food-101" / "meta" / "test.json"
+        held_out, listed = root / "food-101" / "images" / "class_1" / "025.jpg", root / "food-101" / "meta" / "test.json"
     else:
         for number, path in enumerate(sorted(generated.rglob("*.jpg"))):
             target = root / ("test" if number % 30 >= 20 else "train") / path.parent.name / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        held_out, listed = root / "test" / "dish_1" / "025.jpg", root / "test" / "dish_0" / "020.jpg"
+        held_out, listed = root / "test" / "class_1" / "025.jpg", root / "test" / "class_0" / "020.jpg"
     before, untouched = read_data(root, 0.1, 0), listed.read_bytes()
-    give("dish_1", 1000)
-    give("dish_2", 1001)
-    shutil.copyfile(held_out, "new/dish_1/a.jpg")
-    ImageOps.mirror(Image.open(held_out)).save("new/dish_2/b.png")
+    give("class_1", 1000)
+    give("class_2", 1001)
+    shutil.copyfile(held_out, "new/class_1/a.jpg")
+    ImageOps.mirror(Image.open(held_out)).save("new/class_2/b.png")
     for _ in range(2):
-        status, said, _ = ingest(monkeypatch, capsys, "new", "--data", root)
+        status, output, _ = ingest(monkeypatch, capsys, "new", "--data", root)
         assert status == 0
-        assert refused() == {f"new/dish_{n}": ("in the held-out test split", str(held_out)) for n in ("1/a.jpg", "2/b.png")}
+        assert refused() == {f"new/class_{n}": ("in the held-out test split", str(held_out)) for n in ("1/a.jpg", "2/b.png")}
         after = read_data(root, 0.1, 0)
         assert after.held_out == before.held_out
         assert len(after.train) == len(before.train) + 2
         assert {p.path.parent.parent.name for p in after.train} == {"images" if layout == "food-101" else "train"}
         assert listed.read_bytes() == untouched
-    assert "0 photos taken, 2 there already" in said
-    give("dish_9", 1002)
+    assert "0 photos added, 2 present already" in output
+    give("class_9", 1002)
     status, _, errors = ingest(monkeypatch, capsys, "new", "--data", root, "--new-classes")
     assert status == 1
-    assert "unknown classes: ['dish_9']; a data set with a test split takes none" in errors
+    assert "unknown classes: ['class_9']; a data set with a test split takes no new ones" in errors
 
 
 def test_unknown_class_is_refused_naming_close_ones_unless_it_is_meant_to_be_new(monkeypatch, capsys, food):
     before = content(food)
-    give("dish_0", 1000)
-    give("dish0", 1001)
+    give("class_0", 1000)
+    give("class0", 1001)
     give("zabaione", 1002)
     status, _, errors = ingest(monkeypatch, capsys, "new", "--data", food)
     assert status == 1
-    assert re.search(
-        r"unknown classes: 'dish0' \(close: dish_0, .*\), 'zabaione'; if they are new ones, give --new-classes", errors
-    )
+    assert re.search(r"unknown classes: 'class0' \(close: class_0, .*\), 'zabaione'; if they are new, add --new-classes", errors)
     assert content(food) == before
-    status, said, _ = ingest(monkeypatch, capsys, "new", "--data", food, "--new-classes")
+    status, output, _ = ingest(monkeypatch, capsys, "new", "--data", food, "--new-classes")
     assert status == 0
-    assert "3 photos taken" in said
-    assert {folder.name for folder in food.iterdir()} >= {"dish0", "zabaione"}
+    assert "3 photos added" in output
+    assert {folder.name for folder in food.iterdir()} >= {"class0", "zabaione"}
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere", "nowhere is no folder of class folders and no CSV"),
+        ("nowhere", "nowhere is neither a folder of class folders nor a CSV"),
         ("empty", "empty holds no photo in a class folder"),
-        ("columns.csv", r"has the columns \['file', 'dish'\], expected path,label"),
-        ("outside.csv", "has the label '../dish_0', expected the name of a class"),
+        ("columns.csv", r"has the columns \['file', 'class'\], expected path,label"),
+        ("outside.csv", "has the label '../class_0', expected the name of a class"),
         ("split", "has the label 'train', expected the name of a class"),
-        ("one", "only class 'dish_0' has photos to take"),
+        ("one", "only class 'class_0' has photos to add"),
     ],
 )
 def test_source_that_cannot_be_understood_is_refused(monkeypatch, capsys, source, message):
     Path("empty").mkdir()
-    give("train/dish_0", 1000, "split")
-    give("dish_0", 1000, "one")
-    Path("columns.csv").write_text("file,dish\na.jpg,dish_0\n")
-    Path("outside.csv").write_text("path,label\na.jpg,../dish_0\n")
+    give("train/class_0", 1000, "split")
+    give("class_0", 1000, "one")
+    Path("columns.csv").write_text("file,class\na.jpg,class_0\n")
+    Path("outside.csv").write_text("path,label\na.jpg,../class_0\n")
     status, _, errors = ingest(monkeypatch, capsys, source, "--data", "data/food")
     assert status == 1
     assert re.search(message, errors)
@@ -253,8 +251,8 @@ def test_ingest_that_is_cut_off_while_it_moves_photos_can_be_run_again(monkeypat
     elif layout == "class folders":
         shutil.copytree(generated, "data/food")
     for number in range(1000, 1016):
-        give(f"dish_{number % 4}", number)
-    give("dish_9" if layout == "class folders" else "dish_0", 1016)
+        give(f"class_{number % 4}", number)
+    give("class_9" if layout == "class folders" else "class_0", 1016)
     options = ["--new-classes"] if layout == "class folders" else []
     moves = 0
 
@@ -275,8 +273,7 @@ def test_ingest_that_is_cut_off_while_it_moves_photos_can_be_run_again(monkeypat
         with monkeypatch.context() as patch:
             for name in ("rename", "replace"):
                 patch.setattr(Path, name, cut_off(name, limit))
-            with contextlib.suppress(KeyboardInterrupt):
-                ingest(monkeypatch, capsys, "new", "--data", "data/food", *options)
+            assert ingest(monkeypatch, capsys, "new", "--data", "data/food", *options)[0] in (0, 130)
         if Path("data/food").exists():
             read_data(Path("data/food"), 0.1, 0)  # a data set at any moment
     assert ingest(monkeypatch, capsys, "new", "--data", "data/food", *options)[0] == 0
@@ -289,7 +286,7 @@ def test_ingest_that_is_cut_off_while_it_moves_photos_can_be_run_again(monkeypat
 def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, capsys, food):
     before = content(food)
     for number in range(1000, 1400):
-        give(f"dish_{number % 4}", number, size=(400, 300))
+        give(f"class_{number % 4}", number, size=(400, 300))
     command = [sys.executable, "-m", "training.data.ingest", "new", "--data", str(food)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -301,18 +298,18 @@ def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, ca
     process.wait()
     assert Path("data/food.part").is_dir()
     assert content(food) == before
-    status, said, _ = ingest(monkeypatch, capsys, "new", "--data", food)
+    status, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)
     assert status == 0
-    assert "400 photos taken" in said or re.search(r"\d+ near duplicate", said)
+    assert "400 photos added" in output or re.search(r"\d+ near-duplicate", output)
     assert not Path("data/food.part").exists()
 
 
 def test_second_ingest_at_the_same_time_is_refused(monkeypatch, capsys, food):
-    give("dish_0", 1000)
+    give("class_0", 1000)
     with staging_folder(food) as staging:
         (staging / "0.jpg").write_text("of the first")
         status, _, errors = ingest(monkeypatch, capsys, "new", "--data", food)
-        assert (status, errors) == (1, "error: another ingest into data/food is at work\n")
+        assert (status, errors) == (1, "error: another ingest into data/food is running: wait for it to end\n")
         assert (staging / "0.jpg").read_text() == "of the first"
     assert ingest(monkeypatch, capsys, "new", "--data", food)[0] == 0
 
@@ -320,12 +317,12 @@ def test_second_ingest_at_the_same_time_is_refused(monkeypatch, capsys, food):
 def test_old_photos_stay_on_their_side_and_the_summary_says_so(monkeypatch, capsys, food):
     before = {seed: read_data(food, 0.3, seed) for seed in range(20)}
     for number in range(1000, 1060):
-        give(f"dish_{number % 4}", number)
-    _, said, _ = ingest(monkeypatch, capsys, "new", "--data", food)
-    assert "no old photos changed sides" in said
+        give(f"class_{number % 4}", number)
+    _, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)
+    assert "no old photos changed sides" in output
     after = read_data(food, 0.1, 0)
-    assert re.search(rf"train +\d+ -> {len(after.train)}\n +held out +\d+ -> {len(after.held_out)}\n", said)
-    assert f"-> {after.fingerprint[:12]}" in said
+    assert re.search(rf"train +\d+ -> {len(after.train)}\n +held out +\d+ -> {len(after.held_out)}\n", output)
+    assert f"-> {after.fingerprint[:12]}" in output
     for seed, old in before.items():
         new = read_data(food, 0.3, seed)
         assert set(old.train) <= set(new.train)
@@ -334,55 +331,55 @@ def test_old_photos_stay_on_their_side_and_the_summary_says_so(monkeypatch, caps
 
 @needs_photos
 def test_hard_images_are_taken_or_refused_and_never_stop_the_rest(monkeypatch, capsys, food):
-    shutil.copytree(SHARED / "data" / "hard_images", "new/dish_0")
+    shutil.copytree(SHARED / "data" / "hard_images", "new/class_0")
     assert ingest(monkeypatch, capsys, "new", "--data", food)[0] == 0
-    assert len(list((food / "dish_0").iterdir())) > 31
-    assert {reason for reason, _ in refused().values()} >= {"unreadable", "near duplicate"}
-    for path in (food / "dish_0").iterdir():
+    assert len(list((food / "class_0").iterdir())) > 31
+    assert {reason for reason, _ in refused().values()} >= {"unreadable", "near-duplicate"}
+    for path in (food / "class_0").iterdir():
         with Image.open(path) as image:
             image.load()
             assert min(image.size) <= 512
 
 
-def run(*command):
+def output_of(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_dvc_keeps_each_version_and_the_printed_command_commits_it(monkeypatch, capsys, food):
     dvc = str(Path(sys.executable).with_name("dvc"))
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
-    run("git", "init", "-q")
-    run("git", "config", "user.email", "tests@example.org")
-    run("git", "config", "user.name", "tests")
-    run(dvc, "init", "-q")
+    output_of("git", "init", "-q")
+    output_of("git", "config", "user.email", "tests@example.org")
+    output_of("git", "config", "user.name", "tests")
+    output_of(dvc, "init", "-q")
     numbers, counts = iter(range(1000, 1100)), []
     for _ in range(2):
         for _ in range(8):
             number = next(numbers)
-            give(f"dish_{number % 4}", number)
-        _, said, _ = ingest(monkeypatch, capsys, "new", "--data", food)
-        command = re.search(r"^commit it: (git add .*'); then: make push$", said, re.MULTILINE)
+            give(f"class_{number % 4}", number)
+        _, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)
+        command = re.search(r"^commit it: (git add .*'); then: make push$", output, re.MULTILINE)
         subprocess.run(command[1], shell=True, check=True, capture_output=True)
         counts.append(len(list(food.rglob("*.jpg"))))
-    old, new = re.search(r"data version (.+) -> (.+)", said).groups()
+    old, new = re.search(r"data version (.+) -> (.+)", output).groups()
     assert old != new
-    status, said, _ = ingest(monkeypatch, capsys, "new", "--data", food)
-    assert (status, "commit it" in said) == (0, False)
-    assert f"data version {new} -> {new}" in said
-    run("git", "checkout", "-q", "HEAD~1", "--", "data/food.dvc")
-    run(dvc, "checkout", "-q")
+    status, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)
+    assert (status, "commit it" in output) == (0, False)
+    assert f"data version {new} -> {new}" in output
+    output_of("git", "checkout", "-q", "HEAD~1", "--", "data/food.dvc")
+    output_of(dvc, "checkout", "-q")
     assert counts == [128, 136]
     assert len(list(food.rglob("*.jpg"))) == 128
     shutil.rmtree(food)
     status, _, errors = ingest(monkeypatch, capsys, "new", "--data", food)
     assert status == 1
-    assert "data/food.dvc knows of photos in it: make pull" in errors
+    assert "data/food.dvc lists photos of it: fetch them with make pull" in errors
 
 
-def test_failing_dvc_is_said_and_the_photos_stay(monkeypatch, capsys, food):
+def test_failing_dvc_is_reported_and_the_photos_stay(monkeypatch, capsys, food):
     Path(".dvc").mkdir()
-    give("dish_0", 1000)
+    give("class_0", 1000)
     status, _, errors = ingest(monkeypatch, capsys, "new", "--data", food)
     assert status == 1
     assert "the photos are in place, but `dvc add data/food` failed" in errors
-    assert len(list((food / "dish_0").iterdir())) == 31
+    assert len(list((food / "class_0").iterdir())) == 31

@@ -8,7 +8,7 @@ def logits_for(predicted, num_classes=3, height=4.0):
     return torch.nn.functional.one_hot(torch.tensor(predicted), num_classes).float() * height
 
 
-def test_figures_of_a_case_counted_by_hand():
+def test_metrics_of_a_case_counted_by_hand():
     targets = torch.tensor([0, 0, 1, 1, 2, 2])
     logits = logits_for([0, 1, 1, 1, 2, 0])
     confusion = confusion_matrix(logits, targets)
@@ -39,5 +39,5 @@ def test_temperature_undoes_overconfidence():
     assert calibration_error(honest, targets) < 0.03 < calibration_error(honest * 3, targets)
 
 
-def test_temperature_of_a_model_that_is_always_right_stays_bounded():
+def test_temperature_of_a_model_that_is_always_correct_stays_bounded():
     assert 0.1 < fit_temperature(logits_for([0, 1, 2]), torch.tensor([0, 1, 2])) < 10

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.command import run as run_command
 from training.data.loader import eval_loader
 from training.data.sets import read_data
 from training.model import Checkpoint, build
-from training.tracking.journal import Tracker, read_state
-from training.tracking.promote import CHAMPION, Paired, Registry, main, why_not
-from training.tracking.sender import open_client, send
+from training.tracking.journal import Tracker
+from training.tracking.paired import Paired, why_not
+from training.tracking.promote import main
+from training.tracking.registry import Registry
+from training.tracking.sender import send
+from training.tracking.store import CHAMPION, open_client, read_state
 
 # MLflow asks SQLAlchemy for what that deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -72,19 +76,19 @@ def registry(empty_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", (tmp_path / "artifacts").as_uri())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    return Registry(f"sqlite:///{tmp_path}/mlflow.db")
+    return Registry(f"sqlite:///{tmp_path}/mlflow.db", "food")
 
 
 @pytest.fixture
 def run_of(registry, tmp_path, monkeypatch):
-    """run_of(checkpoint, name): the folder of a run that registered it."""
+    """run_of(checkpoint, name, model): the folder of a run that registered it."""
 
-    def run(checkpoint, name):
+    def run(checkpoint, name, model="food"):
         checkpoint.save(tmp_path / name / "checkpoint.pt")
         with monkeypatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", "none")
             tracker = Tracker(tmp_path / name)
-        tracker.register(tmp_path / name / "checkpoint.pt")
+        tracker.register(model, tmp_path / name / "checkpoint.pt")
         tracker.close()
         send(tmp_path / name, registry.uri)
         return tmp_path / name
@@ -98,8 +102,8 @@ def command(monkeypatch, capsys):
 
     def run(*arguments):
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["promote.py", *map(str, arguments)])
-        status = main()
+        monkeypatch.setattr(sys, "argv", ["promote.py", "--model", "food", *map(str, arguments)])
+        status = run_command(main)
         return status, *capsys.readouterr()
 
     return run
@@ -111,29 +115,29 @@ def champion(registry):
 
 
 def tags(registry, number):
-    return registry.client.get_model_version("seefood", str(number)).tags
+    return registry.client.get_model_version("food", str(number)).tags
 
 
 def test_first_champion_must_beat_chance(registry, run_of, command, checkpoints, data):
     run_of(checkpoints[0], "random")
-    status, said, _ = command()
+    status, printed, _ = command()
     assert (status, champion(registry)) == (1, None)
-    assert "no better than chance" in said
+    assert "not better than chance" in printed
     run_of(checkpoints[1], "trained")
-    status, said, _ = command()
+    status, printed, _ = command()
     assert (status, champion(registry)) == (0, 2)
-    assert "no champion yet" in said
+    assert "no champion yet" in printed
     most_common = max(Counter(photo.index for photo in data.held_out).values()) / len(data.held_out)
     assert (tags(registry, 2)["promotion.against"], tags(registry, 2)["promotion.chance"]) == ("none", f"{most_common:.4f}")
-    assert command()[:2] == (0, "seefood 2 is the champion already\n")
+    assert command()[:2] == (0, "food 2 is the champion already\n")
 
 
 def test_better_challenger_becomes_champion_and_its_version_says_by_how_much(registry, run_of, command, checkpoints, data):
     run_of(checkpoints[0], "random")
-    registry.client.set_registered_model_alias("seefood", CHAMPION, "1")
-    status, said, _ = command("--run", run_of(checkpoints[1], "trained"))
+    registry.client.set_registered_model_alias("food", CHAMPION, "1")
+    status, printed, _ = command("--run", run_of(checkpoints[1], "trained"))
     assert (status, champion(registry)) == (0, 2)
-    assert f"{len(data.held_out)} photos" in said
+    assert f"{len(data.held_out)} photos" in printed
     noted = tags(registry, 2)
     assert (noted["promotion.against"], noted["promotion.photos"]) == ("1", str(len(data.held_out)))
     assert float(noted["promotion.p_value"]) < 0.001
@@ -144,24 +148,24 @@ def test_better_challenger_becomes_champion_and_its_version_says_by_how_much(reg
 @pytest.mark.parametrize("index", [0, 1])
 def test_worse_or_equal_challenger_is_refused_with_the_reason(registry, run_of, command, checkpoints, index):
     run_of(checkpoints[1], "trained")
-    registry.client.set_registered_model_alias("seefood", CHAMPION, "1")
-    status, said, _ = command("--run", run_of(replace(checkpoints[index], epoch=2), "other"))
+    registry.client.set_registered_model_alias("food", CHAMPION, "1")
+    status, printed, _ = command("--run", run_of(replace(checkpoints[index], epoch=2), "other"))
     assert (status, champion(registry)) == (1, 1)
-    assert "seefood 2 stays as it is: it is not better than the champion" in said
+    assert "food 2 stays as it is: it is not better than the champion" in printed
     assert tags(registry, 2)["promotion.verdict"] == "stays as it is: it is not better than the champion"
 
 
 def test_photos_that_either_was_trained_on_do_not_count(registry, run_of, command, checkpoints, data):
     held_out = [photo.sha256 for photo in data.held_out]
     run_of(replace(checkpoints[0], trained_on=held_out[:5]), "champion")
-    registry.client.set_registered_model_alias("seefood", CHAMPION, "1")
+    registry.client.set_registered_model_alias("food", CHAMPION, "1")
     run_of(checkpoints[1], "challenger")
     assert f"on {len(held_out) - 5} photos" in command()[1]
     run_of(replace(checkpoints[0], trained_on=held_out), "all")
-    registry.client.set_registered_model_alias("seefood", CHAMPION, "3")
-    status, _, said = command("--run", "challenger")
+    registry.client.set_registered_model_alias("food", CHAMPION, "3")
+    status, _, errors = command("--run", "challenger")
     assert (status, champion(registry)) == (1, 3)
-    assert "trained on every held-out photo" in said
+    assert "trained on every held-out photo" in errors
 
 
 def test_other_photos_can_be_given(registry, run_of, command, checkpoints, generated, tmp_path, data):
@@ -170,30 +174,33 @@ def test_other_photos_can_be_given(registry, run_of, command, checkpoints, gener
         for path in sorted((tmp_path / "fewer" / folder.name).iterdir())[10:]:
             path.unlink()
     run_of(checkpoints[1], "trained")
-    status, said, _ = command("--data", tmp_path / "fewer", "--alpha", "0.5")
+    status, printed, _ = command("--data", tmp_path / "fewer", "--alpha", "0.5")
     assert status == 0
-    assert "of class folders in fewer" in said
+    assert "of class folders in fewer" in printed
     assert 0 < int(tags(registry, 1)["promotion.photos"]) < len(data.held_out)
 
 
 def test_different_label_maps_are_not_compared(registry, run_of, command, checkpoints):
     run_of(checkpoints[1], "trained")
-    registry.client.set_registered_model_alias("seefood", CHAMPION, "1")
+    registry.client.set_registered_model_alias("food", CHAMPION, "1")
     labels = ("soup", *checkpoints[1].labels[1:])
-    status, _, said = command("--run", run_of(replace(checkpoints[1], labels=labels), "other"))
+    status, _, errors = command("--run", run_of(replace(checkpoints[1], labels=labels), "other"))
     assert (status, champion(registry)) == (1, 1)
-    assert "different label maps (['dish_0', 'soup'])" in said
+    assert "different label maps (['class_0', 'soup'])" in errors
 
 
-def test_what_is_not_there_is_said(registry, run_of, command, checkpoints, tmp_path):
-    assert "has no seefood with the alias 'challenger'" in command()[2]
+def test_missing_model_run_or_artifact_is_an_error_that_names_it(registry, run_of, command, checkpoints, tmp_path):
+    assert "has no food with the alias 'challenger'" in command()[2]
     assert "make track RUN=" in command("--run", tmp_path / "nothing")[2]
+    run_of(checkpoints[1], "flowers", model="flowers")
+    assert "flowers registered flowers, not food: give MODEL=flowers" in command("--run", tmp_path / "flowers")[2]
+    assert "model name is 'Food', expected lower-case letters" in command("--model", "Food")[2]
     assert "alpha is 5.0, expected" in command("--alpha", "5")[2]
     run_of(checkpoints[1], "trained")
     shutil.rmtree(tmp_path / "artifacts")
-    status, _, said = command()
+    status, _, errors = command()
     assert status == 1
-    assert said.startswith(f"error: {registry.uri} failed: ")
+    assert errors.startswith(f"error: {registry.uri} failed: ")
 
 
 def test_fetched_champion_is_the_registered_file_and_is_not_written_twice(registry, run_of, command, checkpoints, tmp_path):
@@ -214,9 +221,9 @@ def test_file_that_is_not_what_was_registered_is_not_fetched(registry, run_of, c
     run_of(checkpoints[1], "trained")
     (stored,) = (tmp_path / "artifacts").rglob("checkpoint.pt")
     stored.write_bytes(b"other")
-    status, _, said = command("--fetch", "challenger", "--out", tmp_path / "out")
+    status, _, errors = command("--fetch", "challenger", "--out", tmp_path / "out")
     assert status == 1
-    assert "was registered with" in said
+    assert "was registered with" in errors
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -232,8 +239,8 @@ def test_interval_and_p_value_of_a_published_table():
 @pytest.mark.parametrize(
     ("paired", "reason"),
     [
-        (Paired(500, 21, 13), "that may be chance: p = 0.229, not below 0.05; some 2083 photos"),
-        (Paired(500, 5, 0), "too few photos: 5 tell the two apart, and p < 0.05 takes 6 at least; some "),
+        (Paired(500, 21, 13), "the difference may be chance: p = 0.229, not below 0.05; about 2083 photos"),
+        (Paired(500, 5, 0), "too few photos: the two models differ on 5, and p < 0.05 takes at least 6; about "),
         (Paired(500, 13, 21), "it is not better"),
         (Paired(500, 0, 0), "it is not better"),
         (Paired(500, 6, 0), ""),
@@ -241,9 +248,9 @@ def test_interval_and_p_value_of_a_published_table():
     ],
 )
 def test_verdict_names_what_is_missing(paired, reason):
-    said = why_not(paired, 0.05)
-    assert said.startswith(reason)
-    assert bool(said) == bool(reason)
+    given = why_not(paired, 0.05)
+    assert given.startswith(reason)
+    assert bool(given) == bool(reason)
 
 
 def test_number_of_photos_needed_shows_the_difference_four_times_in_five():

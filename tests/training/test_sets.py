@@ -14,9 +14,9 @@ import torch
 import yaml
 from torchvision.datasets import Food101
 
+from scripts.command import run
 from tests.conftest import ROOT, SHARED, free_port, needs_photos
-from training.data import prepare
-from training.data import sets as data_module
+from training.data import download, prepare
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.sets import find_photos, read_data, write_prepared
 from training.data.split import hash_photos
@@ -29,7 +29,7 @@ def read(root, **options):
 
 def test_class_folders_are_split_alike_and_repeatably(generated):
     data = read(generated)
-    assert data.labels == ("dish_0", "dish_1", "dish_2", "dish_3")
+    assert data.labels == ("class_0", "class_1", "class_2", "class_3")
     assert len(data.train) + len(data.held_out) == 120
     assert len(data.held_out) == pytest.approx(0.2 * 120, rel=0.5)
     assert {p.index for p in data.train} == {p.index for p in data.held_out} == {0, 1, 2, 3}
@@ -79,12 +79,12 @@ def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, caps
     food101(tmp_path / "official" / "food-101", generated)
     for root in (Path("photos"), generated, tmp_path / "official"):
         monkeypatch.setattr(sys, "argv", ["prepare.py", "--data", str(root), "--params", str(ROOT / "params.yaml")])
-        assert prepare.main() == 0
+        assert run(prepare.main) == 0
         direct, prepared = read_data(root, 0.1, 0), read_data(Path("build/split.json"), 0.1, 0)
         assert prepared.summary() | {"root": str(root.resolve())} == direct.summary() | {"root": str(root.resolve())}
         assert [p.sha256 for p in prepared.train] == [p.sha256 for p in direct.train]
         assert read_data(Path(str(prepared.summary()["root"])), 0.1, 0) == prepared  # as evaluate finds it
-        assert re.search(rf"dish_3 +{sum(p.index == 3 for p in direct.train)} +\d+\n", capsys.readouterr().out)
+        assert re.search(rf"class_3 +{sum(p.index == 3 for p in direct.train)} +\d+\n", capsys.readouterr().out)
         assert not list(Path("build").glob("*.part"))
     assert json.loads(Path("build/split.json").read_text())["root"] == "official"
 
@@ -93,11 +93,11 @@ def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, caps
     ("wrong", "message"),
     [
         ("missing", "no prepared data"),
-        ("[1, 2]", "is not what training/data/prepare.py writes"),
+        ("[1, 2]", "was not written by training/data/prepare.py"),
         ("kind", "its kind is 'other'"),
         ("seed", "was prepared with .*'seed': 0.*run training/data/prepare.py again"),
         ("folder", "are gone: no folder"),
-        ("photo", "1 photos of .* are gone, .*000.jpg"),
+        ("photo", "1 photos of .* are gone, .*000.jpg is the first"),
     ],
 )
 def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, generated, wrong, message):
@@ -113,7 +113,7 @@ def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, ge
     if wrong == "folder":
         shutil.rmtree(root)
     if wrong == "photo":
-        (root / "dish_2" / "000.jpg").unlink()
+        (root / "class_2" / "000.jpg").unlink()
     with pytest.raises(ValueError, match=message):
         read(path, seed=1 if wrong == "seed" else 0)
 
@@ -122,32 +122,32 @@ def test_fingerprint_follows_content_and_not_place(tmp_path, generated):
     moved = tmp_path / "elsewhere"
     shutil.copytree(generated, moved)
     assert read(moved).fingerprint == read(generated).fingerprint
-    (moved / "dish_0" / "000.jpg").unlink()
+    (moved / "class_0" / "000.jpg").unlink()
     assert read(moved).fingerprint != read(generated).fingerprint
 
 
 def test_unreadable_photo_is_named_and_skipped_and_many_are_refused(tmp_path, generated, capsys):
     root = tmp_path / "broken"
     shutil.copytree(generated, root)
-    (root / "dish_0" / "000.jpg").write_bytes(b"nothing")
+    (root / "class_0" / "000.jpg").write_bytes(b"nothing")
     data = read(root)
     assert len(data.train) + len(data.held_out) == 119
-    assert "dish_0/000.jpg" in capsys.readouterr().err
+    assert "class_0/000.jpg" in capsys.readouterr().err
     for number in range(1, 4):
-        (root / "dish_0" / f"00{number}.jpg").write_bytes(b"")
+        (root / "class_0" / f"00{number}.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="4 of 120 photos .* unreadable"):
         read(root)
 
 
 @pytest.mark.parametrize("missing", ["nowhere", "one_class", "empty_class"])
-def test_folder_that_is_no_data_set_is_refused_with_what_is_wrong(tmp_path, generated, missing):
+def test_folder_that_is_not_a_data_set_is_refused_with_the_reason(tmp_path, generated, missing):
     root = tmp_path / missing
     if missing == "one_class":
-        shutil.copytree(generated / "dish_0", root / "dish_0")
+        shutil.copytree(generated / "class_0", root / "class_0")
     if missing == "empty_class":
         shutil.copytree(generated, root)
-        (root / "dish_9").mkdir()
-    with pytest.raises(ValueError, match="does not exist|1 class folders|'dish_9' .* no readable photo"):
+        (root / "class_9").mkdir()
+    with pytest.raises(ValueError, match="does not exist|1 class folders|'class_9' .* no readable photo"):
         read(root)
 
 
@@ -157,7 +157,7 @@ def test_cached_hashes_are_the_same_and_notice_a_changed_file(tmp_path, generate
     first = read(root, cache=cache)
     assert [path.suffix for path in cache.iterdir()] == [".json"]
     assert read(root, cache=cache) == first
-    shutil.copyfile(root / "dish_1" / "001.jpg", root / "dish_0" / "000.jpg")
+    shutil.copyfile(root / "class_1" / "001.jpg", root / "class_0" / "000.jpg")
     assert read(root, cache=cache).fingerprint == read(root).fingerprint != first.fingerprint
 
 
@@ -212,22 +212,22 @@ def test_food101_is_downloaded_verified_and_found(tmp_path, generated, monkeypat
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(Food101, "_URL", f"http://127.0.0.1:{server.server_port}/food-101.tar.gz")
     monkeypatch.setattr(Food101, "_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(data_module, "FOOD101_PHOTOS", {"train": 80, "test": 40})
-    monkeypatch.setattr(sys, "argv", ["data.py", str(tmp_path / "data")])
-    assert data_module.main() == 0
+    monkeypatch.setattr(download, "FOOD101_PHOTOS", {"train": 80, "test": 40})
+    monkeypatch.setattr(sys, "argv", ["download.py", str(tmp_path / "data")])
+    assert run(download.main) == 0
     server.shutdown()
     server.server_close()
     assert "is complete" in capsys.readouterr().out
     assert len(read(tmp_path / "data").held_out) == 40
-    monkeypatch.setattr(data_module, "FOOD101_PHOTOS", {"train": 81, "test": 40})
-    assert data_module.main() == 1
+    monkeypatch.setattr(download, "FOOD101_PHOTOS", {"train": 81, "test": 40})
+    assert run(download.main) == 1
     assert "lists 80 train photos, expected 81" in capsys.readouterr().err
 
 
 def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Food101, "_URL", f"http://127.0.0.1:{free_port()}/food-101.tar.gz")
-    monkeypatch.setattr(sys, "argv", ["data.py", str(tmp_path)])
-    assert data_module.main() == 1
-    said = capsys.readouterr().err
-    assert "could not be downloaded" in said
-    assert "make train DATA=" in said
+    monkeypatch.setattr(sys, "argv", ["download.py", str(tmp_path)])
+    assert run(download.main) == 1
+    errors = capsys.readouterr().err
+    assert "could not be downloaded" in errors
+    assert "make train DATA=" in errors

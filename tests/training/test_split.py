@@ -10,12 +10,13 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tests.conftest import SHARED, needs_photos
 from tests.training.test_sets import read
+from training.data.duplicates import near_duplicate_groups
 from training.data.sets import find_photos
-from training.data.split import hash_photos, lot, near_duplicate_groups, split_photos
+from training.data.split import hash_photos, split_photos, unit_hash
 
 
 @needs_photos
-def test_copies_of_a_photo_are_recognised_and_different_photos_are_not():
+def test_near_duplicates_of_a_photo_are_recognised_and_different_photos_are_not():
     photos = sorted((SHARED / "data" / "food10").rglob("*.jpg"))[::25]
     greys = []
     for path in photos:
@@ -54,28 +55,28 @@ def test_no_copy_of_a_training_photo_is_held_out(tmp_path, generated, capsys):
 def test_photo_under_two_labels_is_never_held_out(tmp_path, generated):
     root = tmp_path / "both"
     shutil.copytree(generated, root)
-    for path in sorted((root / "dish_0").iterdir()):
-        shutil.copyfile(path, root / "dish_1" / f"twin_{path.name}")
+    for path in sorted((root / "class_0").iterdir()):
+        shutil.copyfile(path, root / "class_1" / f"twin_{path.name}")
     data = read(root)
     assert not any(p.index == 0 for p in data.held_out)
     assert len({p.sha256 for p in data.train if p.index == 0}) > 20
 
 
 def altered(path, number):
-    """A near copy of a picture."""
+    """A near-duplicate of a picture."""
     image = Image.open(path)
     return ImageOps.mirror(image) if number % 2 else ImageEnhance.Brightness(image).enhance(0.8)
 
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory, generated):
-    """Hashed photos of three growing data sets, the last with near copies of old photos and second labels, too."""
+    """Hashed photos of three growing data sets, the last also with near-duplicates of old photos and second labels."""
     root = tmp_path_factory.mktemp("grown") / "data"
     shutil.copytree(generated, root)
     for number, path in enumerate(sorted(generated.rglob("0[01]*.jpg"))):
         altered(path, number).save(root / path.parent.name / f"near_{path.name}")
         if number % 3 == 0:
-            shutil.copyfile(path, root / f"dish_{3 - int(path.parent.name[-1])}" / f"second_{path.name}")
+            shutil.copyfile(path, root / f"class_{3 - int(path.parent.name[-1])}" / f"second_{path.name}")
     photos, thumbnails = hash_photos(root, find_photos(root)[1], None)
     old = np.array([p.path.stem.isdigit() for p in photos])
     first = old & np.array([p.path.stem[-1] in "02468" for p in photos])
@@ -83,8 +84,8 @@ def grown(tmp_path_factory, generated):
 
 
 def stand_ins(train, held_out, val_fraction, seed):
-    """Photos on a side that their lots do not give: each alone in its class, up to near copies."""
-    wrong = [p for p in train if lot(p, seed) < val_fraction] + [p for p in held_out if lot(p, seed) >= val_fraction]
+    """Photos on another side than their unit hashes give: each alone in its class, near-duplicates apart."""
+    wrong = [p for p in train if unit_hash(p, seed) < val_fraction] + [p for p in held_out if unit_hash(p, seed) >= val_fraction]
     for photo in wrong:
         side = held_out if photo in held_out else train
         assert all(p in wrong for p in side if p.index == photo.index)
@@ -102,7 +103,7 @@ def test_added_photos_move_no_old_one_to_the_other_side(grown):
             moved |= {p.path for p in held_out} & {p.path for p in later_train}
             assert moved <= stand_ins(train, held_out, 0.3, seed) | stand_ins(later_train, later_held_out, 0.3, seed)
             excepted += bool(moved)
-    assert excepted < 20  # of 450: a class of 15 is held out nothing of with a chance of 0.7 ** 15
+    assert excepted < 20  # of 450: nothing of a class of 15 is held out with a chance of 0.7 ** 15
 
 
 def test_added_photos_that_are_no_copies_all_stay(grown):
@@ -125,7 +126,7 @@ def test_tiny_class_has_photos_on_both_sides_and_only_its_stand_in_moves(grown):
             if before is not None:
                 changed = [p for p in before[0] if p in held_out] + [p for p in before[1] if p in train]
                 assert len({p.index for p in changed}) == len(changed)  # one a class
-                assert all(lot(p, seed) >= 0.1 for p in changed if p in before[1])
+                assert all(unit_hash(p, seed) >= 0.1 for p in changed if p in before[1])
                 moved += len(changed)
             before = train, held_out
     assert moved

@@ -1,5 +1,6 @@
 """A sweep: what it refuses, what a trial's end means, and that nothing is lost or counted twice when it is killed."""
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -13,11 +14,15 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from scripts.command import run as run_command
 from tests.conftest import ROOT
 from training.params import read_params
+from training.sweep import processes
 from training.sweep import sweep as sweep_module
-from training.sweep.space import read_settings
-from training.sweep.sweep import end_left_over, locked, next_trial, open_study, report, run_trial, sweep, trainings, watch
+from training.sweep.processes import end_left_over, trainings, watch
+from training.sweep.space import read_settings, suggest
+from training.sweep.study import next_trial, open_study
+from training.sweep.sweep import locked, report, run_trial, sweep
 from training.sweep.trials import print_table, read_history, trial_folder
 
 SPACE = {
@@ -49,7 +54,7 @@ def test_committed_sweep_fits_the_committed_parameters(params):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": {"headlr": {"low": 0.1, "high": 0.2}}}, r"space.headlr is no parameter of a run \(close: head_lr"),
+        ({"space": {"headlr": {"low": 0.1, "high": 0.2}}}, r"space.headlr is not a parameter of a run \(similar: head_lr"),
         ({"space": {"lr": {"low": 0.2, "high": 0.1}}}, "space.lr: .*expected low < high"),
         ({"space": {"lr": {"low": 0.0, "high": 0.1, "log": True}}}, "space.lr: .*log with low 0.0, expected more than 0"),
         ({"space": {"lr": {"low": -0.1, "high": 0.1}}}, r"space.lr: .*greater than 0 \(got -0.1\)"),
@@ -90,7 +95,7 @@ COMMAND = [sys.executable, "-c", "import signal, sys\nsignal.signal(15, lambda *
 
 @pytest.fixture
 def fast(monkeypatch):
-    monkeypatch.setattr(sweep_module, "POLL_S", 0.05)
+    monkeypatch.setattr(processes, "POLL_S", 0.05)
 
 
 def run(study, settings, params, folder, **values):
@@ -102,7 +107,7 @@ def run(study, settings, params, folder, **values):
 
 def test_each_end_of_a_trial_is_told_as_what_it_is(tmp_path, settings, tiny_params, fast, capsys):
     params = tiny_params.model_copy(update={"lr": 0.5})  # outside: no first trial of the parameters as they stand
-    study = open_study(tmp_path, settings, params, None)
+    study = open_study(tmp_path, "food", settings, params, None)
     good = run(study, settings, params, tmp_path, lr=0.06)
     assert (good.state, good.value) == (TrialState.COMPLETE, pytest.approx(0.6))  # the second epoch's, the best
     assert good.intermediate_values.keys() == {1, 2, 3, 4, 5, 6}
@@ -114,26 +119,26 @@ def test_each_end_of_a_trial_is_told_as_what_it_is(tmp_path, settings, tiny_para
     assert run(study, settings, params, tmp_path, lr=0.08).value > good.value
     report(study, settings, tmp_path)
     print_table(study, tmp_path, "top1")
-    said = capsys.readouterr().out
-    assert "ended early after epoch" in said
-    assert "failed with status 1: error: the loss is nan" in said
-    assert said.splitlines()[-4].split() == ["trial", "top1", "epoch", "lr", "augment", "workers"]
-    assert said.splitlines()[-3].split() == ["3", "0.8000", "2", "0.08", "none", "0"]
-    assert said.splitlines()[-1] == "4 trials: 2 complete, 1 ended early, 1 failed"
+    printed = capsys.readouterr().out
+    assert "ended early after epoch" in printed
+    assert "failed with status 1: error: the loss is nan" in printed
+    assert printed.splitlines()[-4].split() == ["trial", "top1", "epoch", "lr", "augment", "workers"]
+    assert printed.splitlines()[-3].split() == ["3", "0.8000", "2", "0.08", "none", "0"]
+    assert printed.splitlines()[-1] == "4 trials: 2 complete, 1 ended early, 1 failed"
     assert read_params(tmp_path / "best.yaml") == params.model_copy(update={"lr": 0.08, "workers": 0})
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_trial_under_way_goes_on_with_its_own_values(tmp_path, settings, tiny_params, fast):
-    study = open_study(tmp_path, settings, tiny_params, None)
+    study = open_study(tmp_path, "food", settings, tiny_params, None)
     begun = next_trial(study, 3, 0)
-    study = open_study(tmp_path, settings, tiny_params, None)
+    study = open_study(tmp_path, "food", settings, tiny_params, None)
     taken_up = next_trial(study, 3, 0)
     assert taken_up.number == begun.number == 0
     run_trial(study, taken_up, settings, COMMAND, tiny_params, tmp_path)
     second = next_trial(study, 3, 0)
     values = {name: second.suggest_float(name, 0.001, 0.1, log=True) for name in ("lr",)}
-    study = open_study(tmp_path, settings, tiny_params, None)
+    study = open_study(tmp_path, "food", settings, tiny_params, None)
     run_trial(study, next_trial(study, 3, 0), settings, COMMAND, tiny_params, tmp_path)
     frozen = study.get_trials()
     assert [trial.number for trial in frozen] == [0, 1]
@@ -147,12 +152,12 @@ def test_what_is_tried_does_not_depend_on_interruptions(tmp_path, settings, tiny
     for reopen in (False, True):
         folder = tmp_path / str(reopen)
         folder.mkdir()
-        study = open_study(folder, settings, tiny_params, None)
+        study = open_study(folder, "food", settings, tiny_params, None)
         for number in range(14):
-            study = open_study(folder, settings, tiny_params, None) if reopen else study
+            study = open_study(folder, "food", settings, tiny_params, None) if reopen else study
             trial = next_trial(study, 14, 0)
             for name, parameter in settings.space.items():
-                sweep_module.suggest(trial, name, parameter)
+                suggest(trial, name, parameter)
             study.tell(trial, 0.1 * (number % 5))
         asked.append([trial.params for trial in study.get_trials()])
         assert next_trial(study, 14, 0) is None
@@ -162,38 +167,47 @@ def test_what_is_tried_does_not_depend_on_interruptions(tmp_path, settings, tiny
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("space", "was begun with other settings: metric top1 -> f1; begin"),
+        ("space", "was started with other settings: metric top1 -> f1; start"),
         ("params", "other settings: params.epochs 6 -> 7;"),
         ("data", "other settings: data generated pictures -> /"),
+        ("model", "other settings: model_name food -> flowers;"),
         ("gone", "no data set at"),
     ],
 )
 def test_sweep_goes_on_with_the_settings_that_it_was_begun_with_only(tmp_path, settings, tiny_params, change, message):
-    open_study(tmp_path, settings, tiny_params, None)
+    open_study(tmp_path, "food", settings, tiny_params, None)
     if change == "space":
         settings = read_settings(settings_file(tmp_path / "other.yaml", metric="f1"), tiny_params)
     if change == "params":
         tiny_params = tiny_params.model_copy(update={"epochs": 7})
+    model = "flowers" if change == "model" else "food"
     with pytest.raises(ValueError, match=message):
-        open_study(tmp_path, settings, tiny_params, {"data": tmp_path, "gone": tmp_path / "no"}.get(change))
+        open_study(tmp_path, model, settings, tiny_params, {"data": tmp_path, "gone": tmp_path / "no"}.get(change))
 
 
 def test_second_sweep_in_the_same_folder_is_refused(tmp_path, settings, tiny_params):
     with locked(tmp_path), pytest.raises(ValueError, match="another sweep runs in"):
-        sweep(None, tiny_params, settings, tmp_path, 1)
+        sweep("food", None, tiny_params, settings, tmp_path, 1)
 
 
-def test_signal_ends_the_training_with_the_sweep(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_the_training_with_the_sweep(tmp_path, number):
     output = tmp_path / "output.txt"
     command = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"]
-    with output.open("wb") as file, pytest.raises(SystemExit, match="143"):
-        watch(command, file, lambda: output.stat().st_size and sweep_module.stop(signal.SIGTERM, None))
+
+    def signal_once_it_runs():
+        if output.stat().st_size:
+            os.kill(os.getpid(), number)
+
+    with output.open("wb") as file:
+        assert run_command(lambda: watch(command, file, signal_once_it_runs)) == 128 + number
     assert not [p for p in psutil.Process().children() if p.cmdline() == command]
 
 
 def test_training_that_outlived_its_sweep_is_ended_and_no_other(tmp_path):
     script = tmp_path / "training" / "train.py"
     script.parent.mkdir()
+    (script.parent / "__init__.py").touch()  # or the project's own package, if it is on the path, would be imported instead
     script.write_text("import time; print(1, flush=True); time.sleep(60)")
     started = []
     for out in ("runs/s/trial-001", "runs/s/trial-002"):
@@ -213,7 +227,7 @@ def test_sweep_of_failing_trials_ends_and_says_why(tmp_path, settings, tiny_para
     monkeypatch.setattr(sweep_module, "MAX_FAILURES", 1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="1 trials in a row failed, the last with: error: .*0 class folders"):
-        sweep(tmp_path / "empty", tiny_params, settings, tmp_path / "runs", 3)
+        sweep("food", tmp_path / "empty", tiny_params, settings, tmp_path / "runs", 3)
     assert "output.txt" in capsys.readouterr().out
 
 
@@ -225,7 +239,7 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
     params, folder = tiny_params.model_copy(update={"epochs": 6}), Path("runs/sweep")
     Path("params.yaml").write_text(yaml.safe_dump(params.model_dump()))
     space = settings_file(Path("sweep.yaml"), pruner="none", space={"lr": {"low": 0.001, "high": 0.01, "log": True}})
-    command = [sys.executable, "-m", "training.sweep.sweep", "--data", str(generated), "--params", "params.yaml"]
+    command = [sys.executable, "-m", "training.sweep.sweep", "--model", "food", "--data", str(generated), "--params", "params.yaml"]
     command += ["--space", str(space), "--out", str(folder), "--trials", "2"]
     with Path("first.txt").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -235,7 +249,7 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
     process.kill()
     assert process.wait() == -signal.SIGKILL, Path("first.txt").read_text()
 
-    sweep(generated, params, read_settings(space, params), folder, trials=2)
+    sweep("food", generated, params, read_settings(space, params), folder, trials=2)
     study = optuna.load_study(study_name="sweep", storage="sqlite:///runs/sweep/optuna.db")
     assert [(trial.number, trial.state) for trial in study.trials] == [(0, TrialState.COMPLETE), (1, TrialState.COMPLETE)]
     for number in (0, 1):
@@ -243,9 +257,9 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
         assert [row["epoch"] for row in history] == list(range(1, 7))
         assert study.trials[number].value == max(row["top1"] for row in history)
     assert not any(trainings(trial_folder(folder, number)) for number in (0, 1))
-    said = capsys.readouterr().out
-    assert "2 trials: 2 complete, 0 ended early, 0 failed" in said
-    assert "trial 0" not in said  # it had ended before
+    printed = capsys.readouterr().out
+    assert "2 trials: 2 complete, 0 ended early, 0 failed" in printed
+    assert "trial 0" not in printed  # it had ended before
     best = study.best_trial
     assert read_params(folder / "best.yaml").lr == best.params["lr"]
 
@@ -266,6 +280,6 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
         assert list(holder) == [("sweep",)]
     store.close()
     assert {path.name for path in Path("runs/mlflow-artifacts").rglob("*.*")} >= {"sweep.png", "best.yaml"}
-    sweep(generated, params, read_settings(space, params), folder, trials=2)
+    sweep("food", generated, params, read_settings(space, params), folder, trials=2)
     assert len(study.trials) == 2
     assert "2 trials: 2 complete" in capsys.readouterr().out

@@ -17,9 +17,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.conftest import free_port
-from training.tracking.journal import JOURNAL, STATE, Tracker, records_left, sha256_of, system_metrics
-from training.tracking.promote import Registry
-from training.tracking.sender import Sender, lock, open_client, send
+from training.tracking.journal import Tracker
+from training.tracking.machine import system_metrics
+from training.tracking.registry import Registry
+from training.tracking.sender import Sender, lock, send
+from training.tracking.store import JOURNAL, STATE, open_client, records_left, sha256_of
 
 # MLflow asks SQLAlchemy for what that deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -87,7 +89,7 @@ def test_run_lands_in_the_embedded_store_while_the_caller_never_waits(here, monk
         calls.append(took_s(tracker.log_metrics, {"loss": 1 / epoch, "f1": math.nan}, epoch))
     calls.append(took_s(tracker.set_tags, {"git_commit": "abc", "git_tree": "dirty"}))
     calls.append(took_s(tracker.log_artifact, folder / "report.html"))
-    calls.append(took_s(tracker.register, folder / "checkpoint.pt"))
+    calls.append(took_s(tracker.register, "food", folder / "checkpoint.pt"))
     # as a loader's worker does, this one holds the writing end of the sender's pipe
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     worker.start()
@@ -99,7 +101,7 @@ def test_run_lands_in_the_embedded_store_while_the_caller_never_waits(here, monk
     worker.join()
     assert max(calls) < AT_ONCE_S
     assert closing < 30
-    assert [line for line in capfd.readouterr().err.splitlines() if "sending the rest" not in line] == []
+    assert [line for line in capfd.readouterr().err.splitlines() if "sending the remaining records" not in line] == []
 
     client = open_client("sqlite:///runs/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("seefood").experiment_id])
@@ -111,7 +113,7 @@ def test_run_lands_in_the_embedded_store_while_the_caller_never_waits(here, monk
     assert run.data.metrics["held_out/top1"] == 0.9
     assert (run.data.tags["git_commit"], run.data.tags["git_tree"]) == ("abc", "dirty")
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"checkpoints", "params.json", "report.html"}
-    version = client.get_model_version_by_alias("seefood", "challenger")
+    version = client.get_model_version_by_alias("food", "challenger")
     assert (version.run_id, version.tags["sha256"]) == (run.info.run_id, sha256_of(folder / "checkpoint.pt"))
 
 
@@ -126,10 +128,10 @@ def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, 
     tracker = Tracker(folder)
     tracker.log_params({"lr": 0.1})
     tracker.log_metrics({"loss": 1.0, "f1": math.nan}, 1)
-    said = []
-    wait_until(lambda: said.append(capfd.readouterr().err) or "cannot send" in "".join(said), 20)
-    assert "Connection refused" in "".join(said)
-    assert "training goes on" in "".join(said)
+    printed = []
+    wait_until(lambda: printed.append(capfd.readouterr().err) or "cannot send" in "".join(printed), 20)
+    assert "Connection refused" in "".join(printed)
+    assert "training goes on" in "".join(printed)
 
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     places = ["--backend-store-uri", f"sqlite:///{here}/server.db", "--artifacts-destination", str(here / "artifacts")]
@@ -140,9 +142,9 @@ def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, 
     try:
         wait_until(lambda: answers(f"{uri}/health"), 60)
         tracker.log_metrics({"loss": 0.5}, 2)
-        tracker.register(folder / "checkpoint.pt")
+        tracker.register("food", folder / "checkpoint.pt")
         tracker.close()
-        assert "takes records again" in "".join([*said, capfd.readouterr().err])
+        assert "takes records again" in "".join([*printed, capfd.readouterr().err])
         assert records_left(folder, uri) == 0
 
         again = Tracker(folder)  # the run is resumed
@@ -154,8 +156,8 @@ def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, 
         assert [m.value for m in client.get_metric_history(run.info.run_id, "loss")] == [1.0, 0.5, 0.25]
         assert run.info.status == "FINISHED"
         assert math.isnan(run.data.metrics["f1"])
-        assert client.get_model_version_by_alias("seefood", "challenger").run_id == run.info.run_id
-        registry = Registry(uri)
+        assert client.get_model_version_by_alias("food", "challenger").run_id == run.info.run_id
+        registry = Registry(uri, "food")
         assert registry.holder("champion") is None
         assert registry.fetch(registry.named("challenger"), here / "out").read_bytes() == b"weights"
     finally:
@@ -183,11 +185,11 @@ def test_server_that_never_answers_stalls_nothing_and_the_records_can_be_sent_la
         assert took_s(tracker.log_metrics, {"loss": 0.5}, 2) < AT_ONCE_S
         assert took_s(tracker.close, "FINISHED", 1.0) < 2
         connection.close()
-    said = capfd.readouterr().err
-    assert f"5 records are not sent to http://{address} yet; later: make track RUN=run" in said
-    assert "secret" not in said + "".join(path.read_text() for path in (here / "run").iterdir())
+    printed = capfd.readouterr().err
+    assert f"5 records are not sent to http://{address} yet; later: make track RUN=run" in printed
+    assert "secret" not in printed + "".join(path.read_text() for path in (here / "run").iterdir())
 
-    command = [sys.executable, "-m", "training.tracking.journal", "run"]
+    command = [sys.executable, "-m", "training.tracking.track", "run"]
     environment = os.environ | {"MLFLOW_TRACKING_URI": store, "MLFLOW_DEFAULT_ARTIFACT_ROOT": here.as_uri()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -247,7 +249,7 @@ def test_sending_again_without_the_note_of_what_was_sent_adds_nothing(here, stor
     folder = tracked(here / "run")
     (folder / "checkpoint.pt").write_bytes(b"sent twice")
     tracker = Tracker(folder)
-    tracker.register(folder / "checkpoint.pt")
+    tracker.register("food", folder / "checkpoint.pt")
     tracker.close()
     run_id = send(folder, store)
     (folder / STATE).unlink()
@@ -299,30 +301,38 @@ def test_what_cannot_be_sent_any_more_is_left_out_by_name_and_the_rest_is_sent(h
     (folder / "checkpoint.pt").write_bytes(b"epoch 1")
     tracker = Tracker(folder)
     tracker.log_artifact(folder / "gone.png")
-    tracker.register(folder / "checkpoint.pt")
+    tracker.register("food", folder / "checkpoint.pt")
     tracker.log_metrics({"not a name?": 1.0}, 1)
     tracker.log_metrics({"loss": 1.0}, 1)
     tracker.close()
     (folder / "checkpoint.pt").write_bytes(b"epoch 2")
     client, run_id = open_client(store), send(folder, store)
-    said = capfd.readouterr().err
-    assert "gone.png is gone" in said
-    assert "checkpoint.pt is not the checkpoint that was to be registered any more" in said
-    assert "not a name?" in said
+    printed = capfd.readouterr().err
+    assert "gone.png is gone" in printed
+    assert "checkpoint.pt is not the checkpoint that was to be registered any more" in printed
+    assert "not a name?" in printed
     assert client.get_run(run_id).data.metrics == {"loss": 1.0}
     assert not client.search_model_versions(f"run_id = '{run_id}'")
+
+
+def test_record_that_is_older_than_model_names_is_left_out_by_name(here, store, capfd):
+    folder = tracked(here / "run")
+    with (folder / JOURNAL).open("a") as journal:
+        journal.write(json.dumps({"time": 1, "kind": "register", "path": "checkpoint.pt", "sha256": "0" * 64}) + "\n")
+    send(folder, store)
+    assert "left out, register: the record is older than model names" in capfd.readouterr().err
 
 
 def test_run_that_is_sent_late_does_not_take_the_alias_from_a_newer_one(here, store):
     for name in ("older", "newer"):
         tracker = Tracker(here / name)
         (here / name / "checkpoint.pt").write_bytes(name.encode())
-        tracker.register(here / name / "checkpoint.pt")
+        tracker.register("food", here / name / "checkpoint.pt")
         tracker.close()
         time.sleep(0.01)
     newer = send(here / "newer", store)
     send(here / "older", store)
-    assert open_client(store).get_model_version_by_alias("seefood", "challenger").run_id == newer
+    assert open_client(store).get_model_version_by_alias("food", "challenger").run_id == newer
 
 
 def test_run_of_a_sweep_is_its_child(here, store):
@@ -356,13 +366,13 @@ def test_artifacts_go_to_s3_and_come_back(here, monkeypatch):
         folder = tracked(here / "run")
         (folder / "checkpoint.pt").write_bytes(b"weights")
         tracker = Tracker(folder)
-        tracker.register(folder / "checkpoint.pt")
+        tracker.register("food", folder / "checkpoint.pt")
         tracker.close()
         uri = f"sqlite:///{here}/mlflow.db"
         run_id, sha256 = send(folder, uri), sha256_of(folder / "checkpoint.pt")
         (stored,) = s3.list_objects_v2(Bucket="bucket")["Contents"]
         assert stored["Key"] == f"some/{run_id}/artifacts/checkpoints/{sha256[:12]}/checkpoint.pt"
-        registry = Registry(uri)
+        registry = Registry(uri, "food")
         assert registry.fetch(registry.named("challenger"), here / "out").read_bytes() == b"weights"
     finally:
         server.stop()

@@ -7,16 +7,17 @@ import torch
 import yaml
 
 from tests.conftest import ROOT
-from training.model import Checkpoint, build
+from training.loop import train
+from training.model import Checkpoint, build, save_whole
 from training.recipe import freeze, lr_factor, parameter_groups
-from training.train import train
 
 
 def test_training_learns_generated_pictures_and_the_checkpoint_says_how(tiny_run, generated, tiny_params):
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     assert checkpoint.metrics["top1"] >= 0.75  # 0.25 by chance
-    assert checkpoint.labels == ("dish_0", "dish_1", "dish_2", "dish_3")
+    assert checkpoint.labels == ("class_0", "class_1", "class_2", "class_3")
     assert checkpoint.params == tiny_params.model_dump()
+    assert checkpoint.name == "seefood"
     assert checkpoint.spec["input_size"] == [3, 64, 64]
     assert checkpoint.spec.keys() == {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
     assert checkpoint.data["root"] == str(generated)
@@ -27,7 +28,7 @@ def test_training_learns_generated_pictures_and_the_checkpoint_says_how(tiny_run
 
 def test_same_seed_gives_the_same_weights(tmp_path, generated, tiny_params):
     params = tiny_params.model_copy(update={"epochs": 1, "mixup": 0.2, "augment": "trivial"})
-    first, second = (Checkpoint.load(train(generated, params, tmp_path / name)) for name in "ab")
+    first, second = (Checkpoint.load(train("food", generated, params, tmp_path / name)) for name in "ab")
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
@@ -37,7 +38,7 @@ def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, gen
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "--rdzv-backend=c10d"),
-            *("--rdzv-endpoint=localhost:0", "-m", "training.train"),
+            *("--rdzv-endpoint=localhost:0", "-m", "training.train", "--model", "food"),
             *("--data", str(generated), "--params", str(params), "--out", str(tmp_path / "run")),
         ],
         cwd=ROOT,
@@ -56,10 +57,10 @@ def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, gen
 def test_command_line_trains_on_generated_pictures_and_says_so(tmp_path, tiny_params):
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(tiny_params.model_copy(update={"epochs": 1}).model_dump()))
-    command = [sys.executable, "-m", "training.train", "--params", str(params), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "training.train", "--model", "food", "--params", str(params), "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert "generated pictures, no photos of food" in done.stdout
+    assert "generated pictures, not photos" in done.stdout
     for shown in ("loss", "accuracy", "images/s", "epoch 1/1"):
         assert shown in done.stdout
 
@@ -81,7 +82,7 @@ def test_model_that_cannot_be_built_is_refused_with_the_reason(tiny_params, chan
 
 def test_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="no checkpoint of this project"):
+    with pytest.raises(ValueError, match="not a checkpoint of this project"):
         Checkpoint.load(tmp_path / "x.pt")
     with pytest.raises(ValueError, match="make train writes one"):
         Checkpoint.load(tmp_path / "y.pt")
@@ -114,3 +115,22 @@ def test_rate_warms_up_then_falls_to_zero():
     assert max(rates) == rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.001
+
+
+@pytest.mark.parametrize("name", ["Food", "2food", "_food", "food 1", "food.1", "food/1", "", "fööd", "food\n"])
+def test_model_name_that_does_not_fit_in_files_and_urls_is_refused_before_anything_is_read(tmp_path, tiny_params, name):
+    with pytest.raises(ValueError, match="model name is .*, expected lower-case letters, digits, _ and -, a letter first"):
+        train(name, tmp_path / "no data", tiny_params, tmp_path / "run")
+
+
+def test_command_without_a_model_name_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "training.train", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: --model is missing" in done.stderr
+
+
+def test_checkpoint_that_is_older_than_model_names_still_loads(tmp_path, tiny_run):
+    content = vars(Checkpoint.load(tiny_run / "checkpoint.pt"))
+    save_whole({key: value for key, value in content.items() if key != "name"}, tmp_path / "checkpoint.pt")
+    assert Checkpoint.load(tmp_path / "checkpoint.pt").name is None

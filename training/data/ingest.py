@@ -1,14 +1,13 @@
 """New labelled photos become a new version of a data set: `python -m training.data.ingest FROM --data data/food`.
 
 FROM is a folder of class folders, or a CSV with the columns path,label (paths relative to the CSV). Each photo is read as
-the worker reads it, turned upright, made smaller and saved as JPEG without metadata, under a name that its content gives:
-the same command again changes nothing. A test split stays as it is. Copies of photos that are there, and what cannot be
-read, are refused with a list. Afterwards DVC notes the new version, where the project uses DVC.
+the worker reads it, turned upright, made smaller and saved as JPEG without metadata, under a name made from its content:
+the same command again changes nothing. A test split stays as it is. Duplicates, near-duplicates and unreadable files are
+refused and listed. Where the project uses DVC, it then tracks the new version.
 
-Exit status: 0 if photos were taken or are there already, 1 if every one was refused or nothing could be done.
+Exit status: 0 if photos were added or are present already, 1 if every one was refused or nothing could be done.
 """
 
-import argparse
 import csv
 import difflib
 import fcntl
@@ -29,9 +28,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from handler.preprocess import PhotoError, read_photo
-from training.data.duplicates import Candidate, Given, Known, Refusal, read_known
-from training.data.sets import HELD_OUT_FOLDERS, Data, read_data
-from training.data.split import thumbnail
+from scripts.atomic import aside, write_text
+from scripts.command import parser, run
+from scripts.errors import SeeFoodError
+from training.data.duplicates import thumbnail
+from training.data.growth import print_growth
+from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
+from training.data.sets import HELD_OUT_FOLDERS, Data, food101_folder, read_data
 from training.params import Params, read_params
 from training.tracking.provenance import dvc_version
 
@@ -39,39 +42,53 @@ from training.tracking.provenance import dvc_version
 SHORT_SIDE = 512
 JPEG_QUALITY = 90
 CACHE = Path("build/photo-hashes")
+NO_LABELS = {"", "train", *HELD_OUT_FOLDERS}  # folders of a split, given by mistake
 
 
-def read_given(source: Path) -> list[Given]:
+class IngestError(SeeFoodError):
+    """Photos that could not be added, or not recorded by DVC."""
+
+
+def read_given(source: Path) -> list[GivenPhoto]:
     """The labelled photos in a folder or a CSV. ValueError if it is neither, or a label cannot be a folder's name."""
     if source.is_dir():
-        folders = sorted(folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-        files = [(path, folder.name) for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-        given = [Given(path, label) for path, label in files if not path.name.startswith(".")]
+        given = _in_class_folders(source)
     elif source.suffix.lower() == ".csv" and source.is_file():
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"path", "label"} <= set(rows.fieldnames or ()):
-                raise ValueError(f"{source} has the columns {rows.fieldnames}, expected path,label")
-            given = [Given(source.parent / (row["path"] or ""), (row["label"] or "").strip()) for row in rows]
+        given = _in_csv(source)
     else:
-        raise ValueError(f"{source} is no folder of class folders and no CSV with the columns path,label")
+        raise ValueError(f"{source} is neither a folder of class folders nor a CSV with the columns path,label")
     for photo in given:
-        if photo.label in ("", "train", *HELD_OUT_FOLDERS) or photo.label != Path(photo.label).name or photo.label[0] == ".":
+        if photo.label in NO_LABELS or photo.label != Path(photo.label).name or photo.label.startswith("."):
             raise ValueError(f"{photo.path} has the label {photo.label!r}, expected the name of a class")
     if not given:
         raise ValueError(f"{source} holds no photo in a class folder")
     return given
 
 
-def check_labels(given: list[Given], known: Known, new_classes: bool) -> None:
+def _in_class_folders(source: Path) -> list[GivenPhoto]:
+    folders = sorted(folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    files = [(path, folder.name) for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [GivenPhoto(path, label) for path, label in files if not path.name.startswith(".")]
+
+
+def _in_csv(source: Path) -> list[GivenPhoto]:
+    # utf-8-sig: spreadsheets begin a file with a byte order mark, which would become part of the first column's name
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"path", "label"} <= set(rows.fieldnames or ()):
+            raise ValueError(f"{source} has the columns {rows.fieldnames}, expected path,label")
+        return [GivenPhoto(source.parent / (row["path"] or ""), (row["label"] or "").strip()) for row in rows]
+
+
+def check_labels(given: list[GivenPhoto], known: KnownPhotos, new_classes: bool) -> None:
     """ValueError if a class is unknown and may not be new."""
     unknown = sorted({photo.label for photo in given} - set(known.labels)) if known.labels else []
-    if unknown and any(entry.split for entry in known.entries):
-        raise ValueError(f"unknown classes: {unknown}; a data set with a test split takes none, as nothing would test them")
+    if unknown and any(photo.split for photo in known.photos):
+        raise ValueError(f"unknown classes: {unknown}; a data set with a test split takes no new ones: nothing would test them")
     if unknown and not new_classes:
         close = {label: difflib.get_close_matches(label, known.labels, cutoff=0.5) for label in unknown}
         named = [f"{label!r}" + (f" (close: {', '.join(names)})" if names else "") for label, names in close.items()]
-        raise ValueError(f"unknown classes: {', '.join(named)}; if they are new ones, give --new-classes (NEW_CLASSES=1)")
+        raise ValueError(f"unknown classes: {', '.join(named)}; if they are new, add --new-classes (NEW_CLASSES=1)")
 
 
 def jpeg_of(photo_bytes: bytes) -> bytes:
@@ -86,28 +103,35 @@ def jpeg_of(photo_bytes: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def stage(given: list[Given], known: Known, staging: Path) -> list[Candidate]:
-    """The given photos, each that is not there yet as a JPEG in `staging`."""
+def stage(given: list[GivenPhoto], known: KnownPhotos, staging: Path) -> list[Candidate]:
+    """The given photos; those that the data set does not have are in `staging` as JPEG."""
 
-    def one(number: int, photo: Given) -> Candidate:
+    def candidate(number: int, photo: GivenPhoto) -> Candidate:
         try:
             photo_bytes = photo.path.read_bytes()
             found = Candidate(photo, hashlib.sha256(photo_bytes).hexdigest(), staging / f"{number}.jpg")
+            # present already: no need to decode and encode it, which takes most of the time
             if found.name in known.by_content or found.sha256 in known.by_content:
                 return found
             jpeg = jpeg_of(photo_bytes)
-        except (PhotoError, OSError) as error:
-            return Candidate(photo, problem=error.strerror or str(error) if isinstance(error, OSError) else str(error))
+        except PhotoError as error:
+            return Candidate(photo, problem=str(error))
+        except OSError as error:
+            return Candidate(photo, problem=error.strerror or str(error))
         found.jpeg.write_bytes(jpeg)
         return Candidate(photo, found.sha256, found.jpeg, thumbnail(jpeg))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(tqdm(pool.map(one, range(len(given)), given), "reading photos", len(given), delay=3, leave=False))
+        progress = tqdm(pool.map(candidate, range(len(given)), given), "reading photos", len(given), delay=3, leave=False)
+        return list(progress)
 
 
 @contextmanager
 def staging_folder(root: Path) -> Iterator[Path]:
-    """An empty folder beside the data set, gone after this `with`. ValueError if another ingest is at work there."""
+    """An empty folder beside the data set, gone after this `with`. IngestError if another ingest into it is running.
+
+    Not scripts/atomic.py's: photos are moved from here one by one, and the folder is the lock, which a kill releases.
+    """
     staging = root.resolve().with_name(root.resolve().name + ".part")
     staging.mkdir(parents=True, exist_ok=True)
     lock = os.open(staging, os.O_RDONLY)
@@ -115,7 +139,7 @@ def staging_folder(root: Path) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(lock)
-        raise ValueError(f"another ingest into {root} is at work") from error
+        raise IngestError(f"another ingest into {root} is running: wait for it to end") from error
     try:
         for left in staging.iterdir():  # by one that was killed
             shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -125,62 +149,53 @@ def staging_folder(root: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def class_folders(root: Path, known: Known) -> Path:
+def class_folders(root: Path, known: KnownPhotos) -> Path:
     """The folder in `root` whose class folders take new photos."""
-    official = food101(root)
+    official = food101_folder(root)
     if official:
         return official / "images"
-    return root / "train" if any(entry.split for entry in known.entries) else root
+    return root / "train" if any(photo.split for photo in known.photos) else root
 
 
-def food101(root: Path) -> Path | None:
-    """Food-101's own folder, if that is the layout of `root`."""
-    return next((folder for folder in (root, root / "food-101") if (folder / "meta" / "classes.txt").is_file()), None)
-
-
-def place(taken: list[Candidate], root: Path, target: Path, staging: Path) -> None:
+def place(added: list[Candidate], root: Path, target: Path, staging: Path) -> None:
     """Move photos, each whole, into the class folders in `target`: stopped anywhere, `root` is a data set and can grow on."""
     classes = staging / "classes"
-    for candidate in taken:
+    for candidate in added:
         (classes / candidate.given.label).mkdir(parents=True, exist_ok=True)
         candidate.jpeg.rename(classes / candidate.given.label / candidate.name)
     os.sync()  # content first, then names: a power cut leaves no empty photo
     if not target.exists() or not any(target.iterdir()):
         target.parent.mkdir(parents=True, exist_ok=True)
-        classes.rename(target)
+        classes.rename(target)  # a new data set appears in one step
         return
     for folder in sorted(classes.iterdir()):
         if not (target / folder.name).is_dir():
-            folder.rename(target / folder.name)
+            folder.rename(target / folder.name)  # and so does a new class
             continue
         for path in sorted(folder.iterdir()):
             path.replace(target / folder.name / path.name)
-    official = food101(root)
+    official = food101_folder(root)
     if official:
-        list_in_food101(official / "meta" / "train.json", taken)
+        # after the photos: a list that names photos which are not there yet would break the data set
+        list_in_food101(official / "meta" / "train.json", added)
 
 
-def list_in_food101(path: Path, taken: list[Candidate]) -> None:
+def list_in_food101(path: Path, added: list[Candidate]) -> None:
     """Add photos to Food-101's list of training photos, whole or not at all."""
     listed = json.loads(path.read_text(encoding="utf-8"))
-    for candidate in taken:
+    for candidate in added:
         listed[candidate.given.label].append(f"{candidate.given.label}/{Path(candidate.name).stem}")
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(listed), encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(listed))
 
 
 def write_refused(refused: list[Refusal], path: Path) -> None:
-    """Every refused photo with its reason on stdout and in a CSV, which has no row if there is none."""
+    """Every refused photo with its reason on stdout and in a CSV, which has only its header if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "reason", "detail"])
-        for refusal in refused:
-            writer.writerow([refusal.given.path, refusal.given.label, refusal.reason, refusal.detail])
-            print(f"refused {refusal}")
-    part.replace(path)
+    rows = [(refusal.given.path, refusal.given.label, refusal.reason, refusal.detail) for refusal in refused]
+    with aside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "reason", "detail"), *rows])
+    for refusal in refused:
+        print(f"refused {refusal}")
 
 
 def read_split(root: Path, params: Params) -> Data | None:
@@ -188,91 +203,74 @@ def read_split(root: Path, params: Params) -> Data | None:
     try:
         return read_data(root, params.val_fraction, params.seed, CACHE)
     except ValueError as error:
-        print(f"nothing to train on yet: {error}", file=sys.stderr)
+        print(f"not enough to train on yet: {error}", file=sys.stderr)
         return None
 
 
-def print_growth(before: Data | None, after: Data | None) -> None:
-    """Photos of each class and side before and after, and whether an old one has changed sides."""
-    if after is None:
-        return
-    sides = [
-        {p.path: side for side in ("train", "held_out") for p in getattr(data, side)} if data else {} for data in (before, after)
-    ]
-    count = [Counter(data.labels[p.index] for p in data.train + data.held_out) if data else Counter() for data in (before, after)]
-    grown = [label for label in after.labels if count[0][label] != count[1][label]]
-    for label in grown:
-        print(f"  {label:30s} {count[0][label]:6d} -> {count[1][label]}")
-    print(f"  {len(after.labels) - len(grown)} of {len(after.labels)} classes as before")
-    for side in ("train", "held_out"):
-        print(f"  {side.replace('_', ' '):30s} {len(getattr(before, side, ())):6d} -> {len(getattr(after, side))}")
-    print(f"  fingerprint {before.fingerprint[:12] if before else '(none)'} -> {after.fingerprint[:12]}")
-    moved = [path for path, side in sides[0].items() if sides[1].get(path, side) != side]
-    print(f"  {len(moved) or 'no'} old photos changed sides" + "".join(f"\n    {path} -> {sides[1][path]}" for path in moved))
-    if moved:
-        print("  (their class was so small that one photo stood in for a side of it, see hold_out in training/data/split.py)")
-
-
 def update_dvc(root: Path, before: str) -> None:
-    """Note the new version with DVC, and say how to commit it. ValueError if DVC cannot."""
+    """Track the new version with DVC, and print how to commit it. IngestError if DVC fails."""
     if not Path(".dvc").is_dir():
-        print("no version is kept: this folder has no .dvc (dvc init makes one)")
+        print("this version is not tracked: there is no .dvc folder here (dvc init makes one)")
         return
+    # the dvc beside this Python: PATH may name another one, or none
     command = [str(Path(sys.executable).with_name("dvc")), "add", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"DVC_NO_ANALYTICS": "1"})
     if done.returncode != 0:
-        raise ValueError(
-            f"the photos are in place, but `dvc add {root}` failed; mend that and run this again: {done.stderr.strip()}"
+        raise IngestError(
+            f"the photos are in place, but `dvc add {root}` failed; fix that and run this again: {done.stderr.strip()}"
         )
     print(f"data version {before} -> {dvc_version(root)}")
-    files = [f"{root}.dvc", *([str(root.parent / ".gitignore")] if (root.parent / ".gitignore").exists() else [])]
+    files = [f"{root}.dvc"]
+    ignored = root.parent / ".gitignore"
+    if ignored.exists():
+        files.append(str(ignored))
     changed = subprocess.run(["git", "status", "--porcelain", "--", *files], capture_output=True, text=True, check=False).stdout
     if changed:
         print(f"commit it: git add {' '.join(files)} && git commit -m 'New photos in {root}'; then: make push")
 
 
-def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: Path) -> bool:
-    """Whether any photo of `source` is in the data set now. ValueError or OSError if nothing could be done."""
+def print_counts(selection: Selection, report: Path) -> None:
+    """How many photos were added, present already and refused, and for which reasons."""
+    refused = selection.refused
+    counts = f"{len(selection.added)} photos added, {selection.present} present already, {len(refused)} refused"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in refused).most_common())
+    print(counts + (f": {reasons} ({report})" if refused else ""))
+
+
+def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: Path) -> None:
+    """Add the new photos of `source` to the data set in `root`. IngestError, ValueError or OSError if there is none to add."""
     given = read_given(source)
     with staging_folder(root) as staging:
-        known = read_known(root, CACHE)
+        known = read_known_photos(root, CACHE)
         check_labels(given, known, new_classes)
-        before, version = read_split(root, params) if known.entries else None, dvc_version(root)
-        taken, already, refused = known.choose(stage(given, known, staging))
-        write_refused(refused, report)
-        if taken and not known.labels and len({candidate.given.label for candidate in taken}) < 2:
-            raise ValueError(f"only class {taken[0].given.label!r} has photos to take; a data set needs two classes")
-        if taken:
-            place(taken, root, class_folders(root, known), staging)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in refused).most_common())
-    print(
-        f"{len(taken)} photos taken, {already} there already, {len(refused)} refused"
-        + (f": {reasons} ({report})" if refused else "")
-    )
-    if taken or already:
-        print_growth(before, read_split(root, params))
-        update_dvc(root, version)
-    return bool(taken or already)
+        before, version = read_split(root, params) if known.photos else None, dvc_version(root)
+        selection = known.select(stage(given, known, staging))
+        write_refused(selection.refused, report)
+        if selection.added:
+            if not known.labels and len({candidate.given.label for candidate in selection.added}) < 2:
+                label = selection.added[0].given.label
+                raise ValueError(f"only class {label!r} has photos to add; a data set needs two classes")
+            place(selection.added, root, class_folders(root, known), staging)
+    print_counts(selection, report)
+    if not selection.added and not selection.present:
+        raise IngestError("no photo could be added")
+    after = read_split(root, params)
+    if after is not None:
+        print_growth(before, after)
+    update_dvc(root, version)
 
 
-def main() -> int:
+def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="FROM")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="for val_fraction and seed")
-    parser.add_argument("--new-classes", action="store_true", help="take classes that the data set does not have")
-    parser.add_argument("--refused", type=Path, default=Path("build/ingest-refused.csv"))
-    args = parser.parse_args()
-    try:
-        done = ingest(args.source, args.data, read_params(args.params), args.new_classes, args.refused)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if not done:
-        print("error: no photo could be taken", file=sys.stderr)
-    return 0 if done else 1
+    arguments = parser(__doc__)
+    arguments.add_argument("source", type=Path, metavar="FROM")
+    arguments.add_argument("--data", type=Path, required=True)
+    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="for val_fraction and seed")
+    arguments.add_argument("--new-classes", action="store_true", help="add classes that the data set does not have")
+    arguments.add_argument("--refused", type=Path, default=Path("build/ingest-refused.csv"))
+    args = arguments.parse_args()
+    ingest(args.source, args.data, read_params(args.params), args.new_classes, args.refused)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, "the data set is whole; the same command adds what is missing"))

@@ -1,6 +1,6 @@
 """Loaders: augmented crops to train on, and crops exactly as the worker makes them to evaluate on.
 
-Evaluation crops come from handler/preprocess.py; only augmentation is defined here. What a training step sees is a
+Evaluation crops come from handler/preprocess.py; augmentation is defined here. The content of a training batch is a
 function of seed, epoch, step and photo alone: not of the number of processes, of loader workers, or of what ran before.
 """
 
@@ -19,7 +19,7 @@ from handler.preprocess import PhotoError, Spec, preprocess, read_photo
 from training.data.split import Photo
 from training.params import Params
 
-# so many unreadable photos one after the other are no accident: the folder is gone
+# so many unreadable photos in a row are not a few bad files: the folder is gone
 MAX_UNREADABLE_RUN = 20
 
 
@@ -38,6 +38,8 @@ class TrainPhotos(Dataset[Any]):
             "rand": [transforms.RandAugment()],
         }
         size, scale = params.train_size, (params.crop_scale_min, 1.0)
+        # not timm's transforms: they draw from the global states of random and NumPy, so that a crop depends on all that was
+        # drawn before it in the same worker. torchvision's draw from torch's default generator alone, which can be seeded
         self.augment = transforms.Compose(
             [
                 transforms.RandomResizedCrop(size, scale, interpolation=bicubic),
@@ -49,19 +51,22 @@ class TrainPhotos(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int]:
         epoch, position = key
         image, index = self._readable(position)
+        # a seed for each photo and epoch: a resumed run, or one with other workers, sees the same crops
         seed = hashlib.sha256(f"{self.seed} {epoch} {position}".encode()).digest()
+        # forked: without loader workers this is the generator from which the training loop draws its dropout
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int.from_bytes(seed[:7]))
             crop = np.array(self.augment(image))
         return crop, self.photos[index].index, -1 if index == position else position
 
     def _readable(self, position: int) -> tuple[Image.Image, int]:
+        # the next one by position, not a random one: the replacement, too, is the same in every run
         for index in (i % len(self.photos) for i in range(position, position + MAX_UNREADABLE_RUN)):
             try:
                 return read_photo(self.photos[index].path.read_bytes()), index
             except (PhotoError, OSError) as error:
                 reason = error
-        raise ValueError(f"{MAX_UNREADABLE_RUN} photos in a row are unreadable, {self.photos[index].path} the last: {reason}")
+        raise ValueError(f"{MAX_UNREADABLE_RUN} photos in a row are unreadable, {self.photos[index].path} is the last: {reason}")
 
 
 class EvalPhotos(Dataset[Any]):
@@ -85,9 +90,12 @@ class Batches(Sampler[list[tuple[int, int]]]):
     """This rank's batches of (epoch, position), from `first_step` to the end of the last epoch; `accumulate` of them a step.
 
     Each epoch has an order of its own, cut into global batches, and those into one run of photos a part and rank: the
-    photos of a step do not depend on the number of ranks. What does not fill a global batch waits for another epoch's order.
+    photos of a step do not depend on the number of ranks. Photos that do not fill a last global batch are left out of that
+    epoch; the next one's order leaves out others.
     """
 
+    # not torch's DistributedSampler: it deals photos out in turn, so that which photos are neighbours, and mixed, depends on
+    # the number of ranks; and it cannot start in the middle of an epoch, as a resumed run must
     def __init__(self, num_photos: int, params: Params, rank: int, world_size: int, first_step: int = 0) -> None:
         parts = params.accumulate * world_size
         self.size = params.global_batch_size // parts
@@ -97,7 +105,8 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 f"global_batch_size is {params.global_batch_size}, expected a multiple of {parts * even}: "
                 f"{world_size} processes x {params.accumulate} parts" + (" x pairs to mix" if even == 2 else "")
             )
-        self.num_photos, self.params, self.rank, self.world_size, self.first_step = num_photos, params, rank, world_size, first_step
+        self.num_photos, self.params, self.first_step = num_photos, params, first_step
+        self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = max(1, num_photos // params.global_batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -109,13 +118,13 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 order, ordered_epoch = torch.randperm(self.num_photos, generator=generator), epoch
             for part in range(self.params.accumulate):
                 start = step_in_epoch * global_batch_size + (part * self.world_size + self.rank) * self.size
-                # fewer photos than a global batch holds: they come round again
+                # modulo: a data set smaller than a global batch fills it by repeating photos
                 yield [(epoch, int(order[i % self.num_photos])) for i in range(start, start + self.size)]
 
 
 def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)
-    # a first SIGTERM, or Ctrl-C, is meant for the process that trains, which still needs this one and ends it itself
+    torch.set_num_threads(1)  # there is a worker for each core: more threads would compete for the same ones
+    # a first SIGTERM, or Ctrl-C, is for the training process: it needs this worker until it has saved, and ends it itself
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -1,22 +1,25 @@
-"""Generated pictures: a small data set for tests and demonstrations, and golden pictures that show nobody's photo."""
+"""Generated pictures: a small data set for tests and demonstrations, and golden pictures that are nobody's photos."""
 
 import random
-import shutil
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
+from scripts.atomic import aside
+
+# 8 and 3 have no common divisor: 24 classes differ in colour or shape
 COLOURS = ("crimson", "darkorange", "gold", "forestgreen", "teal", "royalblue", "purple", "sienna")
 SHAPES = ("ellipse", "rectangle", "triangle")
 
 
 def draw(index: int, rng: random.Random, size: tuple[int, int]) -> Image.Image:
-    """A plate with pieces whose colour and shape tell the class `index`; no two of them are alike. RGB, `size` pixels."""
+    """Pieces whose colour and shape show the class `index`, on a blotched ground; no two pictures are alike. RGB, `size` pixels."""
     width, height = size
     background = tuple(rng.randrange(150, 256) for _ in range(3))
     image = Image.new("RGB", size, background)
     pen = ImageDraw.Draw(image)
-    for _ in range(6):  # a table, blotched so that thumbnails of two pictures differ
+    # without blotches, two pictures would count as near-duplicates: their 16 x 16 thumbnails would hardly differ
+    for _ in range(6):
         x, y = rng.randrange(width), rng.randrange(height)
         radius = rng.randrange(8, max(9, width // 3))
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(rng.randrange(120, 256) for _ in range(3)))
@@ -34,16 +37,15 @@ def draw(index: int, rng: random.Random, size: tuple[int, int]) -> Image.Image:
 
 
 def generate(root: Path, num_classes: int = 4, per_class: int = 40, size: int = 96, seed: int = 0) -> Path:
-    """`root`, filled with class folders of generated JPEGs. Written aside and renamed; done before means nothing to do."""
+    """`root`, filled with class folders of generated JPEGs; as it is if the folder exists already."""
     if root.is_dir():
         return root
-    part = root.with_name(root.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
-    for index in range(num_classes):
-        folder = part / f"dish_{index}"
-        folder.mkdir(parents=True)
-        for number in range(per_class):
-            draw(index, rng, (size, size)).save(folder / f"{number:03d}.jpg", quality=90)
-    part.rename(root)
+    with aside(root) as part:
+        for index in range(num_classes):
+            folder = part / f"class_{index}"
+            folder.mkdir(parents=True)
+            for number in range(per_class):
+                draw(index, rng, (size, size)).save(folder / f"{number:03d}.jpg", quality=90)
     return root

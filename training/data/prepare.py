@@ -1,20 +1,20 @@
 """Read and split a data set once: `python -m training.data.prepare --data FOLDER --params params.yaml --out build/split.json`.
 
-The file says which photo is trained on and which is held out, with the sha256 of each; `make train DATA=build/split.json`
+The file lists the photos to train on and the held-out photos, with the sha256 of each; `make train DATA=build/split.json`
 takes it in place of the folder, and trains on the very same photos. The photos themselves stay where they are.
 """
 
-import argparse
 import sys
 from collections import Counter
 from pathlib import Path
 
+from scripts.command import parser, run
 from training.data.sets import Data, read_data, write_prepared
 from training.params import read_params
 
 
 def print_summary(data: Data) -> None:
-    """How many photos of each class are on which side."""
+    """Print how many photos of each class are trained on and held out."""
     train, held_out = (Counter(photo.index for photo in photos) for photos in (data.train, data.held_out))
     width = max(len(label) for label in data.labels)
     print(f"{'class':{width}}  train  held out")
@@ -24,26 +24,23 @@ def print_summary(data: Data) -> None:
     print(f"{data.source}: {counts}; fingerprint {data.fingerprint[:12]}")
 
 
-def main() -> int:
+def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, default=Path("build/split.json"))
-    args = parser.parse_args()
-    try:
-        if args.data.suffix == ".json" or args.out.suffix != ".json":
-            raise ValueError(f"--data is {args.data} and --out {args.out}, expected a folder and a .json")
-        params = read_params(args.params)
-        data = read_data(args.data, params.val_fraction, params.seed, Path("build/photo-hashes"))
-        write_prepared(data, params.val_fraction, params.seed, args.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    arguments = parser(__doc__)
+    arguments.add_argument("--data", type=Path, required=True)
+    arguments.add_argument("--params", type=Path, default=Path("params.yaml"))
+    arguments.add_argument("--out", type=Path, default=Path("build/split.json"))
+    args = arguments.parse_args()
+    # read_data takes any .json for a prepared data set, and anything else for a folder
+    if args.data.suffix == ".json" or args.out.suffix != ".json":
+        raise ValueError(f"--data is {args.data} and --out {args.out}, expected a folder and a .json")
+    params = read_params(args.params)
+    # the cache of make ingest and make train, too: photos that were hashed once are not read again
+    data = read_data(args.data, params.val_fraction, params.seed, Path("build/photo-hashes"))
+    write_prepared(data, params.val_fraction, params.seed, args.out)
     print_summary(data)
     print(f"{args.out} is written. Next: make train DATA={args.out}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, "nothing was written"))

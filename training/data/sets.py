@@ -1,9 +1,8 @@
-"""Data sets for training: Food-101, a folder of class folders, generated pictures, or what prepare.py wrote; read and split.
+"""Data sets for training, read and split: Food-101, folders of class folders, generated pictures, or a file of prepare.py's.
 
-`python -m training.data.sets data` downloads and verifies the real Food-101 (`make data`).
+A further layout is one more case in find_photos. download.py downloads the real Food-101.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -11,22 +10,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision import datasets
-
+from scripts.atomic import write_text
 from training.data.pictures import generate
 from training.data.split import Photo, hash_photos, split_photos
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-FOOD101_PHOTOS = {"train": 75_750, "test": 25_250}
 PREPARED = "seefood data, prepared"
+# the first of them that a data set has: a validation folder beside a test folder is not used
 HELD_OUT_FOLDERS = ("test", "val", "validation", "valid")
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set read and split: no photo, exact or near, of `held_out` is in `train`.
+    """A data set, read and split: no photo of `held_out`, and no near-duplicate of one, is in `train`.
 
-    `fingerprint` is the sha256 over all labels and photos; `source` says in words what was read from `root`.
+    `fingerprint` is the sha256 over all labels and photos; `source` describes for people what was read from `root`.
     """
 
     labels: tuple[str, ...]
@@ -48,35 +46,41 @@ class Data:
 
 
 def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | None = None) -> Data:
-    """The data set in `root`, hashed and split; generated pictures if `root` is None; without a look at any photo if prepared.
+    """The data set in `root`, hashed and split; generated pictures if `root` is None. A prepared one's photos are not read.
 
     `cache` is a folder that keeps the hashes, so that a large data set is read whole only once.
-    Raises ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable; or if `root`
+    ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable; or if `root`
     is a .json that prepare.py did not write, or wrote for another seed or fraction, or for photos that are gone.
     """
     if root is not None and root.suffix == ".json":
         return _read_prepared(root, val_fraction, seed)
     folder = root or generate(Path("build/generated"))
     labels, photos, layout = find_photos(folder)
-    source = f"{layout} in {root.resolve().name}" if root else "generated pictures, no photos of food (give DATA=folder for those)"
+    source = f"{layout} in {root.resolve().name}" if root else "generated pictures, not photos (DATA=folder trains on photos)"
     photos, thumbnails = hash_photos(folder, photos, cache)
     for index, label in enumerate(labels):
         if not any(photo.index == index for photo in photos):
             raise ValueError(f"class {label!r} in {folder} has no readable photo")
-    digest = hashlib.sha256("\n".join(labels).encode())
-    for photo in sorted(photos, key=lambda p: (p.index, p.sha256, p.split)):
-        digest.update(f"{photo.index} {photo.sha256} {photo.split}\n".encode())
     train, held_out = split_photos(photos, thumbnails, val_fraction, seed)
     if not train or not held_out:
         raise ValueError(f"{folder} gives {len(train)} photos to train on and {len(held_out)} to hold out, expected some of both")
     if left_out := len(photos) - len(train) - len(held_out):
-        print(f"left out {left_out} photos of {folder}: near copies of photos on the other side", file=sys.stderr)
-    return Data(labels, tuple(train), tuple(held_out), digest.hexdigest(), source, root)
+        print(f"left out {left_out} photos of {folder}: near-duplicates of photos on the other side", file=sys.stderr)
+    return Data(labels, tuple(train), tuple(held_out), _fingerprint(labels, photos), source, root)
+
+
+def _fingerprint(labels: tuple[str, ...], photos: list[Photo]) -> str:
+    digest = hashlib.sha256("\n".join(labels).encode())
+    # content and not paths: the same photos in another folder, under other names, are the same data set
+    for photo in sorted(photos, key=lambda p: (p.index, p.sha256, p.split)):
+        digest.update(f"{photo.index} {photo.sha256} {photo.split}\n".encode())
+    return digest.hexdigest()
 
 
 def write_prepared(data: Data, val_fraction: float, seed: int, path: Path) -> None:
     """Write a data set that was read from a folder with these two values to a .json, whole or not at all."""
     assert data.root is not None
+    # relative inside the project: the file then serves in any clone, and its md5, by which DVC skips stages, is the same
     root = Path(os.path.relpath(data.root)) if data.root.resolve().is_relative_to(Path.cwd()) else data.root.resolve()
     values: dict[str, object] = {"kind": PREPARED, "source": data.source, "root": str(root), "fingerprint": data.fingerprint}
     values |= {"val_fraction": val_fraction, "seed": seed, "labels": data.labels}
@@ -87,13 +91,11 @@ def write_prepared(data: Data, val_fraction: float, seed: int, path: Path) -> No
     # a line a photo, so that versions of the file can be compared
     lists = [f' "{side}": [\n  ' + ",\n  ".join(lines) + "\n ]" for side, lines in rows.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=1)[:-2] + ",\n" + ",\n".join(lists) + "\n}\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(values, indent=1)[:-2] + ",\n" + ",\n".join(lists) + "\n}\n")
 
 
 def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
-    """What write_prepared wrote; its `root` is the folder of the photos. ValueError as read_data says."""
+    """A data set that write_prepared wrote; its `root` is the folder of the photos. ValueError as read_data."""
     again = "run training/data/prepare.py again"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -106,24 +108,25 @@ def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
         if values["kind"] != PREPARED:
             raise ValueError(f"its kind is {values['kind']!r}, expected {PREPARED!r}")
     except FileNotFoundError as error:
-        raise ValueError(f"no prepared data {path}; training/data/prepare.py writes it") from error
+        raise ValueError(f"no prepared data {path}: write it with training/data/prepare.py") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not what training/data/prepare.py writes ({type(error).__name__}: {error})") from error
+        raise ValueError(f"{path} was not written by training/data/prepare.py ({type(error).__name__}: {error})") from error
     if made_with != {"val_fraction": val_fraction, "seed": seed}:
-        raise ValueError(f"{path} was prepared with {made_with}, the parameters say {val_fraction} and {seed}: {again}")
+        raise ValueError(f"{path} was prepared with {made_with}, the parameters are {val_fraction} and {seed}: {again}")
     if not root.is_dir():
-        raise ValueError(f"the photos of {path} are gone: no folder {root} (seen from {Path.cwd()})")
+        raise ValueError(f"the photos of {path} are gone: no folder {root} (relative to {Path.cwd()})")
+    # now, as training replaces a photo that it cannot read: the run would not be that of the prepared data
     gone = [photo.path for photo in train + held_out if not photo.path.is_file()]
     if gone:
-        raise ValueError(f"{len(gone)} photos of {path} are gone, {gone[0]} the first: {again}")
+        raise ValueError(f"{len(gone)} photos of {path} are gone, {gone[0]} is the first: {again}")
     return data
 
 
 def find_photos(root: Path) -> tuple[tuple[str, ...], list[Photo], str]:
     """(labels, photos, layout) of the official Food-101 layout, of train/ and test/ folders, or of class folders."""
-    for folder in (root, root / "food-101"):
-        if (folder / "meta" / "classes.txt").is_file():
-            return *_food101(folder), "Food-101"
+    if official := food101_folder(root):
+        labels, photos = _food101(official)
+        return labels, photos, "Food-101"
     if not root.is_dir():
         raise ValueError(f"no data set at {root}: the folder does not exist")
     held_out = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
@@ -137,6 +140,11 @@ def find_photos(root: Path) -> tuple[tuple[str, ...], list[Photo], str]:
     return labels, photos, "class folders"
 
 
+def food101_folder(root: Path) -> Path | None:
+    """Food-101's own folder, if that is the layout of `root` or of the folder that torchvision unpacks there."""
+    return next((folder for folder in (root, root / "food-101") if (folder / "meta" / "classes.txt").is_file()), None)
+
+
 def _food101(root: Path) -> tuple[tuple[str, ...], list[Photo]]:
     labels = tuple((root / "meta" / "classes.txt").read_text(encoding="utf-8").split())
     photos = []
@@ -148,6 +156,7 @@ def _food101(root: Path) -> tuple[tuple[str, ...], list[Photo]]:
 
 
 def _class_folders(root: Path, split: str) -> tuple[tuple[str, ...], list[Photo]]:
+    # hidden folders are not classes: .git, .ipynb_checkpoints
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if len(folders) < 2:
         raise ValueError(f"{root} has {len(folders)} class folders, expected at least 2 (or Food-101's images/ and meta/)")
@@ -156,35 +165,3 @@ def _class_folders(root: Path, split: str) -> tuple[tuple[str, ...], list[Photo]
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         photos += [Photo(path, index, split) for path in files]
     return tuple(folder.name for folder in folders), photos
-
-
-def download(root: Path) -> None:
-    """Download the real Food-101 (about 5 GB) into `root`/food-101 and verify it. OSError where there is no network."""
-    datasets.Food101(str(root), download=True)
-    for split, expected in FOOD101_PHOTOS.items():
-        found = len(datasets.Food101(str(root), split=split))
-        if found < expected:  # make ingest may have added some
-            raise OSError(f"Food-101 in {root} lists {found} {split} photos, expected {expected}: delete it and try again")
-
-
-def main() -> int:
-    """`python -m training.data.sets ROOT`: download Food-101 into ROOT."""
-    parser = argparse.ArgumentParser(description="Download and verify Food-101 (about 5 GB).")
-    parser.add_argument("root", type=Path)
-    root = parser.parse_args().root
-    try:
-        download(root)
-    except (OSError, RuntimeError) as error:
-        print(
-            f"error: Food-101 could not be downloaded: {error}\n"
-            f"Without a network, copy food-101.tar.gz from another machine to {root}/ and run this again,\n"
-            "or train on your own folder of class folders: make train DATA=path/to/folder",
-            file=sys.stderr,
-        )
-        return 1
-    print(f"Food-101 is complete in {root / 'food-101'}. Next: make train DATA={root}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

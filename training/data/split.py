@@ -1,4 +1,7 @@
-"""Which photos are trained on and which are held out, so that no photo, exact or near, is on both sides."""
+"""Which photos are trained on and which are held out, so that no photo and no near-duplicate of it is on both sides.
+
+The split depends on each photo's content and the seed alone: a data set can grow, and old photos stay on their side.
+"""
 
 import hashlib
 import json
@@ -9,15 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from handler.preprocess import PhotoError, read_photo
+from handler.preprocess import PhotoError
+from scripts.atomic import write_text
+from training.data.duplicates import THUMBNAIL, near_duplicate_groups, thumbnail
 
-# Correlation of 16 x 16 grey thumbnails from which two photos count as one. On Food-101's first ten classes, re-encoded,
-# resized and brightened copies of a photo stay above it, and hardly any two different photos reach it
-NEAR_DUPLICATE = 0.93
-THUMBNAIL = 16
 # Above this share of unreadable photos, something is wrong with the data set and not with a few files
 MAX_UNREADABLE = 0.01
 
@@ -32,24 +32,20 @@ class Photo:
     sha256: str = ""
 
 
-def thumbnail(photo_bytes: bytes) -> np.ndarray:
-    """A photo's grey thumbnail, uint8 (16 * 16,). Raises PhotoError."""
-    return np.asarray(read_photo(photo_bytes).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)).ravel()
-
-
 def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[list[Photo], np.ndarray]:
-    """The readable photos with their sha256, and their grey thumbnails uint8 (N, 16 * 16).
+    """The readable photos with their sha256, and their near-duplicate hashes uint8 (N, 16 * 16).
 
     Unreadable photos are named on stderr and left out. ValueError if they are more than MAX_UNREADABLE of all.
     """
-    known = _read_cache(cache, root)
+    cached = _read_cache(cache, root)
 
-    def one(photo: Photo) -> tuple[str, str, bytes] | PhotoError | OSError:
+    def hash_photo(photo: Photo) -> tuple[str, str, bytes] | PhotoError | OSError:
         try:
             stat = photo.path.stat()
+            # by size and time, not content: to read it is what the cache saves
             key = f"{photo.path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}"
-            if key in known:
-                return key, *known[key]
+            if key in cached:
+                return key, *cached[key]
             photo_bytes = photo.path.read_bytes()
             grey = thumbnail(photo_bytes)
         except (PhotoError, OSError) as error:
@@ -57,8 +53,9 @@ def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[li
         return key, hashlib.sha256(photo_bytes).hexdigest(), grey.tobytes()
 
     readable, rows, unreadable = [], {}, []
+    # threads are enough: Pillow decodes and resizes without the interpreter's lock
     with ThreadPoolExecutor() as pool:
-        progress = tqdm(pool.map(one, photos), "reading photos", len(photos), delay=3, leave=False)
+        progress = tqdm(pool.map(hash_photo, photos), "reading photos", len(photos), delay=3, leave=False)
         for photo, result in zip(photos, progress, strict=True):
             if isinstance(result, Exception):
                 unreadable.append(photo)
@@ -68,13 +65,14 @@ def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[li
                 rows[result[0]] = result[1:]
     if len(unreadable) > MAX_UNREADABLE * len(photos):
         raise ValueError(f"{len(unreadable)} of {len(photos)} photos in {root} are unreadable, the limit is {MAX_UNREADABLE:.0%}")
-    if cache is not None and rows.keys() - known.keys():
+    if cache is not None and rows.keys() - cached.keys():
         _write_cache(cache, root, rows)
-    thumbnails = [np.frombuffer(thumbnail, np.uint8) for _, thumbnail in rows.values()]
+    thumbnails = [np.frombuffer(pixels, np.uint8) for _, pixels in rows.values()]
     return readable, np.stack(thumbnails) if thumbnails else np.zeros((0, THUMBNAIL**2), np.uint8)
 
 
 def _cache_file(cache: Path, root: Path) -> Path:
+    # with a hash of the whole path: two data sets may both be called photos
     return cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}.json"
 
 
@@ -82,94 +80,104 @@ def _read_cache(cache: Path | None, root: Path) -> dict[str, tuple[str, bytes]]:
     if cache is None or not _cache_file(cache, root).is_file():
         return {}
     rows = json.loads(_cache_file(cache, root).read_text(encoding="utf-8"))
-    return {key: (sha256, bytes.fromhex(thumbnail)) for key, (sha256, thumbnail) in rows.items()}
+    return {key: (sha256, bytes.fromhex(pixels)) for key, (sha256, pixels) in rows.items()}
 
 
 def _write_cache(cache: Path, root: Path, rows: dict[str, tuple[str, bytes]]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
-    part = _cache_file(cache, root).with_suffix(".part")
-    part.write_text(json.dumps({key: (sha256, thumb.hex()) for key, (sha256, thumb) in rows.items()}), encoding="utf-8")
-    part.replace(_cache_file(cache, root))
-
-
-def normalise(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (N, 16 * 16) as float32 rows whose products are correlations, and the same of the mirrored thumbnails."""
-    pixels = thumbnails.astype(np.float32)
-    pixels -= pixels.mean(axis=1, keepdims=True)
-    pixels /= np.linalg.norm(pixels, axis=1, keepdims=True) + 1e-6
-    return pixels, pixels.reshape(-1, THUMBNAIL, THUMBNAIL)[:, :, ::-1].reshape(len(pixels), -1)
-
-
-def near_duplicate_groups(thumbnails: np.ndarray) -> np.ndarray:
-    """Group number (N,) of each thumbnail uint8 (N, 16 * 16): one group for all that show one photo, mirrored too."""
-    pixels, mirrored = normalise(thumbnails)
-    group = np.arange(len(pixels))
-
-    def root_of(i: int) -> int:
-        while group[i] != i:
-            group[i] = i = group[group[i]]
-        return i
-
-    chunk = 1024
-    for start in range(0, len(pixels), chunk):
-        for other in (pixels, mirrored):
-            near = pixels[start : start + chunk] @ other[start:].T >= NEAR_DUPLICATE  # (chunk, N - start): it is symmetric
-            for i, j in np.argwhere(near):
-                a, b = root_of(start + i), root_of(start + j)
-                group[max(a, b)] = min(a, b)
-    return np.array([root_of(i) for i in range(len(group))])
+    content = {key: (sha256, pixels.hex()) for key, (sha256, pixels) in rows.items()}
+    write_text(_cache_file(cache, root), json.dumps(content))
 
 
 def split_photos(photos: list[Photo], thumbnails: np.ndarray, val_fraction: float, seed: int) -> tuple[list[Photo], list[Photo]]:
-    """(train, held out), copies and near copies of a photo on one side.
+    """(train, held out), near-duplicates on one side.
 
     Where the data set brings a test split, that is held out, and training photos that repeat one of it are left out.
     Else hold_out decides.
     """
-    groups = defaultdict(list)
-    sha_group: dict[str, int] = {}
-    for photo, near in zip(photos, near_duplicate_groups(thumbnails), strict=True):
-        groups[sha_group.setdefault(photo.sha256, int(near))].append(photo)
+    groups = _near_duplicates(photos, thumbnails)
     if not any(photo.split == "test" for photo in photos):
-        return hold_out(list(groups.values()), val_fraction, seed)
-    tested = [any(photo.split == "test" for photo in group) for group in groups.values()]
-    train = [p for group, test in zip(groups.values(), tested, strict=True) for p in group if not test]
+        return hold_out(groups, val_fraction, seed)
+    train = [photo for group in groups if not any(p.split == "test" for p in group) for photo in group]
+    # whole, even where its photos repeat each other: results on an official test split are compared with those of others
     return train, [photo for photo in photos if photo.split == "test"]
 
 
-def lot(photo: Photo, seed: int) -> float:
+def _near_duplicates(photos: list[Photo], thumbnails: np.ndarray) -> list[list[Photo]]:
+    groups = defaultdict(list)
+    group_of_content: dict[str, int] = {}
+    for photo, number in zip(photos, near_duplicate_groups(thumbnails), strict=True):
+        # a photo of one grey correlates with nothing, not even with its own copy: the same bytes are one group all the same
+        groups[group_of_content.setdefault(photo.sha256, int(number))].append(photo)
+    return list(groups.values())
+
+
+def unit_hash(photo: Photo, seed: int) -> float:
     """A number from 0 to 1, uniform over photos, that depends on content and seed alone."""
     return int.from_bytes(hashlib.sha256(f"{seed} {photo.sha256}".encode()).digest()[:7]) / 2**56
 
 
+@dataclass(frozen=True)
+class Group:
+    """Near-duplicates of each other, their classes, and the unit hash that decides their side."""
+
+    photos: list[Photo]
+    indices: set[int]
+    unit_hash: float
+
+
 def hold_out(groups: list[list[Photo]], val_fraction: float, seed: int) -> tuple[list[Photo], list[Photo]]:
-    """(train, held out) of groups of near copies, such that adding photos moves no photo from one side to the other.
+    """(train, held out) of groups of near-duplicates, such that adding photos moves no photo from one side to the other.
 
-    A photo's own side is settled by its lot: held out if that is below val_fraction. A group takes the side of the photo
-    with the smallest sha256 in it; a group under several labels is never held out. A photo whose own side is not its
-    group's is left out: so it does not move when a near copy of it or a second label is added.
-
-    A class with two or more groups of its own of which none is held out has its lowest lot held out all the same, and a
-    class with nothing to train on trains on its highest. These are the only photos that can move when their class grows.
+    1. A photo's own side: held out if its unit hash is below val_fraction.
+    2. A group's side: that of its photo with the smallest sha256; a group under several labels is never held out.
+       A photo whose own side is the other one is left out. So it does not move when a near-duplicate of it, or of
+       that under a second label, is added.
+    3. A class with two or more groups of its own holds out at least one, that of the lowest unit hash; and a class with
+       nothing to train on trains on its highest. These are the only photos that can move when their class grows.
     """
+    by_hash = sorted((_group(photos, seed) for photos in groups), key=lambda group: group.unit_hash)
+    train, held_out = _sides_by_hash(by_hash, val_fraction, seed)
+    for index, in_class in _by_class(by_hash).items():
+        only_in_class = [group for group in in_class if len(group.indices) == 1]
+        if len(only_in_class) > 1 and not _has_class(held_out, index):
+            lowest = only_in_class[0].photos
+            train, held_out = _without(train, lowest), held_out + lowest
+        if not _has_class(train, index):
+            highest = (only_in_class or in_class)[-1].photos
+            train, held_out = train + _without(highest, train), _without(held_out, highest)
+    return train, held_out
+
+
+def _group(photos: list[Photo], seed: int) -> Group:
+    # the smallest sha256, and not the lowest unit hash: a minimum over more photos would be held out more often
+    decides = min(photos, key=lambda photo: photo.sha256)
+    return Group(photos, {photo.index for photo in photos}, unit_hash(decides, seed))
+
+
+def _sides_by_hash(groups: list[Group], val_fraction: float, seed: int) -> tuple[list[Photo], list[Photo]]:
+    """(train, held out) by the first two rules of hold_out."""
     train: list[Photo] = []
     held_out: list[Photo] = []
-    own, all_of = defaultdict(list), defaultdict(list)
-    deciding = {id(group): min(group, key=lambda photo: photo.sha256) for group in groups}
-    for group in sorted(groups, key=lambda g: lot(deciding[id(g)], seed)):
-        indices = {photo.index for photo in group}
-        low = len(indices) == 1 and lot(deciding[id(group)], seed) < val_fraction
-        (held_out if low else train).extend(photo for photo in group if (lot(photo, seed) < val_fraction) == low)
-        for index in indices:
-            all_of[index].append(group)
-            if len(indices) == 1:
-                own[index].append(group)
-    for index in all_of:
-        if len(own[index]) > 1 and not any(photo.index == index for photo in held_out):
-            train = [photo for photo in train if photo not in own[index][0]]
-            held_out += own[index][0]
-        if not any(photo.index == index for photo in train):
-            last = (own[index] or all_of[index])[-1]
-            held_out = [photo for photo in held_out if photo not in last]
-            train += [photo for photo in last if photo not in train]
+    for group in groups:
+        is_held_out = len(group.indices) == 1 and group.unit_hash < val_fraction
+        side = held_out if is_held_out else train
+        side += [photo for photo in group.photos if (unit_hash(photo, seed) < val_fraction) == is_held_out]
     return train, held_out
+
+
+def _by_class(groups: list[Group]) -> dict[int, list[Group]]:
+    """The groups in which a class occurs, in the order that they are given."""
+    by_class = defaultdict(list)
+    for group in groups:
+        for index in group.indices:
+            by_class[index].append(group)
+    return by_class
+
+
+def _has_class(photos: list[Photo], index: int) -> bool:
+    return any(photo.index == index for photo in photos)
+
+
+def _without(photos: list[Photo], removed: list[Photo]) -> list[Photo]:
+    return [photo for photo in photos if photo not in removed]

@@ -1,8 +1,8 @@
-"""When does the model not know? Scores that are high for photos of the known dishes and low for photos of anything else.
+"""Confidence scores: high for photos of the known classes, low for out-of-distribution photos.
 
-`Confidence` is the one that is exported and served: the cosine between a photo's features (what the last layer sees) and the
-nearest class mean. The others are what `make evaluate UNKNOWN=folder` compares it with. Leaves out training with photos of
-other things, which would teach the network only those.
+`Confidence` is the one that is exported and served: the cosine between a photo's features (the last layer's input) and the
+nearest class mean. `make evaluate UNKNOWN=folder` compares it with the others. Leaves out training with out-of-distribution
+photos (outlier exposure), which would teach the network to reject only photos like those.
 """
 
 import sys
@@ -22,17 +22,18 @@ from training.data.split import Photo
 from training.model import Classifier
 
 FALSE_ALARM_RATE = 0.05
-PHOTOS_A_CLASS = 100  # the class means of all 3,163 photos of food10 rank other photos no better than those of 10 a class
+# the class means of all 3,163 training photos of food10 gave no better AUROC than those of 10 a class
+PHOTOS_A_CLASS = 100
 SHRINKAGE = 0.1  # of a covariance towards a sphere: there may be fewer photos than features
 NEIGHBOURS = 10
 BATCH = 32
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""(features float32 (N, F), logits float32 (N, C)) -> (N,), larger is surer."""
+"""(features float32 (N, F), logits float32 (N, C)) -> (N,), larger is more confident."""
 
 
 def top_probability(logits: Tensor) -> Tensor:
-    """Probability (N,) of the dish that is named (arXiv:1610.02136)."""
+    """Probability (N,) of the predicted class (arXiv:1610.02136)."""
     return logits.softmax(1).amax(1)
 
 
@@ -62,7 +63,7 @@ def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
 
 def squared_distances(features: Tensor, centres: Tensor, deviations: Tensor) -> Tensor:
     """Mahalanobis distances (N, K), squared, to centres (K, F), with the shrunken covariance of `deviations` (M, F)."""
-    deviations = deviations.double()
+    deviations = deviations.double()  # whitening divides by small eigenvalues, of which float32 has few digits
     covariance = deviations.T @ deviations / len(deviations)
     sphere = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
     factor = torch.linalg.cholesky((1 - SHRINKAGE) * covariance + SHRINKAGE * sphere)
@@ -71,7 +72,7 @@ def squared_distances(features: Tensor, centres: Tensor, deviations: Tensor) -> 
 
 
 class Confidence(nn.Module):
-    """The cosine of a photo's features to the nearest class mean; of `means` (C, F) it holds 4 * C * F bytes."""
+    """The cosine of a photo's features to the nearest class mean; takes 4 * C * F bytes for `means` (C, F)."""
 
     directions: Tensor
 
@@ -80,19 +81,19 @@ class Confidence(nn.Module):
         self.register_buffer("directions", normalize(means.double()).float().T.contiguous())  # (F, C)
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Features float32 (B, F), logits float32 (B, C), which this score does not need -> (B,) in -1..1, larger is surer."""
+        """Features float32 (B, F), logits float32 (B, C), not used by this score -> (B,) in -1..1, larger is more confident."""
         nearest: Tensor = (features @ self.directions).amax(1)
         length: Tensor = torch.linalg.vector_norm(features, dim=1)
-        return nearest / length.clamp(min=1e-6)  # features that are all zero point nowhere: 0
+        return nearest / length.clamp(min=1e-6)  # clamp: features that are all zero get 0, not NaN
 
 
 def fit_confidence(features: Tensor, logits: Tensor, targets: Tensor) -> Confidence:
-    """Confidence by TRAINING photos: features float32 (N, F), logits (N, C), targets int64 (N,). ValueError as class_means."""
+    """Confidence by training photos: features float32 (N, F), logits (N, C), targets int64 (N,). ValueError as class_means."""
     return Confidence(class_means(features, targets, logits.shape[1]))
 
 
 def all_scores(features: Tensor, logits: Tensor, targets: Tensor, temperature: float) -> dict[str, Score]:
-    """Each score by name, the one that is served first, fitted as fit_confidence. ValueError as class_means."""
+    """Each score by name, fitted as fit_confidence; the first is the one that is served. ValueError as class_means."""
     confidence, means = fit_confidence(features, logits, targets), class_means(features, targets, logits.shape[1])
     within, mean, unit = features - means[targets], features.mean(0, keepdim=True), normalize(features)
 
@@ -126,25 +127,25 @@ def auroc(known: Tensor, unknown: Tensor) -> float:
 
 
 def fit_threshold(scores: Tensor, false_alarm_rate: float = FALSE_ALARM_RATE) -> float:
-    """A photo is unsure if its score is below this: the k-th lowest of validation scores (N,), k = floor(rate * (N + 1)).
+    """Scores below this are low confidence: the k-th lowest of validation scores (N,), k = floor(rate * (N + 1)).
 
     Guaranteed for any N and any distribution (split conformal prediction, arXiv:2107.07511): of new photos like those, on
-    average over draws of the N, at most `rate` are called unsure; and fewer than `rate * (N + 1)` of the N themselves. It is
-    an average over dishes, not a promise for each, and holds for the program whose scores these are: fit it for each form.
-    Where N is too small for the rate (N + 1 < 1 / rate), it is the lowest float32, and nothing is unsure.
+    average over draws of the N, at most `rate` get low confidence; and fewer than `rate * (N + 1)` of the N themselves. This
+    is an average over classes, not a guarantee for each. It holds for the program whose scores these are: fit it for each
+    export format. Where N is too small for the rate (N + 1 < 1 / rate), it is the lowest float32: no photo is below it.
     ValueError for a rate outside 0..1 or scores that are not finite.
     """
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate is {false_alarm_rate}, expected more than 0 and less than 1")
     if not scores.isfinite().all():
         raise ValueError(f"{int((~scores.isfinite()).sum())} of {len(scores)} scores are not finite")
-    # a little more, as 0.07 * 100 is 7.000000000000001 but 0.29 * 100 is 28.999999999999996
+    # + 1e-9, as 0.07 * 100 is 7.000000000000001 but 0.29 * 100 is 28.999999999999996
     k = int(false_alarm_rate * (len(scores) + 1) + 1e-9)
     return float(scores.sort().values[k - 1]) if k else torch.finfo(torch.float32).min
 
 
 class FeaturesAndLogits(nn.Module):
-    """timm's network, telling what its last layer sees, too."""
+    """timm's network, which also returns the input of its last layer."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -152,13 +153,15 @@ class FeaturesAndLogits(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised crops (B, 3, H, W) -> features (B, F), logits (B, C)."""
+        # forward_head twice, as it returns one or the other; pooling and the last layer cost little
         maps = self.network.forward_features(x)
         return self.network.forward_head(maps, pre_logits=True), self.network.forward_head(maps)
 
 
 def training_photos(photos: Iterable[Photo], trained_on: Iterable[str]) -> list[Photo]:
-    """Those that were trained on (sha256), at most PHOTOS_A_CLASS of each class; which ones, their content decides."""
+    """The photos with a sha256 in `trained_on`, at most PHOTOS_A_CLASS of each class, chosen by content."""
     seen, chosen, count = set(trained_on), [], Counter[int]()
+    # by sha256: a random choice that is the same wherever the photos lie
     for photo in sorted(photos, key=lambda p: p.sha256):
         if photo.sha256 in seen and count[photo.index] < PHOTOS_A_CLASS:
             count[photo.index] += 1
@@ -167,8 +170,10 @@ def training_photos(photos: Iterable[Photo], trained_on: Iterable[str]) -> list[
 
 
 @torch.no_grad()
-def look(classifier: Classifier, spec: Spec, paths: Sequence[Path], device: torch.device) -> tuple[Tensor, Tensor, list[Path]]:
-    """(features float32 (N, F), logits float32 (N, C), left out): of photos as the worker sees them; on the CPU.
+def extract_features(
+    classifier: Classifier, spec: Spec, paths: Sequence[Path], device: torch.device
+) -> tuple[Tensor, Tensor, list[Path]]:
+    """(features float32 (N, F), logits float32 (N, C), left out) of photos preprocessed as in the worker; on the CPU.
 
     Photos that cannot be read are named on stderr and left out. ValueError if none is left.
     """
@@ -188,6 +193,7 @@ def look(classifier: Classifier, spec: Spec, paths: Sequence[Path], device: torc
             batch = paths[start : start + BATCH]
             crops = list(pool.map(read, batch))
             left_out += [path for path, crop in zip(batch, crops, strict=True) if crop is None]
+            # stacked here and not by a DataLoader: an unreadable photo is left out of its batch
             if readable := [torch.from_numpy(crop) for crop in crops if crop is not None]:
                 features, logits = model(torch.stack(readable).to(device))
                 parts.append((features.float().cpu(), logits.float().cpu()))

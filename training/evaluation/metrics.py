@@ -1,4 +1,4 @@
-"""Exact figures over held-out photos, on any number of ranks: top-1, top-5, F1, calibration, confusion."""
+"""Exact metrics over held-out photos, on any number of ranks: top-1, top-5, F1, calibration, confusion."""
 
 import torch
 import torch.distributed as dist
@@ -10,10 +10,11 @@ CALIBRATION_BINS = 15  # as in arXiv:1706.04599
 
 @torch.no_grad()
 def predict(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(logits float32 (N, C), targets int64 (N,)) of all N photos in their order, whichever rank saw them; on the CPU."""
+    """(logits float32 (N, C), targets int64 (N,)) of all N photos in their order, over all ranks; on the CPU."""
     model.eval()
     parts = [(model(crops.to(device)).float().cpu(), targets, positions) for crops, targets, positions in loader]
     if dist.is_initialized():
+        # objects and not tensors: ranks have different numbers of photos, as none is counted twice to even them out
         gathered: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(gathered, parts)
         parts = [part for rank_parts in gathered for part in rank_parts]
@@ -30,30 +31,31 @@ def confusion_matrix(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def f1_scores(confusion: Tensor) -> Tensor:
-    """F1 (C,) of each class, 0 where a class was neither there nor predicted."""
+    """F1 (C,) of each class, 0 for a class without photos and predictions."""
     hits = confusion.diag().float()
     return 2 * hits / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
 
 
 def calibration_bins(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(photos, sum of confidence, right answers), float (CALIBRATION_BINS,) each, over equal-width bins of confidence."""
-    confidence, predicted = logits.softmax(1).max(1)
-    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    count, confidences, hits = (
+    """(photos, sum of top-1 probabilities, correct answers), float (CALIBRATION_BINS,) each, in equal-width bins of probability."""
+    probability, predicted = logits.softmax(1).max(1)
+    bins = (probability * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)  # a probability of 1 is in the last bin
+    count, probabilities, hits = (
         torch.zeros(CALIBRATION_BINS).index_add_(0, bins, values)
-        for values in (torch.ones_like(confidence), confidence, (predicted == targets).float())
+        for values in (torch.ones_like(probability), probability, (predicted == targets).float())
     )
-    return count, confidences, hits
+    return count, probabilities, hits
 
 
 def calibration_error(logits: Tensor, targets: Tensor) -> float:
     """Expected calibration error in 0..1 (arXiv:1706.04599)."""
-    _, confidences, hits = calibration_bins(logits, targets)
-    return float((hits - confidences).abs().sum() / len(targets))
+    _, probabilities, hits = calibration_bins(logits, targets)
+    return float((hits - probabilities).abs().sum() / len(targets))
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The number that, dividing the logits, makes their cross entropy least (arXiv:1706.04599)."""
+    """The temperature, a divisor of the logits, that minimises their cross entropy (arXiv:1706.04599)."""
+    # the logarithm, as a step could make the temperature itself negative
     log_temperature = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -64,12 +66,13 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         return loss
 
     optimizer.step(closure)
-    # a model that is always right, or never, has no best temperature
+    # a model that is always correct, or never, has no best temperature: it would go to 0 or infinity
     return float(log_temperature.detach().clamp(-2, 2).exp())
 
 
 def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """top1, top5, f1 (macro), calibration_error, loss, all of these photos, and their number."""
+    """top1, top5, f1 (macro), calibration_error, loss, each over all photos, and their number."""
+    # fewer than five classes: top-5 is 1
     top5 = logits.topk(min(5, logits.shape[1])).indices
     return {
         "top1": float((logits.argmax(1) == targets).float().mean()),

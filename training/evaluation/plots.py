@@ -1,10 +1,11 @@
-"""The pictures of an evaluation, each a PNG that a person can read: one function a picture."""
+"""The plots of an evaluation, each a PNG: one function a plot."""
 
 import csv
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -14,23 +15,32 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from training.evaluation.metrics import CALIBRATION_BINS, calibration_bins
+from scripts.atomic import aside
+from training.evaluation.metrics import CALIBRATION_BINS, calibration_bins, calibration_error
 
 CELL_INCHES = 0.24  # of the confusion matrix, enough for a class name beside it in 9 points
-LONGEST = 26  # letters of a name that fit over a picture of the contact sheet
+MAX_LETTERS = 26  # of a name over a photo of the contact sheet
 LETTER_INCHES = 0.085  # a wide one, in 9 points
+
+
+class Mistake(NamedTuple):
+    """A wrong answer: crop uint8 (H, W, 3), the labels, and the probability of the predicted one."""
+
+    crop: np.ndarray
+    true: str
+    predicted: str
+    probability: float
 
 
 @contextmanager
 def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """An empty figure of so many inches; at the end it is written aside and renamed to `path`."""
-    # a class may be called "$1_menu$": names are no formulas
+    """An empty figure of so many inches; at the end it is written to `path`."""
+    # a class may be called "$1_menu$": names are not formulas
     with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}):
         empty = Figure(figsize=size, layout="constrained")
         yield empty
-        part = path.with_name(path.name + ".part")
-        empty.savefig(part, dpi=130, format="png")
-        part.replace(path)
+        with aside(path) as part:
+            empty.savefig(part, dpi=130, format="png")
 
 
 def plot_learning_curves(history: Path, path: Path) -> None:
@@ -39,8 +49,8 @@ def plot_learning_curves(history: Path, path: Path) -> None:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     epochs = [row["epoch"] for row in rows]
     panels = {
-        "loss": {"training": "loss", "held out": "val_loss"},
-        "accuracy": {"training (augmented)": "accuracy", "held out, top-1": "top1", "held out, top-5": "top5"},
+        "loss": {"training": "loss", "held-out": "val_loss"},
+        "accuracy": {"training (augmented)": "accuracy", "held-out, top-1": "top1", "held-out, top-5": "top5"},
         "learning rate of the body": {"": "lr"},
         "images/s": {"": "images_per_s"},
     }
@@ -56,8 +66,8 @@ def plot_learning_curves(history: Path, path: Path) -> None:
 
 
 def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None:
-    """Confusion counts int (C, C) as shares of each true class; every class has its name, every share above 0.5 % its number."""
-    many = len(labels) > 30  # names on all four sides, as the eye would lose its row
+    """Confusion counts int (C, C) as shares of each true class; all classes have names, all shares from 0.5 % on numbers."""
+    many = len(labels) > 30  # names on all four sides: on a long row the eye loses its place
     names = [label.replace("_", " ") for label in labels]
     margin = 1 + LETTER_INCHES * max(map(len, names)) * (2 if many else 1)
     side = max(3.5, CELL_INCHES * len(labels)) + margin
@@ -65,12 +75,12 @@ def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None
     with figure(path, (side, side)) as page:
         axes = page.add_subplot()
         axes.grid(visible=False)
-        axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=10)  # the root, so that few mistakes are seen
+        axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=10)  # square root: rare mistakes are visible, too
         axes.set_xticks(range(len(labels)), names, rotation=90)
         axes.set_yticks(range(len(labels)), names)
         axes.tick_params(labeltop=True, labelbottom=many, labelright=many, length=0)
         axes.set(xlabel="predicted", ylabel="true")
-        page.suptitle("Share of each true class (row) by prediction, in percent")
+        page.suptitle("Predictions for each true class (row), in percent")
         for row, column in torch.nonzero(shares >= 0.5).tolist():
             share = float(shares[row, column])
             colour = "white" if share > 40 else "black"
@@ -78,18 +88,19 @@ def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None
 
 
 def plot_reliability(logits: Tensor, targets: Tensor, temperature: float, path: Path) -> None:
-    """Accuracy over confidence before and after the temperature, with the number of photos below."""
+    """Accuracy by top-1 probability before and after the temperature, with the number of photos below."""
+    versions = {"before temperature scaling": 1.0, f"after temperature scaling (T = {temperature:.2f})": temperature}
     with figure(path, (11, 5)) as page:
         grid = page.subplots(2, 2, sharex=True, sharey="row", height_ratios=[3, 1])
-        for column, (title, divisor) in enumerate((("before", 1.0), (f"after: temperature {temperature:.2f}", temperature))):
-            count, confidences, hits = calibration_bins(logits / divisor, targets)
-            error = float((hits - confidences).abs().sum() / len(targets))
+        for column, (title, divisor) in enumerate(versions.items()):
+            count, _, hits = calibration_bins(logits / divisor, targets)
+            error = calibration_error(logits / divisor, targets)
             upper, lower = grid[0][column], grid[1][column]
             _bars(upper, hits / count.clamp(min=1))
             upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1)
-            upper.set(title=f"{title}\ncalibration error {100 * error:.1f} %", ylim=(0, 1), ylabel="share that is right")
+            upper.set(title=f"{title}\ncalibration error {100 * error:.1f} %", ylim=(0, 1), ylabel="accuracy")
             bars = _bars(lower, count)
-            # a bin of one photo says little, and its bar cannot be seen: hence the numbers
+            # the accuracy of a bin with one photo means little, and its bar is invisible: hence the numbers
             lower.bar_label(bars, [f"{photos:.0f}" if photos else "" for photos in count.tolist()], fontsize=7, padding=1)
             lower.set(xlabel="top-1 probability", ylabel="photos", xlim=(0, 1))
             lower.margins(y=0.25)
@@ -100,8 +111,8 @@ def _bars(axes: Axes, heights: Tensor) -> BarContainer:
     return axes.bar(edges[:-1], heights.numpy(), width=1 / CALIBRATION_BINS, align="edge", edgecolor="white")
 
 
-def plot_mistakes(mistakes: Sequence[tuple[np.ndarray, str, str, float]], path: Path) -> None:
-    """A contact sheet of (crop uint8 (H, W, 3), true label, predicted label, its probability), in that order."""
+def plot_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
+    """A contact sheet of wrong answers, in the order that they are given."""
     columns = 6
     rows = max(1, math.ceil(len(mistakes) / columns))
     with figure(path, (2.1 * columns, 2.5 * rows)) as page:
@@ -109,26 +120,26 @@ def plot_mistakes(mistakes: Sequence[tuple[np.ndarray, str, str, float]], path: 
             axes.axis("off")
         for axes, (crop, true, predicted, probability) in zip(page.axes, mistakes, strict=False):
             axes.imshow(crop)
-            true, predicted = (name if len(name) <= LONGEST else name[: LONGEST - 1] + "…" for name in (true, predicted))
-            axes.set_title(f"{true}\nas {predicted}, {probability:.0%}".replace("_", " "), fontsize=8)
+            true, predicted = (name if len(name) <= MAX_LETTERS else name[: MAX_LETTERS - 1] + "…" for name in (true, predicted))
+            axes.set_title(f"{true}\n→ {predicted}, {probability:.0%}".replace("_", " "), fontsize=8)
         if not mistakes:
             page.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14)
 
 
 def plot_confidence(known: Tensor, unknown: Tensor, threshold: float, path: Path) -> None:
-    """Scores of held-out photos (N,) and of photos of anything else (M,), each as shares of its own, with the threshold."""
+    """Histograms of the scores of held-out photos (N,) and of out-of-distribution ones (M,), with the threshold."""
     both = torch.cat([known, unknown])
     edges = np.linspace(float(both.min()), float(both.max()) + 1e-6, 41).tolist()
     with figure(path, (9, 4.5)) as page:
         axes = page.add_subplot()
-        for scores, name, colour in ((known, "held out, known dishes", "tab:blue"), (unknown, "anything else", "tab:orange")):
+        for scores, name, colour in ((known, "held-out", "tab:blue"), (unknown, "out-of-distribution", "tab:orange")):
             share = 100 * float((scores < threshold).float().mean())
-            label = f"{name}: {len(scores)} photos, {share:.1f} % unsure"
+            label = f"{name}: {len(scores)} photos, {share:.1f} % low confidence"
+            # in percent of its own photos, as there may be many more of one kind
             percents = np.full(len(scores), 100 / len(scores))
             axes.hist(scores.numpy(), edges, weights=percents, alpha=0.55, color=colour, edgecolor="white", label=label)
-        if threshold >= edges[0]:  # else nothing is unsure
-            axes.axvline(
-                threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3f}: below it, unsure"
-            )
+        if threshold >= edges[0]:  # else it is the lowest float32, and no photo is below it
+            label = f"threshold {threshold:.3f}: low confidence below it"
+            axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
         axes.set(xlabel="confidence: cosine to the nearest class mean", ylabel="percent of photos")
         axes.legend()

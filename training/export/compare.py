@@ -1,25 +1,26 @@
-"""Every format of a checkpoint side by side: `python -m training.export.compare --checkpoint runs/latest/checkpoint.pt`.
+"""Every export format of a checkpoint side by side: `python -m training.export.compare --checkpoint runs/latest/checkpoint.pt`.
 
-For each format and precision that this machine runs: size, milliseconds a photo at batch 1 and 8, and whether it passes the
-gate. torch's AOTInductor is timed beside them: it is no format of ours, as what it writes runs on this kind of CPU only.
-The rounds go through all programs in turn, so that others' work on the machine slows all alike.
+For each format and precision that this machine runs: size, milliseconds per photo at batch 1 and 8, and whether it passes the
+accuracy gate. torch's AOTInductor is timed beside them: it is not a format of ours, as its output runs on one kind of CPU only.
 """
 
-import argparse
 import contextlib
 import io
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from training.export.export import ExportedProgram, prepare
-from training.export.formats import BATCH, FORMATS, failure, measure, programs, write_torch
+from scripts.command import parser, run
+from training.export.formats import EXPORT_FORMATS, write_torch
+from training.export.gate import BATCH, failure, measure, programs
+from training.export.program import ExportedProgram, Prepared, prepare
 from training.model import Checkpoint
 
 BATCHES = (1, BATCH)
@@ -40,66 +41,77 @@ def compiled(program: ExportedProgram, crops: np.ndarray, folder: Path) -> Calla
     return call
 
 
-def times(candidates: dict[str, Callable[[np.ndarray], Any]], crops: np.ndarray) -> dict[str, list[float]]:
-    """Lowest milliseconds a photo of each candidate at each of BATCHES, over ROUNDS."""
-    best = {name: [float("inf")] * len(BATCHES) for name in candidates}
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: format, precision and size; the gate's verdict; the program to time."""
+
+    title: str
+    verdict: str
+    program: Callable[[np.ndarray], Any]
+
+
+def format_rows(prepared: Prepared, format_name: str, folder: Path) -> list[Row]:
+    """A row for each precision of a format that this machine runs, written into `folder`."""
+    export_format = EXPORT_FORMATS[format_name]
+    folder.mkdir()
+    print(f"writing {format_name} ...", flush=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx and NNCF print their progress
+        export_format.write(prepared.program, prepared.calibration, folder / export_format.file)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    rows = []
+    for program in programs(format_name, folder):
+        metrics = measure(program, prepared.reference)
+        refused = failure(program.precision, metrics) is not None
+        verdict = f"top-1 {metrics['top1']:.2%}, agreement {metrics['agreement']:.2%}, " + ("refused" if refused else "passes")
+        rows.append(Row(f"{format_name:17s} {program.precision:4s} {size:6.1f} MB", verdict, program))
+    return rows
+
+
+def aoti_rows(prepared: Prepared, folder: Path) -> list[Row]:
+    """AOTInductor's row; none where it does not compile."""
+    folder.mkdir()
+    try:
+        return [Row(f"{'AOTInductor':17s} f32", "not a format", compiled(prepared.program, prepared.calibration, folder))]
+    except Exception as error:  # a missing compiler raises whatever it likes
+        print(f"AOTInductor does not compile here: {str(error)[:200]}", file=sys.stderr)
+        return []
+
+
+def times(rows: list[Row], crops: np.ndarray) -> list[list[float]]:
+    """Lowest milliseconds per photo of each row at each of BATCHES, over ROUNDS."""
+    best = [[float("inf")] * len(BATCHES) for _ in rows]
+    # round by round through all programs: other work on the machine slows all of them alike
     for _ in range(ROUNDS):
-        for name, program in candidates.items():
+        for row, lowest in zip(rows, best, strict=True):
             for column, size in enumerate(BATCHES):
                 batch = np.ascontiguousarray(crops[:size])
-                program(batch)
+                row.program(batch)  # not timed: caches and clock rates are those of the program before
                 started = time.perf_counter()
-                program(batch)
-                best[name][column] = min(best[name][column], 1000 * (time.perf_counter() - started) / size)
+                row.program(batch)
+                lowest[column] = min(lowest[column], 1000 * (time.perf_counter() - started) / size)
     return best
 
 
 def compare(checkpoint: Checkpoint, root: Path | None) -> None:
-    """Print the table. ValueError as export()."""
+    """Print the table. ValueError as prepare()."""
     prepared = prepare(checkpoint, root)
-    candidates: dict[str, Any] = {}
-    verdicts: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temp:
-        for name, candidate in FORMATS.items():
-            folder = Path(temp) / name
-            folder.mkdir()
-            print(f"writing {name} ...", flush=True)
-            with contextlib.redirect_stdout(io.StringIO()):
-                candidate.write(prepared.program, prepared.calibration, folder / candidate.file)
-            size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-            for program in programs(name, folder):
-                row = f"{name:17s} {program.precision:4s} {size:6.1f} MB"
-                figures = measure(program, prepared.crops, prepared.targets, prepared.expected)
-                reason = failure(program.precision, figures)
-                verdicts[row] = f"top-1 {figures['top1']:.2%}, agreement {figures['agreement']:.2%}, " + (
-                    "refused" if reason else "passes"
-                )
-                candidates[row] = program
-        aoti = Path(temp) / "aoti"
-        aoti.mkdir()
-        try:
-            row = f"{'AOTInductor':17s} f32"
-            candidates[row], verdicts[row] = compiled(prepared.program, prepared.calibration, aoti), "not a format"
-        except Exception as error:  # a missing compiler raises whatever it likes
-            print(f"AOTInductor does not compile here: {str(error)[:200]}", file=sys.stderr)
-        print(f"{'format':17s} {'':15s} " + " ".join(f"batch {size:2d}" for size in BATCHES) + "  ms a photo, best of rounds")
-        for row, milliseconds in sorted(times(candidates, prepared.crops).items(), key=lambda item: item[1][-1]):
-            print(f"{row:33s} " + " ".join(f"{value:8.2f}" for value in milliseconds) + f"  {verdicts[row]}")
+        rows = [row for name in EXPORT_FORMATS for row in format_rows(prepared, name, Path(temp) / name)]
+        rows += aoti_rows(prepared, Path(temp) / "aoti")
+        timed = zip(rows, times(rows, prepared.reference.crops), strict=True)
+        print(f"{'format':17s} {'':15s} " + " ".join(f"batch {size:2d}" for size in BATCHES) + "  ms per photo, best of rounds")
+        for row, milliseconds in sorted(timed, key=lambda pair: pair[1][-1]):
+            print(f"{row.title:33s} " + " ".join(f"{value:8.2f}" for value in milliseconds) + f"  {row.verdict}")
 
 
-def main() -> int:
+def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
-    args = parser.parse_args()
-    try:
-        compare(Checkpoint.load(args.checkpoint), args.data)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    arguments = parser(__doc__)
+    arguments.add_argument("--checkpoint", type=Path, required=True)
+    arguments.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
+    args = arguments.parse_args()
+    compare(Checkpoint.load(args.checkpoint), args.data)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

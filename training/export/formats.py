@@ -1,28 +1,17 @@
-"""The formats that a trained network is served in, each written from the same program, and the gate that each must pass.
-
-A format is refused where it is less accurate than float32 torch on photos that were never trained on, or names another
-dish too often: see MAX_LOSS and MIN_AGREEMENT.
-"""
+"""The formats that a trained network is exported to, each written from the same program."""
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from handler.program import FORMATS as PROGRAMS
-from handler.program import Program, openvino_core
-from training.evaluation.confidence import fit_threshold
+from handler.program import openvino_core
 
-MAX_LOSS = 0.005  # of top-1 accuracy
-MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # share of photos with the same top-1
-BATCH = 8
-CALIBRATION_PHOTOS = 300  # as NNCF has it by default
+CALIBRATION_PHOTOS = 300  # NNCF's default
 
 
 def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
@@ -42,7 +31,7 @@ def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
 
 
 def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path) -> None:
-    """OpenVINO's own format (model.xml and .bin), weights and activations int8 by NNCF, whose ranges come from `crops`."""
+    """OpenVINO's own format (model.xml and .bin), weights and activations int8 by NNCF, calibrated on `crops`."""
     import nncf
     import openvino as ov
 
@@ -58,7 +47,7 @@ def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path) -> No
 
 
 def write_onnxruntime_int8(program: nn.Module, crops: np.ndarray, path: Path) -> None:
-    """model.onnx with int8 weights and activations by ONNX Runtime's static quantisation, ranges from `crops`."""
+    """model.onnx with int8 weights and activations by ONNX Runtime's static quantisation, calibrated on `crops`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
 
     class Crops(CalibrationDataReader):  # type: ignore[misc]
@@ -86,15 +75,15 @@ def write_torch(program: nn.Module, crops: np.ndarray, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Format:
-    """The file that handler/program.py loads, and its precisions, fastest first."""
+    """The file that handler/program.py loads, its precisions, fastest first, and the function that writes it."""
 
     file: str
     precisions: tuple[str, ...]
     write: Callable[[nn.Module, np.ndarray, Path], None]
 
 
-# `make compare` times them
-FORMATS = {
+# by the names that handler.program.FORMATS loads; `make compare` times them
+EXPORT_FORMATS = {
     "openvino": Format("model.onnx", ("bf16", "f32"), write_onnx),
     "openvino-int8": Format("model.xml", ("int8",), write_openvino_int8),
     "onnxruntime-int8": Format("model.onnx", ("int8",), write_onnxruntime_int8),
@@ -102,76 +91,5 @@ FORMATS = {
     "torch": Format("model.pt2", ("bf16", "f16", "f32"), write_torch),
 }
 
-
-# of all on a CPU, depending on whether it has bfloat16
+# one of these is the fastest on any CPU; which one depends on whether the CPU has bfloat16
 FASTEST = ("openvino", "openvino-int8")
-
-
-class RefusedError(ValueError):
-    """No precision of a format passed the gate; the message holds the figures and names the next format."""
-
-
-def programs(name: str, folder: Path) -> Iterator[Program]:
-    """The format's program in each of its precisions that is possible on this machine."""
-    for precision in FORMATS[name].precisions:
-        try:
-            yield PROGRAMS[name](folder / FORMATS[name].file, [precision], 0, (1, BATCH))
-        except ValueError as error:
-            print(f"  {precision}: not on this machine ({error})", flush=True)
-
-
-def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(probabilities (N, C), confidence (N,)) of N crops."""
-    parts = [program(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-
-
-def measure(program: Program, crops: np.ndarray, targets: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Figures of a format beside `expected`, float32 torch's probabilities (N, C) of the same crops (N, H, W, 3)."""
-    started = time.perf_counter()
-    probabilities, confidence = in_batches(program, crops)
-    elapsed = time.perf_counter() - started
-    best, reference = probabilities.argmax(1), expected.argmax(1)
-    return {
-        "top1": float((best == targets).mean()),
-        "top1_float32": float((reference == targets).mean()),
-        "agreement": float((best == reference).mean()),
-        "photos": len(crops),
-        "confidence_threshold": fit_threshold(torch.from_numpy(confidence)),
-        "ms_per_photo": 1000 * elapsed / len(crops),
-    }
-
-
-def failure(precision: str, figures: dict[str, float]) -> str | None:
-    """Why these figures do not pass the gate, None if they do."""
-    loss = round(figures["top1_float32"] - figures["top1"], 9)  # 0.9 - 0.895 is a little over 0.005
-    if loss > MAX_LOSS:
-        return f"top-1 is {figures['top1']:.2%}, {100 * loss:.2f} points below float32's, at most {100 * MAX_LOSS} are allowed"
-    if figures["agreement"] < MIN_AGREEMENT[precision]:
-        return f"names float32's dish for {figures['agreement']:.2%} of the photos, expected {MIN_AGREEMENT[precision]:.0%}"
-    return None
-
-
-def gate(
-    name: str, folder: Path, crops: np.ndarray, targets: np.ndarray, expected: np.ndarray
-) -> list[tuple[Program, dict[str, float]]]:
-    """The programs of a format that pass, fastest first, with their figures, each said. Refused if none does."""
-    passed, reasons = [], []
-    for program in programs(name, folder):
-        figures = measure(program, crops, targets, expected)
-        reason = failure(program.precision, figures)
-        verdict = f"refused: {reason}" if reason else "passes"
-        print(
-            f"  {name} in {program.precision}: top-1 {figures['top1']:.2%} (float32 torch {figures['top1_float32']:.2%}), "
-            f"the same dish for {figures['agreement']:.2%} of {figures['photos']} photos; {verdict}",
-            flush=True,
-        )
-        if reason:
-            reasons.append(f"{program.precision}: {reason}")
-        else:
-            passed.append((program, figures))
-    if not passed:
-        order = list(FORMATS)
-        following = order[order.index(name) + 1] if name != order[-1] else order[0]
-        raise RefusedError(f"{name} does not pass the accuracy gate ({'; '.join(reasons)}): try FORMAT={following}")
-    return passed

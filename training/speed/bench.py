@@ -1,12 +1,11 @@
-"""How fast is the training loop: `python -m training.speed.bench --data photos`, or `make bench-train DATA=photos`.
+"""The speed of the training loop: `python -m training.speed.bench --data photos`, or `make bench-train DATA=photos`.
 
-Pairs of runs, one after the other: our training/train.py, and a bare loop (forward, backward, step) over timm's loader, with
-the same network, photos, batch, precision, crop and flip, and number of loader workers. Each pair gives one ratio of
-images/s; on machines that others share, single rates mean little. The longest quarter of the steps, the shortest and
-the first and last few do not count.
+Pairs of runs, one after the other: the loop of training/loop.py, and a bare loop (forward, backward, step) over timm's loader,
+with the same network, photos, batch, precision, crop and flip, and number of loader workers. Each pair gives one ratio of
+images/s, as single rates mean little on a shared machine. The longest and the shortest quarter of the steps and a few at
+either end do not count.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -23,17 +22,17 @@ from timm.data.dataset import ImageDataset
 from timm.data.loader import create_loader
 from torch import nn
 
+from scripts.command import parser, run
 from training.data.sets import Data, read_data
 from training.data.split import Photo
+from training.loop import train
 from training.model import build
 from training.params import Params, read_params
-from training.train import train
 
+NAME = "bench"  # a model's name, which nothing registers
 MODELS = ("levit_128s", "mobilenetv2_100")
-# what the bare loop leaves out is left on: averaging, progress, checkpoints, evaluation's bookkeeping
+# off, as the bare loop has no such thing; averaging, progress and bookkeeping stay on: they are what is measured
 BARE = {"weights": "none", "augment": "none", "mixup": 0.0, "cutmix": 0.0, "clip_norm": 0.0, "freeze": [], "layer_decay": 1.0}
-
-
 EDGE = 8  # steps at either end that do not count
 
 
@@ -51,7 +50,7 @@ class Listed:
 
 
 def sample(data: Data, photos: int, folder: Path) -> Path:
-    """Class folders in `folder` with links to so many photos of a data set, spread over its classes."""
+    """Class folders in `folder` with links to `photos` training photos of a data set; they repeat if there are fewer."""
     for number, photo in enumerate((data.train * (photos // len(data.train) + 1))[:photos]):
         link = folder / data.labels[photo.index] / f"{number}{photo.path.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -60,15 +59,15 @@ def sample(data: Data, photos: int, folder: Path) -> Path:
 
 
 def rate(ends: list[float], params: Params) -> float:
-    """images/s by the times at which steps ended: of the middle half of the steps, as others' work makes some of them long."""
+    """images/s by the times at which steps ended: over the middle half of the steps, as other work makes some of them long."""
     durations = [after - before for before, after in pairwise(ends[EDGE:-EDGE])]
     return params.global_batch_size / float(trim_mean(durations, 0.25))
 
 
 def our_rate(data: Data, params: Params, out: Path) -> float:
-    """images/s of train(), all that it does at its steps included."""
+    """images/s of train(), with all that it does between steps."""
     ends: list[float] = []
-    train(data.root, params, out, on_step=lambda step: ends.append(time.perf_counter()))
+    train(NAME, data.root, params, out, on_step=lambda step: ends.append(time.perf_counter()))
     return rate(ends, params)
 
 
@@ -110,38 +109,34 @@ def compare(data: Data, params: Params, pairs: int) -> float:
     for pair in range(pairs):
         with tempfile.TemporaryDirectory() as out:
             rates = {}
-            for name in ("ours", "bare") if pair % 2 else ("bare", "ours"):  # no side always finds the warmer machine
+            # in turns, as the second of a pair runs on a warmer, slower machine
+            for name in ("ours", "bare") if pair % 2 else ("bare", "ours"):
                 rates[name] = our_rate(data, params, Path(out)) if name == "ours" else bare_rate(data, params)
         ratios.append(rates["ours"] / rates["bare"])
         print(f"  {params.model}: ours {rates['ours']:.1f}, bare {rates['bare']:.1f} images/s, ratio {ratios[-1]:.3f}", flush=True)
     return statistics.median(ratios)
 
 
-def main() -> int:
+def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=32)
-    args = parser.parse_args()
-    os.environ["MLFLOW_TRACKING_URI"] = "none"  # a benchmark is no run to keep
-    try:
-        params = read_params(args.params).model_copy(update=BARE | {"epochs": 1, "global_batch_size": args.batch})
-        data = read_data(args.data, params.val_fraction, params.seed, Path("build/photo-hashes"))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    arguments = parser(__doc__)
+    arguments.add_argument("--data", type=Path)
+    arguments.add_argument("--params", type=Path, default=Path("params.yaml"))
+    arguments.add_argument("--models", nargs="+", default=MODELS, help="networks that timm knows")
+    arguments.add_argument("--pairs", type=int, default=5)
+    arguments.add_argument("--steps", type=int, default=40)
+    arguments.add_argument("--batch", type=int, default=32)
+    args = arguments.parse_args()
+    os.environ["MLFLOW_TRACKING_URI"] = "none"  # MLflow keeps no benchmarks
+    params = read_params(args.params).model_copy(update=BARE | {"epochs": 1, "global_batch_size": args.batch})
+    data = read_data(args.data, params.val_fraction, params.seed, Path("build/photo-hashes"))
     with tempfile.TemporaryDirectory() as folder:
         photos = sample(data, round(args.steps * args.batch / (1 - params.val_fraction)) + args.batch, Path(folder))
         data = read_data(photos, params.val_fraction, params.seed)
         for model in args.models:
             ratio = compare(data, params.model_copy(update={"model": model}), args.pairs)
-            print(f"{model}: ours does {ratio:.3f} of the bare loop's images/s (median of {args.pairs} pairs)")
-    return 0
+            print(f"{model}: the loop reaches {ratio:.3f} of the bare loop's images/s (median of {args.pairs} pairs)")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -20,7 +20,7 @@ DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
 
 
 class Parameter(BaseModel):
-    """What one hyper-parameter may be: from `low` to `high`, evenly or by magnitude, or one of `choices`."""
+    """The range of one hyper-parameter: from `low` to `high`, on a linear or a logarithmic scale, or one of `choices`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -51,7 +51,7 @@ class Parameter(BaseModel):
 
 
 class Settings(BaseModel):
-    """A search: sweep.yaml says what each value does."""
+    """A search; sweep.yaml explains each value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -63,7 +63,7 @@ class Settings(BaseModel):
 
 
 def problems(error: ValidationError) -> str:
-    """Each wrong key with what is wrong and what was given."""
+    """Each wrong key, the reason and the given value, in one line."""
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
 
 
@@ -78,7 +78,8 @@ def read_settings(path: Path, params: Params) -> Settings:
     for name, parameter in settings.space.items():
         if name not in Params.model_fields:
             close = ", ".join(difflib.get_close_matches(name, Params.model_fields)) or "none"
-            raise ValueError(f"{path}: space.{name} is no parameter of a run (close: {close})")
+            raise ValueError(f"{path}: space.{name} is not a parameter of a run (similar: {close})")
+        # both ends, so that a sweep of days does not fail at the first trial beyond what a run accepts
         for value in parameter.ends:
             try:
                 Params(**params.model_dump() | {name: value})
@@ -88,7 +89,7 @@ def read_settings(path: Path, params: Params) -> Settings:
 
 
 def suggest(trial: Trial, name: str, parameter: Parameter) -> Any:
-    """Optuna's value of a parameter in a trial, the same whenever it is asked."""
+    """Optuna's value of a parameter in a trial, the same at each call."""
     if parameter.choices is not None:
         return trial.suggest_categorical(name, parameter.choices)
     low, high = parameter.ends

@@ -1,4 +1,4 @@
-"""What the trials of a sweep came to: their histories, a table of the best, a plot of all, and best.yaml."""
+"""The results of a sweep's trials: their histories, a table of the best, a plot of all, and best.yaml."""
 
 import csv
 from pathlib import Path
@@ -12,6 +12,8 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from scripts.atomic import aside, write_text
+
 COLUMNS = 4  # panels a row
 GOOD, PRUNED, PALE = "tab:blue", "tab:orange", "lightsteelblue"
 
@@ -22,7 +24,7 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def read_history(run_folder: Path) -> list[dict[str, float]]:
-    """A run's figures, one row a finished epoch; none before its first has ended."""
+    """A run's metrics, one row for each finished epoch."""
     try:
         text = (run_folder / "history.csv").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -49,7 +51,7 @@ def shown(value: object) -> str:
 
 
 def print_table(study: Study, folder: Path, metric: str) -> None:
-    """The five best trials with their parameters, and what became of the others."""
+    """Print the five best trials with their parameters, and how many ended in which way."""
     best = ranked(study)[:5]
     names = list(best[0].params) if best else []
     rows = [["trial", metric, "epoch", *names]]
@@ -69,9 +71,7 @@ def write_best(study: Study, folder: Path, metric: str) -> None:
     for trial in ranked(study)[:1]:
         params = yaml.safe_load((trial_folder(folder, trial.number) / "params.yaml").read_text(encoding="utf-8"))
         head = f"# The best of {folder}: trial {trial.number}, {metric} {trial.value:.4f}. make train PARAMS={folder}/best.yaml\n"
-        part = folder / "best.yaml.part"
-        part.write_text(head + yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-        part.replace(folder / "best.yaml")
+        write_text(folder / "best.yaml", head + yaml.safe_dump(params, sort_keys=False))
 
 
 def plot_progress(axes: Axes, study: Study, trials: list[FrozenTrial], metric: str) -> None:
@@ -83,19 +83,20 @@ def plot_progress(axes: Axes, study: Study, trials: list[FrozenTrial], metric: s
         x = [*(trial.number for trial in complete), trials[-1].number]
         axes.step(x, [*so_far, so_far[-1]], where="post", color=GOOD, label="best so far")
     scatter(axes, [trial.number for trial in trials], trials)
-    axes.set(xlabel="trial", ylabel=metric, title="Trials in their order")
+    axes.set(xlabel="trial", ylabel=metric, title="Trials in order")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
 
 def plot_curves(axes: Axes, study: Study, trials: list[FrozenTrial], folder: Path, metric: str) -> None:
-    """The metric by epoch of each trial, the best one in front."""
+    """The metric by epoch of each trial, the best one on top."""
     best = ranked(study)[0].number if ranked(study) else None
     for trial in sorted(trials, key=lambda t: t.number == best):
         history = read_history(trial_folder(folder, trial.number))
-        style: dict[str, Any] = {"color": GOOD, "linewidth": 2, "label": f"trial {best}, the best"} if trial.number == best else {}
-        pale = {"color": PALE} if trial.state == TrialState.COMPLETE else {"color": PRUNED, "alpha": 0.5}
-        axes.plot([row["epoch"] for row in history], [row[metric] for row in history], **({"marker": "."} | (style or pale)))
+        style: dict[str, Any] = {"color": PALE} if trial.state == TrialState.COMPLETE else {"color": PRUNED, "alpha": 0.5}
+        if trial.number == best:
+            style = {"color": GOOD, "linewidth": 2, "label": f"trial {best}, the best"}
+        axes.plot([row["epoch"] for row in history], [row[metric] for row in history], marker=".", **style)
     axes.set(xlabel="epoch", ylabel=metric, title="Learning curves")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if best is not None:
@@ -131,6 +132,7 @@ def plot(study: Study, folder: Path, metric: str, log_scaled: set[str]) -> Path 
     if not trials:
         return None
     names = list(trials[0].params)
+    # Figure, not pyplot: no window system, no global list of figures that grows with each trial
     rows = 1 + (len(names) + COLUMNS - 1) // COLUMNS
     figure = Figure(figsize=(4 * COLUMNS, 3.6 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, COLUMNS)
@@ -141,7 +143,6 @@ def plot(study: Study, folder: Path, metric: str, log_scaled: set[str]) -> Path 
         plot_parameter(axes, name, trials, name in log_scaled)
         if position % COLUMNS == 0:
             axes.set_ylabel(metric)
-    part = folder / "sweep.png.part"
-    figure.savefig(part, dpi=100, format="png")
-    part.replace(folder / "sweep.png")
+    with aside(folder / "sweep.png") as part:
+        figure.savefig(part, dpi=100, format="png")
     return folder / "sweep.png"

@@ -1,77 +1,41 @@
-"""Sends a run's journal to MLflow; journal.py writes it, starts this beside training, and says what is sent when.
-
-    python -m training.tracking.sender runs/X    # follows the journal until stdin says `end`, or whoever started it ends
-
-A store that is down or slow is tried again, with pauses that grow; what it refuses for good is said and left out.
-"""
+"""Sends a run's journal to MLflow: all that it holds by now. follow.py does so while the run trains, track.py afterwards."""
 
 import contextlib
 import fcntl
 import json
-import logging
-import math
 import os
-import select
-import sys
-import textwrap
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from training.tracking.journal import (
-    CLOSE_S,
+from scripts.errors import SeeFoodError
+from training.tracking.store import (
+    CHALLENGER,
     EXPERIMENT,
     JOURNAL,
-    MODEL,
+    TrackingError,
     artifact_root,
+    open_client,
     public,
     read_state,
+    reason_of,
     records_left,
     say,
     sha256_of,
-    tracking_uri,
     write_state,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHALLENGER = "challenger"
-JOURNAL_TAG = "seefood.journal"  # finds a run again when the answer to its creation was lost
-POLL_S, RETRY_S, MAX_RETRY_S = 0.3, 1.0, 30.0
-REASON_LENGTH = 200
+JOURNAL_TAG = "seefood.journal"
 PARAM_LENGTH, PARAMS_PER_BATCH, METRICS_PER_BATCH = 6000, 100, 1000  # mlflow/utils/validation.py
 
 
-class RefusedError(Exception):
-    """A record that will never be taken; the others can be."""
-
-
-def open_client(uri: str) -> "MlflowClient":
-    """A quiet client with time limits. ValueError if the address is `none`, else whatever MLflow raises."""
-    if uri == "none":
-        raise ValueError("MLFLOW_TRACKING_URI is none: give an address, or unset it for the store in runs/mlflow.db")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by the import
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):  # a new database tells of each of its tables
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri, uri)
-
-
-def reason_of(error: BaseException, uri: str) -> str:
-    """What lies at the bottom of an error, in one line, without passwords."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return textwrap.shorten(f"{type(error).__name__}: {error}".replace(uri, public(uri)), REASON_LENGTH, placeholder=" ...")
+class RejectedRecordError(SeeFoodError):
+    """A record that the store will never accept; it is left out, and the others are sent."""
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -122,22 +86,22 @@ class Sender(AbstractContextManager["Sender"]):
         for event, end in self._events(self.sent):
             try:
                 self._send(event)
-            except RefusedError as error:
-                if str(error) != self._refusal:
+            except RejectedRecordError as error:
+                if str(error) != self._refusal:  # each metric of an epoch may be rejected for the same reason
                     say(f"left out, {event['kind']}: {error}")
                 self._refusal = str(error)
             self.sent = end
             write_state(self.folder, self.uri, self.run_id, self.sent)
 
     def finish(self) -> None:
-        """Call a run KILLED whose journal ends without its close."""
+        """Mark a run KILLED whose journal ends without its close."""
         events = [event for event, _ in self._events(0)]
-        turns = [event for event in events if event["kind"] == "params" or event.get("status")]
-        if turns and turns[-1]["kind"] == "params":
+        starts_and_ends = [event for event in events if event["kind"] == "params" or event.get("status")]
+        if starts_and_ends and starts_and_ends[-1]["kind"] == "params":
             self.client.set_terminated(self.run_id, "KILLED", events[-1]["time"])
 
     def _events(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
-        """Each whole event from byte `start`, and where it ends. A line that broke off on a full disk is no event."""
+        """Each whole event from byte `start`, and where it ends; a line that broke off on a full disk is left out."""
         with (self.folder / JOURNAL).open("rb") as file:
             file.seek(start)
             for line in file:
@@ -151,9 +115,10 @@ class Sender(AbstractContextManager["Sender"]):
             self._lock = lock(self.folder / JOURNAL)
         opened = next((event for event, _ in self._events(0) if event["kind"] == "open"), None)
         if opened is None:
-            raise ValueError(f"{self.folder / JOURNAL} does not say whose it is: it has no record of kind 'open'")
+            raise TrackingError(f"{self.folder / JOURNAL} has no record of kind 'open', so no run can be found for it")
         self.client = open_client(self.uri)
         experiment_id = self._experiment_id()
+        # by a tag of ours: a run whose creation was answered too late is found, not created twice
         found = self.client.search_runs([experiment_id], f"tags.`{JOURNAL_TAG}` = '{opened['id']}'", max_results=1)
         if found:
             run_id = found[0].info.run_id
@@ -173,7 +138,7 @@ class Sender(AbstractContextManager["Sender"]):
         if experiment is None:
             return self.client.create_experiment(EXPERIMENT, place)
         if place != experiment.artifact_location and place == os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"):
-            say(f"this store was begun with artifacts in {experiment.artifact_location}, where they stay")
+            say(f"this store keeps its artifacts in {experiment.artifact_location}, where they were when it was created")
         return str(experiment.experiment_id)
 
     def _send(self, event: dict[str, Any]) -> None:
@@ -195,19 +160,19 @@ class Sender(AbstractContextManager["Sender"]):
                 case "artifact":
                     path = self.folder / event["path"]
                     if not path.exists():
-                        raise RefusedError(f"{path} is gone")
+                        raise RejectedRecordError(f"{path} is gone")
                     self.client.log_artifact(self.run_id, str(path))
                 case "register":
-                    self._register(self.folder / event["path"], event["sha256"], event["time"])
+                    self._register(event.get("model"), self.folder / event["path"], event["sha256"], event["time"])
                 case "close" if event["status"]:
                     self.client.set_terminated(self.run_id, event["status"], event["time"])
         except MlflowException as error:
             if error.error_code == "INVALID_PARAMETER_VALUE":
-                raise RefusedError(reason_of(error, self.uri)) from error
+                raise RejectedRecordError(reason_of(error, self.uri)) from error
             raise
 
     def _send_params(self, nested: Mapping[str, Any]) -> None:
-        """Log new parameters and say that the run runs; a resumed run's other value, which MLflow refuses, is a tag."""
+        """Log new parameters and set the run's status; a resumed run's changed value, which MLflow refuses, becomes a tag."""
         from mlflow.entities import Param
 
         known, values = self.client.get_run(self.run_id).data.params, flat(nested)
@@ -222,75 +187,49 @@ class Sender(AbstractContextManager["Sender"]):
             self.client.log_dict(self.run_id, dict(nested), "params.json")
         self.client.update_run(self.run_id, "RUNNING")
 
-    def _register(self, path: Path, sha256: str, time_ms: int) -> None:
-        """Add the checkpoint to the registry, once, and call it challenger unless a later one is that already."""
+    def _register(self, model: str | None, path: Path, sha256: str, time_ms: int) -> None:
+        """Add the checkpoint to the registry, once, with the alias challenger unless a newer one has it already."""
+        if model is None:
+            raise RejectedRecordError("the record is older than model names, and names no registered model")
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise RejectedRecordError(f"{path} is not the checkpoint that was to be registered any more")
+        registered = self.client.search_model_versions(f"name = '{model}' and run_id = '{self.run_id}'")
+        number = next((v.version for v in registered if v.tags.get("sha256") == sha256), None)
+        if number is None:
+            number = self._create_version(model, path, {"sha256": sha256, "time_ms": str(time_ms)})
+        holder = self.client.get_registered_model(model).aliases.get(CHALLENGER)
+        # a run may be sent days late: the alias is for the newest checkpoint, not for the one that arrives last
+        if holder is None or int(self.client.get_model_version(model, str(holder)).tags.get("time_ms", 0)) <= time_ms:
+            self.client.set_registered_model_alias(model, CHALLENGER, str(number))
+
+    def _create_version(self, model: str, path: Path, tags: dict[str, str]) -> str:
+        """Upload the checkpoint and register it; the version's number."""
         from mlflow.exceptions import MlflowException
 
-        if not path.is_file() or sha256_of(path) != sha256:
-            raise RefusedError(f"{path} is not the checkpoint that was to be registered any more")
-        registered = self.client.search_model_versions(f"name = '{MODEL}' and run_id = '{self.run_id}'")
-        version = next((v for v in registered if v.tags.get("sha256") == sha256), None)
-        if version is None:
-            place = f"checkpoints/{sha256[:12]}"  # the run's next one will not replace it
-            self.client.log_artifact(self.run_id, str(path), place)
-            try:
-                self.client.create_registered_model(MODEL)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-            source = f"{self.client.get_run(self.run_id).info.artifact_uri}/{place}/{path.name}"
-            tags = {"sha256": sha256, "time_ms": str(time_ms)}
-            version = self.client.create_model_version(MODEL, source, self.run_id, tags)
-        holder = self.client.get_registered_model(MODEL).aliases.get(CHALLENGER)
-        if holder is None or int(self.client.get_model_version(MODEL, str(holder)).tags.get("time_ms", 0)) <= time_ms:
-            self.client.set_registered_model_alias(MODEL, CHALLENGER, str(version.version))
+        place = f"checkpoints/{tags['sha256'][:12]}"  # of its own, so that the run's next one does not replace it
+        self.client.log_artifact(self.run_id, str(path), place)
+        try:
+            self.client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self.client.get_run(self.run_id).info.artifact_uri}/{place}/{path.name}"
+        return str(self.client.create_model_version(model, source, self.run_id, tags).version)
 
 
 def send(folder: Path, uri: str) -> str:
-    """Send all of a journal and return MLflow's run id. ValueError if that cannot be done now."""
+    """Send all of a journal and return MLflow's run id. TrackingError if that cannot be done now."""
     if not (folder / JOURNAL).is_file():
-        raise ValueError(f"{folder} has no {JOURNAL}: expected the folder of a run")
+        raise TrackingError(f"{folder} has no {JOURNAL}: expected the folder of a run")
     try:
         with Sender(folder, uri) as sender:
             sender.send_all()
             sender.finish()
     except BlockingIOError as error:
-        raise ValueError(f"{folder} is being sent by another process now") from error
+        raise TrackingError(f"{folder} is being sent by another process now") from error
+    except TrackingError:
+        raise
     except Exception as error:  # MLflow, SQLAlchemy, boto3 and requests raise types of their own
         left = records_left(folder, uri)
-        raise ValueError(f"{left} records could not be sent to {public(uri)}: {reason_of(error, uri)}") from error
+        raise TrackingError(f"{left} records could not be sent to {public(uri)}: {reason_of(error, uri)}") from error
     return sender.run_id
-
-
-def follow(sender: Sender) -> None:
-    """Send a journal as it grows, until its writer has ended and all is sent, or CLOSE_S have passed since."""
-    writer, address = os.getppid(), public(sender.uri)
-    failures, stop_at = 0, math.inf
-    while time.monotonic() < stop_at:
-        ended = stop_at < math.inf
-        try:
-            sender.send_all()
-            if failures:
-                say(f"{address} takes records again")
-            failures = 0
-            if ended:
-                return sender.finish()
-        except BlockingIOError:  # another process sends them
-            if ended and not records_left(sender.folder, sender.uri):
-                return None
-        except Exception as error:  # MLflow, SQLAlchemy, boto3 and requests raise types of their own; none may end this
-            if not failures:
-                say(f"cannot send to {address} ({reason_of(error, sender.uri)}); records wait in {JOURNAL}, training goes on")
-            failures += 1
-        pause_s = min(RETRY_S * 2 ** min(failures, 9), MAX_RETRY_S) if failures else POLL_S
-        if ended:
-            time.sleep(min(pause_s, RETRY_S))
-        # two signs, as a loader's worker may hold the writer's end of the pipe open
-        elif select.select([sys.stdin], [], [], pause_s)[0] or os.getppid() != writer:
-            stop_at = time.monotonic() + CLOSE_S
-    return None
-
-
-if __name__ == "__main__":
-    with Sender(Path(sys.argv[1]), tracking_uri()) as main_sender:
-        follow(main_sender)

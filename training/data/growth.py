@@ -1,0 +1,45 @@
+"""What `make ingest` changed in a data set: photos a class and a side before and after, and whether old photos changed sides."""
+
+from collections import Counter
+from pathlib import Path
+
+from training.data.sets import Data
+
+NO_DATA = Data(labels=(), train=(), held_out=(), fingerprint="(none)", source="nothing")
+
+
+def print_growth(before: Data | None, after: Data) -> None:
+    """Print the change from `before`, None if there was no data set, to `after`."""
+    before = before or NO_DATA
+    _print_classes(before, after)
+    print(f"  {'train':30s} {len(before.train):6d} -> {len(after.train)}")
+    print(f"  {'held out':30s} {len(before.held_out):6d} -> {len(after.held_out)}")
+    print(f"  fingerprint {before.fingerprint[:12]} -> {after.fingerprint[:12]}")
+    _print_moved(before, after)
+
+
+def _print_classes(before: Data, after: Data) -> None:
+    old, new = _photos_per_class(before), _photos_per_class(after)
+    grown = [label for label in after.labels if old[label] != new[label]]
+    for label in grown:
+        print(f"  {label:30s} {old[label]:6d} -> {new[label]}")
+    print(f"  {len(after.labels) - len(grown)} of {len(after.labels)} classes unchanged")
+
+
+def _print_moved(before: Data, after: Data) -> None:
+    old, new = _side_of_each(before), _side_of_each(after)
+    # a photo that is left out now, as a near-duplicate on the other side came, has not moved
+    moved = [path for path in old if path in new and old[path] != new[path]]
+    print(f"  {len(moved) or 'no'} old photos changed sides")
+    for path in moved:
+        print(f"    {path} -> {new[path]}")
+    if moved:
+        print("  (their class was so small that one photo filled a side of it, see hold_out in training/data/split.py)")
+
+
+def _photos_per_class(data: Data) -> Counter[str]:
+    return Counter(data.labels[photo.index] for photo in data.train + data.held_out)
+
+
+def _side_of_each(data: Data) -> dict[Path, str]:
+    return {photo.path: "train" for photo in data.train} | {photo.path: "held_out" for photo in data.held_out}

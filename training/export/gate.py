@@ -1,0 +1,111 @@
+"""The accuracy gate: an export format is refused where it loses top-1 or too often names another class than float32 torch does.
+
+Both are measured on held-out photos; the limits are MAX_LOSS and MIN_AGREEMENT.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from handler.program import FORMATS as PROGRAMS
+from handler.program import Program
+from scripts.errors import SeeFoodError
+from training.evaluation.confidence import fit_threshold
+from training.export.formats import EXPORT_FORMATS
+
+MAX_LOSS = 0.005  # of top-1 accuracy
+MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # share of photos with the same top-1
+BATCH = 8
+
+
+class AccuracyGateError(SeeFoodError, ValueError):
+    """No precision of a format passed the gate; the message holds its metrics and the next format to try."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Held-out photos: crops uint8 (N, H, W, 3), their classes (N,), float32 torch's probabilities (N, num_classes)."""
+
+    crops: np.ndarray
+    targets: np.ndarray
+    expected: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A format's program in one precision, and its metrics on the held-out photos."""
+
+    program: Program
+    metrics: dict[str, float]
+
+
+def programs(format_name: str, folder: Path) -> Iterator[Program]:
+    """The format's program in each of its precisions that is possible on this machine."""
+    export_format = EXPORT_FORMATS[format_name]
+    for precision in export_format.precisions:
+        try:
+            yield PROGRAMS[format_name](folder / export_format.file, [precision], 0, (1, BATCH))
+        except ValueError as error:
+            print(f"  {precision}: not on this machine ({error})", flush=True)
+
+
+def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(probabilities (N, C), confidence (N,)) of N crops."""
+    parts = [program(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def measure(program: Program, reference: Reference) -> dict[str, float]:
+    """Metrics of a program on the held-out photos, beside float32 torch's."""
+    started = time.perf_counter()
+    probabilities, confidence = in_batches(program, reference.crops)
+    elapsed = time.perf_counter() - started
+    predicted, by_torch = probabilities.argmax(1), reference.expected.argmax(1)
+    return {
+        "top1": float((predicted == reference.targets).mean()),
+        "top1_float32": float((by_torch == reference.targets).mean()),
+        "agreement": float((predicted == by_torch).mean()),
+        "photos": len(reference.crops),
+        # fitted on this program's own scores: the guarantee of fit_threshold holds for no other program
+        "confidence_threshold": fit_threshold(torch.from_numpy(confidence)),
+        "ms_per_photo": 1000 * elapsed / len(reference.crops),
+    }
+
+
+def failure(precision: str, metrics: dict[str, float]) -> str | None:
+    """Why these metrics do not pass the gate, None if they do."""
+    loss = round(metrics["top1_float32"] - metrics["top1"], 9)  # 0.9 - 0.895 is a little over 0.005
+    if loss > MAX_LOSS:
+        return f"top-1 is {metrics['top1']:.2%}, {100 * loss:.2f} points below float32's, at most {100 * MAX_LOSS} are allowed"
+    if metrics["agreement"] < MIN_AGREEMENT[precision]:
+        return f"names float32's class for {metrics['agreement']:.2%} of the photos, expected {MIN_AGREEMENT[precision]:.0%}"
+    return None
+
+
+def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]:
+    """The programs of a format that pass, fastest first; each verdict is printed. AccuracyGateError if none passes."""
+    passed: list[Measured] = []
+    reasons = []
+    for program in programs(format_name, folder):
+        metrics = measure(program, reference)
+        reason = failure(program.precision, metrics)
+        print(
+            f"  {format_name} in {program.precision}: top-1 {metrics['top1']:.2%} (float32 torch {metrics['top1_float32']:.2%}), "
+            f"the same class for {metrics['agreement']:.2%} of {metrics['photos']} photos; "
+            + (f"refused: {reason}" if reason else "passes"),
+            flush=True,
+        )
+        if reason:
+            reasons.append(f"{program.precision}: {reason}")
+        else:
+            passed.append(Measured(program, metrics))
+    if not passed:
+        names = list(EXPORT_FORMATS)
+        following = names[(names.index(format_name) + 1) % len(names)]
+        raise AccuracyGateError(f"{format_name} does not pass the accuracy gate ({'; '.join(reasons)}): try FORMAT={following}")
+    return passed

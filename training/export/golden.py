@@ -1,0 +1,67 @@
+"""golden.json: generated pictures with float32 torch's answers, by which an archive proves itself wherever it runs."""
+
+import base64
+import io
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from handler.preprocess import Spec, coarse, preprocess
+from handler.program import Program
+from training.data.pictures import draw
+
+# float32 on another engine or CPU moves a probability by some 1e-5; a wrong crop or mean moves it by far more
+GOLDEN_TOLERANCE = 1e-3
+# JPEG decoders on other CPUs may round a pixel the other way; a field of pixels hardly moves
+CROP_TOLERANCE = 2
+
+
+def golden_pictures() -> dict[str, bytes]:
+    """Generated pictures as files, by name: turned by EXIF, with alpha, in CMYK, as photos may be."""
+    rng = random.Random(101)
+
+    def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, image_format, **options)
+        return buffer.getvalue()
+
+    held_sideways = Image.Exif()
+    held_sideways[0x0112] = 6  # EXIF orientation: turn by 90 degrees
+    see_through = draw(2, rng, (240, 300)).convert("RGBA")
+    see_through.putalpha(Image.linear_gradient("L").resize(see_through.size))
+    return {
+        "landscape.jpg": encoded(draw(0, rng, (400, 300)), "JPEG", quality=90),
+        "sideways.jpg": encoded(draw(1, rng, (400, 260)), "JPEG", quality=90, exif=held_sideways),
+        "alpha.png": encoded(see_through, "PNG"),
+        "cmyk.jpg": encoded(draw(3, rng, (300, 300)).convert("CMYK"), "JPEG", quality=90),
+    }
+
+
+def golden_answers(program: nn.Module, spec: Spec, programs: Sequence[Program]) -> dict[str, Any]:
+    """The content of golden.json: float32 torch's answers, and how far each of `programs` may differ from them."""
+    pictures = golden_pictures()
+    crops = [preprocess(picture, spec) for picture in pictures.values()]  # (H, W, 3)
+    batch = np.stack(crops)
+    with torch.inference_mode():
+        probabilities, confidence = (tensor.numpy() for tensor in program(torch.from_numpy(batch)))
+    tolerance = {}
+    for other in programs:
+        difference = max(float(np.abs(a - b).max()) for a, b in zip(other(batch), (probabilities, confidence), strict=True))
+        # twice as much as on this machine, as other CPUs round differently
+        tolerance[other.precision] = round(GOLDEN_TOLERANCE + 2 * difference, 6)
+    photos = [
+        {
+            "name": name,
+            "image": base64.b64encode(picture).decode(),
+            "coarse_crop": coarse(crop).tolist(),
+            "probabilities": [round(float(p), 7) for p in row],
+            "confidence": round(float(score), 7),
+        }
+        for (name, picture), crop, row, score in zip(pictures.items(), crops, probabilities, confidence, strict=True)
+    ]
+    return {"tolerance": tolerance, "crop_tolerance": CROP_TOLERANCE, "photos": photos}

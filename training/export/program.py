@@ -1,0 +1,89 @@
+"""A checkpoint as one program in float32 torch, crops in and answers out, and the photos that judge its export formats."""
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from handler.preprocess import Spec, preprocess
+from training.data.sets import read_data
+from training.data.split import Photo
+from training.evaluation.confidence import Confidence, FeaturesAndLogits, extract_features, fit_confidence, training_photos
+from training.evaluation.held_out import held_out_photos
+from training.export.formats import CALIBRATION_PHOTOS
+from training.export.gate import Reference, in_batches
+from training.model import Checkpoint, Classifier
+from training.params import Params
+
+GATE_PHOTOS = 2000  # at most so many held-out photos judge a format: 0.5 points of top-1 are 10 of them
+
+
+class ExportedProgram(nn.Module):
+    """uint8 crops (B, H, W, 3) -> probabilities (B, num_classes), by network, temperature and softmax; and confidence (B,)."""
+
+    def __init__(self, classifier: Classifier, spec: Spec, temperature: float, confidence: Confidence) -> None:
+        super().__init__()
+        self.classifier = Classifier(FeaturesAndLogits(classifier.network), spec, channels_last=False)
+        self.temperature, self.confidence = temperature, confidence
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        features, logits = self.classifier(crops)
+        return (logits / self.temperature).softmax(1), self.confidence(features, logits)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint's program in float32 torch and the photos that its formats need.
+
+    `calibration` is uint8 (N, H, W, 3), of photos that it was trained on; `reference` is of held-out photos.
+    """
+
+    program: ExportedProgram
+    spec: Spec
+    calibration: np.ndarray
+    reference: Reference
+
+
+def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
+    """The program and its photos, from the folder `root`, by default that of the data set that it was trained on.
+
+    ValueError as read_data, held_out_photos and load_program, or if none of the photos that it was trained on is there.
+    """
+    params = Params(**checkpoint.params)
+    data = read_data(root or checkpoint.data_root, params.val_fraction, params.seed, Path("build/photo-hashes"))
+    data = held_out_photos(checkpoint, data)
+    seen = training_photos(data.train + data.held_out, checkpoint.trained_on)
+    if not seen:
+        raise ValueError(f"no photo in {data.source} is one that the checkpoint was trained on: give their folder with --data")
+    program, spec = load_program(checkpoint, seen)
+    # fixed seeds: the same checkpoint and photos give the same export
+    held_out = random.Random(0).sample(data.held_out, min(len(data.held_out), GATE_PHOTOS))
+    crops, targets = crops_of(held_out, spec), np.array([photo.index for photo in held_out])
+    calibration = crops_of(random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS)), spec)
+    with torch.inference_mode():
+        # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
+        expected, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
+    return Prepared(program, spec, calibration, Reference(crops, targets, expected))
+
+
+def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:
+    """The program in float32 torch, its confidence fitted on `seen`, photos that it was trained on.
+
+    ValueError if none of them can be read.
+    """
+    classifier, spec = checkpoint.classifier()
+    features, logits, left_out = extract_features(classifier, spec, [photo.path for photo in seen], torch.device("cpu"))
+    targets = torch.tensor([photo.index for photo in seen if photo.path not in left_out])
+    return ExportedProgram(classifier, spec, checkpoint.temperature, fit_confidence(features, logits, targets)).eval(), spec
+
+
+def crops_of(photos: Sequence[Photo], spec: Spec) -> np.ndarray:
+    """Crops uint8 (N, H, W, 3), made as in serving."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda photo: preprocess(photo.path.read_bytes(), spec), photos)))

@@ -1,0 +1,143 @@
+"""The training loop: one function, top to bottom, on one process or under torchrun. The command is training/train.py."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from training.data.loader import Batches, eval_loader, train_loader
+from training.data.split import MAX_UNREADABLE
+from training.params import Params
+from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
+from training.record import end_epoch, evaluate_average, finish, introduce
+from training.resume import Signals, Stopped, agree, total
+from training.run import Run, start
+
+GO_ON, SAVE, STOP = range(3)  # what a rank asks for after a step; the greatest of all ranks' requests holds
+
+
+def note_unreadable(run: Run, skipped: Tensor, unreadable: set[int]) -> None:
+    """Print each photo, by its position in `skipped` (B,), that could not be read. ValueError above MAX_UNREADABLE of all."""
+    photos = run.data.train
+    for position in set(skipped[skipped >= 0].tolist()) - unreadable:
+        unreadable.add(position)
+        print(f"skipped {photos[position].path}: unreadable, {len(unreadable)} so far on rank {run.rank}", file=sys.stderr)
+        if len(unreadable) > MAX_UNREADABLE * len(photos):
+            raise ValueError(f"{len(unreadable)} of {len(photos)} photos became unreadable, the limit is {MAX_UNREADABLE:.0%}")
+
+
+def part_of_step(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Within this `with`, ranks do not exchange gradients, unless it is the step's last part."""
+    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+def progress_bar(run: Run, epoch: int, steps: int) -> "tqdm[NoReturn]":
+    """The bar of an epoch, in photos, from where it is resumed; on rank 0."""
+    size, name = run.params.global_batch_size, f"epoch {epoch + 1}/{run.params.epochs}"
+    done = (run.progress.step - epoch * steps) * size
+    return tqdm(total=steps * size, initial=done, desc=name, unit="img", disable=run.rank > 0, leave=False)
+
+
+def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
+    """Move the progress bar by a step; loss and accuracy, which synchronise with a GPU, are updated once a second."""
+    if not bar.disable and time.time() - bar.last_print_t > 1:
+        loss, accuracy = (sums / seen).tolist()
+        bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
+    bar.update(photos)
+
+
+def save_within_epoch(run: Run, sums: Tensor, seen: float) -> None:
+    """Save the run with its unfinished epoch's sums (loss, hits) and photos seen, over all ranks."""
+    loss_sum, hits, all_seen = total([*sums.tolist(), seen], run.device)
+    run.save_or_warn(replace(run.progress, loss_sum=loss_sum, hits=hits, seen=all_seen))
+
+
+def train(
+    name: str,
+    root: Path | None,
+    params: Params,
+    out: Path,
+    parent_run: str | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
+    start_over: bool = False,
+) -> Path:
+    """Train model `name`, write `out`/checkpoint.pt and return its path; `on_step` is called with the steps done after each.
+
+    A finished run in `out` stays as it is, another run is an error; with `start_over` both are replaced. ValueError for data or
+    parameters that cannot work; Stopped after a signal, with the state saved.
+    """
+    run = start(name, root, params, out, start_over)
+    device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
+    batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step)
+    steps = batches.steps_per_epoch
+    held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
+    # all workers are forked now: once the first backward has started autograd's threads, a fork can deadlock
+    loader, _ = iter(train_loader(run.data.train, params, batches)), iter(held_out)
+    schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
+    criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+    tracker = introduce(run, parent_run)
+    unreadable, saved = set[int](), time.monotonic()
+
+    with Signals() as signals, finish(run, tracker):
+        while not progress.finished:
+            epoch = progress.epochs
+            model = run.learner(epoch)
+            # the sums of a resumed epoch are over all ranks, so only one rank continues them
+            sums = torch.tensor([progress.loss_sum, progress.hits], dtype=torch.float64, device=device) * rank0
+            seen = seen_before = progress.seen * rank0
+            started, waited = time.perf_counter(), 0.0
+            bar = progress_bar(run, epoch, steps)
+
+            while progress.step < (epoch + 1) * steps:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * schedule(progress.step)
+                mix = choose_mix(params, progress.step, epoch)
+                torch.manual_seed(params.seed + 100_003 * (progress.step * run.world_size + run.rank))  # for dropout: by step
+                for part in range(params.accumulate):
+                    requested = time.perf_counter()
+                    crops, targets, skipped = next(loader)  # uint8 (B, S, S, 3), (B,), (B,)
+                    waited += time.perf_counter() - requested
+                    note_unreadable(run, skipped, unreadable)
+                    crops, targets = crops.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+                    others, share = (swap_neighbours(targets), mix.share) if mix else (targets, 1.0)
+                    with part_of_step(model, last=part == params.accumulate - 1):
+                        with run.autocast:
+                            logits = model(mix_crops(crops, mix) if mix else crops)  # (B, num_classes)
+                            loss = share * criterion(logits, targets) + (1 - share) * criterion(logits, others)
+                        (loss / params.accumulate).backward()
+                    hits = (logits.detach().argmax(1) == (targets if share >= 0.5 else others)).sum()
+                    sums += torch.stack([loss.detach() * len(targets), hits])
+                    seen += len(targets)
+                if params.clip_norm:
+                    nn.utils.clip_grad_norm_(run.classifier.parameters(), params.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                run.average.update(progress.step)
+                progress.step += 1
+
+                show(bar, params.global_batch_size, sums, seen)
+                on_step(progress.step)
+                due = rank0 and time.monotonic() - saved >= 60 * params.checkpoint_minutes  # one clock for all ranks
+                request = agree(STOP if signals.received else SAVE if due else GO_ON)
+                if request != GO_ON:
+                    save_within_epoch(run, sums, seen)
+                    saved = time.monotonic()
+                if request == STOP:
+                    raise Stopped(signals.received)
+
+            bar.close()
+            seconds = time.perf_counter() - started
+            progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
+            metrics = {"lr": params.lr * schedule(progress.step - 1), "data_wait": waited / seconds}
+            metrics["images_per_s"] = (seen - seen_before) * run.world_size / seconds
+            end_epoch(run, tracker, *evaluate_average(run, held_out, signals), metrics)
+    return out / "checkpoint.pt"

@@ -1,0 +1,55 @@
+"""The training process of a trial: watched while it runs, and ended with its sweep."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from training.tracking.store import CLOSE_S
+
+POLL_S = 0.5
+
+
+def watch(command: list[str], output: IO[bytes], hopeless: Callable[[], bool]) -> tuple[bool, int]:
+    """Run a training until it ends; (whether it was ended as hopeless, its exit status). It never outlives this call."""
+    # in a session of its own: Ctrl-C reaches the sweep alone, which then ends the training
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        pruned = False
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return pruned, process.wait(POLL_S)
+            if not pruned and hopeless():
+                pruned = True
+                process.terminate()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def trainings(out: Path) -> list[psutil.Process]:
+    """The processes that train into this folder, whoever started them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = process.cmdline()  # raises for a zombie, of which a container without an init keeps some
+            if "training.train" in command and "--out" in command:
+                given = Path(process.cwd(), command[command.index("--out") + 1])
+                found += [process] if given.resolve() == out.resolve() else []
+    return found
+
+
+def end_left_over(out: Path) -> None:
+    """End a training into this folder that outlived its sweep, after it has saved its state: two must not write there."""
+    for end, limit_s in (("terminate", 2 * CLOSE_S), ("kill", CLOSE_S)):
+        for process in (left := trainings(out)):
+            with suppress(psutil.Error):
+                getattr(process, end)()
+        ends_at = time.monotonic() + limit_s
+        while left and trainings(out) and time.monotonic() < ends_at:
+            time.sleep(POLL_S)
