@@ -1,7 +1,7 @@
-"""The release document: which versions are served, and which is the default. scripts/release/release.schema.json is its form.
+"""The release document: which versions of a model are served, and which is the default. Its schema is release.schema.json.
 
-It lies in a file or in a versioned S3 bucket, archives beside it (scripts/release/store.py). scripts/serving/serve.py makes it so,
-scripts/rollout/rollout.py writes it.
+It lies in a file or in a versioned S3 bucket, archives beside it (scripts/release/store.py). scripts/rollout/rollout.py writes it,
+scripts/serving/serve.py reconciles TorchServe to it.
 """
 
 import getpass
@@ -17,13 +17,14 @@ from typing import Any
 from jsonschema import Draft202012Validator
 
 from handler.parts import sha256
-from scripts.archive.build import MODEL, archive_name
+from scripts.archive.name import archive_name, split_name
+from scripts.errors import SeeFoodError
 
 SCHEMA = Path(__file__).with_name("release.schema.json")
 
 
-class ReleaseError(ValueError):
-    """The release document cannot be read, written or obeyed; the message says why."""
+class ReleaseError(SeeFoodError, ValueError):
+    """The release document cannot be read, written or followed; the message says why."""
 
 
 @cache
@@ -32,50 +33,72 @@ def _validator() -> Draft202012Validator:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number in JSON")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def parse(text: str) -> dict[str, Any]:
     """The document, checked. ReleaseError naming what is wrong and where."""
     try:
+        # Python would read NaN and Infinity, which no comparison of the schema refuses
         document = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise ReleaseError(f"the release document is no JSON: {error}") from error
+        raise ReleaseError(f"invalid release document, not JSON: {error}") from error
     problems = sorted(_validator().iter_errors(document), key=lambda problem: problem.json_path)
     if problems:
-        said = "; ".join(f"{problem.json_path}: {problem.message}" for problem in problems)
-        raise ReleaseError(f"the release document is not as it must be: {said}")
-    there = sorted(document["versions"])
-    named = {"default": document["default"]} | {
-        part: document[part]["version"] for part in ("canary", "shadow") if part in document
-    }
-    for part, version in named.items():
-        if version not in there:
-            raise ReleaseError(f"the release document's {part} version is {version}, its versions are {there}")
-    for version, entry in document["versions"].items():
-        try:
-            expected = archive_name(version)
-        except ValueError as error:  # the schema's pattern lets 01.0.0 pass
-            raise ReleaseError(f"the release document's {error}") from error
-        if entry["archive"] != expected:
-            raise ReleaseError(f"the release document's archive of {version} is {entry['archive']}, expected {expected}")
-    if document.get("canary", {}).get("version") == document["default"]:
-        raise ReleaseError(f"the release document's canary is its default version, {document['default']}")
+        raise ReleaseError("invalid release document: " + "; ".join(f"{one.json_path}: {one.message}" for one in problems))
+    if problem := _contradiction(document):
+        raise ReleaseError(f"invalid release document: {problem}")
     return dict(document)
+
+
+def _contradiction(document: Mapping[str, Any]) -> str:
+    """What the schema cannot express: parts of the document that contradict each other, "" if none do."""
+    versions = document["versions"]
+    named = {"default": document["default"]}
+    named |= {part: document[part]["version"] for part in ("canary", "shadow") if part in document}
+    for part, version in named.items():
+        if version not in versions:
+            return f"the {part} version is {version}, its versions are {sorted(versions)}"
+    for version, entry in versions.items():
+        try:
+            expected = archive_name(document["model"], version)
+        except ValueError as error:  # the schema's pattern lets 01.0.0 pass
+            return str(error)
+        if entry["archive"] != expected:
+            return f"the archive of {version} is {entry['archive']}, expected {expected} as the model is {document['model']}"
+    if document.get("canary", {}).get("version") == document["default"]:
+        return f"the canary is its default version, {document['default']}"
+    return ""
 
 
 def make(
     versions: Mapping[str, Mapping[str, str]], default: str, stage: str, why: str, by: str | None = None, **parts: object
 ) -> dict[str, Any]:
-    """A new document, checked; `parts` are canary and shadow. ReleaseError if it is not as it must be."""
-    written = datetime.now(UTC).isoformat(timespec="microseconds")
+    """A new document of the model that the archives are of, checked; `parts` are canary and shadow. ReleaseError."""
     who = by or f"{getpass.getuser()}@{socket.gethostname()}"
-    document = {"model": MODEL, "versions": versions, "default": default, **parts, "stage": stage}
-    return parse(write({**document, "written": written, "by": who, "why": why}))
+    # the model is not a parameter of its own: it could only contradict the archives' names
+    document = {"model": _model_of(versions), "versions": versions, "default": default, **parts, "stage": stage}
+    return parse(write(stamped({**document, "by": who, "why": why})))
+
+
+def _model_of(versions: Mapping[str, Mapping[str, str]]) -> str:
+    names = [entry["archive"] for entry in versions.values()]
+    try:
+        models = {split_name(Path(name))[0] for name in names}
+    except ValueError as error:
+        raise ReleaseError(str(error)) from error
+    if len(models) != 1:
+        raise ReleaseError(f"a release is of one model, its archives are {', '.join(names) or 'none'}")
+    return models.pop()
+
+
+def stamped(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the present time as the time of its writing."""
+    return {**document, "written": datetime.now(UTC).isoformat(timespec="microseconds")}
 
 
 def entry_of(archive: Path) -> dict[str, str]:
-    """What a document says of an archive."""
+    """An archive's entry in a document."""
     return {"archive": archive.name, "sha256": sha256(archive)}
 
 
@@ -85,21 +108,22 @@ def write(document: Mapping[str, Any]) -> str:
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:
-    """Short and another one for each document: by it an instance says which one it obeys."""
+    """A short hash, different for each document: an instance's status names by it the document that it follows."""
+    # of the content, not the text: the same however it is formatted
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def canaries(instances: Iterable[str], percent: float) -> list[str]:
-    """The instances of which `percent` is the share, rounded down: the first in the order of the hashes of their ids.
+    """The canaries among the instances: `percent` of them, rounded down, the first in the order of their ids' hashes.
 
-    So the choice is the same wherever it is made, and changes little when instances come and go.
+    The choice is the same wherever it is made, and changes little when instances come and go.
     """
     ordered = sorted(set(instances), key=lambda instance: hashlib.sha256(instance.encode()).digest())
-    return ordered[: int(len(ordered) * percent / 100 + 1e-9)]
+    return ordered[: int(len(ordered) * percent / 100 + 1e-9)]  # 29 % of 100 is 28.999999999999996 in floats
 
 
 def default_of(document: Mapping[str, Any], instance: str, instances: Iterable[str]) -> str:
-    """The version that an instance makes its default, of these that live."""
+    """The version that an instance makes its default; `instances` are all that run."""
     canary = document.get("canary")
     chosen = canary is not None and instance in canaries({*instances, instance}, canary["percent"])
     return str(canary["version"] if canary and chosen else document["default"])

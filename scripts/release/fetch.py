@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from handler.parts import check_parts, sha256
-from scripts.archive.build import MODEL, unpack
+from scripts.archive.name import split_name
+from scripts.archive.read import unpack
 from scripts.release.store import Store
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -14,36 +15,47 @@ from scripts.steps import Steps
 
 def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], settings: Settings, steps: Steps) -> Path:
     """The folder of an unpacked archive, checked. StoreError, ValueError, OSError."""
-    folder = run_dir / "unpacked" / f"{MODEL}-{version}-{entry['sha256'][:12]}"
+    name = entry["archive"]
+    folder = run_dir / "unpacked" / f"{Path(name).stem}-{entry['sha256'][:12]}"
     if folder.is_dir():
         try:
             check_parts(folder)
             return folder
-        except ValueError:  # what lies there was changed since: another copy
+        except ValueError:  # its files were changed since: fetch another copy
             shutil.rmtree(folder)
-    part = run_dir / f"{entry['archive']}.part"
+    # not atomic.aside: the download is only unpacked, and never takes a place of its own
+    download = run_dir / f"{name}.part"
     if shutil.disk_usage(run_dir).free < settings.min_free_bytes:
         raise OSError(errno.ENOSPC, f"the disk is full: less than {settings.min_free_bytes / 1e6:.0f} MB are free")
     try:
-        steps("fetching", version=version, archive=entry["archive"])
-        store.fetch(entry["archive"], part)
-        found = sha256(part)
-        if found != entry["sha256"]:
+        steps("fetching", version=version, archive=name)
+        store.fetch(name, download)
+        checksum = sha256(download)
+        if checksum != entry["sha256"]:
             raise ValueError(
-                f"{entry['archive']} has sha256 {found[:12]}, the release document says {entry['sha256'][:12]}"
-                + _what_changed(part)
+                f"{name} has sha256 {checksum[:12]}, the release document says {entry['sha256'][:12]}{_what_changed(download)}"
             )
-        packed = unpack(part, folder)["version"]
-        if packed != version:  # TorchServe would register it under that one, where nobody would look for it
-            shutil.rmtree(folder)
-            raise ValueError(f"{entry['archive']} holds version {packed}")
+        unpack_as_named(download, name, folder)
     finally:
-        part.unlink(missing_ok=True)
+        download.unlink(missing_ok=True)
     return folder
 
 
+def unpack_as_named(archive: Path, name: str, folder: Path) -> tuple[str, str]:
+    """Unpack an archive whose name is, or was, `name`; its (model, version). ValueError if it is damaged or holds another.
+
+    TorchServe registers what the archive holds: another model or version would be served under a name that no client requests.
+    """
+    provenance = unpack(archive, folder)
+    found, expected = (str(provenance["model"]), str(provenance["version"])), split_name(Path(name))
+    if found != expected:
+        shutil.rmtree(folder)
+        raise ValueError(f"{name} holds {' '.join(found)}, its name says {' '.join(expected)}")
+    return found
+
+
 def _what_changed(archive: Path) -> str:
-    """Which of a wrong archive's parts are not what they were, if it can be told."""
+    """Which of a wrong archive's parts differ from its own list of checksums, "" if none do."""
     aside = archive.with_name("wrong")
     try:
         unpack(archive, aside)

@@ -1,4 +1,4 @@
-"""A release document in a versioned S3 bucket: scripts/release/store.py says what lies where.
+"""A release document in a versioned S3 bucket: see scripts/release/store.py for what lies where.
 
 Endpoint and credentials are boto3's: AWS_ENDPOINT_URL_S3, AWS_PROFILE, a role and so on.
 """
@@ -17,20 +17,23 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.parts import sha256
-from scripts.release.store import FORGET_STATUS_S, ChangedError, StoreError, check_same
+from scripts.release.store import ChangedError, StoreError, check_same
+from scripts.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 10
+
+HISTORY = 50  # documents: each is a request of its own
 
 
 class S3Store:
     """A document in a bucket that keeps versions."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, settings: Settings | None = None) -> None:
         """ValueError unless the address is s3://bucket/key.json."""
         parts = urlsplit(address)
+        self.settings = settings or Settings()
         self.address, self.bucket, self.key = address, parts.netloc, parts.path.lstrip("/")
         if not self.bucket or not self.key.endswith(".json"):
             raise ValueError(f"release is {address!r}, expected s3://bucket/key that ends in .json")
@@ -42,7 +45,11 @@ class S3Store:
     def _calls(self) -> Iterator["S3Client"]:
         try:
             if self._client is None:
-                config = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries={"max_attempts": 2})
+                config = Config(
+                    connect_timeout=self.settings.s3_connect_timeout_s,
+                    read_timeout=self.settings.s3_read_timeout_s,
+                    retries={"max_attempts": 2},
+                )
                 self._client = boto3.client("s3", config=config)
             yield self._client
         except ClientError as error:
@@ -51,7 +58,7 @@ class S3Store:
                 raise FileNotFoundError(f"{self.address}: {error}") from error
             if code in ("PreconditionFailed", "ConditionalRequestConflict", "412"):
                 raise ChangedError(
-                    f"{self.address} was written by somebody else meanwhile: look at make status, and try again"
+                    f"{self.address} was written by somebody else meanwhile: see make status, then try again"
                 ) from error
             raise StoreError(f"{self.address}: {error}") from error
         except BotoCoreError as error:
@@ -71,40 +78,46 @@ class S3Store:
     def write(self, text: str, tag: str | None) -> str:
         """See Store. Also StoreError unless the bucket keeps versions: they are the history."""
         with self._calls() as s3:
-            status = s3.get_bucket_versioning(Bucket=self.bucket).get("Status", "never switched on")
-            if status != "Enabled":
-                switch = f"aws s3api put-bucket-versioning --bucket {self.bucket} --versioning-configuration Status=Enabled"
-                raise StoreError(
-                    f"bucket {self.bucket!r} keeps no old versions (versioning: {status}), so there would be no way back: {switch}"
-                )
+            self._check_versioning(s3)
+            # S3 checks the condition and writes in one step, so no lock is needed
             condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
             body = {"Bucket": self.bucket, "Key": self.key, "Body": text.encode(), "ContentType": "application/json"}
             try:
                 return s3.put_object(**body, **condition)["ETag"]  # type: ignore[arg-type]
             except (ClientError, BotoCoreError) as error:
-                # it may have been written, and only the answer lost: a second try is then refused, as the tag is another one
-                found = self._written(text)
-                if found:
-                    return found
+                # it may have been written, and only the answer lost: botocore's retry is then refused, as the tag has changed
+                if new_tag := self._tag_of(text):
+                    return new_tag
                 if isinstance(error, ClientError) and error.response["Error"]["Code"] == "NoSuchKey":
-                    raise ChangedError(f"{self.address} was removed by somebody else meanwhile: look at make status") from error
+                    raise ChangedError(f"{self.address} was removed by somebody else meanwhile: see make status") from error
                 raise
 
-    def _written(self, text: str) -> str | None:
+    def _check_versioning(self, s3: "S3Client") -> None:
+        """StoreError unless the bucket keeps the versions of its objects."""
+        status = s3.get_bucket_versioning(Bucket=self.bucket).get("Status", "never switched on")
+        if status != "Enabled":
+            switch = f"aws s3api put-bucket-versioning --bucket {self.bucket} --versioning-configuration Status=Enabled"
+            raise StoreError(
+                f"bucket {self.bucket!r} keeps no old versions (versioning: {status}), so there would be no way back: {switch}"
+            )
+
+    def _tag_of(self, text: str) -> str | None:
+        """The present document's tag if this is its text."""
         try:
-            found = self.read()
+            present = self.read()
         except (StoreError, FileNotFoundError):
             return None
-        return found[1] if found and found[0] == text else None
+        return present[1] if present and present[0] == text else None
 
     def history(self) -> list[str]:
         """See Store."""
         with self._calls() as s3:
             pages = s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=self.key)
-            found = [entry for page in pages for entry in page.get("Versions", []) if entry["Key"] == self.key]
-            found.sort(key=lambda entry: entry["LastModified"], reverse=True)
+            # the prefix also matches longer keys
+            versions = [entry for page in pages for entry in page.get("Versions", []) if entry["Key"] == self.key]
+            versions.sort(key=lambda entry: entry["LastModified"], reverse=True)
             texts = []
-            for entry in found[:50]:
+            for entry in versions[:HISTORY]:
                 answer = s3.get_object(Bucket=self.bucket, Key=self.key, VersionId=entry["VersionId"])
                 texts.append(answer["Body"].read().decode(errors="replace"))
         return texts
@@ -118,16 +131,17 @@ class S3Store:
                     file.write(chunk)
 
     def put(self, archive: Path) -> None:
-        """See Store."""
-        ours = sha256(archive)
+        """See Store. StoreError unless the bucket keeps versions: no document could be written for the archive."""
+        checksum = sha256(archive)  # kept as metadata of our own: an ETag is not a SHA-256
         try:
             with self._calls() as s3:
-                theirs = s3.head_object(Bucket=self.bucket, Key=self.prefix + archive.name)["Metadata"].get("sha256", "unknown")
-            check_same(archive, ours, theirs, self.address)
+                stored = s3.head_object(Bucket=self.bucket, Key=self.prefix + archive.name)["Metadata"].get("sha256", "unknown")
+            check_same(archive, checksum, stored, self.address)
         except FileNotFoundError:
             with self._calls() as s3, archive.open("rb") as body:
+                self._check_versioning(s3)
                 s3.put_object(
-                    Bucket=self.bucket, Key=self.prefix + archive.name, Body=body, Metadata={"sha256": ours}, IfNoneMatch="*"
+                    Bucket=self.bucket, Key=self.prefix + archive.name, Body=body, Metadata={"sha256": checksum}, IfNoneMatch="*"
                 )
 
     def has(self, name: str) -> bool:
@@ -150,19 +164,19 @@ class S3Store:
 
     def statuses(self) -> list[tuple[float, dict[str, Any]]]:
         """See Store. Ages are by S3's own clock."""
-        found = []
+        statuses = []
         with self._calls() as s3:
             for page in s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.status_prefix):
                 now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
                 for entry in page.get("Contents", []):
                     age_s = (now - entry["LastModified"]).total_seconds()
-                    if age_s > FORGET_STATUS_S:
+                    if age_s > self.settings.forget_status_s:
                         s3.delete_object(Bucket=self.bucket, Key=entry["Key"])
                         continue
                     try:
                         with self._calls():
                             body = s3.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
-                        found.append((age_s, json.loads(body)))
+                        statuses.append((age_s, json.loads(body)))
                     except (FileNotFoundError, ValueError):
-                        continue  # it has just stopped, or somebody else wrote that
-        return found
+                        continue  # the instance has just stopped, or somebody else wrote that object
+        return statuses

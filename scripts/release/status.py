@@ -1,4 +1,4 @@
-"""What instances say of themselves beside the release document, and what was released: for a rollout, and as tables."""
+"""The instances that report beside a release document, and what was released: for a rollout, and as tables for people."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -9,37 +9,42 @@ from scripts.release.store import Store
 from scripts.settings import Settings
 
 
-class Live(NamedTuple):
-    """The instances whose status is fresh, by name, and the names of those that have fallen silent without an orderly end."""
+class Fleet(NamedTuple):
+    """The instances that report beside a document: the fresh statuses by name, and the names of those that are stale.
+
+    An instance that ends in order removes its status, so a stale one has crashed, hangs, or cannot reach the store.
+    """
 
     statuses: dict[str, dict[str, Any]]
-    mute: list[str]
+    stale: list[str]
 
     @classmethod
-    def of(cls, store: Store, settings: Settings) -> "Live":
-        """StoreError if the store is away."""
-        found = store.statuses()
-        fresh = {said["instance"]: said for age_s, said in found if age_s < settings.stale_s}
-        return cls(fresh, [said["instance"] for age_s, said in found if age_s >= settings.stale_s])
+    def of(cls, store: Store, settings: Settings) -> "Fleet":
+        """StoreError if the store cannot be reached."""
+        statuses = store.statuses()
+        fresh = {status["instance"]: status for age_s, status in statuses if age_s < settings.stale_s}
+        return cls(fresh, [status["instance"] for age_s, status in statuses if age_s >= settings.stale_s])
 
-    def silent(self, names: Iterable[str]) -> str:
-        """Which of these have fallen silent, "" if none."""
-        gone = sorted(set(names) & set(self.mute))
-        return f"{', '.join(gone)} fell silent" if gone else ""
+    def stopped(self, names: Iterable[str]) -> str:
+        """Which of these instances stopped reporting, as a sentence; "" if none did."""
+        # not all that are stale: an instance that crashed yesterday must not fail today's rollout
+        gone = sorted(set(names) & set(self.stale))
+        return f"{', '.join(gone)} stopped reporting" if gone else ""
 
     def failed(self, document: Mapping[str, Any]) -> str:
-        """Why an instance cannot obey this document, "" if none has said so."""
-        for name, said in self.statuses.items():
-            if said["release"] == fingerprint(document) and said["state"] == "failed":
-                return f"{name}: {said['why']}"
+        """Why an instance cannot follow this document, "" if none has reported a failure."""
+        for name, status in self.statuses.items():
+            # a failure under another document says nothing about this one
+            if status["release"] == fingerprint(document) and status["state"] == "failed":
+                return f"{name}: {status['why']}"
         return ""
 
-    def converged(self, document: Mapping[str, Any]) -> list[str]:
-        """Those that obey this document, wholly."""
+    def reconciled(self, document: Mapping[str, Any]) -> list[str]:
+        """The instances that serve all that this document says, and are ready."""
         return [
             name
-            for name, said in self.statuses.items()
-            if said["release"] == fingerprint(document) and said["state"] == "converged" and said["ready"]
+            for name, status in self.statuses.items()
+            if status["release"] == fingerprint(document) and status["state"] == "reconciled" and status["ready"]
         ]
 
 
@@ -56,39 +61,45 @@ def _ago(seconds: float) -> str:
 def status_table(store: Store, settings: Settings) -> str:
     """What is released, and a line for each instance: versions, default, state, since when, why not."""
     try:
-        found = store.read()
-        assert found is not None
-        document = parse(found[0])
+        present = store.read()
     except FileNotFoundError:
         return f"there is no release at {store.address}"
+    assert present is not None
+    document = parse(present[0])
     canary = f", canary {document['canary']['version']} for {document['canary']['percent']:g} %" if "canary" in document else ""
     head = (
-        f"{store.address}: {document['default']} ({document['stage']}{canary}), written {document['written'][:19]} UTC "
-        f"by {document['by']}: {document['why']}"
+        f"{store.address}: {document['model']} {document['default']} ({document['stage']}{canary}), "
+        f"written {document['written'][:19]} UTC by {document['by']}: {document['why']}"
     )
     rows = [["instance", "versions", "default", "state", "ready", "since", "why"]]
-    for age_s, said in store.statuses():
-        gone = age_s >= settings.stale_s
-        there = said["release"] == fingerprint(document)
-        state = f"silent for {_ago(age_s)}" if gone else said["state"] if there else f"{said['state']}, another document"
-        versions, ready = " ".join(said["versions"]), "yes" if said["ready"] and not gone else "no"
+    for age_s, status in store.statuses():
+        stale = age_s >= settings.stale_s  # its last state may not be true any more, so the table does not show it
+        state = status["state"] if status["release"] == fingerprint(document) else f"{status['state']}, another document"
         rows.append(
-            [said["instance"], versions, said["default"] or "-", state, ready, _ago(time.time() - said["since"]), said["why"]]
+            [
+                *(status["instance"], " ".join(status["versions"]), status["default"] or "-"),
+                f"stale for {_ago(age_s)}" if stale else state,
+                "yes" if status["ready"] and not stale else "no",
+                *(_ago(time.time() - status["since"]), status["why"]),
+            ]
         )
-    return head + "\n" + (_table(rows) if len(rows) > 1 else "no instance obeys it: make serve starts one")
+    return head + "\n" + (_table(rows) if len(rows) > 1 else "no running instance follows it: make serve starts one")
 
 
 def history_table(store: Store) -> str:
     """All documents, newest first."""
-    rows = [["written (UTC)", "stage", "default", "versions", "by", "why"]]
+    rows = [["written (UTC)", "stage", "model", "default", "versions", "by", "why"]]
     for text in store.history():
         try:
             document = parse(text)
         except ReleaseError as error:
-            rows.append(["?", "unreadable", "-", "-", "-", str(error)[:80]])
+            rows.append(["?", "unreadable", "-", "-", "-", "-", str(error)[:80]])
             continue
         canary = f" canary {document['canary']['version']}" if "canary" in document else ""
-        versions = " ".join(sorted(document["versions"]))
-        why = " ".join(document["why"].split())[:100]
-        rows.append([document["written"][:19], document["stage"], document["default"] + canary, versions, document["by"], why])
+        rows.append(
+            [
+                *(document["written"][:19], document["stage"], document["model"], document["default"] + canary),
+                *(" ".join(sorted(document["versions"])), document["by"], " ".join(document["why"].split())[:100]),
+            ]
+        )
     return _table(rows)

@@ -1,1 +1,12 @@
-"""TODO."""
+"""Roll versions out and back on what runs already, with checks; see whether a deployed server answers correctly.
+
+rollout.py       command: start, back, status, history
+smoke.py         command: golden photos, asked over the network
+plan.py          which documents a rollout writes, decided before anything is changed
+guarded.py       writes them one by one and watches the instances; restores the document before where that fails
+comparison.py    when a version is worse than another, from the counters of all instances
+shadow.py        what two versions answered to the same captured photos
+unmanaged.py     the same for one TorchServe without a release document
+
+Never imports serving: it meets the instances through the store (scripts/release) alone. Nothing imports it.
+"""

@@ -1,4 +1,4 @@
-"""A change of the release document that is watched: it stays if all instances converge and fare well, else it is undone."""
+"""Changes of the release document that are watched: they stay if all instances reconcile and do well, else they are undone."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,22 +6,25 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.release.document import ReleaseError, fingerprint, make, parse, write
-from scripts.release.status import Live
+from scripts.errors import SeeFoodError
+from scripts.release.document import ReleaseError, fingerprint, make, parse, stamped, write
+from scripts.release.status import Fleet
 from scripts.release.store import ChangedError, Store, StoreError
-from scripts.rollout.comparison import between, figures_of, why_worse
+from scripts.rollout.comparison import between, counters_of, why_worse
+from scripts.rollout.plan import Plan
+from scripts.rollout.shadow import describe
 from scripts.settings import Settings
 from scripts.steps import Steps
 
-POLL_S = 0.5
+POLL_S = 0.5  # between two readings of all statuses: small beside any time that is waited for here
 
 
-class RolloutError(RuntimeError):
+class RolloutError(SeeFoodError):
     """The rollout failed; the message says why, and what is served now."""
 
 
 class Rollout:
-    """One change of the document, watched; restored where it fails."""
+    """Changes of one document, watched; undone where they fail."""
 
     def __init__(self, store: Store, settings: Settings, steps: Steps) -> None:
         """ReleaseError if the present document cannot be read, StoreError."""
@@ -30,112 +33,163 @@ class Rollout:
         self.tag: str | None = None
         self.last_written = ""
         try:
-            found = store.read()
-            assert found is not None
-            self.before, self.tag = parse(found[0]), found[1]
+            present = store.read()
+            assert present is not None
+            self.before, self.tag = parse(present[0]), present[1]
         except FileNotFoundError:
             pass
         self.document = self.before
-        self.here = set(Live.of(store, settings).statuses)  # the instances that were there at first
+        self.instances = set(Fleet.of(store, settings).statuses)  # that ran at the start: none of them may stop reporting
 
-    def write(self, document: dict[str, Any]) -> None:
-        """Put a document in place of the one that was written or read last."""
-        self.last_written = document["written"]
-        self.tag = self.store.write(write(document), self.tag)
-        self.document = document
-        self.steps("released", document=fingerprint(document), stage=document["stage"], default=document["default"])
+    def run(self, plan: Plan) -> None:
+        """Do what was planned. RolloutError, with the document before restored, where it fails; ValueError, StoreError."""
+        if plan.archive is not None:
+            self.store.put(plan.archive)  # refuses another archive of that name before anything is written
+        if plan.watched:
+            self.undo_on_failure(lambda: self._write_all(plan))
+            return
+        for document in plan.documents:
+            self.write(document)
+        self.steps("no running instance follows this release", release=self.store.address)
+
+    def _write_all(self, plan: Plan) -> None:
+        for document in plan.documents:
+            if "canary" in document:
+                self.steps("canary", percent=document["canary"]["percent"], instances=list(plan.canaries))
+            self.write(document)
+            self.wait(self.settings.rollout_s)
+            if plan.old is not None and plan.new is not None:
+                if document["stage"] == "shadow":
+                    self.compare_answers(plan.new, plan.old)
+                if document["stage"] in ("canary", "baking"):
+                    self.bake(plan.new, plan.old)
+
+    def write(self, document: Mapping[str, Any]) -> None:
+        """Put a document in place of the one that was written or read last, with the present time in it."""
+        stamp = stamped(document)
+        self.last_written = stamp["written"]
+        self.tag = self.store.write(write(stamp), self.tag)
+        self.document = stamp
+        self.steps("released", document=fingerprint(stamp), stage=stamp["stage"], default=stamp["default"])
 
     def wait(self, limit_s: float) -> None:
-        """Return when all live instances have converged. RolloutError with the reason if one cannot, or not in time."""
-        assert self.document is not None
+        """Return when all running instances have reconciled. RolloutError with the reason if one cannot, or not in time."""
         deadline = time.monotonic() + limit_s
-        with tqdm(total=1, unit="instance", disable=None, leave=False, desc="converging") as progress:
+        with tqdm(total=1, unit="instance", disable=None, leave=False, desc="reconciling") as progress:
             while True:
                 try:
-                    live = Live.of(self.store, self.settings)
-                    if why := live.failed(self.document) or live.silent(self.here):
-                        raise RolloutError(why)
-                    done = live.converged(self.document)
-                    progress.total = max(1, len(live.statuses))
+                    fleet = self._healthy_fleet()
+                    assert self.document is not None
+                    done = fleet.reconciled(self.document)
+                    progress.total = max(1, len(fleet.statuses))
                     progress.update(len(done) - progress.n)
-                    if done and len(done) == len(live.statuses):
-                        self.steps("converged", instances=len(done), default=self.document["default"])
+                    if done and len(done) == len(fleet.statuses):
+                        self.steps("reconciled", instances=len(done), default=self.document["default"])
                         return
-                    why = f"{len(done)} of {len(live.statuses)} instances have converged; " + "; ".join(
-                        f"{name} is {said['state']}: {said['why'] or 'no reason given'}"
-                        for name, said in live.statuses.items()
-                        if name not in done
-                    )
+                    why = _still_reconciling(fleet, done)
                 except StoreError as error:
-                    why = str(error)
+                    why = str(error)  # it may come back in time
                 if time.monotonic() > deadline:
                     raise RolloutError(f"not within {limit_s:g} s: {why}")
                 time.sleep(POLL_S)
 
+    def _healthy_fleet(self) -> Fleet:
+        """The instances. RolloutError if one has failed under this document, or stopped reporting since the start."""
+        assert self.document is not None
+        fleet = Fleet.of(self.store, self.settings)
+        if why := fleet.failed(self.document) or fleet.stopped(self.instances):
+            raise RolloutError(why)
+        return fleet
+
     def bake(self, new: str, old: str) -> None:
-        """Watch the new version beside the old one. RolloutError if it is worse, StoreError if the store is away to the end."""
-        start = Live.of(self.store, self.settings).statuses
+        """Watch the new version beside the old one. RolloutError if it is worse, StoreError if the store stays away to the end."""
+        start = Fleet.of(self.store, self.settings).statuses
         self.steps("watching", version=new, seconds=self.settings.bake_s)
-        # statuses come that much late
-        deadline, found = time.monotonic() + self.settings.bake_s + self.settings.poll_s, ""
+        # a status may be as late as an instance polls
+        deadline, comparison = time.monotonic() + self.settings.bake_s + self.settings.poll_s, ""
         with tqdm(total=round(self.settings.bake_s), unit="s", disable=None, leave=False, desc="watching") as progress:
             while True:
-                left = deadline - time.monotonic()
+                left_s = deadline - time.monotonic()
                 try:
-                    found = self._compare(new, old, start)
+                    comparison = self._compare(new, old, start)
                 except StoreError:
-                    if left <= 0:
+                    if left_s <= 0:
                         raise
-                if left <= 0:
+                if left_s <= 0:
                     break
-                progress.update(max(0, round(self.settings.bake_s - left) - progress.n))
-                time.sleep(min(POLL_S, left))
-        # a version that hangs has no figures; while the old one is still loaded, going back takes no time
+                progress.update(max(0, round(self.settings.bake_s - left_s) - progress.n))
+                time.sleep(min(POLL_S, left_s))
+        # a version that hangs counts no requests, but is not ready; while the old one is still loaded, going back takes no time
         self.wait(self.settings.stale_s)
-        self.steps("watched", version=new, found=found)
+        self.steps("watched", version=new, found=comparison)
 
     def _compare(self, new: str, old: str, start: Mapping[str, Any]) -> str:
         """What was compared. RolloutError if the new version is worse, or an instance has failed meanwhile."""
-        assert self.document is not None
-        live = Live.of(self.store, self.settings)
-        if why := live.failed(self.document) or live.silent(self.here):
-            raise RolloutError(why)
-        during = {version: between(live.statuses, start, version) for version in (new, old)}
-        # where the old one has no requests any more it is judged by those before
-        other = during[old] if during[old]["requests"] >= self.settings.min_requests else figures_of(start, old)
-        why, found = why_worse(during[new], other, self.settings)
+        fleet = self._healthy_fleet()
+        during = {version: between(fleet.statuses, start, version) for version in (new, old)}
+        # once the new version is the default everywhere, the old one gets no requests: it is judged by those before
+        other = during[old] if during[old]["requests"] >= self.settings.min_requests else counters_of(start, old)
+        why, comparison = why_worse(during[new], other, self.settings)
         if why:
             raise RolloutError(f"{new} is worse: {why}")
-        return found
+        return comparison
+
+    def compare_answers(self, new: str, old: str) -> None:
+        """Show what both versions answered to the captured photos of all instances. RolloutError if that takes too long."""
+        assert self.document is not None
+        deadline = time.monotonic() + self.settings.rollout_s
+        while True:
+            statuses = Fleet.of(self.store, self.settings).statuses.values()
+            own = [status for status in statuses if status["release"] == fingerprint(self.document)]
+            reports = [status["shadow"] for status in own if status["shadow"]]
+            if reports and len(reports) == len(statuses):
+                self.steps("compared by captured photos", report=describe(reports, old, new))
+                return
+            if time.monotonic() > deadline:
+                raise RolloutError("the comparison by captured photos took too long")
+            time.sleep(POLL_S)
+
+    def undo_on_failure(self, change: Callable[[], None]) -> None:
+        """Make a change. Where it fails the document before is restored: RolloutError, or the interruption as it came."""
+        try:
+            change()
+        except ChangedError as error:
+            raise RolloutError(str(error)) from error  # what somebody else has written stays
+        except KeyboardInterrupt:
+            self.steps("restored", because="interrupted", result=self.restore("interrupted"))
+            raise
+        except Exception as error:  # whatever it is, the new version must not stay unwatched
+            why = str(error) or repr(error)
+            self.steps("restoring", because=why)
+            raise RolloutError(f"{why}\n{self.restore(why)}") from error
 
     def restore(self, why: str) -> str:
-        """Put the document back that was there at first; what became of it. Nothing to do if it is the one still."""
+        """Put the document back that was there at first, unless it still is; the result as a sentence."""
         if self.before is None:
             return "there was no release before this one to go back to"
         before = self.before
-        self.here = set()  # whatever became of them: going back is for those that are left
+        self.instances = set()  # those that stopped reporting must not keep the others from going back
         parts = {part: before[part] for part in ("canary", "shadow") if part in before}
         document = make(before["versions"], before["default"], before["stage"], f"restored: {why}", **parts)
         try:
-            found = self.store.read()
-            assert found is not None
-            there = parse(found[0])
-            if there == before:
+            present = self.store.read()
+            assert present is not None
+            now = parse(present[0])
+            if now == before:
                 return "nothing was changed"
-            self.tag = found[1] if there["written"] == self.last_written else self.tag
+            # a write whose answer was lost has changed the tag; what somebody else wrote is refused by the old one
+            self.tag = present[1] if now["written"] == self.last_written else self.tag
             self.write(document)
             self.wait(self.settings.rollout_s)
         except (RolloutError, StoreError, OSError, ReleaseError) as error:
             return f"going back to {before['default']} failed, too: {error}"
         return f"{before['default']} is served again"
 
-    def undo_on_failure(self, change: Callable[[], None]) -> None:
-        """Make a change. RolloutError, with the document before restored, where it fails."""
-        try:
-            change()
-        except ChangedError as error:
-            raise RolloutError(str(error)) from error
-        except (Exception, KeyboardInterrupt) as error:  # whatever it is, the new version must not stay unwatched
-            why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
-            self.steps("restoring", because=why)
-            raise RolloutError(f"{why}\n{self.restore(why)}") from error
+
+def _still_reconciling(fleet: Fleet, done: list[str]) -> str:
+    others = "; ".join(
+        f"{name} is {status['state']}: {status['why'] or 'no reason given'}"
+        for name, status in fleet.statuses.items()
+        if name not in done
+    )
+    return f"{len(done)} of {len(fleet.statuses)} instances have reconciled; {others}"

@@ -8,8 +8,8 @@ from typing import Any
 SHOWN = 10
 
 
-def words(reports: Sequence[dict[str, Any]], old: str, new: str) -> str:
-    """All instances' reports together, for people."""
+def describe(reports: Sequence[dict[str, Any]], old: str, new: str) -> str:
+    """All instances' reports together, in a few lines."""
     photos, agreed = sum(report["photos"] for report in reports), sum(report["agreed"] for report in reports)
     if not photos:
         return "no captured photos: SEEFOOD_CAPTURE_SHARE=0.01 make serve keeps one in a hundred"
@@ -17,8 +17,9 @@ def words(reports: Sequence[dict[str, Any]], old: str, new: str) -> str:
     for report in reports:
         for before, after, count in report["changes"]:
             changes[before, after] += count
+    # the median of the instances' medians: a slow machine among them does not decide
     speeds = {version: median([report["median_ms"][version] for report in reports if report["photos"]]) for version in (old, new)}
-    lines = [f"{photos} captured photos: {new} names the same dish as {old} for {agreed} of them ({100 * agreed / photos:.1f} %)"]
+    lines = [f"{photos} captured photos: {new} names the same class as {old} for {agreed} of them ({100 * agreed / photos:.1f} %)"]
     lines += [f"  {count} x {before} -> {after}" for (before, after), count in changes.most_common(SHOWN)]
     lines.append(f"  a photo at a time: {old} {speeds[old]:.1f} ms, {new} {speeds[new]:.1f} ms")
     refused = {version: sum(report["refused"][version] for report in reports) for version in (old, new)}

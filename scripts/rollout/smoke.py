@@ -1,8 +1,8 @@
-"""Whether a deployed service answers rightly: `python -m scripts.rollout.smoke https://food.example.com --release s3://b/release.json`.
+"""Check that a deployed server answers correctly: `python -m scripts.rollout.smoke https://food.example.com --release s3://b/release.json`.
 
-Waits until it answers at all, then asks it every golden photo of the released version's archive, as its users ask: through
-the load balancer, over HTTPS, at /predictions/seefood. The answers must be right, and that version's. While a canary is out,
-which version answers there is a matter of chance: each is then asked under its own number. Its requests count for no figure.
+Waits until it answers at all, then sends it every golden photo of the released version's archive, as its users would: through
+the load balancer, over HTTPS, at /predictions/MODEL. The answers must be correct, and that version's. While a canary is out
+either version may answer there, so each is asked under its own number. These requests are left out of the metrics.
 """
 
 import argparse
@@ -14,84 +14,95 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from scripts.archive.build import MODEL
 from scripts.backend.torchserve.management import Server
 from scripts.backend.torchserve.versions import Golden, UnansweredError, VersionError, read_golden
+from scripts.command import parser, run
+from scripts.errors import SeeFoodError
+from scripts.release.address import open_store
 from scripts.release.document import ReleaseError, parse
 from scripts.release.fetch import fetch
-from scripts.release.store import Store, StoreError, open_store
+from scripts.release.store import Store
 from scripts.settings import Settings
 from scripts.steps import Steps
 
-RETRY_S = 1.0
+RETRY_S = 1.0  # between two requests to a server that does not answer yet
 
 
-def service_at(url: str) -> Server:
-    """The service, as a client outside sees it. ValueError unless the address is one of HTTPS, or this machine's."""
+class SmokeError(SeeFoodError):
+    """The server does not answer, or not correctly; the message names the server and says why."""
+
+
+def server_at(url: str) -> Server:
+    """The server, as a client outside sees it. ValueError unless its address is one of HTTPS, or on this machine."""
     parts = urlsplit(url)
     local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
     if not parts.hostname or parts.path.strip("/") or not (parts.scheme == "https" or local):
-        raise ValueError(f"URL is {url!r}, expected the service's address, e.g. https://food.example.com")
+        raise ValueError(f"URL is {url!r}, expected the server's address, e.g. https://food.example.com")
+    # the proxy and the certificates of the environment, as its users have them
     return Server("", url.rstrip("/"), client=httpx.Client())
 
 
 def expected(store: Store, folder: Path, settings: Settings, steps: Steps) -> dict[str, tuple[str, Golden]]:
-    """The golden photos of each version that is asked, and the path that it must answer at.
+    """For each version to check: the path below /predictions at which it must answer, and its golden photos.
 
-    ReleaseError, StoreError, VersionError; ValueError for an archive that is not what the document says.
+    ReleaseError, StoreError, VersionError; ValueError for an archive that the document does not describe.
     """
     try:
-        found = store.read()
+        present = store.read()
     except FileNotFoundError:
         raise ReleaseError(f"there is no release document at {store.address}") from None
-    assert found is not None
-    document = parse(found[0])
-    paths = {document["default"]: MODEL}
+    assert present is not None
+    document = parse(present[0])
+    model = document["model"]
+    paths = {document["default"]: model}
     if "canary" in document:
-        paths = {version: f"{MODEL}/{version}" for version in (document["default"], document["canary"]["version"])}
+        paths = {version: f"{model}/{version}" for version in (document["default"], document["canary"]["version"])}
     archives = {version: fetch(store, folder, version, document["versions"][version], settings, steps) for version in paths}
     return {version: (path, read_golden(archives[version])) for version, path in paths.items()}
 
 
 def smoke(server: Server, versions: dict[str, tuple[str, Golden]], wait_s: float, settings: Settings, steps: Steps) -> None:
-    """Ask it all. UnansweredError if it does not begin to answer in time, VersionError for a wrong answer."""
+    """Check all answers. UnansweredError if the server does not begin to answer in time, VersionError for a wrong answer."""
     deadline = time.monotonic() + wait_s
     for version, (path, golden) in versions.items():
-        # which precision a task serves in cannot be told from outside, and its task has proved itself in that one
+        # a task's precision cannot be seen from outside, so the widest tolerance; at its start it was checked with its own
         precision = max(golden.tolerance, key=lambda name: golden.tolerance[name])
         for i, name in enumerate(golden.names):
             while True:
                 try:
-                    golden.ask(server, path, version, i, precision, settings.golden_timeout_s)
+                    golden.check(server, path, version, i, precision, settings.golden_timeout_s)
                     break
                 except UnansweredError:
                     if time.monotonic() > deadline:
                         raise
                 time.sleep(RETRY_S)
             deadline = 0.0  # it is ready: from now on each request must be answered
-            steps("right", version=version, photo=name)
+            steps("correct", version=version, photo=name)
 
 
-def main() -> int:
+def _arguments() -> argparse.Namespace:
+    arguments = parser(__doc__)
+    arguments.add_argument("url", help="the server's address, e.g. https://food.example.com")
+    arguments.add_argument("--release", help="path or s3://bucket/key; default: SEEFOOD_RELEASE, else model_store/release.json")
+    arguments.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="until it answers at all (default: 120)")
+    return arguments.parse_args()
+
+
+def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url", help="the service's address, e.g. https://food.example.com")
-    parser.add_argument("--release", default="model_store/release.json", help="the release document: a path or s3://bucket/key")
-    parser.add_argument("--wait", type=float, default=120.0, metavar="SECONDS", help="until it answers at all (default: 120)")
-    args = parser.parse_args()
+    args, settings = _arguments(), Settings.from_environment()
+    steps, server = Steps(settings.log_json), server_at(args.url)
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(args.release or settings.release or "model_store/release.json", settings)
+        versions = expected(store, Path(folder), settings, steps)
     try:
-        settings = Settings.from_environment()
-        steps, server = Steps(settings.log_json), service_at(args.url)
-        with tempfile.TemporaryDirectory() as folder:
-            versions = expected(open_store(args.release), Path(folder), settings, steps)
         smoke(server, versions, args.wait, settings, steps)
-    except (ReleaseError, StoreError, VersionError, ValueError, OSError) as error:
-        print(f"error: {args.url}: {error}", file=sys.stderr)
-        return 1
+    except VersionError as error:
+        raise SmokeError(f"{args.url}: {error}") from error
     photos = sum(len(golden.names) for _, golden in versions.values())
-    print(f"{args.url} answers all {photos} golden photos of {' and '.join(versions)} rightly")
-    return 0
+    message = f"{args.url} answers all {photos} golden photos of {' and '.join(versions)} correctly"
+    steps.say(message, "done", url=args.url, versions=list(versions), photos=photos)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

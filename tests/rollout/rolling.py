@@ -1,4 +1,4 @@
-"""What the tests of rollouts share: archives of many versions made from one, a server's status, and load that keeps books."""
+"""What the tests of rollouts share: archives of many versions made from one, a server's status, and load that notes each answer."""
 
 import http.client
 import json
@@ -10,15 +10,17 @@ from pathlib import Path
 import httpx
 
 from handler.parts import PROVENANCE
-from scripts.archive.build import archive_name, build, provenance_of, unpack
-from scripts.archive.build import pack as pack_folder
+from scripts.archive.build import build, provenance_of
+from scripts.archive.name import archive_name
+from scripts.archive.pack import pack as pack_folder
+from scripts.archive.read import unpack
 from scripts.atomic import write_json
-from scripts.release.document import entry_of, fingerprint, make, write
-from scripts.release.store import open_store
+from scripts.release.address import open_store
+from scripts.release.document import entry_of, fingerprint, make, parse, write
 from tests.conftest import picture_bytes
-from tests.serving.test_server import Server
+from tests.serving.server import Server
 
-# settings of a server that shall not keep a test waiting
+# short intervals, so that tests need not wait
 QUICK = {
     "SEEFOOD_POLL_S": "0.2",
     "SEEFOOD_SETTLE_S": "0.3",
@@ -50,22 +52,22 @@ FAULTS = {
 }
 
 
-def reversion(archive: Path, version: str, folder: Path, fault: str | None = None) -> Path:
-    """The archive as another version, with a fault in its handler if one is named; its checksums are right."""
+def reversion(archive: Path, version: str, folder: Path, fault: str | None = None, model: str = "seefood") -> Path:
+    """The archive as another version, with a fault in its handler if one is named; its checksums are correct."""
     work = folder / f"work-{version}"
     unpack(archive, work)
     manifest = work / "MAR-INF/MANIFEST.json"
     content = json.loads(manifest.read_text())
-    content["model"]["modelVersion"] = version
+    content["model"] |= {"modelName": model, "modelVersion": version}
     manifest.write_text(json.dumps(content))
     if fault:
         handler = work / "seefood_handler.py"
-        found, instead = FAULTS[fault]
-        assert handler.read_text().count(found) == 1
-        handler.write_text(handler.read_text().replace(found, instead))
+        text, faulty = FAULTS[fault]
+        assert handler.read_text().count(text) == 1
+        handler.write_text(handler.read_text().replace(text, faulty))
     (work / PROVENANCE).unlink()
-    write_json(work / PROVENANCE, provenance_of(work, version))
-    target = folder / archive_name(version)
+    write_json(work / PROVENANCE, provenance_of(work))
+    target = folder / archive_name(model, version)
     pack_folder(work, target)
     return target
 
@@ -78,7 +80,7 @@ def make_archives(exported: Path, folder: Path, versions: list[str]) -> dict[str
 
 
 def get(url: str):
-    """(status, JSON) of a GET, (0, {}) if nobody answers."""
+    """(status, JSON) of a GET, (0, {}) without an answer."""
     try:
         response = httpx.get(url, timeout=5)
         return response.status_code, response.json()
@@ -91,7 +93,7 @@ LONG_S = 180
 
 
 class Instance(Server):
-    """A server that obeys a release document."""
+    """A server that follows a release document."""
 
     def __init__(self, release, port, name=None):
         self.release, self.name = str(release), name or f"test-{port}"
@@ -117,32 +119,32 @@ class Instance(Server):
 
     def wait_for(self, condition, seconds=LONG_S):
         deadline = time.monotonic() + seconds
-        while not (found := condition()):
+        while not (result := condition()):
             assert time.monotonic() < deadline, f"{self.output}\n{self.status()}"
             assert self.process.poll() is None, self.output
             time.sleep(0.05)
-        return found
+        return result
 
     @property
     def ready(self):
         return get(f"http://127.0.0.1:{self.port + 6}/readyz")[0] == 200
 
     def status(self):
-        """What it says of itself beside the release document."""
-        return next((said for _, said in open_store(self.release).statuses() if said["instance"] == self.name), None)
+        """Its status beside the release document, None if there is none."""
+        return next((status for _, status in open_store(self.release).statuses() if status["instance"] == self.name), None)
 
     def wait_state(self, state, document=None):
-        """Its status once it is that, and tells of this document."""
+        """Its status once it reports that state, for this document."""
 
-        def there():
-            said = self.status()
+        def reached():
+            status = self.status()
             wanted = fingerprint(document) if document else None
-            return said if said and said["state"] == state and wanted in (None, said["release"]) else None
+            return status if status and status["state"] == state and wanted in (None, status["release"]) else None
 
-        return self.wait_for(there)
+        return self.wait_for(reached)
 
     def registered(self):
-        """The versions that TorchServe has."""
+        """The versions that TorchServe has loaded."""
         return sorted(model["modelVersion"] for model in httpx.get(f"http://127.0.0.1:{self.port + 1}/models/seefood/all").json())
 
     def end(self, signal_number=15):
@@ -172,6 +174,15 @@ def put(store, text):
     store.write(text, tag)
 
 
+def report(store, *instances, state="reconciled", why="", **parts):
+    """Let these instances report this state for the present document."""
+    document = parse(store.read()[0])
+    for instance in instances:
+        status = {"instance": instance, "state": state, "since": time.time(), "why": why, "release": fingerprint(document)}
+        status |= {"default": document["default"], "versions": sorted(document["versions"]), "ready": True, "shadow": None}
+        store.write_status(instance, status | {"figures": {}, "worker_restarts": {}, **parts})
+
+
 def truncate(path: Path) -> None:
     """Cut a file's last third off."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
@@ -190,7 +201,7 @@ def flip_a_byte(archive: Path, part: str) -> None:
 
 
 class Load:
-    """Clients that ask one after the other until `stop()`, and note each answer: (begun, ended, status, version)."""
+    """Clients that each send one request after the other until `stop()`, and note each answer: (begun, ended, status, version)."""
 
     def __init__(self, port: int, clients: int, photos=None):
         self.port, self.over = port, threading.Event()
@@ -231,6 +242,6 @@ class Load:
 
 
 def p99_ms(answers):
-    """Of these answers, in ms."""
+    """The 99th percentile of the answers' times."""
     times = sorted(1000 * (ended - begun) for begun, ended, *_ in answers)
     return times[int(0.99 * len(times))]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from scripts.release.document import entry_of, make, write
-from scripts.release.store import FolderStore
+from scripts.release.folder_store import FolderStore
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, Load, flip_a_byte, get, make_archives, put, release, reversion, truncate
 
@@ -81,7 +81,7 @@ def leftovers(instance):
 
 
 def broken_version(kind, archives, store):
-    """(document, what the status must say): a release of 2.0.0 that must not get far."""
+    """(document, the reason that the status must give): a release of 2.0.0 that must not get far."""
     folder = store.folder
     good = {"1.0.0": entry_of(archives["1.0.0"])}
     (folder / "seefood-2.0.0.mar").unlink(missing_ok=True)
@@ -92,17 +92,17 @@ def broken_version(kind, archives, store):
     archive = reversion(archives["1.0.0"], "2.0.0", folder, fault)
     shutil.rmtree(folder / "work-2.0.0", ignore_errors=True)
     entry = entry_of(archive)
-    said = {"raises": "no such luck", "hangs": "not ready within 40 s", "answers wrong": "is answered wrong"}.get(kind, "")
+    reason = {"raises": "no such luck", "hangs": "not ready within 40 s", "answers wrong": "is answered wrong"}.get(kind, "")
     if kind == "wrong checksum":
         flip_a_byte(archive, "index_to_name.json")
-        said = "index_to_name.json was changed"
+        reason = "index_to_name.json was changed"
     if kind == "truncated":
         truncate(archive)
-        said = "is damaged"
+        reason = "is damaged"
     if kind == "changed, with its checksum":
         flip_a_byte(archive, "handler/preprocess.py")
-        entry, said = entry_of(archive), "handler/preprocess.py was changed"
-    return make(good | {"2.0.0": entry}, "2.0.0", "baking", kind), said
+        entry, reason = entry_of(archive), "handler/preprocess.py was changed"
+    return make(good | {"2.0.0": entry}, "2.0.0", "baking", kind), reason
 
 
 @pytest.mark.parametrize(
@@ -125,15 +125,15 @@ def test_version_that_hangs_is_given_up(start, store, archives, monkeypatch):
 
 def bad_version_stays_out(instance, store, archives, kind):
     before = release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", before)
+    instance.wait_state("reconciled", before)
     load = Load(instance.port, 2)
-    document, said = broken_version(kind, archives, store)
+    document, reason = broken_version(kind, archives, store)
     put(store, write(document))
     status = instance.wait_state("failed", document)
-    assert said in status["why"]
+    assert reason in status["why"]
     assert (status["default"], status["versions"], status["ready"]) == ("1.0.0", ["1.0.0"], True)
     again = release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", again)
+    instance.wait_state("reconciled", again)
     assert {answer[2:] for answer in load.stop()} == {(200, "1.0.0")}
     assert instance.registered() == ["1.0.0"]
     assert len(workers(instance)) == 1
@@ -141,34 +141,34 @@ def bad_version_stays_out(instance, store, archives, kind):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         pytest.param("{}", "'versions' is a required property", marks=pytest.mark.slow),
         pytest.param('{"model": "seefood"}', "'default' is a required property", marks=pytest.mark.slow),
     ],
 )
-def test_document_that_is_none_leaves_the_one_before_in_force(instance, module_store, archives, text, said):
+def test_invalid_document_leaves_the_one_before_in_force(instance, module_store, archives, text, reason):
     before = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", before)
+    instance.wait_state("reconciled", before)
     put(module_store, text)
-    assert said in instance.wait_state("failed")["why"]
+    assert reason in instance.wait_state("failed")["why"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
     after = release(module_store, {"1.1.0": archives["1.1.0"]}, "1.1.0")
-    assert instance.wait_state("converged", after)["default"] == "1.1.0"
+    assert instance.wait_state("reconciled", after)["default"] == "1.1.0"
 
 
 @pytest.mark.slow
 def test_document_whose_default_is_missing_is_refused_by_name(instance, module_store, archives):
     document = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     put(module_store, write({**document, "default": "9.9.9"}))
     assert "default version is 9.9.9, its versions are ['1.0.0']" in instance.wait_state("failed")["why"]
 
 
 def test_same_version_with_other_content_is_refused(instance, module_store, archives):
     document = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     other = make({"1.0.0": {"archive": "seefood-1.0.0.mar", "sha256": "1" * 64}}, "1.0.0", "released", "other bytes")
     put(module_store, write(other))
     assert "a version never changes" in instance.wait_state("failed", other)["why"]
@@ -178,7 +178,7 @@ def test_same_version_with_other_content_is_refused(instance, module_store, arch
 @pytest.mark.slow
 def test_killed_worker_is_replaced_and_readiness_tells(instance, module_store, archives):
     document = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     instance.wait_for(lambda: instance.ready)
     (worker,) = workers(instance)
     worker.kill()
@@ -191,11 +191,11 @@ def test_killed_worker_is_replaced_and_readiness_tells(instance, module_store, a
 @pytest.mark.slow
 def test_killed_jvm_is_replaced_with_all_its_versions(instance, module_store, archives):
     document = release(module_store, archives, "1.1.0")
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     next(process for process in instance.family() if process.name() == "java").kill()
     instance.wait_for(lambda: not instance.ready)
     instance.wait_for(lambda: instance.ready)
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     assert instance.registered() == ["1.0.0", "1.1.0"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.1.0"
     assert "TorchServe ended by itself" in instance.output
@@ -204,25 +204,25 @@ def test_killed_jvm_is_replaced_with_all_its_versions(instance, module_store, ar
 @pytest.mark.slow
 def test_jvm_killed_again_while_it_loads_what_it_served_comes_back_all_the_same(instance, module_store, archives):
     document = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
 
     def java():
         return next((process for process in instance.family() if process.name() == "java"), None)
 
     for _ in range(2):
-        said = instance.output.count("TorchServe is up")
+        starts = instance.output.count("TorchServe is up")
         java().kill()
-        instance.wait_for(lambda said=said: instance.output.count("TorchServe is up") > said)
+        instance.wait_for(lambda starts=starts: instance.output.count("TorchServe is up") > starts)
         instance.wait_for(lambda: workers(instance))  # it loads
     instance.wait_for(lambda: instance.ready)
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
 
 
 @pytest.mark.slow
 def test_somebody_elses_change_in_torchserve_is_undone(instance, module_store, archives):
     document = release(module_store, archives, "1.1.0")
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     management = f"http://127.0.0.1:{instance.port + 1}/models/seefood"
     httpx.put(f"{management}/1.0.0/set-default")
     instance.wait_for(lambda: httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.1.0")
@@ -269,7 +269,7 @@ def test_grace_serves_on_though_not_ready_and_a_second_signal_ends_it(start, sto
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_rollout_it_leaves_no_process_and_converges_when_started_again(start, store, archives):
+def test_killed_in_the_middle_of_a_rollout_it_leaves_no_process_and_reconciles_when_started_again(start, store, archives):
     release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
     port = free_port()
     instance = start(store, port)
@@ -282,7 +282,7 @@ def test_killed_in_the_middle_of_a_rollout_it_leaves_no_process_and_converges_wh
     assert not psutil.wait_procs(family, timeout=20)[1], "orphans"
     assert not get(f"http://127.0.0.1:{port + 6}/livez")[0]
     again = start(store, port)
-    assert again.wait_state("converged", document)["default"] == "1.1.0"
+    assert again.wait_state("reconciled", document)["default"] == "1.1.0"
 
 
 @pytest.mark.slow
@@ -290,19 +290,19 @@ def test_bad_release_at_the_start_falls_back_to_the_last_good_one(start, store, 
     release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
     port = free_port()
     first = start(store, port)
-    first.wait_state("converged")
+    first.wait_state("reconciled")
     first.end()
-    document, said = broken_version("raises", archives, store)
+    document, reason = broken_version("raises", archives, store)
     bad = make({"2.0.0": document["versions"]["2.0.0"]}, "2.0.0", "released", "bad alone")
     put(store, write(bad))
     instance = start(store, port)
-    assert said in instance.wait_state("failed", bad)["why"]
+    assert reason in instance.wait_state("failed", bad)["why"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
     instance.wait_for(lambda: instance.status()["default"] == "1.0.0")
 
 
 @pytest.mark.slow
-def test_disk_that_is_full_while_fetching_is_said_and_passes(mount_disk, start, store, archives, monkeypatch):
+def test_full_disk_while_fetching_is_reported_and_passes(mount_disk, start, store, archives, monkeypatch):
     port = free_port()
     run_dir = mount_disk(ROOT / "build" / f"serve-{port}", "40m")
     monkeypatch.setenv("SEEFOOD_MIN_FREE_BYTES", "0")
@@ -316,25 +316,25 @@ def test_disk_that_is_full_while_fetching_is_said_and_passes(mount_disk, start, 
     assert "No space left" in instance.wait_state("failed", document)["why"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
     filler.unlink()
-    assert instance.wait_state("converged", document)["default"] == "1.1.0"
+    assert instance.wait_state("reconciled", document)["default"] == "1.1.0"
     instance.end()
 
 
 @pytest.mark.slow
 def test_new_instance_serves_another_version_where_the_wanted_one_cannot_be(start, store, archives):
-    document, said = broken_version("raises", archives, store)
+    document, reason = broken_version("raises", archives, store)
     put(store, write(document))
     instance = start(store)
     status = instance.wait_state("failed", document)
-    assert said in status["why"]
+    assert reason in status["why"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
 
 
 @pytest.mark.slow
 def test_no_release_can_be_served_ends_with_the_reason(quick, store, archives):
-    document, said = broken_version("raises", archives, store)
+    document, reason = broken_version("raises", archives, store)
     put(store, write(make({"2.0.0": document["versions"]["2.0.0"]}, "2.0.0", "released", "bad alone")))
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--release", store.address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert reason in done.stderr

@@ -1,4 +1,4 @@
-"""Three instances that obey one release document on S3 (moto's server): canary, promotion, a bad version, S3 away, rollback."""
+"""Three instances that follow one release document on S3 (moto's server): canary, promotion, a bad version, S3 away, rollback."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
+from scripts.release.address import open_store
 from scripts.release.document import canaries
-from scripts.release.store import open_store
 from tests.conftest import free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, Load, make_archives, reversion
 
@@ -59,14 +59,14 @@ def rollout(s3, archives):
 
 @pytest.fixture(scope="module")
 def fleet(s3, rollout):
-    status, output = rollout("start", "1.0.0")  # the first release: nobody is there to watch
+    status, output = rollout("start", "1.0.0")  # the first release: no instance runs yet
     assert status == 0, output
     instances = [Instance(RELEASE, free_port(), name) for name in NAMES]
     try:
         for instance in instances:
             instance.wait_ready()
         for instance in instances:
-            instance.wait_state("converged")
+            instance.wait_state("reconciled")
         yield instances
     finally:
         for instance in instances:
@@ -90,7 +90,7 @@ def test_canary_promotion_bad_version_and_rollback(fleet, rollout, archives):
     assert served(fleet) == ["1.1.0" if name == canary else "1.0.0" for name in NAMES]
     status, output = rollout("status")
     assert "canary 1.1.0 for 34 %" in output
-    assert output.count("converged") == 3
+    assert output.count("reconciled") == 3
 
     status, output = rollout("start", "1.1.0")
     assert status == 0, output
@@ -137,6 +137,6 @@ def test_instance_that_starts_anew_serves_what_the_document_says(fleet, s3):
     try:
         with Instance(RELEASE, free_port(), "task-d").wait_ready() as fourth:
             assert served([fourth]) == ["1.1.0"]
-        assert [said["instance"] for _, said in open_store(RELEASE).statuses()] == NAMES
+        assert [status["instance"] for _, status in open_store(RELEASE).statuses()] == NAMES
     finally:
         again.stop()

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from scripts.backend.torchserve.process import java_home
+from scripts.release.address import open_store
 from scripts.release.document import parse
-from scripts.release.store import FolderStore, open_store
+from scripts.release.folder_store import FolderStore
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, Load, make_archives, p99_ms, release, reversion
 
@@ -52,7 +53,7 @@ def store(instance, archives):
     """Its store, with 1.0.0 served and released."""
     store = open_store(instance.release)
     document = release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-    instance.wait_state("converged", document)
+    instance.wait_state("reconciled", document)
     return store
 
 
@@ -79,8 +80,8 @@ def roll_under_load(instance, archives, steps, clients, before_s=2.0, between_s=
     before = [answer for answer in load.answers if answer[0] > began - before_s + 1]
     for step in steps:
         old, begun = version_served(instance), time.monotonic()
-        status, said = run(instance, archives, *(["start", step] if step else ["back"]))
-        assert status == 0, said
+        status, output = run(instance, archives, *(["start", step] if step else ["back"]))
+        assert status == 0, output
         windows.append((begun, time.monotonic(), old, version_served(instance)))
         assert windows[-1][3] == (step or windows[-2][2])
         time.sleep(between_s)
@@ -136,15 +137,15 @@ def test_five_rollouts_and_two_rollbacks_of_the_starter_under_load_of_16_clients
 
 
 @pytest.mark.parametrize(
-    ("version", "said"),
+    ("version", "reason"),
     [
         pytest.param("2.0.0", "more errors", marks=pytest.mark.slow),
         pytest.param("2.1.0", "slower", marks=pytest.mark.slow),
-        pytest.param("2.4.0", "instances have converged; ", marks=pytest.mark.slow),
+        pytest.param("2.4.0", "instances have reconciled; ", marks=pytest.mark.slow),
         pytest.param("2.2.0", "no such luck", marks=pytest.mark.slow),
     ],
 )
-def test_version_that_is_worse_is_taken_back_with_the_reason(instance, store, archives, version, said, monkeypatch):
+def test_version_that_is_worse_is_taken_back_with_the_reason(instance, store, archives, version, reason, monkeypatch):
     monkeypatch.setenv("SEEFOOD_BAKE_S", "15")
     monkeypatch.setenv("SEEFOOD_MIN_REQUESTS", "20")
     monkeypatch.setenv("SEEFOOD_WORSE_P99_S", "0.02")
@@ -153,10 +154,10 @@ def test_version_that_is_worse_is_taken_back_with_the_reason(instance, store, ar
     status, output = run(instance, archives, "start", version)
     load.stop()
     assert status == 1, output
-    assert said in output
+    assert reason in output
     assert "1.0.0 is served again" in output
     assert version_served(instance) == "1.0.0"
-    assert instance.wait_state("converged")["versions"] == ["1.0.0"]
+    assert instance.wait_state("reconciled")["versions"] == ["1.0.0"]
     if version == "2.2.0":
         assert not load.failed
 
@@ -166,7 +167,7 @@ def test_rollout_that_takes_too_long_is_taken_back(instance, store, archives, mo
     monkeypatch.setenv("SEEFOOD_ROLLOUT_S", "4")
     status, output = run(instance, archives, "start", "2.3.0")
     assert (status, version_served(instance)) == (1, "1.0.0")
-    assert re.search(r"not within 4 s: 0 of 1 instances have converged; test-\d+ is converging", output)
+    assert re.search(r"not within 4 s: 0 of 1 instances have reconciled; test-\d+ is reconciling", output)
     assert "1.0.0 is served again" in output
 
 
@@ -177,8 +178,9 @@ def test_interrupted_rollout_is_taken_back(instance, store, archives):
     instance.wait_for(lambda: instance.registered() == ["1.0.0", "2.3.0"])
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 1
-    assert "interrupted\n1.0.0 is served again" in output
+    assert process.returncode == 130
+    assert "1.0.0 is served again" in output
+    assert output.endswith("interrupted\n")
     assert instance.registered() == ["1.0.0"]
 
 
@@ -188,7 +190,7 @@ def test_shadow_compares_captured_photos_and_clients_see_nothing(instance, store
         httpx.post(instance.url, content=picture_bytes(i))
     status, output = run(instance, archives, "start", "1.1.0", "--shadow", 5)
     assert status == 0, output
-    assert "5 captured photos: 1.1.0 names the same dish as 1.0.0 for 5 of them (100.0 %)" in output
+    assert "5 captured photos: 1.1.0 names the same class as 1.0.0 for 5 of them (100.0 %)" in output
     assert re.search(r"a photo at a time: 1.0.0 [\d.]+ ms, 1.1.0 [\d.]+ ms", output)
     assert [parse(text)["stage"] for text in store.history()[:4]] == ["released", "baking", "shadow", "released"]
 
@@ -205,25 +207,25 @@ def test_kept_versions_answer_under_their_own_paths(instance, store, archives):
 def test_status_and_history_are_tables(instance, store, archives):
     status, output = run(instance, archives, "status")
     assert status == 0
-    assert re.search(rf"^{instance.name} +1\.0\.0 +1\.0\.0 +converged +yes +\d+ s$", output, re.MULTILINE)
+    assert re.search(rf"^{instance.name} +1\.0\.0 +1\.0\.0 +reconciled +yes +\d+ s$", output, re.MULTILINE)
     status, output = run(instance, archives, "history")
-    assert re.search(r"^\d{4}-\d\d-\d\dT[\d:]+ +released +1\.0\.0 +1\.0\.0 +\S+@\S+ +a test$", output, re.MULTILINE)
+    assert re.search(r"^\d{4}-\d\d-\d\dT[\d:]+ +released +seefood +1\.0\.0 +1\.0\.0 +\S+@\S+ +a test$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
-        (["start", "9.9.9"], "no archive 9.9.9"),
+        (["start", "9.9.9"], "no archive of seefood 9.9.9"),
         (["start", "1.0.0"], "1.0.0 is served already"),
         (["start", "1.1.0", "--canary", "50"], "one instance alone cannot be a share"),
         (["start", "one"], "version is 'one', expected a semantic version"),
     ],
 )
-def test_what_cannot_be_asked_for_changes_nothing(instance, store, archives, arguments, said):
+def test_refused_rollout_changes_nothing(instance, store, archives, arguments, reason):
     before = store.read()
     status, output = run(instance, archives, *arguments)
     assert status == 1, output
-    assert said in output
+    assert reason in output
     assert store.read() == before
 
 
@@ -235,7 +237,7 @@ def test_rollout_without_instances_is_refused_unless_it_is_the_first(archives, t
     assert status == 0, output
     status, output = run(Nobody, archives, "start", "1.1.0")
     assert status == 1, output
-    assert "no instance obeys" in output
+    assert "no running instance follows" in output
     status, output = run(Nobody, archives, "start", "1.1.0", "--unwatched")
     assert status == 0
     status, output = run(Nobody, archives, "back")
@@ -263,7 +265,7 @@ def test_fifty_rollouts_leave_nothing_behind(instance, store, archives):
         for i in range(count):
             version = VERSIONS[(i + 1) % 3]
             document = release(store, {version: archives[version]}, version)
-            instance.wait_state("converged", document)
+            instance.wait_state("reconciled", document)
         time.sleep(1)
         return sizes()
 
@@ -282,8 +284,8 @@ def test_fifty_rollouts_leave_nothing_behind(instance, store, archives):
 
 
 @pytest.fixture
-def by_hand(archives, tmp_path):
-    """(management address, environment) of a TorchServe that somebody started by hand, with 1.0.0 and its tokens switched on."""
+def unmanaged(archives, tmp_path):
+    """(address of its predictions, tokens) of a TorchServe without a release document that serves 1.0.0."""
     port = free_port()
     (tmp_path / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 1}\n"
@@ -314,7 +316,7 @@ def by_hand(archives, tmp_path):
             pass
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    yield url, {f"TORCHSERVE_{name.upper()}_TOKEN": token for name, token in tokens.items()}
+    yield f"http://127.0.0.1:{port}", {f"SEEFOOD_{name.upper()}_TOKEN": token for name, token in tokens.items()}
     family = psutil.Process(process.pid).children(recursive=True)
     for member in family:
         member.terminate()
@@ -323,8 +325,8 @@ def by_hand(archives, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchserve_that_was_started_by_hand_is_rolled_with_its_tokens(by_hand, archives, monkeypatch):
-    url, tokens = by_hand
+def test_torchserve_without_a_release_document_is_rolled_with_its_tokens(unmanaged, archives, monkeypatch):
+    url, tokens = unmanaged
     start = [sys.executable, "-m", "scripts.rollout.rollout", "--model-store", str(archives["1.0.0"].parent), "start"]
 
     def roll(version):
@@ -335,12 +337,13 @@ def test_torchserve_that_was_started_by_hand_is_rolled_with_its_tokens(by_hand, 
     assert "Token Authorization failed" in refused.stderr
     for name, token in tokens.items():
         monkeypatch.setenv(name, token)
-    headers = {"authorization": f"Bearer {tokens['TORCHSERVE_MANAGEMENT_TOKEN']}"}
+    headers = {"authorization": f"Bearer {tokens['SEEFOOD_MANAGEMENT_TOKEN']}"}
     bad = roll("2.2.0")
     assert bad.returncode == 1
-    assert "what was served there still is" in bad.stderr
+    assert "the version before is still served" in bad.stderr
     done = roll("1.1.0")
     assert done.returncode == 0, done.stderr
-    models = httpx.get(f"{url}/models/seefood/all", headers=headers).json()
+    management = httpx.URL(url).copy_with(port=httpx.URL(url).port + 1)
+    models = httpx.get(management.join("/models/seefood/all"), headers=headers).json()
     assert [model["modelVersion"] for model in models] == ["1.1.0"]
     assert roll("1.1.0").returncode == 1

@@ -1,4 +1,4 @@
-"""`make smoke`: a service that answers its golden photos rightly passes, and each other one fails with its reason."""
+"""`make smoke`: a server that answers its golden photos correctly passes, any other fails with its reason."""
 
 import contextlib
 import datetime
@@ -6,6 +6,7 @@ import http.server
 import ipaddress
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from scripts.archive.build import choose_archive, unpack
+from scripts.archive.name import choose_archive
+from scripts.archive.read import unpack
 from scripts.backend.torchserve.versions import read_golden
 from scripts.release.document import make, write
-from scripts.release.store import FolderStore
+from scripts.release.folder_store import FolderStore
 from tests.conftest import ROOT, free_port
 from tests.rollout.rolling import QUICK, Instance, release, reversion
 
@@ -70,7 +72,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if len(service.seen) <= service.refusals:
             self.send_error(503, "starting")
             return
-        named = self.path.removeprefix("/predictions/seefood").strip("/")
+        named = re.sub("^/predictions/(seefood|flowers)/?", "", self.path)
         probabilities = service.golden.probabilities[service.golden.photos.index(photo)]
         predictions = [{"label": "x", "index": i, "probability": one + service.off} for i, one in enumerate(probabilities)]
         body = json.dumps({"predictions": predictions, "version": named or service.version}).encode()
@@ -100,19 +102,29 @@ def smoke(url, store, *arguments, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_right_answers_pass_and_count_for_no_figure(golden, store):
+def test_correct_answers_pass_and_are_left_out_of_the_metrics(golden, store):
     with serving(Service(golden)) as service:
-        status, said = smoke(service.url + "/", store)
-    assert status == 0, said
-    assert f"all {len(golden.names)} golden photos of 1.0.0 rightly" in said
+        status, output = smoke(service.url + "/", store)
+    assert status == 0, output
+    assert f"all {len(golden.names)} golden photos of 1.0.0 correctly" in output
     assert [path for path, _ in service.seen] == ["/predictions/seefood"] * len(golden.names)
     assert all(headers["x-probe"] == "true" for _, headers in service.seen)
 
 
+def test_a_model_of_another_name_is_asked_at_its_own_path(golden, store, archives, tmp_path):
+    flowers = reversion(archives["1.0.0"], "1.0.0", tmp_path / "flowers", model="flowers")
+    store = FolderStore(flowers.parent / "release.json")
+    release(store, {"1.0.0": flowers}, "1.0.0")
+    with serving(Service(golden)) as service:
+        status, output = smoke(service.url, store)
+    assert status == 0, output
+    assert {path for path, _ in service.seen} == {"/predictions/flowers"}
+
+
 def test_a_service_that_starts_is_waited_for(golden, store):
     with serving(Service(golden, refusals=2)) as service:
-        status, said = smoke(service.url, store, "--wait", "60")
-    assert status == 0, said
+        status, output = smoke(service.url, store, "--wait", "60")
+    assert status == 0, output
     assert len(service.seen) == len(golden.names) + 2
 
 
@@ -126,10 +138,10 @@ def test_a_service_that_starts_is_waited_for(golden, store):
 )
 def test_a_service_that_answers_otherwise_fails_with_the_reason(golden, store, fault, reason):
     with serving(Service(golden, **fault)) as service:
-        status, said = smoke(service.url, store, "--wait", "1")
+        status, output = smoke(service.url, store, "--wait", "1")
     assert status == 1
-    assert reason in said
-    assert "Traceback" not in said
+    assert reason in output
+    assert "Traceback" not in output
 
 
 def test_a_service_that_answered_once_must_answer_on(golden, store):
@@ -143,35 +155,35 @@ def test_a_service_that_answered_once_must_answer_on(golden, store):
             pass
 
     with serving(Tired(golden)) as service:
-        status, said = smoke(service.url, store, "--wait", "60")
+        status, output = smoke(service.url, store, "--wait", "60")
     assert status == 1
-    assert f"{golden.names[1]!r} is answered 503" in said
+    assert f"{golden.names[1]!r} is answered 503" in output
     assert len(service.seen) == 2
 
 
-def test_while_a_canary_is_out_each_version_is_asked_by_its_number(golden, store, archives):
+def test_while_a_canary_is_out_each_version_is_asked_under_its_number(golden, store, archives):
     release(store, archives, "1.0.0", "canary", canary={"version": "1.1.0", "percent": 50})
     with serving(Service(golden)) as service:
-        status, said = smoke(service.url, store)
-    assert status == 0, said
+        status, output = smoke(service.url, store)
+    assert status == 0, output
     assert {path for path, _ in service.seen} == {"/predictions/seefood/1.0.0", "/predictions/seefood/1.1.0"}
-    assert "golden photos of 1.0.0 and 1.1.0 rightly" in said
+    assert "golden photos of 1.0.0 and 1.1.0 correctly" in output
 
 
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("http://food.example.com", "expected the service's address, e.g. https://"),
-        ("food.example.com", "expected the service's address"),
-        ("https://food.example.com/predictions/seefood", "expected the service's address"),
+        ("http://food.example.com", "expected the server's address, e.g. https://"),
+        ("food.example.com", "expected the server's address"),
+        ("https://food.example.com/predictions/seefood", "expected the server's address"),
         ("https://127.0.0.1:9", "got no answer"),
     ],
 )
 def test_an_address_that_cannot_be_asked_is_named(store, url, reason):
-    status, said = smoke(url, store, "--wait", "0")
+    status, output = smoke(url, store, "--wait", "0")
     assert status == 1
-    assert url in said
-    assert reason in said
+    assert url in output
+    assert reason in output
 
 
 def test_a_release_that_is_not_there_and_an_archive_that_was_changed_are_named(golden, store, archives, tmp_path):
@@ -221,10 +233,10 @@ def test_a_real_server_passes(archives, store, monkeypatch):
         monkeypatch.setenv(name, value)
     with Instance(store.address, free_port()) as instance:
         instance.wait_ready()
-        status, said = smoke(f"http://127.0.0.1:{instance.port}", store)
-        assert status == 0, said
+        status, output = smoke(f"http://127.0.0.1:{instance.port}", store)
+        assert status == 0, output
         document = release(store, archives, "1.0.0", "canary", canary={"version": "1.1.0", "percent": 50})
-        instance.wait_state("converged", document)
-        status, said = smoke(f"http://127.0.0.1:{instance.port}", store)
-    assert status == 0, said
-    assert "1.0.0 and 1.1.0" in said
+        instance.wait_state("reconciled", document)
+        status, output = smoke(f"http://127.0.0.1:{instance.port}", store)
+    assert status == 0, output
+    assert "1.0.0 and 1.1.0" in output

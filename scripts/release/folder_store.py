@@ -1,0 +1,114 @@
+"""A release document in a file, with its history, its archives and statuses in the same folder: see scripts/release/store.py."""
+
+import contextlib
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from handler.parts import sha256
+from scripts.atomic import copy, write_json, write_text
+from scripts.release.store import ChangedError, StoreError, check_same
+from scripts.settings import Settings
+
+
+class FolderStore:
+    """A document in a file, archives beside it."""
+
+    def __init__(self, path: Path, settings: Settings | None = None) -> None:
+        self.path, self.address, self.settings = path, str(path), settings or Settings()
+        self.folder = path.parent  # made by the first write, not here: a refused rollout leaves nothing
+        self.history_dir = path.with_suffix(".history")
+        self.status_dir = path.with_suffix(".status")
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        # without it two writers could both find the tag unchanged, and the second would overwrite the first
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def read(self, tag: str | None = None) -> tuple[str, str] | None:
+        """See Store."""
+        try:
+            stat = self.path.stat()
+            # each write is a new file, so the inode changes even where the clock is coarse and the size is the same
+            current = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+            return None if current == tag else (self.path.read_text(encoding="utf-8", errors="replace"), current)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error.strerror}") from error
+
+    def write(self, text: str, tag: str | None) -> str:
+        """See Store."""
+        try:
+            with self._lock():
+                present = self.read() if self.path.exists() else None
+                if (present[1] if present else None) != tag:
+                    raise ChangedError(f"{self.path} was written by somebody else meanwhile: see make status, then try again")
+                if present:
+                    self.history_dir.mkdir(exist_ok=True)
+                    number = max((int(path.stem) for path in self.history_dir.glob("[0-9]*.json")), default=0) + 1
+                    write_text(self.history_dir / f"{number:06}.json", present[0])
+                write_text(self.path, text)
+                written = self.read()
+                assert written is not None
+                return written[1]
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def history(self) -> list[str]:
+        """See Store."""
+        older = sorted(self.history_dir.glob("[0-9]*.json"), reverse=True)
+        return [path.read_text(encoding="utf-8", errors="replace") for path in [self.path, *older] if path.is_file()]
+
+    def fetch(self, name: str, target: Path) -> None:
+        """See Store."""
+        shutil.copyfile(self.folder / name, target)
+
+    def put(self, archive: Path) -> None:
+        """See Store."""
+        target = self.folder / archive.name
+        if target.exists():
+            check_same(archive, sha256(archive), sha256(target), self.address)
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            copy(archive, target)
+        except OSError as error:
+            raise StoreError(f"{target} cannot be written: {error.strerror}") from error
+
+    def has(self, name: str) -> bool:
+        """See Store."""
+        return (self.folder / name).is_file()
+
+    def write_status(self, instance: str, status: Mapping[str, Any] | None) -> None:
+        """See Store."""
+        path = self.status_dir / f"{instance}.json"
+        try:
+            if status is None:
+                path.unlink(missing_ok=True)
+                return
+            self.status_dir.mkdir(parents=True, exist_ok=True)
+            write_json(path, status)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+
+    def statuses(self) -> list[tuple[float, dict[str, Any]]]:
+        """See Store."""
+        statuses = []
+        for path in sorted(self.status_dir.glob("*.json")):
+            try:
+                age_s = time.time() - path.stat().st_mtime
+                if age_s > self.settings.forget_status_s:
+                    path.unlink()
+                    continue
+                statuses.append((age_s, json.loads(path.read_text(encoding="utf-8"))))
+            except (FileNotFoundError, ValueError):
+                continue  # the instance has just stopped, or somebody else wrote that file
+        return statuses

@@ -1,0 +1,152 @@
+"""What a rollout or a rollback will do, decided from what is there before anything is uploaded or written.
+
+A plan is the documents that are written, one after the other. A document's stage says what follows its writing:
+
+    stage      all instances reconcile, then ...
+    shadow     ... both versions' answers to captured photos are compared
+    canary     ... the new version is watched, and stays on the canaries
+    baking     ... the new version is watched, while the old one stays loaded: going back takes no time
+    released   ... nothing more
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scripts.release.document import ReleaseError, canaries, make, parse
+
+
+class Candidate(NamedTuple):
+    """An archive to roll out, all of its parts checked."""
+
+    path: Path
+    model: str
+    version: str
+    entry: dict[str, str]
+
+
+class Options(NamedTuple):
+    """What was asked for besides the version."""
+
+    canary: float | None = None  # percent of the instances
+    photos: int | None = None  # captured ones, answered by both versions first
+    keep: bool = False  # the other versions stay loaded
+    unwatched: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Documents in the order in which they are written."""
+
+    documents: list[dict[str, Any]]
+    watched: bool  # instances report: each document is waited for and judged, and undone where that fails
+    archive: Path | None = None  # uploaded before the first document
+    old: str | None = None  # the default version before, which the new one is compared with
+    new: str | None = None
+    canaries: tuple[str, ...] = ()
+
+
+def plan_start(address: str, before: Mapping[str, Any] | None, instances: Collection[str], new: Candidate, asked: Options) -> Plan:
+    """The plan of rolling a candidate out; `before` is the present document. ValueError with the reason if it is refused."""
+    if before is None:
+        if asked.canary is not None:
+            raise ValueError("a canary needs a release before it: leave CANARY out")
+    else:
+        _check_against(address, before, new)
+        if not instances and not asked.unwatched:
+            raise ValueError(
+                f"no running instance follows {address}, so nothing can confirm that {new.version} is served. "
+                "Start one (make serve), or write the document unwatched: UNWATCHED=1"
+            )
+        if not instances and asked.canary is not None:
+            raise ValueError("a canary needs running instances: leave CANARY out, or start them (make serve)")
+    if before is None or not instances:
+        why = f"{new.version} is released" + ("" if instances else ", unwatched")
+        document = make({new.version: new.entry}, new.version, "released", why)
+        return Plan([document], bool(instances), new.path, None, new.version)
+    _check_options(instances, asked)
+    old = str(before["default"])
+    # while a canary is out or a version is baking, rolling out the default version settles that
+    if old == new.version and before["stage"] == "released" and "canary" not in before:
+        raise ValueError(f"{new.version} is served already")
+    chosen = tuple(canaries(instances, asked.canary)) if asked.canary is not None else ()
+    return Plan(_stages(before, new, asked), True, new.path, old, new.version, chosen)
+
+
+def check_model(address: str, before: Mapping[str, Any] | None, model: str) -> None:
+    """ValueError if another model is released at this address."""
+    if before is not None and model != before["model"]:
+        raise ValueError(
+            f"{address} releases the model {before['model']}, not {model}: each model has a release document of its own, "
+            f"e.g. RELEASE=model_store/{model}.json"
+        )
+
+
+def _check_against(address: str, before: Mapping[str, Any], new: Candidate) -> None:
+    """ValueError unless the candidate can follow this document."""
+    check_model(address, before, new.model)
+    present = before["versions"].get(new.version, new.entry)
+    if present["sha256"] != new.entry["sha256"]:
+        raise ValueError(f"{new.version} is released with another archive, and a version never changes: choose another VERSION")
+
+
+def _check_options(instances: Collection[str], asked: Options) -> None:
+    """ValueError for a share or a number out of its range."""
+    if asked.photos is not None and asked.photos < 1:
+        raise ValueError(f"SHADOW is {asked.photos}, expected a number of photos from 1")
+    if asked.canary is None:
+        return
+    if not 0 < asked.canary < 100:  # nan, too
+        raise ValueError(f"CANARY is {asked.canary:g}, expected a share of the instances in percent, between 0 and 100")
+    if not canaries(instances, asked.canary):
+        advice = (
+            f"CANARY={math.ceil(100 / len(instances))} is one"
+            if len(instances) > 1
+            else "one instance alone cannot be a share; leave CANARY out"
+        )
+        raise ValueError(f"{asked.canary:g} % of {len(instances)} instances is less than one of them: {advice}")
+
+
+def _stages(before: Mapping[str, Any], new: Candidate, asked: Options) -> list[dict[str, Any]]:
+    """The documents on the way from one release to the next."""
+    old, version = before["default"], new.version
+    both = {**before["versions"], version: new.entry}
+    documents = []
+    if asked.photos is not None:
+        shadow = {"version": version, "photos": asked.photos}
+        documents.append(make(both, old, "shadow", f"{version} beside {old}, with captured photos", shadow=shadow))
+    if asked.canary is not None:
+        canary = {"version": version, "percent": asked.canary}
+        why = f"{version} for {asked.canary:g} % of the instances"
+        # the last one: a canary stays until somebody promotes it (rolls it out without CANARY) or goes back
+        return [*documents, make(both, old, "canary", why, canary=canary)]
+    documents.append(make(both, version, "baking", f"{version} is watched beside {old}"))
+    kept = both if asked.keep else {version: new.entry}
+    return [*documents, make(kept, version, "released", f"{version} in place of {old}")]
+
+
+def plan_back(address: str, before: Mapping[str, Any] | None, history: Iterable[str], instances: Collection[str]) -> Plan:
+    """The plan of releasing again what was released before; `history` holds older documents, newest first. ValueError if none."""
+    if before is None:
+        raise ValueError(f"there is no release at {address}")
+    target = _earlier_release(before, history)
+    if target is None:
+        raise ValueError(f"no earlier release is in the history of {address}")
+    why = f"back from {before['default']}" + ("" if instances else ", unwatched")
+    document = make(target["versions"], target["default"], "released", why)
+    return Plan([document], bool(instances), None, before["default"], target["default"])
+
+
+def _earlier_release(before: Mapping[str, Any], history: Iterable[str]) -> dict[str, Any] | None:
+    for text in history:
+        try:
+            older = parse(text)
+        except ReleaseError:
+            continue  # somebody edited that one
+        # while a canary is out, or a version is watched, the last released document is the one to go back to
+        another = before["stage"] != "released" or older["default"] != before["default"]
+        if older["stage"] == "released" and older["model"] == before["model"] and another:
+            return older
+    return None

@@ -1,0 +1,162 @@
+"""A watched rollout against an instance that only reports: order, restoring, interruption, logs. No TorchServe."""
+
+import json
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+from scripts.archive.name import choose_archive
+from scripts.command import run
+from scripts.release.document import parse
+from scripts.release.folder_store import FolderStore
+from scripts.rollout.rollout import main
+from scripts.rollout.unmanaged import server_at
+from tests.conftest import ROOT
+from tests.rollout.rolling import release, report, reversion
+
+SHADOW = {"photos": 2, "agreed": 1, "changes": [["ramen", "pho", 1]], "median_ms": {"1.0.0": 10, "1.1.0": 9}}
+SHADOW |= {"refused": {"1.0.0": 0, "1.1.0": 0}}
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """The starter, under two versions."""
+    folder, starter = tmp_path_factory.mktemp("archives"), choose_archive(ROOT / "model_store", None)
+    return {version: reversion(starter, version, folder) for version in ("1.0.0", "1.1.0")}
+
+
+@pytest.fixture
+def store(archives, tmp_path):
+    """Releases 1.0.0."""
+    store = FolderStore(tmp_path / "release.json")
+    store.put(archives["1.0.0"])
+    release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
+    return store
+
+
+@pytest.fixture
+def follow(store):
+    """Let instance "a" report as `state_of(document)` says, until the test ends."""
+    over, threads = threading.Event(), []
+
+    def loop(state_of):
+        while not over.wait(0.05):
+            document = parse(store.read()[0])
+            report(store, "a", **state_of(document))
+
+    def begin(state_of=lambda document: {}):
+        report(store, "a")
+        threads.append(threading.Thread(target=loop, args=(state_of,)))
+        threads[0].start()
+
+    yield begin
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
+def rollout(store, archives, monkeypatch, capsys):
+    """(exit status, steps, stderr) of a rollout command."""
+    monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
+    monkeypatch.setenv("SEEFOOD_BAKE_S", "0.2")
+    monkeypatch.setenv("SEEFOOD_POLL_S", "0.1")
+    monkeypatch.setenv("SEEFOOD_ROLLOUT_S", "20")
+
+    def call(*arguments):
+        command = ["rollout", "--release", store.address, "--model-store", str(archives["1.0.0"].parent), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        status = run(main)
+        output, error = capsys.readouterr()
+        return status, [json.loads(line) for line in output.splitlines()], error
+
+    return call
+
+
+def stages(store):
+    documents = [parse(text) for text in store.history()]
+    return [(document["stage"], document["default"]) for document in reversed(documents)]
+
+
+def test_every_line_of_a_watched_rollout_and_of_the_way_back_is_json(store, follow, rollout):
+    follow(lambda document: {"shadow": SHADOW} if "shadow" in document else {})
+    status, steps, error = rollout("start", "1.1.0", "--shadow", "2")
+    assert status == 0, error
+    assert stages(store) == [("released", "1.0.0"), ("shadow", "1.0.0"), ("baking", "1.1.0"), ("released", "1.1.0")]
+    (compared,) = [step for step in steps if step["step"] == "compared by captured photos"]
+    assert "1.1.0 names the same class as 1.0.0 for 1 of them (50.0 %)\n  1 x ramen -> pho" in compared["report"]
+    assert steps[-1]["default"] == "1.1.0"
+    assert store.has("seefood-1.1.0.mar")
+    written = [parse(text)["written"] for text in store.history()]
+    assert written == sorted(written, reverse=True)
+    assert len(set(written)) == 4
+
+    status, steps, error = rollout("back")
+    assert status == 0, error
+    assert steps[-1]["default"] == "1.0.0"
+    assert stages(store)[-1] == ("released", "1.0.0")
+
+
+def test_version_that_fails_is_undone_with_the_reason(store, follow, rollout):
+    follow(lambda document: {"state": "failed", "why": "no such luck"} if document["default"] == "1.1.0" else {})
+    status, steps, error = rollout("start", "1.1.0")
+    assert status == 1
+    assert error.splitlines() == ["error: a: no such luck", "1.0.0 is served again"]
+    assert stages(store) == [("released", "1.0.0"), ("baking", "1.1.0"), ("released", "1.0.0")]
+    assert [step["step"] for step in steps] == ["released", "restoring", "released", "reconciled"]
+
+
+def test_interrupted_rollout_is_undone_and_exits_as_interrupted(store, follow, rollout):
+    interrupted = threading.Event()
+
+    def state_of(document):
+        if document["default"] == "1.0.0":
+            return {}
+        if not interrupted.is_set():
+            interrupted.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"state": "reconciling"}
+
+    follow(state_of)
+    status, steps, error = rollout("start", "1.1.0")
+    assert status == 143
+    assert error.endswith("interrupted\n")
+    assert steps[-1]["result"] == "1.0.0 is served again"
+    assert stages(store)[-1] == ("released", "1.0.0")
+
+
+def test_instance_that_stops_reporting_fails_the_rollout(store, follow, rollout, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_STALE_S", "3")
+    report(store, "b")
+    follow()
+    status, _, error = rollout("start", "1.1.0")
+    assert status == 1
+    assert "b stopped reporting" in error
+    assert "1.0.0 is served again" in error
+
+
+@pytest.mark.parametrize(
+    ("url", "management_url", "management"),
+    [
+        ("http://host:8080", None, "http://host:8081"),
+        ("https://host:8443/", None, "https://host:8444"),
+        ("http://[::1]:8080", None, "http://[::1]:8081"),
+        ("http://host:8080", "http://host:9000/", "http://host:9000"),
+        ("https://food.example.com", "http://host:9000", "http://host:9000"),
+    ],
+)
+def test_management_is_the_port_after_predictions_unless_given(url, management_url, management, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_MANAGEMENT_TOKEN", "m")
+    monkeypatch.setenv("SEEFOOD_INFERENCE_TOKEN", "i")
+    server = server_at(url, management_url)
+    assert (server.management, server.inference) == (management, url.rstrip("/"))
+    assert (server.management_token, server.inference_token) == ("m", "i")
+
+
+@pytest.mark.parametrize("url", ["host:8080", "http://", "ftp://host:8080", "http://host:8080/predictions/seefood", "http://host"])
+def test_address_that_cannot_be_rolled_is_refused(url):
+    with pytest.raises(ValueError, match="URL is '"):
+        server_at(url, None)
