@@ -1,6 +1,7 @@
-"""Every port, time and limit of serving and rolling out: one place, with the defaults of a laptop.
+"""Every port, time and limit of serving and rollouts that a person may want to change, with defaults for a laptop.
 
-SEEFOOD_<NAME> in the environment sets one of them, e.g. SEEFOOD_GRACE_S=15; a name that is none is refused.
+SEEFOOD_<NAME> in the environment sets one, e.g. SEEFOOD_GRACE_S=15; an unknown name is an error. How often a loop inside
+the code polls is no setting: such a constant stands beside its loop.
 """
 
 import os
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
-# in this order from the inference port on; "metrics" and "health" are serve.py's, the others TorchServe's
+# in this order from the inference port on; "metrics" and "health" are ours (scripts/serving), the others TorchServe's
 PORT_NAMES = ("inference", "management", "metrics", "gRPC inference", "gRPC management", "TorchServe metrics", "health")
 
 
@@ -21,50 +22,62 @@ def ports_of(port: int) -> dict[str, int]:
 class Settings:
     """Times in seconds, sizes in bytes."""
 
-    # --- serve.py: starting and restarting TorchServe ---
+    # --- serving and rollout: where the release document is ---
+    release: str = ""  # a path or s3://bucket/key; empty: release.json in the model store
+
+    # --- serving: starting and restarting TorchServe ---
     start_timeout_s: float = 60.0  # until its management API answers
-    restart_wait_s: float = 1.0  # before it is started again after it died; doubles each time ...
+    restart_wait_s: float = 1.0  # before it is restarted after it died; doubles each time ...
     restart_wait_max_s: float = 60.0  # ... up to this, and begins anew once it has run for as long
     stop_timeout_s: float = 20.0  # after SIGTERM to TorchServe, before SIGKILL
+    management_timeout_s: float = 30.0  # of one call of its management API
 
-    # --- serve.py: converging to the release document ---
-    poll_s: float = 2.0  # between two looks at the document
+    # --- serving: reconciling with the release document ---
+    poll_s: float = 2.0  # between two reads of the document
     load_timeout_s: float = 150.0  # of a version, until its workers are ready; more than model-config.yaml's startupTimeout
     golden_timeout_s: float = 10.0  # of one golden photo of a version that proves itself
     drain_s: float = 60.0  # for a version that leaves, until nothing of it is queued or running
-    settle_s: float = 1.0  # nothing was queued or running for this long: then it may go
-    keep_archives: int = 3  # unpacked ones in the cache that no version in the document needs
+    settle_s: float = 1.0  # with nothing queued or running for this long a version counts as drained
+    keep_archives: int = 3  # unpacked ones in the cache beyond those that the document names
     min_free_bytes: int = 300 * 1024 * 1024  # on the disk, or nothing is fetched
 
-    # --- serve.py: health and status ---
+    # --- serving: health, metrics and status ---
     check_s: float = 10.0  # between two golden photos that readiness rests on
     recheck_s: float = 1.0  # the same while not ready
     check_timeout_s: float = 2.0  # of such a photo; it waits in the queue as all do
+    alive_s: float = 300.0  # main loop silent for longer: not live; fetching a large archive over a slow line takes minutes
     heartbeat_s: float = 10.0  # a status is written at least this often
-    grace_s: float = 0.0  # after SIGTERM: not ready, but serving, until load balancers have looked away
+    grace_s: float = 0.0  # after SIGTERM: not ready, but still serving, until load balancers have taken the instance out
+    http_timeout_s: float = 10.0  # for a client of the health and metrics ports to send its request
+    metrics_timeout_s: float = 5.0  # for TorchServe to answer with its own metrics
+    keep_metrics_of: int = 20  # versions without a worker whose counters are kept, or rollouts would add up
 
-    # --- serve.py: photos that `make rollout SHADOW=N` asks both versions; off unless the share is set ---
+    # --- serving: captured photos, for `make rollout SHADOW=N`; off unless the share is set ---
     capture_share: float = 0.0  # of answered photos, 0 to 1
     capture_bytes: int = 64 * 1024 * 1024
     capture_age_s: float = 24 * 3600.0
+    shadow_timeout_s: float = 30.0  # of one captured photo, sent to both versions
 
     # --- rollout ---
-    stale_s: float = 30.0  # an instance whose status is older has gone
-    rollout_s: float = 300.0  # until all instances have converged
+    stale_s: float = 30.0  # an instance whose status is older counts as gone
+    rollout_s: float = 300.0  # until all instances are reconciled
     bake_s: float = 20.0  # the new version is watched for so long, and compared with the old one
     min_requests: int = 100  # of each version; with fewer nothing is compared
     worse_error_rate: float = 0.01  # more errors than the old version by this share of requests: restored
     worse_p99: float = 1.5  # the worker's p99 over that of the old version: restored ...
-    worse_p99_s: float = 0.02  # ... if it is also by this much slower
+    worse_p99_s: float = 0.02  # ... if it is also slower by this much
+    forget_status_s: float = 24 * 3600.0  # an instance's status that is older is removed
+    s3_connect_timeout_s: float = 5.0  # of one attempt; botocore makes two
+    s3_read_timeout_s: float = 10.0
 
     # --- logs ---
     log_json: bool = False  # a JSON object a line, for CloudWatch; else words
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """Defaults, and what SEEFOOD_... sets. ValueError for a name or a value that cannot be."""
+        """Defaults, and what SEEFOOD_... sets. ValueError for an unknown name or a bad value."""
         types = {field.name: type(field.default) for field in fields(cls)}
-        given: dict[str, bool | int | float] = {}
+        given: dict[str, bool | int | float | str] = {}
         for variable, text in environment.items():
             if not variable.startswith("SEEFOOD_") or variable in NOT_SETTINGS:
                 continue
@@ -81,13 +94,15 @@ class Settings:
         return settings
 
 
-# what would be done without a pause
+# less would be a busy loop
 SHORTEST_S = 0.05
-# what serve.py tells its workers
-NOT_SETTINGS = ("SEEFOOD_CAPTURE_DIR",)
+# set by the server for its workers, and read by `make rollout URL=...` for the tokens of a TorchServe that wants some
+NOT_SETTINGS = ("SEEFOOD_CAPTURE_DIR", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
 
 
-def _value(variable: str, text: str, kind: type) -> bool | int | float:
+def _value(variable: str, text: str, kind: type) -> bool | int | float | str:
+    if kind is str:
+        return text
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{variable} is {text!r}, expected true or false")

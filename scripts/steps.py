@@ -1,4 +1,4 @@
-"""One line on standard output for each step that serving or a rollout takes: words, or a JSON object for CloudWatch."""
+"""One line on standard output for each step of serving or of a rollout: words, or a JSON object for CloudWatch."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 
 class Steps:
-    """Prints steps: `steps("registered", version="1.1.0", took_s=3.2)`. Threads may call it at a time."""
+    """Prints steps: `steps("registered", version="1.1.0", took_s=3.2)`. Safe to call from several threads."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json, self._lock = as_json, threading.Lock()
@@ -18,15 +18,24 @@ class Steps:
         at = datetime.now(UTC)
         details = {name: round(value, 3) if isinstance(value, float) else value for name, value in details.items()}
         if self.as_json:
-            line = json.dumps({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}, default=str)
+            self._print(json.dumps({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}, default=str))
+            return
+        # values with spaces are quoted; values of several lines follow the line, indented
+        pairs = [f"{name}={_quoted(value)}" for name, value in details.items() if "\n" not in str(value).strip()]
+        blocks = [textwrap.indent(str(value).strip(), "    ") for value in details.values() if "\n" in str(value).strip()]
+        self._print("\n".join([f"{at:%H:%M:%S} {step}" + (f": {' '.join(pairs)}" if pairs else ""), *blocks]))
+
+    def say(self, message: str, step: str, **details: object) -> None:
+        """Print a message for the person at the terminal; with JSON logs the step and its details instead."""
+        if self.as_json:
+            self(step, **details)
         else:
-            # words that hold spaces are quoted; what is several lines long follows the line, indented
-            words = [f"{name}={_quoted(value)}" for name, value in details.items() if "\n" not in str(value).strip()]
-            blocks = [textwrap.indent(str(value).strip(), "    ") for value in details.values() if "\n" in str(value).strip()]
-            line = "\n".join([f"{at:%H:%M:%S} {step}" + (f": {' '.join(words)}" if words else ""), *blocks])
-        # a full disk or a reader that has gone must not end what serves
+            self._print(message)
+
+    def _print(self, text: str) -> None:
+        # a full disk or a closed pipe must not end the server
         with self._lock, contextlib.suppress(OSError, ValueError):
-            print(line, flush=True)
+            print(text, flush=True)
 
 
 def _quoted(value: object) -> str:

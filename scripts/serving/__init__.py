@@ -1,1 +1,12 @@
-"""TODO."""
+"""One instance: a TorchServe that is kept running and follows a release document.
+
+serve.py          the command, `python -m scripts.serving.serve` (make serve, make stop)
+supervisor.py     runs TorchServe, restarts it, announces it, drains it
+desired.py        what shall be served: the release document, polled
+instance.py       what is served, and one pass of reconciling it with what shall be
+health.py         /livez and /readyz;  metrics.py  /metrics;  http_server.py  the server of both
+reporter.py       the instance's status, beside the release document
+shadow.py         two versions compared on captured photos
+ports.py          whether the ports are free
+bench and ecs may import it; rollout meets it through the release document alone.
+"""

@@ -1,26 +1,31 @@
-"""Whether the ports that serving takes are free."""
+"""Whether the ports that a server takes are free: checked before anything is started or written."""
 
 import errno
 import socket
 
 import psutil
 
+from scripts.errors import SeeFoodError
 from scripts.settings import ports_of
 
+# these listen on --host, all others on loopback
+PUBLIC = ("inference", "health")
 
-class PortError(RuntimeError):
-    """A port cannot be listened on; the message names it and says what to do."""
+
+class PortError(SeeFoodError):
+    """A port cannot be used; the message names it and says what to do."""
 
 
 def check_ports(host: str, port: int) -> None:
-    """PortError naming the port that is taken, and by whom as far as the system tells."""
+    """PortError naming the first port that is taken, and by which process if the system shows it."""
     for name, number in ports_of(port).items():
         if not 1 <= number <= 65535:
-            raise PortError(f"{name} port {number} is no port, expected 1 to 65535")
+            raise PortError(f"the {name} port would be {number}, expected 1 to 65535: choose another PORT")
         with socket.socket() as probe:
+            # as the servers do: a port whose last connections are in TIME_WAIT is free
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host if name in ("inference", "health") else "127.0.0.1", number))
+                probe.bind((host if name in PUBLIC else "127.0.0.1", number))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     raise PortError(
@@ -31,8 +36,8 @@ def check_ports(host: str, port: int) -> None:
 
 def _holder(port: int) -> str:
     try:
-        held = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.status == psutil.CONN_LISTEN]
-        process = psutil.Process(held[0].pid)
+        listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+        process = psutil.Process(next(c.pid for c in listening if c.laddr and c.laddr.port == port))
         return f" by process {process.pid} ({process.name()})"
-    except (psutil.Error, IndexError, TypeError):  # other people's processes are not shown to us
+    except (psutil.Error, StopIteration, TypeError):  # processes of other users are not shown
         return ""

@@ -15,7 +15,7 @@ from PIL import Image
 from scripts.archive.build import build
 from tests.conftest import ROOT, SHARED, free_port, needs_photos, picture_bytes
 from tests.hostile_files import MADE
-from tests.serving.test_server import Server
+from tests.serving.server import Server
 
 pytestmark = pytest.mark.server
 QUEUE = 100  # config.properties: job_queue_size

@@ -1,13 +1,19 @@
-"""What scripts/serving/serve.py takes from where it runs."""
+"""What scripts/serving/serve.py takes from its environment."""
 
 import http.server
 import json
+import os
 import socket
 import threading
 
 import pytest
 
-from scripts.serving.serve import own_name
+from scripts.backend.torchserve.process import ServeError
+from scripts.release.document import entry_of, make, parse, write
+from scripts.release.folder_store import FolderStore
+from scripts.serving.serve import newest_release, own_name, stop
+from scripts.settings import Settings
+from scripts.steps import Steps
 
 
 @pytest.fixture
@@ -35,12 +41,75 @@ def metadata():
 def test_instance_on_ecs_is_called_as_its_task_is(metadata, monkeypatch):
     metadata.answer = json.dumps({"TaskARN": "arn:aws:ecs:eu-central-1:1:task/seefood/0f9de17a6465404e8b1b2356dc13c2f8"}).encode()
     monkeypatch.setenv("ECS_CONTAINER_METADATA_URI_V4", metadata.address)
-    assert own_name(8080) == "0f9de17a6465404e8b1b2356dc13c2f8"
+    assert own_name(8080, Steps(False)) == "0f9de17a6465404e8b1b2356dc13c2f8"
 
 
 def test_instance_that_ecs_does_not_name_goes_by_its_host(metadata, monkeypatch, capsys):
-    assert own_name(8080) == f"{socket.gethostname()}-8080"
+    assert own_name(8080, Steps(False)) == f"{socket.gethostname()}-8080"
     for address in (metadata.address, metadata.address + "/no", "http://127.0.0.1:1"):
         monkeypatch.setenv("ECS_CONTAINER_METADATA_URI_V4", address)
-        assert own_name(8080) == f"{socket.gethostname()}-8080"
-        assert "ECS does not tell which task this is" in capsys.readouterr().err
+        assert own_name(8080, Steps(False)) == f"{socket.gethostname()}-8080"
+        assert "the ECS task's id is not known" in capsys.readouterr().out
+
+
+@pytest.fixture
+def model_store(tmp_path):
+    for name in ("seefood-0.2.0.mar", "flowers-1.0.0.mar", "flowers-1.1.0.mar"):
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def test_first_document_is_for_the_newest_archive_of_the_model(model_store):
+    store = FolderStore(model_store / "release.json")
+    with pytest.raises(ValueError, match="holds the models flowers, seefood: choose one"):
+        newest_release(model_store, store, None, Steps(False))
+    newest_release(model_store, store, "flowers", Steps(False))
+    assert released(store) == ("flowers", "1.1.0")
+    (model_store / "flowers-1.2.0.mar").write_bytes(b"newer")
+    newest_release(model_store, store, None, Steps(False))  # the model is now the document's
+    assert released(store) == ("flowers", "1.2.0")
+    newest_release(model_store, store, "seefood", Steps(False))
+    assert released(store) == ("seefood", "0.2.0")
+
+
+def test_document_that_somebody_rolled_out_stays_and_another_model_is_refused(model_store, capsys):
+    store = FolderStore(model_store / "release.json")
+    versions = {"1.0.0": entry_of(model_store / "flowers-1.0.0.mar")}
+    store.write(write(make(versions, "1.0.0", "released", "rolled out", "somebody")), None)
+    newest_release(model_store, store, None, Steps(False))
+    assert "note: flowers-1.1.0.mar is newer than the released 1.0.0" in capsys.readouterr().out
+    newest_release(model_store, store, "flowers", Steps(True))
+    assert json.loads(capsys.readouterr().out)["archive"] == "flowers-1.1.0.mar"
+    with pytest.raises(ValueError, match="is a release of the model flowers, not of seefood"):
+        newest_release(model_store, store, "seefood", Steps(False))
+    assert released(store) == ("flowers", "1.0.0")
+
+
+def released(store):
+    document = parse(store.read()[0])
+    return document["model"], document["default"]
+
+
+def test_stop_without_a_server_names_the_port(tmp_path):
+    with pytest.raises(ServeError, match=r"^no server is running on port 8123$"):
+        stop(8123, tmp_path, Settings())
+    (tmp_path / "serve.pid").write_text(str(os.getpid()))  # of a server that was killed, whose id another process has got
+    with pytest.raises(ServeError, match="no server is running on port 8123"):
+        stop(8123, tmp_path, Settings())
+    assert not (tmp_path / "serve.pid").exists()
+
+
+def test_release_may_come_from_the_environment():
+    assert Settings.from_environment({"SEEFOOD_RELEASE": "s3://bucket/release.json"}).release == "s3://bucket/release.json"
+    assert Settings.from_environment({"RELEASE": "s3://bucket/release.json"}).release == ""
+    assert Settings.from_environment({"SEEFOOD_MANAGEMENT_TOKEN": "x"}) == Settings()
+    with pytest.raises(ValueError, match="SEEFOOD_RELEASES is set, expected one of"):
+        Settings.from_environment({"SEEFOOD_RELEASES": "x"})
+
+
+def test_message_for_people_is_a_step_where_logs_are_json(capsys):
+    Steps(False).say("ready, go", "ready", version="1.0.0")
+    Steps(True).say("ready, go", "ready", version="1.0.0")
+    words, line = capsys.readouterr().out.splitlines()
+    assert words == "ready, go"
+    assert json.loads(line) == {"at": json.loads(line)["at"], "step": "ready", "version": "1.0.0"}

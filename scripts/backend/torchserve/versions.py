@@ -1,6 +1,7 @@
-"""The versions of one TorchServe: load one and let it prove itself, or drain one and remove it. Nothing here stops traffic.
+"""The versions of a model in one TorchServe: load one and have it prove itself, or drain one and remove it.
 
-scripts/serving/instance.py does this for a release document, `make rollout URL=...` for a TorchServe that was started by hand.
+None of this stops traffic. scripts/serving/instance.py does it to follow a release document, `make rollout URL=...` for a
+TorchServe that runs without one.
 """
 
 import base64
@@ -16,14 +17,17 @@ from typing import Any
 import httpx
 import psutil
 
-from scripts.archive.build import MODEL
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
+from scripts.errors import SeeFoodError
 
 POLL_S = 0.1
+LOG_DELAY_S = 0.5  # TorchServe's logging is asynchronous
+# a worker's traceback in TorchServe's log ends with the exception: MODEL_LOG - ValueError: ...
+EXCEPTION = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
 
 
-class VersionError(RuntimeError):
+class VersionError(SeeFoodError):
     """A version cannot be served; the message says why."""
 
 
@@ -55,10 +59,10 @@ class Golden:
             content["tolerance"],
         )
 
-    def ask(self, server: Server, path: str, version: str, i: int, precision: str, timeout_s: float) -> None:
-        """Ask photo `i` (counted round) at /predictions/<path>.
+    def check(self, server: Server, path: str, version: str, i: int, precision: str, timeout_s: float) -> None:
+        """Send photo `i`, modulo their number, to /predictions/<path> and check the answer.
 
-        UnansweredError if that gets no answer, VersionError if it gets a wrong one or that of another version.
+        UnansweredError if there is none, VersionError if it is wrong or comes from another version.
         """
         i %= len(self.photos)
         name, expected = self.names[i], self.probabilities[i]
@@ -75,39 +79,47 @@ class Golden:
             answered_by, tolerance = answer["version"], self.tolerance[precision]
             off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise VersionError(f"golden photo {name!r} is answered in another form: {error!r}") from error
+            raise VersionError(f"golden photo {name!r}: the answer has another format: {error!r}") from error
         if answered_by != version:
             raise VersionError(f"golden photo {name!r} is answered by version {answered_by}, not {version}")
-        if not off <= tolerance:
+        if not off <= tolerance:  # nan is wrong, too
             raise VersionError(f"golden photo {name!r} is answered wrong: off by {off:.2g}, at most {tolerance:.2g}")
 
 
-def prove(server: Server, version: str, golden: Golden, timeout_s: float) -> str:
-    """Its precision, once a version has answered all golden photos rightly. VersionError if it has not."""
+def read_golden(folder: Path) -> Golden:
+    """The golden photos of an unpacked archive. VersionError if they cannot be read."""
     try:
-        precision = str(management.describe(server, MODEL, version)["precision"])
+        return Golden.of(json.loads((folder / "golden.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VersionError(f"its golden.json cannot be read: {error!r}") from error
+
+
+def prove(server: Server, model: str, version: str, golden: Golden, timeout_s: float) -> str:
+    """The precision of a version that answers all golden photos correctly. VersionError if it does not."""
+    try:
+        precision = str(management.describe(server, model, version)["precision"])
     except (ManagementError, KeyError, TypeError) as error:
-        raise VersionError(f"version {version} does not describe itself: {error}") from error
+        raise VersionError(f"version {version} gives no description: {error}") from error
     for i in range(len(golden.photos)):
-        golden.ask(server, f"{MODEL}/{version}", version, i, precision, timeout_s)
+        golden.check(server, f"{model}/{version}", version, i, precision, timeout_s)
     return precision
 
 
-def load(server: Server, version: str, url: str, timeout_s: float, log: Path | None, watch: Callable[[], None]) -> None:
-    """Register a version and wait until its workers are ready. VersionError, with nothing left of it, if they are not in time.
+def load(server: Server, model: str, version: str, url: str, timeout_s: float, log: Path | None, watch: Callable[[], None]) -> None:
+    """Register a version and wait until its workers are ready. VersionError, with the version unregistered, if they fail.
 
-    `log` is TorchServe's, where the reason of a failed start stands; `watch` is called meanwhile, and may raise to end it.
+    `log` is TorchServe's, for the reason of a failed start; `watch` is called meanwhile, and may raise to give up.
     """
     deadline = time.monotonic() + timeout_s
     log_start = log.stat().st_size if log and log.exists() else 0
     try:
-        management.register(server, MODEL, url)
+        management.register(server, model, url)
         seen: set[int] = set()
         while True:
-            workers = management.version(server, MODEL, version)["workers"]
+            workers = management.version(server, model, version)["workers"]
             if workers and all(worker["status"] == "READY" for worker in workers):
                 return
-            # a worker that fails to start is started again, and again: a process that has gone is a failure
+            # TorchServe restarts a worker that fails to start, without end: a process that has gone is a failure
             pids = {worker["pid"] for worker in workers if worker["pid"] > 0}
             if seen - pids or (log and any(not psutil.pid_exists(pid) for pid in pids)):
                 raise VersionError(f"version {version} cannot be loaded: {_reason(log, log_start)}")
@@ -117,84 +129,88 @@ def load(server: Server, version: str, url: str, timeout_s: float, log: Path | N
             watch()
             time.sleep(POLL_S)
     except BaseException as error:
-        forget(server, version)
+        forget(server, model, version)
         if isinstance(error, ManagementError):
             raise VersionError(f"version {version} cannot be registered: {error}") from error
         raise
 
 
-def forget(server: Server, version: str) -> None:
-    """Unregister a version that never served, if it is there at all."""
+def _reason(log: Path | None, start: int) -> str:
+    """The last exception in TorchServe's log, from position `start` on."""
+    if log is None:
+        return "its worker ended while it started; see TorchServe's log"
+    time.sleep(LOG_DELAY_S)
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    exceptions = [match[1] for line in lines if (match := EXCEPTION.search(line))]
+    return exceptions[-1] if exceptions else f"its worker ended while it started; see {log}"
+
+
+def forget(server: Server, model: str, version: str) -> None:
+    """Unregister a version that never served, if it is registered at all."""
     try:
-        management.unregister(server, MODEL, version)
+        management.unregister(server, model, version)
     except ManagementError:
         return  # it was not registered, or TorchServe is gone and its models with it
 
 
-def _reason(log: Path | None, start: int) -> str:
-    """The last exception in TorchServe's log from there on."""
-    if log is None:
-        return "its worker ended while it started; see TorchServe's log"
-    time.sleep(0.5)  # its logging is asynchronous
-    with log.open("rb") as file:
-        file.seek(start)
-        lines = file.read().decode(errors="replace").splitlines()
-    found = [
-        match[1] for line in lines if (match := re.search(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)", line))
-    ]
-    return found[-1] if found else f"its worker ended while it started; see {log}"
-
-
 def wait_until_idle(
-    server: Server, version: str, golden: Golden, limit_s: float, settle_s: float, beat: Callable[[], None] = lambda: None
+    server: Server,
+    model: str,
+    version: str,
+    golden: Golden,
+    limit_s: float,
+    settle_s: float,
+    beat: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Whether a version got to have nothing queued and nothing running within the limit.
+    """Whether, within the limit, a version came to have nothing queued and nothing running. `beat` is called meanwhile.
 
-    TorchServe tells what is queued. What runs ends before what comes after it: once each worker can have answered a golden
-    photo, nothing runs that began before. The same must hold again after `settle_s`, five times that with several workers,
-    as one of them may answer for all while another is still busy. `beat` is called meanwhile.
+    TorchServe's API shows what is queued, but not what is running. A worker takes one batch after the other: once each
+    worker can have answered a golden photo, nothing is running that began before. One worker may answer for all while
+    another is still busy, so the same must hold again after `settle_s`, or five times that with several workers.
     """
     deadline = time.monotonic() + limit_s
     quiet_since: float | None = None
     while time.monotonic() < deadline:
         beat()
-        described = management.version(server, MODEL, version)
+        described = management.version(server, model, version)
+        workers = len(described["workers"])
         if described["jobQueueStatus"]["pendingRequests"] > 0:
             quiet_since = None
-        elif _all_answer(server, version, golden, len(described["workers"]), deadline):
+        elif _all_answer(server, f"{model}/{version}", golden, workers, deadline):
             now = time.monotonic()
             quiet_since = quiet_since or now
-            if now - quiet_since >= settle_s * (5 if len(described["workers"]) > 1 else 1):
+            if now - quiet_since >= settle_s * (5 if workers > 1 else 1):
                 return True
         time.sleep(min(POLL_S, settle_s))
     return False
 
 
-def _all_answer(server: Server, version: str, golden: Golden, workers: int, deadline: float) -> bool:
-    def ask(i: int) -> bool:
+def _all_answer(server: Server, path: str, golden: Golden, workers: int, deadline: float) -> bool:
+    """Whether as many golden photos as there are workers, sent at once, are all answered."""
+
+    def answers(i: int) -> bool:
+        photo = golden.photos[i % len(golden.photos)]
         try:
-            photo = golden.photos[i % len(golden.photos)]
-            response = server.predict(f"{MODEL}/{version}", photo, 1, max(0.1, deadline - time.monotonic()))
+            return server.predict(path, photo, 1, max(0.1, deadline - time.monotonic())).is_success
         except httpx.HTTPError:
             return False
-        return response.is_success
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        return all(pool.map(ask, range(workers)))
+        return all(pool.map(answers, range(workers)))
 
 
 def remove(
-    server: Server, version: str, golden: Golden, limit_s: float, settle_s: float, beat: Callable[[], None] = lambda: None
+    server: Server,
+    model: str,
+    version: str,
+    golden: Golden,
+    limit_s: float,
+    settle_s: float,
+    beat: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Drain a version that is not the default one and unregister it; whether it was idle then. Raises ManagementError."""
-    idle = wait_until_idle(server, version, golden, limit_s, settle_s, beat)
-    management.unregister(server, MODEL, version)
+    """Drain a version that is not the default and unregister it; whether it was idle by then. Raises ManagementError."""
+    idle = wait_until_idle(server, model, version, golden, limit_s, settle_s, beat)
+    management.unregister(server, model, version)
     return idle
-
-
-def read_golden(folder: Path) -> Golden:
-    """Of an unpacked archive. VersionError if it cannot be read."""
-    try:
-        return Golden.of(json.loads((folder / "golden.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VersionError(f"its golden.json cannot be read: {error!r}") from error

@@ -1,9 +1,10 @@
-"""Stands in for torch in a worker that has none installed.
+"""Stands in for torch in a worker where torch is not installed.
 
-TorchServe's worker imports torch to recognise one kind of answer, torch.Tensor, which our handler never gives. The real
-one would be over 4 GB to install for that. serve.py puts this folder on the worker's path only where there is no torch.
+TorchServe's worker imports torch for one thing: to recognise an answer that is a torch.Tensor, and our handler returns none.
+The real torch would be over 4 GB to install for that. process.py puts this folder on the worker's path only if there is no
+torch; an archive in the format torch needs the real one.
 """
 
 
 class Tensor:
-    """What no answer of ours is an instance of."""
+    """No answer of our handler is an instance of it."""

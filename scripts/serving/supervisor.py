@@ -1,0 +1,129 @@
+"""TorchServe kept running: started, restarted when it ends or hangs, announced once it serves, drained in the end."""
+
+import signal
+import time
+import traceback
+from pathlib import Path
+
+from scripts.backend.torchserve.management import ManagementError
+from scripts.backend.torchserve.process import ServeError, TorchServe, local_address
+from scripts.paths import ROOT
+from scripts.serving.desired import Problem
+from scripts.serving.instance import UNEXPECTED, Instance
+
+# how soon a signal, an ended TorchServe or readiness is noticed
+TICK_S = 0.1
+
+
+class Supervisor:
+    """Runs TorchServe for an instance, and has the instance reconciled at every poll."""
+
+    def __init__(self, instance: Instance, run_dir: Path, host: str, port: int) -> None:
+        self.instance, self.run_dir, self.host, self.port = instance, run_dir, host, port
+        self.settings, self.steps, self.health = instance.settings, instance.steps, instance.health
+        self.torchserve: TorchServe | None = None
+        self.started, self.announced = time.monotonic(), False
+
+    def run(self) -> None:
+        """Serve until a signal comes. ServeError if TorchServe does not start, or nothing can be served, at first."""
+        wait_s = self.settings.restart_wait_s
+        while True:
+            began = time.monotonic()
+            try:
+                self._start()
+                self._reconcile_until_it_ends()
+                log_lines = self.torchserve.last_log_lines() if self.torchserve else ""
+            except ServeError as error:
+                if not self.announced:
+                    raise
+                log_lines = str(error)
+            self.instance.detach()
+            # what is left of it: it may hang instead of having ended
+            if self.torchserve is not None:
+                self.torchserve.stop(now=True)
+            # it ran for a while: not one of a series of failures, each of which doubles the wait
+            if time.monotonic() - began > self.settings.restart_wait_max_s:
+                wait_s = self.settings.restart_wait_s
+            self.steps("TorchServe ended by itself", restart_in_s=wait_s, last_log_lines="\n" + log_lines)
+            self._sleep(wait_s)
+            wait_s = min(2 * wait_s, self.settings.restart_wait_max_s)
+
+    def _start(self) -> None:
+        self.torchserve = TorchServe(self.run_dir, self.host, self.port, self.settings)
+        self.torchserve.wait_until_up()
+        self.instance.attach(self.torchserve)
+        self.steps("TorchServe is up", after_s=time.monotonic() - self.started)
+
+    def _reconcile_until_it_ends(self) -> None:
+        """Return when TorchServe has ended, or has not answered for so long that it hangs."""
+        instance, answered = self.instance, time.monotonic()
+        assert self.torchserve is not None
+        while not self.torchserve.ended:
+            try:
+                instance.poll()
+                instance.reconcile()
+                answered = time.monotonic()
+            except ManagementError as error:
+                self.steps("TorchServe does not answer", why=error)
+                if time.monotonic() - answered > self.settings.start_timeout_s:
+                    return
+            except Exception as error:
+                # an error that no code foresaw must not end what is served: it goes on, and the status gives the error
+                instance.problems[UNEXPECTED] = Problem(f"{type(error).__name__}: {error}", True)
+                self.steps("unexpected", why=instance.problems[UNEXPECTED].why, traceback="\n" + traceback.format_exc())
+            else:
+                instance.problems.pop(UNEXPECTED, None)
+            if not self.announced:
+                self._announce()
+            self._sleep(TICK_S if instance.loaded and not self.announced else self.settings.poll_s)
+
+    def _announce(self) -> None:
+        """Announce that it is ready, if it is. ServeError if no version can be served, which ends the start."""
+        instance = self.instance
+        if instance.default is None and instance.state == "failed":
+            assert self.torchserve is not None
+            why = "\n".join(problem.why for problem in instance.problems.values())
+            raise ServeError(f"nothing can be served: {why}\n{self.torchserve.last_log_lines()}")
+        # loaded is not enough: it is announced once it has answered a golden photo as it answers clients
+        if not self.health.ready or instance.default is None:
+            return
+        self.announced = True
+        precision, took_s = instance.loaded[instance.default].precision, time.monotonic() - self.started
+        logs = self.run_dir / "logs"
+        self.steps.say(
+            f"ready after {took_s:.1f} s: {instance.model} {instance.default} in {precision}, golden photos answered.\n"
+            f"Try it with\n\n"
+            f"    curl {local_address(self.host, self.port)}/predictions/{instance.model} -T photo.jpg\n\n"
+            f"Ctrl-C stops it. Logs: {logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs}",
+            "serving",
+            model=instance.model,
+            version=instance.default,
+            precision=precision,
+            took_s=took_s,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait so long, or until TorchServe has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not (self.instance.torchserve and self.instance.torchserve.ended):
+            self.health.beat()
+            time.sleep(min(TICK_S, seconds))
+
+    def stop(self, why: str) -> None:
+        """Drain and stop TorchServe; a second signal stops it at once."""
+        self.health.drain()
+        now = True
+        try:
+            self.steps("draining", because=why, grace_s=self.settings.grace_s)
+            time.sleep(self.settings.grace_s)
+            idle = self.instance.drain()
+            self.steps("drained", idle=idle)
+            now = False
+        except KeyboardInterrupt:
+            self.steps("stopping at once")
+        finally:
+            # a third signal must not leave TorchServe behind
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            if self.torchserve is not None:
+                self.torchserve.stop(now)

@@ -1,0 +1,174 @@
+"""A real TorchServe from start to end: signals, `--stop`, restarts, JSON logs, archives that cannot be served, other models."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scripts.archive.build import build, provenance_of
+from scripts.archive.pack import pack
+from scripts.archive.read import unpack
+from scripts.atomic import write_json
+from scripts.release.document import entry_of, make, parse, write
+from scripts.release.folder_store import FolderStore
+from scripts.settings import ports_of
+from tests.conftest import ROOT, free_port
+from tests.serving.server import Server, status_of
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_everything_and_leaves_logs_and_what_the_next_start_uses(model_store, signal_number):
+    server = Server(model_store, free_port()).wait_ready()
+    output, status = server.end(signal_number)
+    assert status == 0
+    assert f"stopped by {signal_number.name}" in output
+    run_dir = ROOT / "build" / f"serve-{server.port}"
+    assert {re.sub("-.*", "", path.name) for path in run_dir.iterdir()} == {"logs", "unpacked", "good", "org"}
+    assert [path.name.startswith("seefood-1.0.0-") for path in (run_dir / "unpacked").iterdir()] == [True]
+    shutil.rmtree(run_dir)
+
+
+@pytest.mark.slow
+def test_signal_while_starting_leaves_no_process(model_store):
+    server = Server(model_store, free_port()).wait_output("starting TorchServe")
+    time.sleep(0.5)
+    _, status = server.end()
+    assert status == 0
+
+
+@pytest.mark.slow
+def test_stop_command_ends_it_from_elsewhere(model_store):
+    server = Server(model_store, free_port()).wait_ready()
+    stop = [sys.executable, "-m", "scripts.serving.serve", "--stop", "--port", str(server.port)]
+    done = subprocess.run(stop, capture_output=True, text=True, check=True)
+    assert f"the server on port {server.port} has stopped" in done.stdout
+    assert "stopped by SIGTERM" in server.wait(10)
+    assert server.process.returncode == 0
+    again = subprocess.run(stop, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert again.stderr == f"error: no server is running on port {server.port}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("other labels", "label map has 1 names"),
+        ("changed labels", "index_to_name.json was changed"),
+        ("renamed", r"seefood-3\.0\.1\.mar holds version 3\.0\.2"),
+    ],
+)
+def test_archive_that_cannot_be_served_ends_with_what_is_wrong_with_it(exported, tmp_path, damage, reason):
+    parts, version = tmp_path / "parts", "3.0.2" if damage == "renamed" else "3.0.1"
+    unpack(build(exported, version, tmp_path / "good"), parts)
+    if damage != "renamed":
+        (parts / "index_to_name.json").write_text('{"0": "soup"}')
+    if damage == "other labels":
+        write_json(parts / "provenance.json", provenance_of(parts))
+    build(exported, "3.0.0", tmp_path)
+    pack(parts, tmp_path / "seefood-3.0.1.mar")
+    server = Server(tmp_path, free_port())
+    output = server.wait(200)
+    assert server.process.returncode == 1
+    assert re.search(f"error: nothing can be served: .*{reason}", output)
+
+
+@pytest.mark.slow
+def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store, photo):
+    server = Server(model_store, free_port()).wait_ready()
+    health = f"http://127.0.0.1:{ports_of(server.port)['health']}"
+    assert (status_of(f"{health}/readyz"), status_of(f"{health}/livez")) == (200, 200)
+    java = next(process for process in server.family() if process.name() == "java")
+    java.kill()
+    deadline = time.monotonic() + 60
+    for wanted in (503, 200):
+        while status_of(f"{health}/readyz") != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert status_of(f"{health}/livez") == 200
+    assert status_of(server.url, method="POST", content=photo) == 200
+    output, status = server.end()
+    assert status == 0
+    assert "TorchServe ended by itself" in output
+
+
+@pytest.mark.slow
+def test_full_disk_is_reported(model_store, mount_disk, tmp_path):
+    disk = mount_disk(tmp_path / "disk", "20m")
+    for folder in ("scripts", "handler"):
+        shutil.copytree(ROOT / folder, disk / folder)
+    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(model_store)]
+    environment = {**os.environ, "PYTHONPATH": str(disk)}
+    done = subprocess.run(command, cwd=disk, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+
+
+@pytest.mark.slow
+def test_every_line_of_json_logs_is_a_json_object(model_store, tmp_path, monkeypatch):
+    """From the first step to the last: the note on a newer archive, the announcement and the end, too."""
+    monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
+    archive = shutil.copy(model_store / "seefood-1.0.0.mar", tmp_path)
+    FolderStore(tmp_path / "release.json").write(write(make({"1.0.0": entry_of(Path(archive))}, "1.0.0", "released", "x")), None)
+    shutil.copy(archive, tmp_path / "seefood-1.1.0.mar")
+    monkeypatch.setenv("ECS_CONTAINER_METADATA_URI_V4", "http://127.0.0.1:1")
+    server = Server(tmp_path, free_port()).wait_ready()
+    output, status = server.end()
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert status == 0
+    assert all(line.keys() >= {"at", "step"} for line in lines)
+    steps = {line["step"]: line for line in lines}
+    assert steps["newer archive"]["archive"] == "seefood-1.1.0.mar"
+    assert (steps["serving"]["model"], steps["serving"]["version"]) == ("seefood", "1.0.0")
+    assert lines[-1]["step"] == "stopped"
+    assert lines[-1]["because"] == "SIGTERM"
+
+
+@pytest.mark.slow
+def test_readiness_names_the_version_with_json_logs_as_with_words(model_store, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
+    server = Server(model_store, free_port()).wait_ready()
+    readiness = httpx.get(f"http://127.0.0.1:{ports_of(server.port)['health']}/readyz").json()
+    assert readiness == {"ready": True, "version": "1.0.0"}
+    server.end()
+
+
+@pytest.mark.slow
+def test_a_model_of_any_name_is_served_under_that_name(exported, tmp_path, photo):
+    build(ROOT / "model_store" / "starter", "0.2.0", tmp_path)
+    build(exported, "1.0.0", tmp_path, model="flowers")
+    unnamed = Server(tmp_path, free_port())
+    assert "holds the models flowers, seefood: choose one" in unnamed.wait()
+    assert unnamed.process.returncode == 1
+    server = Server(tmp_path, free_port(), "--model", "flowers", model="flowers").wait_ready()
+    answer = httpx.post(server.url, content=photo).json()
+    assert (answer["model"], answer["version"]) == ("flowers", "1.0.0")
+    assert status_of(server.url.replace("flowers", "seefood"), method="POST", content=photo) == 404
+    assert parse((tmp_path / "release.json").read_text())["model"] == "flowers"
+    output, _ = server.end()
+    assert f"curl {server.url} -T" in output
+    again = Server(tmp_path, server.port, model="flowers").wait_ready()  # the document names the model from now on
+    again.end()
+
+
+@pytest.mark.slow
+def test_another_model_than_the_released_one_is_refused_by_both_names(exported, tmp_path):
+    archive = build(exported, "1.0.0", tmp_path, model="flowers")
+    document = make({"1.0.0": entry_of(archive)}, "1.0.0", "released", "rolled out")
+    FolderStore(tmp_path / "release.json").write(write(document), None)
+    for arguments in ([], ["--release", str(tmp_path / "release.json")]):
+        server = Server(tmp_path, free_port(), "--model", "seefood", *arguments)
+        output = server.wait(120)
+        assert server.process.returncode == 1
+        assert re.search("error: .*flowers.*seefood", output), output
