@@ -1,4 +1,4 @@
-"""What a person sees while AWS works: lines with the time, questions, and a limit that does not count the time for answers."""
+"""What a person sees while AWS works: lines with the time, questions, and a limit that excludes the time for answers."""
 
 import sys
 import time
@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 
 from tqdm import tqdm
 
+from scripts.errors import SeeFoodError
 
-class AnswerError(ValueError):
+
+class AnswerError(SeeFoodError):
     """A question was answered with no, or there was nobody to ask."""
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Print a line with the time, UTC, above a progress display."""
     tqdm.write(f"{datetime.now(UTC):%H:%M:%S} {line}")
-    sys.stdout.flush()  # a workflow's log shows it now, and before what docker says next
+    sys.stdout.flush()  # a workflow's log shows it now, and before the next lines of docker
 
 
 class Limit:
@@ -32,15 +34,15 @@ class Limit:
         """Wait so long, but not beyond the limit."""
         time.sleep(max(0.0, min(seconds, self.left_s)))
 
-    def ask(self, question: str, yes: bool, expected: str = "y") -> None:
-        """Return if the answer is the one expected, or `yes` says that nobody is to be asked. AnswerError else."""
+    def confirm(self, question: str, yes: bool, expected: str = "y") -> None:
+        """Return if the answer is the expected one, or without asking if `yes`. AnswerError otherwise."""
         if yes:
             return
-        asked = time.monotonic()
+        asked = time.monotonic()  # a person may take an hour, and AWS has done nothing meanwhile
         try:
             answer = input(f"{question} ").strip()
         except EOFError:
-            raise AnswerError(f"nobody answers {question!r}: --yes goes on without asking") from None
+            raise AnswerError(f"no terminal to answer {question!r}: --yes skips the question") from None
         self._ends += time.monotonic() - asked
         if answer.lower() != expected.lower():
-            raise AnswerError(f"the answer is {answer!r}, not {expected!r}: nothing more is changed")
+            raise AnswerError(f"the answer is {answer!r}, not {expected!r}: stopped, nothing more was changed")

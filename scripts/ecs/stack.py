@@ -1,4 +1,4 @@
-"""One CloudFormation stack as it is in AWS: its status, outputs, resources and events, and waiting until nothing goes on in it."""
+"""One CloudFormation stack as it is in AWS: status, outputs, resources, events; waiting for its operation to end; deleting it."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -7,43 +7,51 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from scripts.ecs.aws import Aws, AwsError
-from scripts.ecs.progress import Limit, say
+from scripts.ecs.progress import Limit, log
+from scripts.errors import SeeFoodError
 
-POLL_S = 5.0
+POLL_S = 5.0  # CloudFormation throttles describe calls for the whole account
 STACK = "AWS::CloudFormation::Stack"
+# of the release document in the bucket of the storage stack: templates/service.yaml gives tasks the same
+RELEASE_KEY = "release.json"
 WAITING = "REVIEW_IN_PROGRESS"  # for its first change set to be executed
-# a resource that is given up because another one failed says so itself
-FOLLOWS = ("Resource creation cancelled", "Resource update cancelled", "Resource deletion cancelled")
+# the reasons of resources that were cancelled because another one failed
+CANCELLED = ("Resource creation cancelled", "Resource update cancelled", "Resource deletion cancelled")
 
 
-class StackError(RuntimeError):
+class StackError(SeeFoodError):
     """A stack could not be changed; the message says why and what to do."""
 
 
+class StackFailedError(StackError):
+    """CloudFormation could not change a stack, and has rolled it back or left it as it was by then."""
+
+
 class LimitError(StackError):
-    """AWS goes on with a stack beyond the time limit."""
+    """A stack's operation is still in progress at the time limit."""
 
 
 class Stack(NamedTuple):
-    """A stack that is there. `why` is CloudFormation's reason of its status, often empty."""
+    """A stack that exists. `reason` is CloudFormation's own for the status, often empty."""
 
     id: str
     name: str
     status: str
-    why: str
+    reason: str
     outputs: dict[str, str]
 
     @property
-    def going(self) -> bool:
-        """Whether CloudFormation is at work in it; one that merely waits for its first change set is not."""
+    def in_progress(self) -> bool:
+        """Whether an operation is running; a stack that only waits for its first change set has none."""
         return self.status.endswith("_IN_PROGRESS") and self.status != WAITING
 
 
 def find(aws: Aws, name: str) -> Stack | None:
-    """The stack of that name or id, None if there is none; a deleted one is found by its id alone. AwsError."""
+    """The stack with that name or id, None if there is none; a deleted one is found by id only. AwsError."""
     try:
         (found,) = aws.call("cloudformation", "describe_stacks", StackName=name)["Stacks"]
     except AwsError as error:
+        # CloudFormation has no code of its own for this
         if error.code == "ValidationError" and "does not exist" in str(error):
             return None
         raise
@@ -52,28 +60,30 @@ def find(aws: Aws, name: str) -> Stack | None:
 
 
 def resources(aws: Aws, name: str) -> list[dict[str, Any]]:
-    """What belongs to a stack now; of what is created no more than was begun. AwsError."""
+    """The resources of a stack; while it is being created, those begun so far. AwsError."""
     found = aws.pages("cloudformation", "list_stack_resources", "StackResourceSummaries", StackName=name)
     return [resource for resource in found if resource["ResourceStatus"] != "DELETE_COMPLETE"]
 
 
 def physical(found: list[dict[str, Any]], kind: str) -> list[str]:
-    """The names or ARNs of the resources of that type, e.g. AWS::ECS::Service."""
+    """The names or ARNs of the resources with that type, e.g. AWS::ECS::Service."""
     return [str(one["PhysicalResourceId"]) for one in found if one["ResourceType"] == kind and one.get("PhysicalResourceId")]
 
 
 class Events:
-    """A stack's events from now on."""
+    """The events of a stack, starting now."""
 
     def __init__(self, aws: Aws, stack_id: str) -> None:
+        """AwsError."""
         self._aws, self._stack_id = aws, stack_id
+        # the newest is enough to stop at; the whole history may be long
         self._seen = {event["EventId"] for event in islice(self._newest_first(), 1)}
 
     def _newest_first(self) -> Any:
         return self._aws.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=self._stack_id)
 
     def new(self) -> list[dict[str, Any]]:
-        """Those since the last look, oldest first. AwsError."""
+        """Those since the last call, oldest first. AwsError."""
         fresh: list[dict[str, Any]] = []
         for event in self._newest_first():
             if event["EventId"] in self._seen:
@@ -84,18 +94,18 @@ class Events:
 
 
 def failures(events: list[dict[str, Any]]) -> list[str]:
-    """Each resource that failed, with the reason; not those that were given up because of another one."""
+    """Each resource that failed, with its reason; those cancelled because of another one are left out."""
     return [
         f"{event['LogicalResourceId']} ({event['ResourceType']}): {event.get('ResourceStatusReason', 'no reason given')}"
         for event in events
         if event["ResourceStatus"].endswith("_FAILED")
         and event["ResourceType"] != STACK
-        and not event.get("ResourceStatusReason", "").startswith(FOLLOWS)
+        and not event.get("ResourceStatusReason", "").startswith(CANCELLED)
     ]
 
 
 def last_failures(aws: Aws, name: str) -> list[str]:
-    """What failed in the newest operation of a stack. AwsError."""
+    """The resources that failed in the newest operation of a stack, with reasons. AwsError."""
     events = []
     for event in aws.pages("cloudformation", "describe_stack_events", "StackEvents", StackName=name):
         events.append(event)
@@ -110,13 +120,14 @@ def wait(
     events: Events,
     limit: Limit,
     total: int | None = None,
-    look: Callable[[list[dict[str, Any]]], str] = lambda events: "",
+    on_events: Callable[[list[dict[str, Any]]], str] = lambda events: "",
 ) -> tuple[Stack, list[str]]:
-    """(the stack when its operation has ended, what failed in it). StackError at the limit or on Ctrl-C: AWS goes on by itself.
+    """(the stack at the end of its operation, what failed in it). LimitError, StackError; the operation goes on in AWS.
 
-    `look` gets the new events at each look and returns a few words for the progress display; `total` resources are expected.
+    `on_events` gets the new events at each poll and returns the text beside the progress bar; `total` resources are expected.
     """
-    begun, failed = stack.going, list[str]()
+    # executed, but not begun: the status is still the one from before
+    begun, failed = stack.in_progress, list[str]()
     try:
         with tqdm(total=total, unit="resource", desc=stack.name, disable=None, leave=False) as progress:
             while True:
@@ -125,41 +136,60 @@ def wait(
                     begun = begun or any(event["ResourceType"] == STACK and event["ResourceStatus"] != WAITING for event in fresh)
                     found = find(aws, stack.id)
                     stack = found or stack._replace(status="DELETE_COMPLETE")
-                    ended = (begun and not stack.going) or found is None
+                    ended = (begun and not stack.in_progress) or found is None
+                    # those between the first call of new() and the end
                     fresh += events.new() if ended else []
                     failed += failures(fresh)
-                    progress.update(_tell(stack.name, fresh))
-                    progress.set_postfix_str(look(fresh))
+                    progress.update(_log_events(stack.name, fresh))
+                    progress.set_postfix_str(on_events(fresh))
                     if ended:
                         return stack, failed
                 except AwsError as error:
-                    if not error.passing:
-                        raise StackError(f"{error}\n{_goes_on(stack)}") from error
-                    say(f"{error}; trying again")
+                    if not error.transient:
+                        raise StackError(f"{error}\n{_still_running(stack)}") from error
+                    log(f"{error}; retrying")
                 if limit.left_s <= 0:
-                    raise LimitError(f"not within {limit.seconds:g} s: {_goes_on(stack)}")
+                    raise LimitError(f"not finished within {limit.seconds:g} s: {_still_running(stack)}")
                 limit.sleep(POLL_S)
     except KeyboardInterrupt:
-        raise StackError(f"interrupted: {_goes_on(stack)}") from None
+        log(_still_running(stack))
+        raise
 
 
-def _tell(name: str, events: list[dict[str, Any]]) -> int:
-    """Print what was done and what failed; the number of resources that are done."""
+def delete(aws: Aws, stack: Stack, limit: Limit) -> None:
+    """Return when the stack is gone; resources that its template retains stay. StackError naming what could not go, AwsError."""
+    events = Events(aws, stack.id)
+    if stack.status != "DELETE_IN_PROGRESS":
+        # by its id, under which it can still be found once it is deleted
+        aws.call("cloudformation", "delete_stack", StackName=stack.id)
+    ended, failed = wait(aws, stack, events, limit)
+    if ended.status == "DELETE_COMPLETE":
+        return
+    reasons = "\n".join(failed) or ended.reason or "CloudFormation gives no reason"
+    raise StackError(
+        f"{stack.name} is {ended.status}: some of its resources could not be deleted\n{reasons}\n"
+        "Remove what blocks them, then run the same command again; or keep a resource in AWS for good: "
+        f"aws cloudformation delete-stack --region {aws.region} --stack-name {stack.name} --retain-resources NAME"
+    )
+
+
+def _log_events(name: str, events: list[dict[str, Any]]) -> int:
+    """Print what is done and what failed. Returns the number of resources that are done."""
     done = 0
     for event in events:
-        status, why = event["ResourceStatus"], event.get("ResourceStatusReason", "")
+        status, reason = event["ResourceStatus"], event.get("ResourceStatusReason", "")
         if event["ResourceType"] == STACK:
-            say(f"{name} is {status}{f': {why}' if why and why != 'User Initiated' else ''}")
+            log(f"{name} is {status}{f': {reason}' if reason and reason != 'User Initiated' else ''}")
         elif status.endswith("_FAILED"):
-            say(f"{name}: {status} {event['LogicalResourceId']} ({event['ResourceType']}): {why or 'no reason given'}")
+            log(f"{name}: {status} {event['LogicalResourceId']} ({event['ResourceType']}): {reason or 'no reason given'}")
         elif status.endswith("_COMPLETE"):
             done += 1
-            say(f"{name}: {status} {event['LogicalResourceId']} ({event['ResourceType']})")
+            log(f"{name}: {status} {event['LogicalResourceId']} ({event['ResourceType']})")
     return done
 
 
-def _goes_on(stack: Stack) -> str:
+def _still_running(stack: Stack) -> str:
     return (
-        f"{stack.name} is {stack.status}, which goes on in AWS by itself. The same command again waits for it; "
-        f"to look at it: aws cloudformation describe-stack-events --stack-name {stack.name}"
+        f"{stack.name} is {stack.status}, and AWS continues with it. Run the same command again to wait for it; "
+        f"its events: aws cloudformation describe-stack-events --stack-name {stack.name}"
     )

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from scripts.archive.build import archive_name
+from scripts.archive.name import archive_name
+from scripts.command import run
 from scripts.ecs import stack
 from scripts.ecs.deploy import changes, deploy, destroy, watch
 from scripts.ecs.deploy.watch import TASK_DEFINITION
@@ -56,7 +57,7 @@ def scripted(server, recorder, monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_CALLS", str(tmp_path / "docker"))
     models = tmp_path / "models"
     models.mkdir()
-    (models / archive_name("1.0.0")).write_bytes(b"an archive")
+    (models / archive_name("seefood", "1.0.0")).write_bytes(b"an archive")
     stacks = ScriptedStacks(server.client("cloudformation"), OUTPUTS)
     yield stacks
     stacks.close()
@@ -66,20 +67,20 @@ def scripted(server, recorder, monkeypatch, tmp_path):
 def command(scripted, recorder, capsys, tmp_path):
     """Runs make deploy, or another command; (exit status, what it printed)."""
 
-    def run(*arguments, main=deploy.main):
-        words = [NAME, *arguments]
+    def run_command(*arguments, main=deploy.main):
+        given = [NAME, *arguments]
         if main is deploy.main:
-            words += ["--model-store", str(tmp_path / "models")]
+            given += ["--model-store", str(tmp_path / "models")]
         capsys.readouterr()
         recorder.on = True
         try:
-            status = main([*words, "--limit-s", "20"])
+            status = run(lambda: main([*given, "--limit-s", "20"]))
         finally:
             recorder.on = False
         out, error = capsys.readouterr()
         return status, out + error
 
-    return run
+    return run_command
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def docker(tmp_path):
 
 @pytest.fixture
 def deployed(scripted, server):
-    """All stacks, as a deploy of the image `old` has left them, with a fleet of one task."""
+    """All stacks, as a deploy of the image `old` left them, with a fleet of one task."""
     fleet = Fleet()
     known = {"Image": f"{URI}:old"}
     for kind in ORDER:

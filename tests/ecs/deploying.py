@@ -46,7 +46,7 @@ def updating(scripted, fleet, then):
         asked = fleet.register("new")
         scripted.event(one, TASK_DEFINITION, "TaskDefinition", "UPDATE_COMPLETE", physical=asked)
         fleet.deploy(asked, 0)
-        fleet.say("has started 1 tasks: (task 1).")
+        fleet.add_event("has started 1 tasks: (task 1).")
         yield
         yield from then(one)
 

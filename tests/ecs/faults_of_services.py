@@ -1,4 +1,4 @@
-"""Faults of services, scaling, alarms, load balancer, network, roles and storage, each with the rule that has to name it."""
+"""Faults of services, scaling, alarms, load balancer, network, roles and storage, each with the rule that must report it."""
 
 import json
 
@@ -38,7 +38,7 @@ ANYBODY = {"IpProtocol": "tcp", "FromPort": 8080, "ToPort": 8080, "CidrIp": "0.0
 
 
 def opened(group, first, last, protocol="tcp", **source):
-    """A rule beside its group, as CloudFormation also takes it."""
+    """An inbound rule as a resource of its own."""
     source = source or {"CidrIp": "10.0.0.0/8"}
     return made(
         "network",
@@ -223,17 +223,17 @@ SCALING = [
     fault("alarms-can-go-off", "no threshold", drop("service/UnhealthyAlarm/Threshold")),
     fault("alarms-can-go-off", "more points than periods", put("service/ErrorAlarm/DatapointsToAlarm", "5")),
     fault("alarms-can-go-off", "a metric that is missing", drop("service/ErrorAlarm/Metrics/2")),
-    fault("alarms-are-heard", "nobody", put("observability/CpuAlarm/AlarmActions", [])),
-    fault("alarms-are-heard", "not a topic", put("service/ErrorAlarm/AlarmActions", [ref("LogGroupName")])),
-    fault("alarms-are-heard", "switched off", put("service/ErrorAlarm/ActionsEnabled", False)),
+    fault("alarms-notify-someone", "nobody", put("observability/CpuAlarm/AlarmActions", [])),
+    fault("alarms-notify-someone", "not a topic", put("service/ErrorAlarm/AlarmActions", [ref("LogGroupName")])),
+    fault("alarms-notify-someone", "switched off", put("service/ErrorAlarm/ActionsEnabled", False)),
     fault(
-        "alarms-are-heard",
+        "alarms-notify-someone",
         "subscription of another topic",
         put("observability/AlarmSubscription/TopicArn", "arn:aws:sns:eu-central-1:111122223333:other"),
     ),
-    fault("log-is-counted", "another group", put("observability/Problems/LogGroupName", "/ecs/seefood")),
-    fault("log-is-counted", "words", put("observability/Restarts/FilterPattern", "TorchServe ended")),
-    fault("log-is-counted", "as nothing", put("observability/Problems/MetricTransformations/0/MetricValue", "0")),
+    fault("log-events-are-counted", "another group", put("observability/Problems/LogGroupName", "/ecs/seefood")),
+    fault("log-events-are-counted", "words", put("observability/Restarts/FilterPattern", "TorchServe ended")),
+    fault("log-events-are-counted", "as nothing", put("observability/Problems/MetricTransformations/0/MetricValue", "0")),
 ]
 
 LOAD_BALANCER = [
@@ -263,9 +263,9 @@ LOAD_BALANCER = [
         put(f"{TARGETS}/HealthCheckTimeoutSeconds", 2),
     ),
     fault("health-check-times-are-possible", "once is enough", put(f"{TARGETS}/UnhealthyThresholdCount", 1)),
-    fault("load-balancer-looks-away-in-time", "a slow check", put(f"{TARGETS}/HealthCheckIntervalSeconds", 30)),
-    fault("load-balancer-looks-away-in-time", "often asked", put(f"{TARGETS}/UnhealthyThresholdCount", "10")),
-    fault("load-balancer-looks-away-in-time", "no grace", GraceSeconds="0"),
+    fault("load-balancer-stops-sending-in-time", "a slow check", put(f"{TARGETS}/HealthCheckIntervalSeconds", 30)),
+    fault("load-balancer-stops-sending-in-time", "often asked", put(f"{TARGETS}/UnhealthyThresholdCount", "10")),
+    fault("load-balancer-stops-sending-in-time", "no grace", GraceSeconds="0"),
     fault("deregistration-fits-stop", "default", put(f"{TARGETS}/TargetGroupAttributes", [])),
     fault("deregistration-fits-stop", "none", put(f"{TARGETS}/TargetGroupAttributes/0/Value", "0")),
     fault("deregistration-fits-stop", "longer than a task lives", DeregistrationDelay="600"),
@@ -414,9 +414,9 @@ NETWORKS = [
             PrivateDnsEnabled=True,
         ),
     ),
-    fault("all-is-in-one-network", "target group elsewhere", put(f"{TARGETS}/VpcId", "vpc-1")),
-    fault("all-is-in-one-network", "group in the default network", drop("network/TaskSecurityGroup/VpcId")),
-    fault("all-is-in-one-network", "subnet elsewhere", put("network/PrivateSubnetA/VpcId", "vpc-1")),
+    fault("everything-is-in-one-network", "target group elsewhere", put(f"{TARGETS}/VpcId", "vpc-1")),
+    fault("everything-is-in-one-network", "group in the default network", drop("network/TaskSecurityGroup/VpcId")),
+    fault("everything-is-in-one-network", "subnet elsewhere", put("network/PrivateSubnetA/VpcId", "vpc-1")),
     fault("groups-are-those-of-the-network", "another group for tasks", put(f"{NETWORK}/SecurityGroups", ["sg-1"])),
     fault("groups-are-those-of-the-network", "another subnet", put("cluster/AutoScalingGroup/VPCZoneIdentifier", ["subnet-1"])),
     fault(
@@ -438,12 +438,12 @@ NETWORKS = [
     fault("endpoints-are-used", "another region", put("network/S3Endpoint/ServiceName", "com.amazonaws.us-east-1.s3")),
     fault("endpoints-are-used", "no table", put("network/S3Endpoint/RouteTableIds", [])),
     fault(
-        "endpoint-lets-images-through",
+        "endpoint-allows-image-layers",
         "the bucket alone",
         put("network/S3Endpoint/PolicyDocument", allow("s3:GetObject", "arn:aws:s3:::models/*")["PolicyDocument"]),
     ),
     fault(
-        "endpoint-lets-images-through",
+        "endpoint-allows-image-layers",
         "images alone",
         put("network/S3Endpoint/PolicyDocument", allow("s3:*", LAYERS)["PolicyDocument"]),
     ),
@@ -451,27 +451,27 @@ NETWORKS = [
 
 ROLES = [
     fault(
-        "roles-are-trusted-rightly",
+        "roles-trust-their-service",
         "stack role of tasks",
         put("identity/ServiceStackRole/AssumeRolePolicyDocument", trust("ecs-tasks.amazonaws.com")),
     ),
     fault(
-        "roles-are-trusted-rightly",
+        "roles-trust-their-service",
         "instance role of ECS",
         put("identity/InstanceRole/AssumeRolePolicyDocument", trust("ecs.amazonaws.com")),
     ),
     fault(
-        "roles-are-trusted-rightly",
+        "roles-trust-their-service",
         "another action",
         put("identity/TaskRole/AssumeRolePolicyDocument", trust("ecs-tasks.amazonaws.com", action="sts:TagSession")),
     ),
     fault(
-        "roles-are-trusted-rightly",
+        "roles-trust-their-service",
         "another region's tasks",
         replaced("identity/TaskRole/AssumeRolePolicyDocument", "${AWS::Region}", "us-east-1"),
     ),
     fault(
-        "roles-are-trusted-rightly",
+        "roles-trust-their-service",
         "everybody",
         append(
             "identity/TaskRole/AssumeRolePolicyDocument/Statement",
@@ -566,12 +566,12 @@ STORAGE = [
     ),
     fault("bucket-is-private", "without TLS", gone("storage", "ModelBucketPolicy")),
     fault(
-        "bucket-policy-lets-tasks-in",
+        "bucket-policy-allows-tasks",
         "denied for everybody",
         drop("storage/ModelBucketPolicy/PolicyDocument/Statement/0/Condition"),
     ),
     fault(
-        "bucket-policy-lets-tasks-in",
+        "bucket-policy-allows-tasks",
         "denied with TLS",
         replaced("storage/ModelBucketPolicy/PolicyDocument/Statement/0/Condition", "false", "true"),
     ),
@@ -584,8 +584,8 @@ STORAGE = [
         "models move to the archive",
         append(LIFECYCLE, {"Status": "Enabled", "Transitions": [{"StorageClass": "GLACIER", "TransitionInDays": 30}]}),
     ),
-    fault("old-statuses-go", "no lifecycle", drop("storage/ModelBucket/LifecycleConfiguration")),
-    fault("old-statuses-go", "switched off", put(f"{LIFECYCLE}/0/Status", "Disabled")),
+    fault("old-statuses-expire", "no lifecycle", drop("storage/ModelBucket/LifecycleConfiguration")),
+    fault("old-statuses-expire", "switched off", put(f"{LIFECYCLE}/0/Status", "Disabled")),
     fault("image-tags-are-immutable", "default", drop("storage/Repository/ImageTagMutability")),
     fault("image-tags-are-immutable", "mutable", put("storage/Repository/ImageTagMutability", "MUTABLE")),
     fault("registry-keeps-images", "one image", lifecycle("imageCountMoreThan", 1)),

@@ -1,4 +1,4 @@
-"""Faults of stacks, instances, room, tasks and containers, each with the rule that has to name it."""
+"""Faults of stacks, instances, capacity, tasks and containers, each with the rule that must report it."""
 
 from tests.ecs.template_faults import (
     CONTAINER,
@@ -74,10 +74,10 @@ STACKS = [
     fault("parts-are-there", "value that the parameter refuses", MaxTasks="0"),
     fault("parts-are-there", "text where a number belongs", TaskMemory="3 GB"),
     fault("parts-are-there", "a network without its subnets", ExistingVpcId="vpc-1"),
-    fault("outputs-are-what-they-say", "the other role", output("identity", "TaskRoleArn", att("TaskRole", "RoleId"))),
-    fault("outputs-are-what-they-say", "a profile's role", output("identity", "InstanceProfileArn", att("InstanceRole", "Arn"))),
-    fault("outputs-are-what-they-say", "registry's name for its address", output("storage", "RepositoryUri", ref("Repository"))),
-    fault("outputs-are-what-they-say", "missing", output("storage", "BucketName", None)),
+    fault("outputs-match-their-names", "the other role", output("identity", "TaskRoleArn", att("TaskRole", "RoleId"))),
+    fault("outputs-match-their-names", "a profile's role", output("identity", "InstanceProfileArn", att("InstanceRole", "Arn"))),
+    fault("outputs-match-their-names", "registry's name for its address", output("storage", "RepositoryUri", ref("Repository"))),
+    fault("outputs-match-their-names", "missing", output("storage", "BucketName", None)),
 ]
 
 INSTANCES = [
@@ -435,7 +435,9 @@ CONTAINERS = [
     fault("settings-are-taken", "unknown", append(f"{CONTAINER}/Environment", {"Name": "SEEFOOD_GRACE", "Value": "15"})),
     fault("settings-are-taken", "no number", put(f"{CONTAINER}/Environment/3/Value", "15s")),
     fault(
-        "settings-are-taken", "twice", append(f"{CONTAINER}/Environment", {"Name": "RELEASE", "Value": "s3://other/release.json"})
+        "settings-are-taken",
+        "twice",
+        append(f"{CONTAINER}/Environment", {"Name": "SEEFOOD_RELEASE", "Value": "s3://other/release.json"}),
     ),
     fault(
         "settings-are-taken",
@@ -465,34 +467,34 @@ CONTAINERS = [
     fault("served-container-is-essential", "not", put(f"{CONTAINER}/Essential", False)),
     fault("served-container-is-essential", "not, as text", put(f"{CONTAINER}/Essential", "false")),
     fault(
-        "containers-wait-for-what-comes",
+        "container-dependencies-can-be-met",
         "another container",
         put(f"{CONTAINER}/DependsOn", [{"ContainerName": "proxy", "Condition": "START"}]),
     ),
     fault(
-        "containers-wait-for-what-comes",
+        "container-dependencies-can-be-met",
         "another volume",
         put(f"{CONTAINER}/MountPoints", [{"SourceVolume": "models", "ContainerPath": "/models"}]),
     ),
     fault(
-        "container-health-check-is-patient",
+        "container-health-check-allows-for-start",
         "by curl",
         put(f"{CHECK}/Command", ["CMD-SHELL", "curl -f http://127.0.0.1:8086/readyz"]),
     ),
     fault("internal-ports-are-not-mapped", "management", append(f"{CONTAINER}/PortMappings", {"ContainerPort": 8081})),
     fault("internal-ports-are-not-mapped", "figures, as text", append(f"{CONTAINER}/PortMappings", {"ContainerPort": "8082"})),
     fault("internal-ports-are-not-mapped", "a range", put(f"{CONTAINER}/PortMappings", [{"ContainerPortRange": "8080-8086"}])),
-    fault("container-health-check-is-patient", "/ping", replaced(f"{CHECK}/Command", "8086/livez", "8080/ping")),
-    fault("container-health-check-is-patient", "another port", replaced(f"{CHECK}/Command", "8086", "8080")),
+    fault("container-health-check-allows-for-start", "/ping", replaced(f"{CHECK}/Command", "8086/livez", "8080/ping")),
+    fault("container-health-check-allows-for-start", "another port", replaced(f"{CHECK}/Command", "8086", "8080")),
     fault(
-        "container-health-check-is-patient",
+        "container-health-check-allows-for-start",
         "gives up during the start",
         put(f"{CHECK}/StartPeriod", 0),
         put(f"{CHECK}/Interval", 5),
         put(f"{CHECK}/Retries", "1"),
     ),
-    fault("container-health-check-is-patient", "out of range", put(f"{CHECK}/StartPeriod", 600)),
-    fault("container-health-check-is-patient", "no CMD", put(f"{CHECK}/Command", ["curl http://127.0.0.1:8086/livez"])),
+    fault("container-health-check-allows-for-start", "out of range", put(f"{CHECK}/StartPeriod", 600)),
+    fault("container-health-check-allows-for-start", "no CMD", put(f"{CHECK}/Command", ["curl http://127.0.0.1:8086/livez"])),
     fault("stop-timeout-covers-drain", "default", drop(f"{CONTAINER}/StopTimeout")),
     fault("stop-timeout-covers-drain", "just as long", StopTimeout="65"),
     fault("stop-timeout-covers-drain", "a longer drain", DrainSeconds="120"),

@@ -45,7 +45,7 @@ def now() -> datetime:
 
 @contextlib.contextmanager
 def moto_server(region: str = REGION) -> Iterator[None]:
-    """moto's server in this process, empty, to which all calls go; no credentials but made-up ones are to be had."""
+    """moto's server in this process, empty, to which all calls go; the only credentials are made-up ones."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -96,15 +96,15 @@ class Recorder:
 
 
 def reset() -> None:
-    """moto has nothing any more but networks, which hurt nobody."""
+    """Delete all that moto holds but networks, which disturb no test."""
     for name in ("ecs", "autoscaling", "elbv2", "ecr", "s3", "logs", "cloudwatch", "iam", "applicationautoscaling"):
         get_backend(name).reset()
 
 
 class ScriptedStacks:
-    """CloudFormation: change sets by comparison of templates and parameters, executed step by step as they are looked at.
+    """CloudFormation: change sets by comparison of templates and parameters, executed one step at each call of DescribeStacks.
 
-    `on_execute[kind]` is a generator function (stack) that is advanced at each look and ends with the stack's status.
+    `on_execute[kind]` is a generator function (stack): one step for each `yield`, the last one sets the stack's status.
     """
 
     def __init__(self, client: Any, outputs: dict[str, dict[str, str]]) -> None:
@@ -142,8 +142,8 @@ class ScriptedStacks:
                 raise Refused("AccessDenied", f"User: {who} is not authorized to perform: cloudformation:{name}")
             answer = getattr(self, name)(**self.given)
         except Refused as error:
-            said = {"Code": error.args[0], "Message": error.args[1]}
-            return AWSResponse("https://scripted", 400, {}, None), {"Error": said, "ResponseMetadata": {"HTTPStatusCode": 400}}
+            refusal = {"Code": error.args[0], "Message": error.args[1]}
+            return AWSResponse("https://scripted", 400, {}, None), {"Error": refusal, "ResponseMetadata": {"HTTPStatusCode": 400}}
         if model.output_shape is not None:
             validate_parameters(answer, model.output_shape)
         return AWSResponse("https://scripted", 200, {}, None), {**answer, "ResponseMetadata": {"HTTPStatusCode": 200}}
@@ -166,19 +166,19 @@ class ScriptedStacks:
     def physical(self, stack: SimpleNamespace, name: str, kind: str) -> str:
         return SERVICE_ARN if kind == "AWS::ECS::Service" else f"{stack.name}-{name}"
 
-    def event(self, stack, kind: str, name: str, status: str, why: str = "", physical: str = "") -> None:
+    def event(self, stack, kind: str, name: str, status: str, reason: str = "", physical: str = "") -> None:
         """A new event; one of a stack sets its status, too."""
         if kind == STACK:
-            stack.status, stack.why = status, why
+            stack.status, stack.reason = status, reason
         elif physical:
             stack.resources[name] = (kind, physical, status)
         found = {"StackId": stack.id, "EventId": f"event-{next(self.ids)}", "StackName": stack.name, "Timestamp": now()}
         found |= {"LogicalResourceId": name, "ResourceType": kind, "ResourceStatus": status}
         found |= {"PhysicalResourceId": physical} if physical else {}
-        stack.events.insert(0, found | ({"ResourceStatusReason": why} if why else {}))
+        stack.events.insert(0, found | ({"ResourceStatusReason": reason} if reason else {}))
 
-    def end(self, stack, status: str, why: str = "") -> None:
-        self.event(stack, STACK, stack.name, status, why, stack.id)
+    def end(self, stack, status: str, reason: str = "") -> None:
+        self.event(stack, STACK, stack.name, status, reason, stack.id)
 
     # --- the API, by AWS's names ---
 
@@ -186,7 +186,7 @@ class ScriptedStacks:
         stack = self._find(StackName)
         self._go_on(stack)
         found = {"StackId": stack.id, "StackName": stack.name, "StackStatus": stack.status, "CreationTime": now()}
-        found |= {"StackStatusReason": stack.why} if stack.why else {}
+        found |= {"StackStatusReason": stack.reason} if stack.reason else {}
         outputs = [{"OutputKey": key, "OutputValue": value} for key, value in stack.outputs.items()]
         return {"Stacks": [found | ({"Outputs": outputs} if outputs else {})]}
 
@@ -286,7 +286,7 @@ class ScriptedStacks:
     def _new(self, name: str, status: str) -> SimpleNamespace:
         arn = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{name}/{next(self.ids)}"
         parts: dict[str, Any] = {"values": {}, "outputs": {}, "resources": {}, "events": [], "script": None, "changes": []}
-        stack = SimpleNamespace(name=name, id=arn, status=status, why="", type="UPDATE", **parts)
+        stack = SimpleNamespace(name=name, id=arn, status=status, reason="", type="UPDATE", **parts)
         self.stacks[name] = stack
         if status == "REVIEW_IN_PROGRESS":
             self.end(stack, status, "User Initiated")
@@ -344,7 +344,7 @@ class Fleet:
         self.service.deployments = []
         self.targets("healthy")
         self.deploy(self.definition, tasks, "COMPLETED")
-        self.say("has reached a steady state.")
+        self.add_event("has reached a steady state.")
 
     def register(self, tag: str) -> str:
         """A new task definition; its ARN."""
@@ -354,7 +354,7 @@ class Fleet:
         made = outside("ecs").register_task_definition(family=NAME, containerDefinitions=[container], cpu="2048", memory="3072")
         return str(made["taskDefinition"]["taskDefinitionArn"])
 
-    def deploy(self, definition: str, running: int, state: str = "IN_PROGRESS", why: str = "") -> dict[str, Any]:
+    def deploy(self, definition: str, running: int, state: str = "IN_PROGRESS", reason: str = "") -> dict[str, Any]:
         """A new PRIMARY deployment."""
         for other in self.service.deployments:
             other["status"] = "ACTIVE"
@@ -367,7 +367,7 @@ class Fleet:
             "updatedAt": now(),
         }
         counts = {"desiredCount": self.service.desired_count, "runningCount": running, "pendingCount": 0, "failedTasks": 0}
-        deployment |= {**counts, "rolloutState": state, "rolloutStateReason": why or f"ECS deployment {number} {state.lower()}."}
+        deployment |= {**counts, "rolloutState": state, "rolloutStateReason": reason or f"ECS deployment {number} {state.lower()}."}
         self.service.deployments.insert(0, deployment)
         return deployment
 
@@ -378,37 +378,39 @@ class Fleet:
         primary["rolloutStateReason"] = f"ECS deployment {primary['id']} completed."
         self.service.deployments = [primary]
         self.service.running_count = primary["desiredCount"]
-        self.say(f"(deployment {primary['id']}) deployment completed.")
-        self.say("has reached a steady state.")
+        self.add_event(f"(deployment {primary['id']}) deployment completed.")
+        self.add_event("has reached a steady state.")
 
-    def roll_back(self, why: str = "tasks failed to start.") -> None:
+    def roll_back(self, reason: str = "tasks failed to start.") -> None:
         """As ECS does: the deployment before becomes PRIMARY again, under its old id."""
         failed, before = self.service.deployments[0], self.service.deployments[1]
-        failed |= {"status": "ACTIVE", "rolloutState": "FAILED", "rolloutStateReason": f"ECS deployment circuit breaker: {why}"}
+        failed |= {"status": "ACTIVE", "rolloutState": "FAILED", "rolloutStateReason": f"ECS deployment circuit breaker: {reason}"}
         back = f"ECS deployment circuit breaker: rolling back to deploymentId {before['id']}."
         before |= {"status": "PRIMARY", "rolloutState": "IN_PROGRESS", "rolloutStateReason": back}
         self.service.deployments = [before, failed]
-        self.say(f"(deployment {failed['id']}) deployment failed: {why}")
-        self.say(f"rolling back to deployment {before['id']}.")
+        self.add_event(f"(deployment {failed['id']}) deployment failed: {reason}")
+        self.add_event(f"rolling back to deployment {before['id']}.")
 
-    def say(self, message: str, ago_s: float = 0.0) -> None:
+    def add_event(self, message: str, ago_s: float = 0.0) -> None:
         """A service event."""
-        event = {"id": f"said-{next(self.ids)}", "createdAt": now() - timedelta(seconds=ago_s)}
+        event = {"id": f"event-{next(self.ids)}", "createdAt": now() - timedelta(seconds=ago_s)}
         self.service.events.insert(0, {**event, "message": f"(service {NAME}) {message}"})
 
-    def stop(self, why: str, *, code: int | None = None, said: str = "", lived_s: float = 20.0, stop_code: str = "") -> str:
-        """A task that has stopped; its id. `said` is ECS's word about its container."""
+    def stop(
+        self, reason: str, *, code: int | None = None, container_reason: str = "", lived_s: float = 20.0, stop_code: str = ""
+    ) -> str:
+        """A task that has stopped; its id. `container_reason` is ECS's for its container."""
         primary = self.service.deployments[0]
         definition = self.ecs.describe_task_definition(primary["taskDefinition"])
         task: Any = Task(self.ecs.clusters[NAME], definition, None, None, self.ecs, f"service:{NAME}", started_by=primary["id"])
         task.id = task.id.replace("-", "")
         task.desired_status = task.last_status = "STOPPED"
-        task.stopped_reason, task.stop_code = why, stop_code or "TaskFailedToStart"
+        task.stopped_reason, task.stop_code = reason, stop_code or "TaskFailedToStart"
         task.created_at, task.stopped_at = now() - timedelta(seconds=lived_s + 5), now()
         task.started_at, task.stopping_at = now() - timedelta(seconds=lived_s), now()
         container = task.containers[0]
         del container.exitCode
-        container.exit_code, container.reason = code, said or None
+        container.exit_code, container.reason = code, container_reason or None
         self.ecs.tasks.setdefault(NAME, {})[task.task_arn] = task
         return str(task.id)
 

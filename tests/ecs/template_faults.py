@@ -1,4 +1,4 @@
-"""How a fault is put into the parsed templates; tests/faults_of_*.py list them for tests/ecs/test_preflight.py.
+"""How a fault is put into the parsed templates; faults_of_*.py list the faults for test_preflight.py.
 
 A place is "stack/Resource/Property/0/...".
 """
@@ -27,7 +27,7 @@ class Fault(NamedTuple):
 
 
 def find(templates: Templates, place: str) -> tuple[Any, Any]:
-    """What holds a place, and its key there."""
+    """What contains a place, and the place's key in it."""
     kind, resource, *steps = place.split("/")
     path = [int(step) if step.isdigit() else step for step in steps]
     at: Any = templates[kind]["Resources"][resource]
@@ -94,7 +94,7 @@ def moved(source: str, name: str, target: str) -> Change:
 
 
 def replaced(place: str, old: str, new: str) -> Change:
-    """Text changed, also where it stands in a function."""
+    """Text replaced, also inside of functions."""
 
     def change(templates: Templates) -> None:
         at, key = find(templates, place)
@@ -114,7 +114,7 @@ def _replaced(value: Any, old: str, new: str) -> Any:
 
 
 def not_allowed(kind: str, role: str, action: str) -> Change:
-    """An action taken out of a role's own policies."""
+    """An action removed from a role's own policies."""
 
     def change(templates: Templates) -> None:
         found = False

@@ -12,12 +12,13 @@ from botocore.stub import Stubber
 
 from scripts.ecs import aws as aws_module
 from scripts.ecs.aws import Aws
-from scripts.ecs.preflight import account as live
-from scripts.ecs.preflight.account import FAILED, OK, SKIPPED
-from scripts.ecs.preflight.preflight import account_lines
+from scripts.ecs.calls import calls_of
+from scripts.ecs.preflight import account as checks
+from scripts.ecs.preflight.preflight import account_results
 from scripts.ecs.preflight.resolve.templates import Stacks, read_templates, resolve
+from scripts.ecs.preflight.result import FAILED, OK, SKIPPED
 from scripts.ecs.stacks import TEMPLATE_FOLDER, Deployment
-from tests.ecs.scripted_aws import ACCOUNT, REGION, moto, outside
+from tests.ecs.scripted_aws import ACCOUNT, REGION, Recorder, moto, outside
 
 ECR = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 TEMPLATES = read_templates()
@@ -27,6 +28,13 @@ TEMPLATES = read_templates()
 def account() -> Iterator[Aws]:
     with moto() as aws:
         yield aws
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recorder(account):
+    found = Recorder()
+    found.on = True
+    return found
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def stacks(**parameters: str) -> Stacks:
 
 
 def only(found):
-    """The one result of a check."""
+    """The single result of a check."""
     (result,) = found
     return result
 
@@ -61,62 +69,62 @@ def quota(stub, value, code="L-1216C47A"):
     stub("service-quotas").add_response("get_service_quota", {"Quota": {"Value": value}}, asked)
 
 
-def test_quota_has_to_hold_what_runs_and_all_our_instances(account, stub):
+def test_quota_must_cover_running_instances_and_all_of_ours(account, stub):
     image = outside("ec2").register_image(Name="any")["ImageId"]
     outside("ec2").run_instances(ImageId=image, InstanceType="c7i.2xlarge", MinCount=1, MaxCount=1)
     own = [{"ResourceType": "instance", "Tags": [{"Key": "aws:cloudformation:stack-name", "Value": "seefood-cluster"}]}]
     outside("ec2").run_instances(ImageId=image, InstanceType="c7i.large", MinCount=1, MaxCount=1, TagSpecifications=own)
     outside("ec2").run_instances(ImageId=image, InstanceType="g5.xlarge", MinCount=1, MaxCount=1)
-    # another's 8, and 2 for each of 4 of ours
+    # 8 of another instance, and 2 for each of our 4
     quota(stub, 16.0)
-    state, words = only(live.vcpu_quota_is_enough(account, stacks()))
-    assert (state, "others run 8" in words, "may want 8" in words) == (OK, True, True)
+    state, message = only(checks.vcpu_quota_is_enough(account, stacks()))
+    assert (state, "others use 8" in message, "may need 8" in message) == (OK, True, True)
     quota(stub, 15.0)
-    state, words = only(live.vcpu_quota_is_enough(account, stacks()))
+    state, message = only(checks.vcpu_quota_is_enough(account, stacks()))
     assert state == FAILED
-    assert "ask for more in Service Quotas" in words
+    assert "request an increase in Service Quotas" in message
 
 
-def test_quota_of_gpu_instances_is_another_and_may_be_the_default(account, stub):
+def test_gpu_instances_have_a_quota_of_their_own_that_may_be_the_default(account, stub):
     stubber = stub("service-quotas")
     stubber.add_client_error("get_service_quota", "NoSuchResourceException")
     asked = {"ServiceCode": "ec2", "QuotaCode": "L-DB2E81BA"}
     stubber.add_response("get_aws_default_service_quota", {"Quota": {"Value": 0.0}}, asked)
-    state, words = only(live.vcpu_quota_is_enough(account, stacks(Gpu="yes", InstanceType="g5.xlarge")))
+    state, message = only(checks.vcpu_quota_is_enough(account, stacks(Gpu="yes", InstanceType="g5.xlarge")))
     assert state == FAILED
-    assert "L-DB2E81BA allows 0 vCPUs" in words
+    assert "L-DB2E81BA allows 0 vCPUs" in message
 
 
-def test_instance_type_has_to_be_offered_where_the_subnets_are(account):
-    assert only(live.instance_type_is_offered(account, stacks()))[0] == OK
-    state, words = only(live.instance_type_is_offered(account, stacks(InstanceType="c7i.largo")))
-    assert (state, "no zone" in words) == (FAILED, True)
+def test_instance_type_must_be_offered_in_the_zones_of_the_subnets(account):
+    assert only(checks.instance_type_is_offered(account, stacks()))[0] == OK
+    state, message = only(checks.instance_type_is_offered(account, stacks(InstanceType="c7i.largo")))
+    assert (state, "no zone" in message) == (FAILED, True)
 
 
-def test_image_has_to_be_in_the_registry_for_the_right_processor(account):
-    check = live.image_is_there
+def test_image_must_be_in_the_registry_and_built_for_the_right_processor(account):
+    check = checks.image_is_there
     assert only(check(account, stacks()))[0] == SKIPPED
-    state, words = only(check(account, stacks(Image=f"{ECR}/nothing:1")))
-    assert (state, "there is no registry nothing" in words) == (FAILED, True)
+    state, message = only(check(account, stacks(Image=f"{ECR}/nothing:1")))
+    assert (state, "there is no registry nothing" in message) == (FAILED, True)
     outside("ecr").create_repository(repositoryName="food")
     image = f"{ECR}/food:1.0.0"
-    state, words = only(check(account, stacks(Image=image)))
-    assert (state, "is not in the registry" in words) == (FAILED, True)
+    state, message = only(check(account, stacks(Image=image)))
+    assert (state, "is not in the registry" in message) == (FAILED, True)
     media_type = "application/vnd.oci.image.index.v1+json"
     platforms = [{"architecture": "amd64", "os": "linux"}, {"architecture": "unknown", "os": "unknown"}]
     manifests = [{"digest": f"sha256:{i}", "platform": platform} for i, platform in enumerate(platforms)]
     manifest = {"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}
     put = {"repositoryName": "food", "imageManifest": json.dumps(manifest), "imageManifestMediaType": media_type}
     outside("ecr").put_image(**put, imageTag="1.0.0")
-    assert only(check(account, stacks(Image=image))) == (OK, f"{image} is there, for X86_64")
-    state, words = only(check(account, stacks(Image=image, Architecture="ARM64")))
-    assert (state, "expected ARM64" in words) == (FAILED, True)
+    assert only(check(account, stacks(Image=image))) == (OK, f"{image} is built for X86_64")
+    state, message = only(check(account, stacks(Image=image, Architecture="ARM64")))
+    assert (state, "expected ARM64" in message) == (FAILED, True)
     assert only(check(account, stacks(Image=image.replace(REGION, "us-east-1"))))[0] == FAILED
 
 
 @pytest.fixture
 def layers():
-    """An address that answers what an image's configuration says."""
+    """The URL of an image's configuration."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -134,13 +142,13 @@ def layers():
     server.server_close()
 
 
-def test_processor_of_an_image_for_one_stands_in_its_configuration(account, stub, layers):
+def test_processor_of_a_single_image_is_read_from_its_configuration(account, stub, layers):
     stubber = stub("ecr")
     manifest = json.dumps({"schemaVersion": 2, "config": {"digest": "sha256:c"}})
     stubber.add_response("batch_get_image", {"images": [{"imageManifest": manifest}]})
     stubber.add_response("get_download_url_for_layer", {"downloadUrl": layers})
-    state, words = only(live.image_is_there(account, stacks(Image=f"{ECR}/food:1.0.0")))
-    assert (state, "for ARM64; expected X86_64" in words) == (FAILED, True)
+    state, message = only(checks.image_is_there(account, stacks(Image=f"{ECR}/food:1.0.0")))
+    assert (state, "for ARM64, expected X86_64" in message) == (FAILED, True)
 
 
 def certificate(**changes):
@@ -152,46 +160,46 @@ def certificate(**changes):
 
 
 @pytest.mark.parametrize(
-    ("answer", "domain", "state", "words"),
+    ("answer", "domain", "state", "message"),
     [
         (certificate(), "seefood.example.com", OK, "is ISSUED for *.example.org, seefood.example.com"),
         (certificate(), "food.example.org", OK, "is ISSUED"),
-        (certificate(), "a.food.example.org", FAILED, "and DomainName is a.food.example.org"),
-        (certificate(Status="PENDING_VALIDATION"), "", FAILED, "PENDING_VALIDATION, expected ISSUED: validate it"),
-        (certificate(NotAfter=datetime(2026, 1, 1, tzinfo=UTC)), "", FAILED, "has expired on 2026-01-01"),
+        (certificate(), "a.food.example.org", FAILED, "but DomainName is a.food.example.org"),
+        (certificate(Status="PENDING_VALIDATION"), "", FAILED, "PENDING_VALIDATION, expected ISSUED: create the DNS record"),
+        (certificate(NotAfter=datetime(2026, 1, 1, tzinfo=UTC)), "", FAILED, "expired on 2026-01-01"),
     ],
 )
-def test_certificate_has_to_be_issued_and_for_the_domain(account, stub, answer, domain, state, words):
+def test_certificate_must_be_issued_and_cover_the_domain(account, stub, answer, domain, state, message):
     stub("acm").add_response("describe_certificate", answer)
     given = {"CertificateArn": answer["Certificate"]["CertificateArn"], "DomainName": domain}
-    found = only(live.certificate_is_issued(account, stacks(**given)))
+    found = only(checks.certificate_is_issued(account, stacks(**given)))
     assert found[0] == state
-    assert words in found[1]
+    assert message in found[1]
 
 
-def test_certificate_has_to_exist_in_this_region(account):
+def test_certificate_must_exist_in_this_region(account):
     arn = f"arn:aws:acm:{REGION}:{ACCOUNT}:certificate/00000000-0000-0000-0000-000000000000"
-    state, words = only(live.certificate_is_issued(account, stacks(CertificateArn=arn)))
-    assert (state, "there is no certificate" in words) == (FAILED, True)
-    state, words = only(live.certificate_is_issued(account, stacks(CertificateArn=arn.replace(REGION, "us-east-1"))))
-    assert (state, f"is not of {REGION}" in words) == (FAILED, True)
-    state, words = only(live.certificate_is_issued(account, stacks()))
-    assert (state, "CertificateArn is not set" in words) == (FAILED, True)
+    state, message = only(checks.certificate_is_issued(account, stacks(CertificateArn=arn)))
+    assert (state, "there is no certificate" in message) == (FAILED, True)
+    state, message = only(checks.certificate_is_issued(account, stacks(CertificateArn=arn.replace(REGION, "us-east-1"))))
+    assert (state, f"is not in {REGION}" in message) == (FAILED, True)
+    state, message = only(checks.certificate_is_issued(account, stacks()))
+    assert (state, "CertificateArn is not set" in message) == (FAILED, True)
 
 
-def test_ami_parameter_has_to_exist(account):
-    assert only(live.ami_parameter_exists(account, stacks()))[0] == OK
-    assert only(live.ami_parameter_exists(account, stacks(Gpu="yes", InstanceType="g5.xlarge")))[0] == OK
-    state, words = only(live.ami_parameter_exists(account, stacks(AmiParameter="/aws/service/ecs/nothing")))
-    assert (state, "there is no parameter /aws/service/ecs/nothing" in words) == (FAILED, True)
+def test_ami_parameter_must_exist(account):
+    assert only(checks.ami_parameter_exists(account, stacks()))[0] == OK
+    assert only(checks.ami_parameter_exists(account, stacks(Gpu="yes", InstanceType="g5.xlarge")))[0] == OK
+    state, message = only(checks.ami_parameter_exists(account, stacks(AmiParameter="/aws/service/ecs/nothing")))
+    assert (state, "there is no parameter /aws/service/ecs/nothing" in message) == (FAILED, True)
 
 
-def test_ecs_role_has_to_exist(account):
-    state, words = only(live.ecs_role_exists(account, stacks()))
-    assert (state, "aws iam create-service-linked-role" in words) == (FAILED, True)
+def test_ecs_role_must_exist(account):
+    state, message = only(checks.ecs_role_exists(account, stacks()))
+    assert (state, "aws iam create-service-linked-role" in message) == (FAILED, True)
     # moto gives service-linked roles names of its own
     outside("iam").create_role(RoleName="AWSServiceRoleForECS", AssumeRolePolicyDocument="{}")
-    assert only(live.ecs_role_exists(account, stacks()))[0] == OK
+    assert only(checks.ecs_role_exists(account, stacks()))[0] == OK
 
 
 def with_bucket_name(name):
@@ -201,32 +209,39 @@ def with_bucket_name(name):
     return resolve(Deployment("seefood", REGION, {}), {**TEMPLATES, "storage": storage}, ACCOUNT)
 
 
-def test_name_of_a_bucket_has_to_be_free_or_ours(account, stub):
-    check = live.bucket_name_is_free
+def test_bucket_name_must_be_free_or_ours(account, stub):
+    check = checks.bucket_name_is_free
     assert only(check(account, stacks()))[0] == OK
     assert only(check(account, with_bucket_name("seefood-models"))) == (OK, "the name seefood-models is free")
     outside("s3").create_bucket(Bucket="seefood-models", CreateBucketConfiguration={"LocationConstraint": REGION})
-    state, words = only(check(account, with_bucket_name("seefood-models")))
-    assert (state, "not of this stack" in words) == (FAILED, True)
+    state, message = only(check(account, with_bucket_name("seefood-models")))
+    assert (state, "outside this stack" in message) == (FAILED, True)
     stub("s3").add_client_error("head_bucket", "403", http_status_code=403)
-    state, words = only(check(account, with_bucket_name("models")))
-    assert (state, "somebody else's" in words) == (FAILED, True)
+    state, message = only(check(account, with_bucket_name("models")))
+    assert (state, "belongs to another account" in message) == (FAILED, True)
 
 
-def test_what_is_not_allowed_is_skipped_and_what_fails_is_told(account, stub):
+def test_denied_call_skips_its_check_and_a_failed_call_fails_it(account, stub):
     stub("iam").add_client_error("get_role", "AccessDenied", http_status_code=403)
     stub("ssm").add_client_error("get_parameter", "InternalServerError", http_status_code=500)
     stubber = stub("service-quotas")
     stubber.add_client_error("get_service_quota", "AccessDeniedException", http_status_code=400)
-    found = {result.check: result for result in live.check_all(account, stacks())}
-    assert list(found) == [check.__name__.replace("_", "-") for check in live.CHECKS]
+    found = {result.check: result for result in checks.check_all(account, stacks())}
+    assert list(found) == [check.__name__.replace("_", "-") for check in checks.CHECKS]
     assert found["ecs-role-exists"][1:] == (SKIPPED, "iam:GetRole is not allowed")
     assert found["vcpu-quota-is-enough"].state == SKIPPED
     assert found["ami-parameter-exists"].state == FAILED
-    assert "InternalServerError" in found["ami-parameter-exists"].words
+    assert "InternalServerError" in found["ami-parameter-exists"].message
 
 
-def test_command_asks_the_account_where_there_are_credentials(account, monkeypatch):
-    monkeypatch.setattr(aws_module, "ATTEMPTS", 1)  # what moto lacks answers 500, which is else tried again
-    lines = account_lines(Deployment("seefood", REGION, {}), TEMPLATE_FOLDER)
-    assert [line.part for line in lines] == [f"account {check.__name__.replace('_', '-')}" for check in live.CHECKS]
+def test_command_checks_the_account_where_there_are_credentials(account, monkeypatch):
+    monkeypatch.setattr(aws_module, "ATTEMPTS", 1)  # moto answers 500 to calls it lacks, which boto3 would retry
+    results = account_results(Deployment("seefood", REGION, {}), TEMPLATE_FOLDER)
+    assert [result.check for result in results] == [f"account {check.__name__.replace('_', '-')}" for check in checks.CHECKS]
+
+
+def test_preflight_makes_the_listed_calls_and_no_others(recorder):
+    if len(recorder.made) < 5:
+        pytest.skip("the tests before this one make the calls")
+    # made by a client of its own, before the checks
+    assert recorder.made | {"sts:GetCallerIdentity"} == calls_of("preflight"), "correct scripts/ecs/calls.py"

@@ -1,4 +1,4 @@
-"""How make deploy changes a stack: shown first, nothing lost unasked, and clear words where a stack cannot be changed."""
+"""How make deploy changes a stack: shown first, nothing destroyed unasked, and what to do where a stack cannot be changed."""
 
 import pytest
 
@@ -23,11 +23,11 @@ def test_question_answered_with_no_leaves_nothing_behind(scripted, command, monk
     monkeypatch.setattr("builtins.input", lambda question: (_ for _ in ()).throw(EOFError))
     status, output = command("--image", "abc")
     assert status == 1
-    assert "--yes goes on without asking" in output
+    assert "no terminal to answer 'Apply these changes to seefood-network? [y/n]': --yes skips the question" in output
     assert not scripted.stacks
 
 
-def test_what_cannot_be_made_again_is_replaced_only_if_it_is_named(scripted, deployed, command):
+def test_what_cannot_be_created_again_is_replaced_only_if_it_is_named(scripted, deployed, command):
     bucket = {"LogicalResourceId": "ModelBucket", "ResourceType": "AWS::S3::Bucket", "Action": "Modify", "Replacement": "True"}
     scripted.changes["storage"] = [
         bucket | {"Details": [{"Target": {"Attribute": "Properties", "Name": "BucketName"}}], "PolicyAction": "ReplaceAndRetain"}
@@ -35,7 +35,7 @@ def test_what_cannot_be_made_again_is_replaced_only_if_it_is_named(scripted, dep
     status, output = command("--image", "new", "--yes")
     assert status == 1
     assert "REPLACED (the old one stays in AWS)  ModelBucket  AWS::S3::Bucket  BucketName" in output
-    assert "which may end the release document, its history and the archives: nothing was changed" in output
+    assert "which may destroy the release document, its history and the archives: nothing was changed" in output
     assert "--replace ModelBucket" in output
     assert not scripted.calls["ExecuteChangeSet"]
     status, output = command("--image", "old", "--yes", "--only", "storage", "--replace", "ModelBucket")
@@ -51,52 +51,53 @@ def test_what_may_be_lost():
     lost = [("Remove", ""), ("Dynamic", ""), ("Modify", "True"), ("Modify", "Conditional")]
     kept = [("Add", ""), ("Import", ""), ("Modify", "False")]
     for kind in changes.STATEFUL:
-        assert all(change(action, kind, replacement).loses for action, replacement in lost)
-        assert not any(change(action, kind, replacement).loses for action, replacement in kept)
-    assert not change("Modify", TASK_DEFINITION, "True").loses
-    assert change("Dynamic", "AWS::S3::Bucket").words == "PERHAPS CHANGED"
-    assert changes.table([]) == "  no resource is changed, only outputs or settings of the stack"
+        assert all(change(action, kind, replacement).destructive for action, replacement in lost)
+        assert not any(change(action, kind, replacement).destructive for action, replacement in kept)
+    assert not change("Modify", TASK_DEFINITION, "True").destructive
+    assert change("Dynamic", "AWS::S3::Bucket").label == "PERHAPS CHANGED"
+    assert changes.table([]) == "  no resource changes, only outputs or settings of the stack"
 
 
-def test_stack_that_failed_at_its_creation_is_deleted_and_made_anew(scripted, deployed, command):
+def test_stack_whose_creation_failed_is_deleted_and_created_again(scripted, deployed, command):
     old = scripted.stacks[f"{NAME}-observability"]
     scripted.event(old, "AWS::Logs::LogGroup", "LogGroup", "CREATE_FAILED", "it exists already")
     scripted.end(old, "ROLLBACK_COMPLETE")
     status, output = command("--image", "old", "--yes", "--only", "observability")
     assert status == 0, output
-    assert "it failed when it was created, and serves nobody. LogGroup (AWS::Logs::LogGroup): it exists already" in output
+    assert "its creation failed, nothing of it is in use. LogGroup (AWS::Logs::LogGroup): it exists already" in output
     assert scripted.stacks[f"{NAME}-observability"].id != old.id
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "advice"),
     [("UPDATE_ROLLBACK_FAILED", "aws cloudformation continue-update-rollback"), ("DELETE_FAILED", "make destroy")],
 )
-def test_stack_that_cannot_be_changed_is_left_alone_with_what_to_do(scripted, deployed, command, status, words):
+def test_stack_that_cannot_be_changed_is_left_alone_with_what_to_do(scripted, deployed, command, status, advice):
     network = scripted.stacks[f"{NAME}-network"]
     scripted.event(network, "AWS::EC2::Subnet", "PublicSubnet1", status, "it has dependencies")
     scripted.end(network, status)
     code, output = command("--image", "old", "--yes", "--only", "network")
     assert code == 1
     assert f"seefood-network is {status}, so it cannot be changed" in output
-    assert words in output
+    assert advice in output
     assert "PublicSubnet1 (AWS::EC2::Subnet): it has dependencies" in output
 
 
-def test_refused_template_is_explained_and_leaves_no_empty_stack(scripted, command):
+def test_rejected_template_is_explained_and_leaves_no_empty_stack(scripted, command):
     scripted.refusal = "The following validation failed: use the DescribeEvents API"
     status, output = command("--image", "abc", "--yes")
     assert status == 1
-    assert "CloudFormation refuses the template" in output
+    assert "CloudFormation rejects the template" in output
     assert "Unsupported property [Colour]" in output
     assert not scripted.stacks
 
 
-def test_large_template_lies_in_the_bucket(scripted, server):
+def test_large_template_is_put_into_the_bucket(scripted, server):
     template = "# " + "x" * changes.MAX_BODY_BYTES
-    with pytest.raises(stack.StackError, match="there is none before the stack of storage"):
-        changes.propose(server, f"{NAME}-network", None, template, {}, Limit(5))
-    changes.propose(server, f"{NAME}-network", None, template, {}, Limit(5), BUCKET)
+    request = changes.StackRequest(f"{NAME}-network", template, {})
+    with pytest.raises(stack.StackError, match="no bucket exists before the storage stack"):
+        changes.propose(server, request, None, Limit(5))
+    changes.propose(server, request._replace(bucket=BUCKET), None, Limit(5))
     given = next(given for name, given in scripted.sent if name == "CreateChangeSet")
     assert "TemplateBody" not in given
     host, _, key = given["TemplateURL"].removeprefix("https://").partition("/")

@@ -1,4 +1,4 @@
-"""make doctor against a service in moto's ECS that is edited to be ill in each way (scripted_aws.py says what that shows)."""
+"""make doctor against a service in moto's ECS that is made unhealthy in each way (scripted_aws.py says what that shows)."""
 
 from datetime import timedelta
 
@@ -7,11 +7,12 @@ from moto.autoscaling.responses import AutoScalingResponse
 from moto.core.responses import ActionResult
 from werkzeug.exceptions import Forbidden
 
-from scripts.ecs.aws import calls_of
+from scripts.command import run
+from scripts.ecs.calls import calls_of
 from scripts.ecs.doctor import doctor
 from scripts.ecs.doctor.causes import explain, findings
 from scripts.ecs.doctor.history import since
-from scripts.ecs.doctor.reasons import reason_of
+from scripts.ecs.doctor.reasons import known_reason
 from scripts.ecs.doctor.service_state import LINKED_ROLE, State
 from scripts.ecs.stacks import ORDER, Deployment
 from tests.ecs.scripted_aws import NAME, REGION, Fleet, ScriptedStacks, now, outside, reset
@@ -36,7 +37,7 @@ def scripted(server, monkeypatch):
 
 @pytest.fixture
 def fleet(scripted):
-    """A service that is well."""
+    """A healthy service."""
     outside("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     outside("s3").put_object(Bucket=BUCKET, Key="release.json", Body=b"{}")
     return Fleet()
@@ -44,38 +45,38 @@ def fleet(scripted):
 
 @pytest.fixture
 def examine(capsys, recorder):
-    def run():
+    def run_doctor():
         recorder.on = True
-        status = doctor.main([NAME])
+        status = run(lambda: doctor.main([NAME]))
         recorder.on = False
         out, error = capsys.readouterr()
         return status, out + error
 
-    return run
+    return run_doctor
 
 
-def test_nothing_is_wrong(fleet, examine):
+def test_healthy_service_has_no_problem(fleet, examine):
     fleet.stop("Scaling activity initiated by (deployment ecs-svc/1)", code=143, stop_code="ServiceSchedulerInitiated")
     fleet.stop("Task stopped by a person", stop_code="UserInitiated")
-    fleet.say(PLACE + "Reason: No Container Instances were found in your cluster.", ago_s=60)
+    fleet.add_event(PLACE + "Reason: No Container Instances were found in your cluster.", ago_s=60)
     status, output = examine()
     assert output.splitlines() == [
-        "seefood:1: 1 of 1 tasks run, PRIMARY, COMPLETED",
+        "seefood:1: 1 of 1 tasks running, PRIMARY, COMPLETED",
         "1 of 1 targets healthy, 1 container instances registered",
-        "nothing is wrong",
+        "no problem found",
     ]
     assert status == 0
 
 
-def test_deployment_that_goes_on_is_no_fault_but_one_that_does_for_long_is(fleet, examine):
+def test_deployment_in_progress_is_a_problem_only_after_a_long_time(fleet, examine):
     primary = fleet.deploy(fleet.register("new"), 0)
     status, output = examine()
     assert status == 0
-    assert "nothing is wrong so far: a deployment goes on" in output
+    assert "no problem found so far: a deployment is in progress" in output
     primary["createdAt"] = now() - timedelta(minutes=20)
     status, output = examine()
     assert status == 1
-    assert "a deployment has gone on for 20 minutes" in output
+    assert "a deployment has been in progress for 20 minutes" in output
 
 
 def lost_agent(fleet):
@@ -142,8 +143,8 @@ def stopped(why, **more):
     return lambda fleet: fleet.stop(why, **more)
 
 
-def said(message):
-    return lambda fleet: fleet.say(message)
+def event(message):
+    return lambda fleet: fleet.add_event(message)
 
 
 def target(*health):
@@ -155,42 +156,46 @@ CASES = {
     "no instance": (
         no_instance,
         "no container instance is registered in cluster seefood",
-        "the auto-scaling group has 1, so they do not",
+        "the auto-scaling group has 1, so they cannot reach ECS",
     ),
     "agent away": (
         lost_agent,
-        "ECS has no connection to the agent of 1 of 1 instances: i-",
+        "ECS has lost the agent of 1 of 1 instances: i-",
         "terminate-instances --instance-ids i-",
     ),
-    "task too large": (too_large, "a task wants 3072 of MEMORY, and the largest instance has 1024 in all", "a larger InstanceType"),
+    "task too large": (
+        too_large,
+        "a task needs 3072 MiB of memory, but the largest instance has 1024 in total",
+        "a larger InstanceType",
+    ),
     "no room": (
-        said(PLACE + "The closest matching container-instance x has insufficient memory available."),
-        "room that is left",
+        event(PLACE + "The closest matching container-instance x has insufficient memory available."),
+        "no instance has enough free CPU, memory or GPUs for a task",
         "MaxInst",
     ),
     "no CPU": (
-        said(PLACE + "The closest container-instance x has insufficient CPU units available."),
-        "room that is left",
+        event(PLACE + "The closest container-instance x has insufficient CPU units available."),
+        "no instance has enough free CPU, memory or GPUs for a task",
         "TaskCpu",
     ),
     "interface": (
-        said(PLACE + 'The closest x encountered error "RESOURCE:ENI".'),
+        event(PLACE + 'The closest x encountered error "RESOURCE:ENI".'),
         "no instance has a free network interface",
         "awsvpcTrunk",
     ),
     "placed nowhere": (stopped("Unable to place: RESOURCE:ENI"), "no instance has a free network interface", "larger instances"),
     "port": (
-        said(PLACE + "The closest x is already using a port required by your task."),
-        "port that a task wants is taken",
+        event(PLACE + "The closest x is already using a port required by your task."),
+        "the port of the task is already in use",
         "awsvpc",
     ),
     "attribute": (
-        said(PLACE + "The closest x is missing an attribute required by your task."),
-        "no instance has what",
+        event(PLACE + "The closest x is missing an attribute required by your task."),
+        "no instance meets the task definition's requirements",
         "Architecture",
     ),
     "agent": (
-        said(PLACE + 'The closest x encountered error "AGENT".'),
+        event(PLACE + 'The closest x encountered error "AGENT".'),
         "no connection to the agent of an instance",
         "replace the inst",
     ),
@@ -199,14 +204,14 @@ CASES = {
         "the image is not in the registry",
         "make deploy builds",
     ),
-    "no right": (stopped(PULL + "pull access denied: no basic auth credentials"), "the registry refuses", "the execution role"),
-    "no way": (stopped(PULL + "Get https://x/v2/: dial tcp 1.2.3.4:443: i/o timeout"), "do not reach the registry", "NAT gateway"),
+    "no right": (stopped(PULL + "pull access denied: no basic auth credentials"), "the registry denies", "the execution role"),
+    "no way": (stopped(PULL + "Get https://x/v2/: dial tcp 1.2.3.4:443: i/o timeout"), "cannot reach the registry", "NAT gateway"),
     "no way to log in": (
         stopped("ResourceInitializationError: unable to pull secrets or registry auth: there is a connection issue"),
-        "do not reach the registry",
+        "cannot reach the registry",
         "NAT gateway",
     ),
-    "disk": (stopped(PULL + "failed to register layer: no space left on device"), "disk is full", "larger disk"),
+    "disk": (stopped(PULL + "failed to register layer: no space left on device"), "disk is full", "DiskGiB"),
     "machine": (wrong_machine, "the image is built for another processor architecture", "Architecture, InstanceType"),
     "no such platform": (
         stopped(PULL + "no matching manifest for linux/arm64/v8"),
@@ -219,8 +224,12 @@ CASES = {
         "aws logs tail /seefood/seefood",
     ),
     "memory": (
-        stopped("Essential container in task exited", code=137, said="OutOfMemoryError: Container killed due to memory usage"),
-        "took more memory than the task has. 1 task stopped",
+        stopped(
+            "Essential container in task exited",
+            code=137,
+            container_reason="OutOfMemoryError: Container killed due to memory usage",
+        ),
+        "used more memory than the task has. 1 task stopped",
         "raise TaskMemory",
     ),
     "secret": (
@@ -228,26 +237,26 @@ CASES = {
         "a secret",
         "execution role",
     ),
-    "role": (stopped("ECS was unable to assume the role 'arn:aws:iam::1:role/x'"), "ECS may not take on a role", "identity"),
+    "role": (stopped("ECS was unable to assume the role 'arn:aws:iam::1:role/x'"), "ECS cannot assume a role", "identity stack"),
     "log": (
         stopped(
             "CannotStartContainerError: failed to initialize logging driver: ResourceNotFoundException: The specified log group "
             "does not exist."
         ),
         "log cannot be written",
-        "the stack of observability",
+        "observability stack",
     ),
     "loading": (
         loading,
-        "It was ended 40 s after its start, and never ready; the grace period is 20 s",
+        "It was stopped 40 s after its start and was never ready; the grace period is 20 s",
         "raise HealthCheckGracePeriod",
     ),
-    "ill later": (
+    "unhealthy later": (
         stopped("Task failed ELB health checks in (target-group arn:x)", lived_s=900),
         "beyond the grace period of 180 s",
         "/readyz",
     ),
-    "container check": (stopped("Task failed container health checks"), "did not answer its own health check", "start period"),
+    "container check": (stopped("Task failed container health checks"), "failed its own health check", "start period"),
     "mismatch": (
         target("unhealthy", "Target.ResponseCodeMismatch", "[503]"),
         "ResponseCodeMismatch: [503] (10.0.0.1)",
@@ -263,41 +272,41 @@ CASES = {
     "rolled back": (
         rolled_back,
         "the last deployment failed: (service seefood) (deployment ecs-svc/3) deployment failed: tasks failed to "
-        "start.; seefood:1 is served again",
-        "do not reach the registry",
+        "start.; seefood:1 is running again",
+        "cannot reach the registry",
     ),
-    "role of ECS": (no_role, "the account has no service-linked role of ECS", "aws iam create-service-linked-role"),
+    "role of ECS": (no_role, "the account lacks the service-linked role of ECS", "aws iam create-service-linked-role"),
     "no release": (no_release, "there is no release.json in the bucket", "make deploy writes the first one"),
-    "too few": (fewer, "1 of 3 tasks run", "look at the service's events"),
+    "too few": (fewer, "1 of 3 tasks running", "see the service's events"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_cause_is_named_with_what_to_do(fleet, examine, case):
-    make_ill, cause, advice = CASES[case]
-    make_ill(fleet)
+    make_unhealthy, cause, advice = CASES[case]
+    make_unhealthy(fleet)
     status, output = examine()
     assert status == 1
     assert cause in output, output
     assert advice in output, output
-    assert "nothing is wrong" not in output
+    assert "no problem found" not in output
     assert "AlarmLow" not in output
     if case not in ("no instance", "rolled back"):
         assert "\n2. " not in output, output
 
 
 ACTIVITIES = {
-    "You have requested more vCPU capacity than your current vCPU limit of 5": "the account's quota refuses another instance",
-    "We currently do not have sufficient c7i.large capacity": "AWS has no instance of that type to give",
-    "Invalid IAM Instance Profile name": "the auto-scaling group could not do something: Invalid IAM",
+    "You requested more vCPU capacity than your current vCPU limit of 5": "the account's quota does not allow another instance",
+    "We currently do not have sufficient c7i.large capacity": "AWS has no capacity for this instance type",
+    "Invalid IAM Instance Profile name": "an activity of the auto-scaling group failed: Invalid IAM",
 }
 
 
 @pytest.mark.parametrize("message", ACTIVITIES)
 def test_failed_activity_of_the_auto_scaling_group_is_a_cause_until_one_succeeds(fleet, examine, monkeypatch, message):
-    def activity(number, code, said, ago_s):
+    def activity(number, code, message, ago_s):
         start = {"StartTime": now() - timedelta(seconds=ago_s), "AutoScalingGroupName": f"{NAME}-group", "Cause": "x"}
-        return {"ActivityId": number, "StatusCode": code, "StatusMessage": said, "Description": "Launching", **start}
+        return {"ActivityId": number, "StatusCode": code, "StatusMessage": message, "Description": "Launching", **start}
 
     answer = {"Activities": [activity("1", "Failed", message, 60)]}
     monkeypatch.setattr(AutoScalingResponse, "describe_scaling_activities", lambda self: ActionResult(answer))
@@ -308,7 +317,7 @@ def test_failed_activity_of_the_auto_scaling_group_is_a_cause_until_one_succeeds
     assert examine()[0] == 0
 
 
-def test_alarms_of_the_deployment_are_told_and_those_of_another_are_not(fleet, scripted, examine):
+def test_alarms_of_the_deployment_are_reported_and_those_of_another_are_not(fleet, scripted, examine):
     service = scripted.stacks[f"{NAME}-service"]
     service.resources["ErrorAlarm"] = ("AWS::CloudWatch::Alarm", f"{NAME}-errors", "CREATE_COMPLETE")
     alarm(f"{NAME}-errors")
@@ -319,7 +328,7 @@ def test_alarms_of_the_deployment_are_told_and_those_of_another_are_not(fleet, s
     assert "staging" not in output
 
 
-def test_stack_that_is_missing_or_was_rolled_back_is_told(fleet, scripted, examine):
+def test_stack_that_is_missing_or_was_rolled_back_is_reported(fleet, scripted, examine):
     service = scripted.stacks[f"{NAME}-service"]
     scripted.end(service, "UPDATE_IN_PROGRESS", "User Initiated")
     scripted.event(service, "AWS::ECS::Service", "Service", "UPDATE_FAILED", "Unable to assume the service linked role")
@@ -327,56 +336,56 @@ def test_stack_that_is_missing_or_was_rolled_back_is_told(fleet, scripted, exami
     del scripted.stacks[f"{NAME}-network"]
     status, output = examine()
     assert status == 1
-    assert "the stack seefood-network is not there\n   -> make deploy creates it" in output
+    assert "the stack seefood-network does not exist\n   -> make deploy creates it" in output
     assert "seefood-service is UPDATE_ROLLBACK_COMPLETE: Service (AWS::ECS::Service): Unable to assume the service linked" in output
-    assert "the account has no service-linked role of ECS" in output
+    assert "the account lacks the service-linked role of ECS" in output
 
 
-def test_service_that_somebody_deleted_is_told(fleet, examine):
+def test_service_deleted_outside_cloudformation_is_reported(fleet, examine):
     fleet.service.status = "INACTIVE"
     status, output = examine()
     assert status == 1
-    assert "the stacks are there, and the service is not: somebody has deleted it" in output
+    assert "the stacks exist, but the service was deleted outside CloudFormation" in output
 
 
-def test_nothing_deployed_is_told(scripted, examine):
+def test_missing_deployment_is_reported(scripted, examine):
     scripted.stacks.clear()
     status, output = examine()
     assert status == 1
-    assert output.count("is not there") == len(ORDER)
+    assert output.count("does not exist") == len(ORDER)
 
 
-def test_what_may_not_be_looked_at_is_named_and_the_rest_is_looked_at(fleet, scripted, examine, monkeypatch):
+def test_part_that_may_not_be_read_is_named_and_the_rest_is_checked(fleet, scripted, examine, monkeypatch):
     def refuse(self):
-        said = "<Error><Code>AccessDenied</Code><Message>not yours</Message></Error>"
-        raise Forbidden(f"<ErrorResponse>{said}</ErrorResponse>")
+        error = "<Error><Code>AccessDenied</Code><Message>not yours</Message></Error>"
+        raise Forbidden(f"<ErrorResponse>{error}</ErrorResponse>")
 
     monkeypatch.setattr(AutoScalingResponse, "describe_scaling_activities", refuse)
     status, output = examine()
     assert status == 1
-    assert "not looked at: the auto-scaling group: autoscaling:DescribeScalingActivities is denied: not yours" in output
+    assert "not checked: the auto-scaling group: autoscaling:DescribeScalingActivities is denied: not yours" in output
     assert "1 of 1 targets healthy" in output
-    assert "nothing is wrong" not in output
+    assert "no problem found" not in output
     scripted.denied.add("DescribeStacks")
     status, output = examine()
     assert status == 1
     assert "cloudformation:DescribeStacks is denied" in output
 
 
-def test_every_finding_of_a_hopeless_service_is_listed_once():
+def test_every_finding_of_a_service_without_instances_is_listed_once():
     state = State("c", "s", service={"desiredCount": 0, "runningCount": 0, "events": [], "deployments": []}, instances=[])
     assert findings(state) == []
     state.service = {**state.service, "desiredCount": 1}
     state.group = {"Instances": [], "DesiredCapacity": 0, "MinSize": 0, "MaxSize": 0}
     found = findings(state)
     assert len(found) == len(set(found))
-    assert "the auto-scaling group has none (0 wanted, 0 to 0 allowed)" in explain(found)
-    assert explain([]) == "no known cause is to be seen"
+    assert "the auto-scaling group has no instance (desired 0, allowed 0 to 0)" in explain(found)
+    assert explain([]) == "no known cause found"
     assert since(State("c", "s")).year == 1970
-    assert reason_of("has started 1 tasks") is None
+    assert known_reason("has started 1 tasks") is None
 
 
-def test_calls_that_the_doctor_made_here_are_those_of_the_list(recorder):
+def test_doctor_makes_the_listed_calls_and_no_others(recorder):
     if not recorder.made:
         pytest.skip("the tests before this one make the calls")
     assert recorder.made == calls_of("doctor")

@@ -1,7 +1,7 @@
-"""What the roles of scripts/ecs/templates/identity.yaml may do: what their holders call, and no more.
+"""What the roles of scripts/ecs/templates/identity.yaml may do: what their holders call, and nothing else.
 
-The calls are taken from where they are made: scripts/release/s3_store.py against moto, and the code of `make deploy`
-and `make doctor`.
+The calls are collected where they are made: scripts/release/s3_store.py against moto, and the code of `make deploy` and
+`make doctor`.
 """
 
 import re
@@ -10,22 +10,22 @@ import boto3
 import botocore.client
 import pytest
 
-from scripts.ecs.aws import PUSH, calls_of
+from scripts.ecs.calls import PUSH, calls_of
 from scripts.ecs.preflight.resolve.permissions import as_list, may, statements
 from scripts.ecs.preflight.resolve.templates import Resource
 from scripts.ecs.stacks import ORDER
-from scripts.release.store import open_store
+from scripts.release.address import open_store
 from tests.ecs.scripted_aws import moto_server
 from tests.ecs.test_templates import SUBJECT, TEMPLATES, TEXTS, fits, resource, stacks
 
 
 def actions(role: Resource) -> set[str]:
-    """All that its policies name."""
+    """All actions that its policies name."""
     documents = [statements(policy["PolicyDocument"]) for policy in role.list("Policies")]
     return {action for document in documents for statement in document for action in as_list(statement["Action"])}
 
 
-def test_no_role_may_do_everything_and_each_star_has_its_reason():
+def test_no_role_may_do_everything_and_each_star_gives_its_reason():
     for role in stacks(GitHubSubject=SUBJECT).of("IAM::Role"):
         assert [action for action in actions(role) if "*" in action] == [], role.name
     stars = [line for line in TEXTS["identity"].splitlines() if re.search(r'Resource: .?"\*"', line)]
@@ -33,7 +33,7 @@ def test_no_role_may_do_everything_and_each_star_has_its_reason():
     assert [line for line in stars if " # " not in line] == []
 
 
-def test_github_deploys_only_as_the_subject_says():
+def test_only_jobs_with_the_given_subject_may_deploy_from_github():
     assert not {"DeployRole", "OidcProvider"} & {one.name for one in stacks().resources}
     known = "arn:aws:iam::111122223333:oidc-provider/token.actions.githubusercontent.com"
     for given in ({}, {"OidcProviderArn": known}):
@@ -51,8 +51,8 @@ def test_github_deploys_only_as_the_subject_says():
     assert not fits(about, "repo:org/*")
 
 
-def test_the_deploy_role_may_call_what_workflows_call_and_nothing_else():
-    called = calls_of("deploy") | calls_of("doctor") | calls_of("deploy.running") | set(PUSH)
+def test_deploy_role_may_call_what_workflows_call_and_nothing_else():
+    called = calls_of("deploy") | calls_of("doctor") | calls_of("running") | set(PUSH)
     # the first needs no permission, the second has another name, the third is for a stack that was never made
     called -= {"sts:GetCallerIdentity", "s3:HeadObject", "cloudformation:DeleteStack"}
     # what rollouts call besides: see below
@@ -60,7 +60,7 @@ def test_the_deploy_role_may_call_what_workflows_call_and_nothing_else():
     assert actions(resource(stacks(GitHubSubject=SUBJECT), "DeployRole")) == called | rolled_out | {"iam:PassRole"}
 
 
-def test_the_deploy_role_changes_the_service_stack_alone_and_with_its_role():
+def test_deploy_role_may_change_only_the_service_stack_and_only_with_the_stack_role():
     found = stacks(GitHubSubject=SUBJECT)
     role, stack_role = resource(found, "DeployRole"), resource(found, "ServiceStackRole").identifiers["arn"]
     arn = "arn:aws:cloudformation:eu-central-1:111122223333:stack/seefood-{}/id"
@@ -74,7 +74,7 @@ def test_the_deploy_role_changes_the_service_stack_alone_and_with_its_role():
     assert not may(found, role, "iam:PassRole", resource(found, "TaskRole").identifiers["arn"], passed)
 
 
-# where the permission for a call of S3 has another name
+# S3 calls whose permission has another name
 PERMISSION = {"HeadObject": "s3:GetObject", "ListObjectsV2": "s3:ListBucket", "ListObjectVersions": "s3:ListBucketVersions"}
 
 
@@ -90,7 +90,7 @@ def asked(monkeypatch):
 
         def recorded(client, operation, arguments):
             action = PERMISSION.get(operation, f"s3:{operation}") + ("Version" if "VersionId" in arguments else "")
-            # a list's prefix is no resource
+            # a list's prefix is not a resource
             calls.add((action, "arn:aws:s3:::models" + (f"/{arguments['Key']}" if "Key" in arguments else "")))
             return call(client, operation, arguments)
 
@@ -100,19 +100,19 @@ def asked(monkeypatch):
 
 @pytest.fixture
 def archive(tmp_path):
-    path = tmp_path / "seefood-1.0.0.mar"
+    path = tmp_path / "flowers-1.0.0.mar"
     path.write_bytes(b"model")
     return path
 
 
 def refused(name, calls):
-    """Those of the calls that this role may not make."""
+    """The calls that this role may not make."""
     found = stacks(GitHubSubject=SUBJECT)
     bucket, role = resource(found, "ModelBucket").identifiers["arn"], resource(found, name)
     return [call for call in sorted(calls) if not may(found, role, call[0], call[1].replace("arn:aws:s3:::models", bucket))]
 
 
-def test_a_task_may_read_releases_and_write_its_status_and_nothing_else(asked, archive, tmp_path):
+def test_task_may_read_releases_and_write_its_status_and_nothing_else(asked, archive, tmp_path):
     store = open_store("s3://models/release.json")
     store.write("{}", None)
     store.put(archive)
@@ -126,14 +126,14 @@ def test_a_task_may_read_releases_and_write_its_status_and_nothing_else(asked, a
     store.write_status("task-1", None)
 
     assert refused("TaskRole", asked) == []
-    # else S3 does not say that there is no document, but that it may not be read
+    # without s3:ListBucket a missing document would be reported as forbidden
     assert actions(resource(stacks(), "TaskRole")) == {action for action, _ in asked} | {"s3:ListBucket"}
     others = {("s3:PutObject", "release.json"), ("s3:DeleteObject", "release.json"), ("s3:PutObject", archive.name)}
     others = {(action, f"arn:aws:s3:::models/{key}") for action, key in others}
     assert refused("TaskRole", others) == sorted(others)
 
 
-def test_a_rollout_may_be_done_by_the_deploy_role(asked, archive):
+def test_deploy_role_may_roll_out_a_model_of_any_name(asked, archive):
     store = open_store("s3://models/release.json")
     store.write("2", store.write("1", None))
     store.put(archive)

@@ -1,13 +1,14 @@
-"""What the workflows learn of a deployment: from its stacks and its service, at moto's server."""
+"""What the workflows read of a deployment, from its stacks and its service in moto's server."""
 
 import json
 
 import pytest
 
 from scripts.ecs.aws import Aws, AwsError
+from scripts.ecs.calls import calls_of
 from scripts.ecs.deploy.running import running
 from scripts.ecs.stacks import Deployment, DeploymentError
-from tests.ecs.scripted_aws import moto
+from tests.ecs.scripted_aws import Recorder, moto
 
 REGION = "eu-central-1"
 DEPLOYMENT = Deployment("seefood", REGION, {"DomainName": "food.example.com"})
@@ -18,6 +19,11 @@ REPOSITORY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com/seefood-repository-x1
 def aws():
     with moto() as aws:
         yield aws
+
+
+@pytest.fixture
+def recorder(aws):
+    return Recorder()
 
 
 def stack(aws, kind, **outputs):
@@ -65,6 +71,12 @@ def test_registry_document_and_image_of_a_running_service(deployed):
     assert running(deployed, DEPLOYMENT) == expected
 
 
+def test_running_makes_the_listed_calls_and_no_others(recorder, deployed):
+    recorder.on = True
+    running(deployed, DEPLOYMENT)
+    assert recorder.made == calls_of("running"), "correct scripts/ecs/calls.py"
+
+
 def test_no_service_yet_is_no_image(aws):
     stack(aws, "storage", RepositoryUri=REPOSITORY, BucketName="seefood-models")
     assert running(aws, DEPLOYMENT)["image"] == ""
@@ -84,17 +96,17 @@ def test_no_stacks_are_named_with_what_makes_them(aws):
 
 
 @pytest.mark.parametrize(
-    ("image", "container", "said"),
+    ("image", "container", "message"),
     [
         (f"{REPOSITORY}@sha256:{'0' * 64}", "seefood", "expected REPOSITORY:TAG"),
         ("localhost:5000/seefood", "seefood", "expected REPOSITORY:TAG"),
         (f"{REPOSITORY}:abc-1.1", "other", "has no container 'seefood'"),
     ],
 )
-def test_an_image_without_a_tag_is_refused(deployed, image, container, said):
+def test_an_image_without_a_tag_is_refused(deployed, image, container, message):
     task_definition(deployed, image, container)
     deployed.client("ecs").update_service(cluster="seefood", service="seefood", taskDefinition="seefood")
-    with pytest.raises(DeploymentError, match=said):
+    with pytest.raises(DeploymentError, match=message):
         running(deployed, DEPLOYMENT)
 
 

@@ -1,6 +1,6 @@
-"""The six templates: how they fit together, what they make, and that moto's CloudFormation can make it in order.
+"""The six templates: how they fit together, what they create, and that moto's CloudFormation creates them in order.
 
-That says little of AWS: moto drops much and refuses little. `make preflight` has the rules about why services fail.
+moto proves little about AWS, as it ignores much and refuses little. The rules of `make preflight` cover why services fail.
 """
 
 import base64
@@ -8,13 +8,14 @@ import copy
 import functools
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks, read_templates, resolve
-from scripts.ecs.stacks import DEPLOYMENTS, ORDER, TEMPLATE_FOLDER, Deployment
+from scripts.ecs.stacks import DEPLOYMENTS, ORDER, TEMPLATE_FOLDER, Deployment, DeploymentError
 from scripts.settings import Settings, ports_of
 from tests.conftest import ROOT
 from tests.ecs.scripted_aws import moto_server
@@ -51,15 +52,15 @@ def outputs_before(kind: str) -> set[str]:
     return {name for earlier in ORDER[: ORDER.index(kind)] for name in TEMPLATES[earlier]["Outputs"]}
 
 
-def fits(about: dict[str, Any], value: object) -> bool:
-    """Whether CloudFormation would take this value for a parameter."""
-    if about["Type"] == "Number":
-        return about.get("MinValue", 0) <= float(str(value)) <= about.get("MaxValue", float("inf"))
-    allowed = "AllowedValues" not in about or value in about["AllowedValues"]
-    return allowed and ("AllowedPattern" not in about or re.fullmatch(about["AllowedPattern"], str(value)) is not None)
+def fits(declared: dict[str, Any], value: object) -> bool:
+    """Whether CloudFormation would accept this value for a parameter."""
+    if declared["Type"] == "Number":
+        return declared.get("MinValue", 0) <= float(str(value)) <= declared.get("MaxValue", float("inf"))
+    allowed = "AllowedValues" not in declared or value in declared["AllowedValues"]
+    return allowed and ("AllowedPattern" not in declared or re.fullmatch(declared["AllowedPattern"], str(value)) is not None)
 
 
-# --- reading them ---
+# --- as they are written ---
 
 
 @pytest.mark.parametrize("kind", ORDER)
@@ -70,28 +71,28 @@ def test_template_opens_with_its_purpose(kind):
     assert TEMPLATES[kind]["Description"].startswith("SeeFood's ")
 
 
-@pytest.mark.parametrize(("kind", "name", "about"), parameters())
-def test_parameter_is_described_and_its_values_are_limited(kind, name, about):
-    assert len(about["Description"]) > 10
-    limits = {"AllowedPattern", "AllowedValues", "MinValue"} & set(about)
-    assert limits or about["Type"].startswith(("AWS::", "List<AWS::")) or name in outputs_before(kind)
-    assert "Default" not in about or fits(about, about["Default"])
+@pytest.mark.parametrize(("kind", "name", "declared"), parameters())
+def test_parameter_is_described_and_its_values_are_limited(kind, name, declared):
+    assert len(declared["Description"]) > 10
+    limits = {"AllowedPattern", "AllowedValues", "MinValue"} & set(declared)
+    assert limits or declared["Type"].startswith(("AWS::", "List<AWS::")) or name in outputs_before(kind)
+    assert "Default" not in declared or fits(declared, declared["Default"])
 
 
-def test_parameters_of_one_name_are_one():
+def test_parameters_with_one_name_are_declared_alike():
     by_name = {}
     for kind, name, about in parameters():
         known = {key: value for key, value in about.items() if key != "Description"}
         assert by_name.setdefault(name, known) == known, f"{kind}: {name}"
 
 
-def test_no_two_stacks_put_out_the_same():
+def test_each_output_comes_from_one_stack_and_is_described():
     names = [name for kind in ORDER for name in TEMPLATES[kind]["Outputs"]]
     assert sorted(names) == sorted(set(names))
     assert all(output["Description"] for kind in ORDER for output in TEMPLATES[kind]["Outputs"].values())
 
 
-def test_each_parameter_gets_a_value_and_the_example_says_what_has_none():
+def test_each_parameter_gets_a_value_and_only_three_have_no_default():
     given = deployment()
     for kind in ORDER:
         values = given.values(TEMPLATES[kind], dict.fromkeys(outputs_before(kind), "x"))
@@ -100,7 +101,7 @@ def test_each_parameter_gets_a_value_and_the_example_says_what_has_none():
     assert without == {"Name", "Image", "CertificateArn"}
 
 
-def test_what_the_example_proposes_can_be_used():
+def test_values_that_the_example_deployment_suggests_are_valid():
     proposed = dict(re.findall(r"^  (?:# )?([A-Z]\w+): (.+)$", EXAMPLE.read_text(encoding="utf-8"), re.MULTILINE))
     assert {"Image", "Gpu", "GitHubSubject", "ExistingVpcId", "AllowedCidr", "CertificateArn"} <= set(proposed)
     about = {name: known for _, name, known in parameters()}
@@ -109,7 +110,7 @@ def test_what_the_example_proposes_can_be_used():
     stacks(**{name: value.strip('"') for name, value in proposed.items()})
 
 
-def test_defaults_that_the_cost_estimate_rests_on():
+def test_defaults_are_those_of_the_cost_estimate():
     about = {name: known for _, name, known in parameters()}
     expected = {
         "InstanceType": "c7i.large",
@@ -126,10 +127,56 @@ def test_defaults_that_the_cost_estimate_rests_on():
     assert {name: about[name]["Default"] for name in expected} == expected
 
 
-# --- what they make ---
+# --- a deployment's file ---
 
 
-def test_an_existing_network_is_used_and_must_be_whole():
+def written(folder: Path, text: str) -> Deployment:
+    (folder / "flowers.yaml").write_text(text, encoding="utf-8")
+    return Deployment.load("flowers", folder)
+
+
+def test_deployment_may_name_its_model(tmp_path):
+    assert written(tmp_path, "region: eu-west-1\nmodel: flowers\nparameters: {}").model == "flowers"
+    assert written(tmp_path, "region: eu-west-1\nparameters: {MaxTasks: 4}") == Deployment(
+        "flowers", "eu-west-1", {"MaxTasks": "4"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("region: eu-west-1", "must have the keys region and parameters, and may have model"),
+        ("{region: eu-west-1, parameters: {}, models: [a]}", "must have the keys region and parameters, and may have model"),
+        ("{region: eu-west-1, parameters: []}", r"parameters is \[\], expected a mapping"),
+        ("{region: eu-west-1, parameters: {}, model: 3}", "model is 3, expected the name of a model"),
+        ("{region: eu-west-1, parameters: {MaxTask: 4}}", "no template has a parameter 'MaxTask', expected one of"),
+        ("{region: eu-west-1, parameters: {MaxTasks: yes}}", "MaxTasks is True, expected text or a number"),
+        ("{region: ", "is not valid YAML"),
+    ],
+)
+def test_invalid_deployment_names_the_file_the_value_and_what_was_expected(tmp_path, text, message):
+    with pytest.raises(DeploymentError, match=message) as caught:
+        written(tmp_path, text)
+    assert "flowers.yaml" in str(caught.value)
+
+
+def test_stacks_of_any_model_have_its_deployments_name_and_no_other():
+    found = resolve(deployment()._replace(name="flowers", model="flowers"), TEMPLATES)
+    assert found.problems == []
+    assert found.outputs["ClusterName"] == found.outputs["ServiceName"] == "flowers"
+    # the product's own: the container, the log group and the image of the example
+    product = {"seefood.example.com", "/seefood/flowers", "seefood:1.0.0"}
+    text = json.dumps([(one.type, one.properties) for one in found.resources])
+    left = text.replace('"ContainerName": "seefood"', "").replace('"Name": "seefood"', "")
+    for one in product:
+        left = left.replace(one, "")
+    assert "seefood" not in left
+
+
+# --- what they create ---
+
+
+def test_existing_network_is_used_and_needs_its_subnets():
     given = {"ExistingVpcId": "vpc-1", "ExistingPublicSubnets": "subnet-1,subnet-2", "ExistingPrivateSubnets": "subnet-3,subnet-4"}
     found = stacks(**given)
     kinds = {one.type.removeprefix("AWS::EC2::") for one in found.resources if one.stack == "network"}
@@ -140,7 +187,7 @@ def test_an_existing_network_is_used_and_must_be_whole():
     assert all("ExistingVpcId needs" in text for _, text in broken[:2])
 
 
-def test_subnets_lie_in_two_zones_each():
+def test_public_and_private_subnets_are_in_two_zones_each():
     found = stacks(Zones="eu-central-1b,eu-central-1c")
     for side in ("Public", "Private"):
         assert resource(found, f"{side}SubnetA").get("AvailabilityZone") == "eu-central-1b"
@@ -148,30 +195,30 @@ def test_subnets_lie_in_two_zones_each():
     assert len({one.get("CidrBlock") for one in found.of("EC2::Subnet")}) == 4
 
 
-def test_nothing_but_photos_and_readiness_comes_in():
+def test_security_groups_open_only_the_ports_of_photos_and_readiness():
     found, ports = stacks(), ports_of(8080)
     balancer, task = (resource(found, name) for name in ("LoadBalancerSecurityGroup", "TaskSecurityGroup"))
     opened = {(rule["FromPort"], rule["ToPort"], rule["SourceSecurityGroupId"]) for rule in task.list("SecurityGroupIngress")}
     assert opened == {(port, port, balancer.identifiers["id"]) for port in (ports["inference"], ports["health"])}
     sent = {(one.get("FromPort"), one.get("DestinationSecurityGroupId")) for one in found.of("EC2::SecurityGroupEgress")}
     assert sent == {(port, task.identifiers["id"]) for port in (ports["inference"], ports["health"])}
-    # a group without any rule of its own may send to everybody
+    # a group without outbound rules of its own may send anywhere
     assert [rule["CidrIp"] for rule in balancer.list("SecurityGroupEgress")] == ["127.0.0.1/32"]
     assert resource(found, "InstanceSecurityGroup").list("SecurityGroupIngress") == []
 
 
-def test_the_container_gets_settings_that_serving_takes_and_time_to_stop():
+def test_container_gets_valid_settings_and_enough_time_to_stop():
     found = stacks()
     container = resource(found, "TaskDefinition").get("ContainerDefinitions", 0)
     settings = Settings.from_environment({one["Name"]: str(one["Value"]) for one in container["Environment"]})
     assert settings.log_json
     assert settings.grace_s + settings.drain_s + settings.stop_timeout_s < float(container["StopTimeout"])
     group = resource(found, "TargetGroup")
-    looked_away = float(group.get("HealthCheckIntervalSeconds")) * float(group.get("UnhealthyThresholdCount"))
-    assert looked_away <= settings.grace_s
+    unhealthy_after_s = float(group.get("HealthCheckIntervalSeconds")) * float(group.get("UnhealthyThresholdCount"))
+    assert unhealthy_after_s <= settings.grace_s
 
 
-def test_a_gpu_comes_by_parameter():
+def test_gpu_is_switched_on_by_a_parameter():
     plain, gpu = stacks(), stacks(Gpu="yes", InstanceType="g4dn.xlarge")
     requirement = [{"Type": "GPU", "Value": "1"}]
     for found, expected, image in ((plain, None, "2023/recommended"), (gpu, requirement, "2023/gpu/recommended")):
@@ -180,22 +227,22 @@ def test_a_gpu_comes_by_parameter():
     assert resource(stacks(AmiParameter="/ours"), "LaunchTemplate").get("LaunchTemplateData", "ImageId") == "resolve:ssm:/ours"
 
 
-def test_models_and_images_outlive_their_stack_and_nothing_else_does():
+def test_only_models_and_images_outlive_their_stack():
     kept = [one for one in stacks().resources if one.attributes.get("DeletionPolicy") == "Retain"]
     assert {one.name for one in kept} == {"ModelBucket", "ModelBucketPolicy", "Repository"}
     for one in kept:
         assert one.attributes["UpdateReplacePolicy"] == "Retain"
-        # a fixed name would be taken when they are made anew
+        # a fixed name would still be taken when the stack is created again
         assert not {"BucketName", "RepositoryName"} & set(one.properties)
 
 
-def test_alarms_tell_the_topic_and_two_undo_a_deployment():
+def test_alarms_notify_the_topic_and_two_of_them_undo_a_deployment():
     found = stacks()
     topic = resource(found, "AlarmTopic").identifiers["arn"]
     assert all(one.list("AlarmActions") == [topic] for one in found.of("CloudWatch::Alarm"))
     undo = resource(found, "Service").get("DeploymentConfiguration", "Alarms", "AlarmNames")
     assert undo == ["seefood-errors", "seefood-unhealthy"]
-    # else the first deployment would be undone before its tasks may be unhealthy
+    # or the first deployment would be undone while its tasks may still be starting
     waits_s = resource(found, "UnhealthyAlarm").get("EvaluationPeriods") * 60
     assert waits_s > TEMPLATES["service"]["Parameters"]["HealthCheckGracePeriod"]["MaxValue"]
 
@@ -209,7 +256,7 @@ def test_steps_that_alarms_and_dashboard_look_for_are_logged():
         assert re.search(rf'steps\([^)]*"{re.escape(step)}"', code), step
 
 
-def test_the_dashboard_is_json():
+def test_dashboard_is_json_and_names_the_load_balancer():
     body = json.loads(resource(stacks(), "Dashboard").get("DashboardBody"))
     assert [widget["type"] for widget in body["widgets"]] == ["metric"] * 6 + ["log"]
     assert 'MetricName="RequestCount" app/seefood\'' in body["widgets"][0]["properties"]["metrics"][0][0]["expression"]
@@ -218,25 +265,37 @@ def test_the_dashboard_is_json():
 # --- moto ---
 
 dropped = pytest.mark.filterwarnings("ignore:Tried to parse AWS:UserWarning")
-# what moto's CloudFormation makes of each stack; of the rest it says CREATE_COMPLETE, too
+# what moto's CloudFormation creates of each stack; it reports CREATE_COMPLETE for the rest, too
 MADE = {
     "network": {
-        *("EC2::VPC", "EC2::Subnet", "EC2::InternetGateway", "EC2::VPCGatewayAttachment", "EC2::NatGateway", "EC2::EIP"),
-        *("EC2::RouteTable", "EC2::Route", "EC2::SubnetRouteTableAssociation", "EC2::VPCEndpoint", "EC2::SecurityGroup"),
+        "EC2::VPC",
+        "EC2::Subnet",
+        "EC2::InternetGateway",
+        "EC2::VPCGatewayAttachment",
+        "EC2::NatGateway",
+        "EC2::EIP",
+        "EC2::RouteTable",
+        "EC2::Route",
+        "EC2::SubnetRouteTableAssociation",
+        "EC2::VPCEndpoint",
+        "EC2::SecurityGroup",
     },
     "storage": {"S3::Bucket", "ECR::Repository"},
     "identity": {"IAM::Role", "IAM::InstanceProfile"},
     "cluster": {"ECS::Cluster", "EC2::LaunchTemplate", "AutoScaling::AutoScalingGroup"},
     "observability": {"Logs::LogGroup", "SNS::Topic", "CloudWatch::Dashboard"},
     "service": {
-        *("ECS::TaskDefinition", "ECS::Service", "ElasticLoadBalancingV2::LoadBalancer"),
-        *("ElasticLoadBalancingV2::TargetGroup", "ElasticLoadBalancingV2::Listener"),
+        "ECS::TaskDefinition",
+        "ECS::Service",
+        "ElasticLoadBalancingV2::LoadBalancer",
+        "ElasticLoadBalancingV2::TargetGroup",
+        "ElasticLoadBalancingV2::Listener",
     },
 }
 
 
 def for_moto(kind: str) -> str:
-    """A template without what moto 5.2 cannot do: !Cidr, and a name for a registry that has none."""
+    """A template without what moto 5.2 does not support: !Cidr, and a registry without a name."""
     template = copy.deepcopy(TEMPLATES[kind])
     for one in template["Resources"].values():
         if one["Type"] == "AWS::EC2::Subnet":
@@ -249,7 +308,7 @@ def for_moto(kind: str) -> str:
 
 @pytest.fixture(scope="module")
 def created():
-    """(types that were made, outputs) of each stack, all created in order; AWS is moto's server."""
+    """(types that were created, outputs) of each stack, all created in order against moto's server."""
     with moto_server():
         certificate = boto3.client("acm").request_certificate(DomainName="seefood.example.com")["CertificateArn"]
         given = deployment(CertificateArn=certificate, GitHubSubject=SUBJECT, AlarmEmail="somebody@example.com")
@@ -281,7 +340,7 @@ def test_moto_creates_all_stacks_in_order(created):
 
 
 @dropped
-def test_what_moto_made_is_what_the_templates_say(created):
+def test_resources_in_moto_have_the_values_of_the_templates(created):
     _, outputs = created
     (repository,) = boto3.client("ecr").describe_repositories()["repositories"]
     assert repository["imageTagMutability"] == "IMMUTABLE"

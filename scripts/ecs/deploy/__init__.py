@@ -1,1 +1,7 @@
-"""TODO."""
+"""Changing a deployment on AWS. Commands, run as `python -m scripts.ecs.deploy.NAME DEPLOYMENT`; nobody imports from here.
+
+deploy    creates or updates the stacks in order (changes.py), pushes the image (image.py), and watches the service until the
+          deployment has succeeded or failed (watch.py, verdict.py)
+destroy   deletes the stacks, and lists what stays
+running   prints what the service runs, for workflows
+"""

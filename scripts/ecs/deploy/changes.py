@@ -1,38 +1,51 @@
 """Change sets: what an update of a stack would do, shown as a table before it is done; and doing it."""
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from scripts.ecs.aws import Aws, AwsError
-from scripts.ecs.progress import Limit, say
-from scripts.ecs.removal import delete
-from scripts.ecs.stack import POLL_S, Events, Stack, StackError, find, last_failures, wait
+from scripts.ecs.progress import Limit, log
+from scripts.ecs.stack import (
+    POLL_S,
+    WAITING,
+    Events,
+    Stack,
+    StackError,
+    StackFailedError,
+    delete,
+    find,
+    last_failures,
+    wait,
+)
 
-MAX_BODY_BYTES = 51_200  # of a template that is passed along; a larger one has to lie in a bucket
-NOTHING = ("didn't contain changes", "No updates are to be performed")
-# created in vain: CloudFormation lets such a stack only be deleted
-NEVER_WAS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED")
+# CloudFormation's limit for a template in the request itself; a larger one has to be in a bucket
+MAX_BODY_BYTES = 51_200
+# the reasons of a change set that failed because it is empty
+NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
+# its creation failed: CloudFormation allows nothing but deleting such a stack
+NEVER_CREATED = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED")
 STUCK = {
-    "UPDATE_ROLLBACK_FAILED": "remove what is in the way, then: aws cloudformation continue-update-rollback --stack-name {name}",
-    "UPDATE_FAILED": "go back first: aws cloudformation rollback-stack --stack-name {name}",
-    "DELETE_FAILED": "`make destroy` says what is in the way, and tries again",
+    "UPDATE_ROLLBACK_FAILED": "remove what blocks it, then: aws cloudformation continue-update-rollback --stack-name {name}",
+    "UPDATE_FAILED": "roll it back first: aws cloudformation rollback-stack --stack-name {name}",
+    "DELETE_FAILED": "`make destroy` names the resource that blocks it, and retries",
 }
 DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
-# what is gone for good when such a resource is replaced or removed
+# what is lost for good when such a resource is replaced or removed
 STATEFUL = {
     "AWS::S3::Bucket": "the release document, its history and the archives",
     "AWS::ECR::Repository": "the images",
     "AWS::Logs::LogGroup": "the logs",
     "AWS::ECS::Cluster": "everything that runs in it",
-    "AWS::ElasticLoadBalancingV2::LoadBalancer": "the address at which clients ask",
-    "AWS::EC2::VPC": "everything that lies in it",
+    "AWS::ElasticLoadBalancingV2::LoadBalancer": "the address that clients call",
+    "AWS::EC2::VPC": "everything in it",
 }
 
 
 class Change(NamedTuple):
-    """What would become of one resource."""
+    """What would happen to one resource."""
 
     action: str  # Add, Modify, Remove, Import or Dynamic
     name: str
@@ -42,117 +55,127 @@ class Change(NamedTuple):
     kept: bool  # removed or replaced, but left in AWS
 
     @property
-    def words(self) -> str:
-        """E.g. REPLACED: in capitals what may end something."""
+    def label(self) -> str:
+        """E.g. REPLACED: in capitals if the resource may be lost."""
         if self.action == "Modify":
             return {"True": "REPLACED", "Conditional": "PERHAPS REPLACED"}.get(self.replacement, "modified")
         return {"Add": "added", "Remove": "REMOVED", "Import": "imported"}.get(self.action, "PERHAPS CHANGED")
 
     @property
-    def loses(self) -> bool:
-        """Whether this may end something that cannot be made again."""
+    def destructive(self) -> bool:
+        """Whether this may destroy something that cannot be created again."""
         return self.type in STATEFUL and (self.action in ("Remove", "Dynamic") or self.replacement in ("True", "Conditional"))
 
 
+class StackRequest(NamedTuple):
+    """What a stack shall be."""
+
+    name: str
+    template: str
+    parameters: Mapping[str, str]
+    bucket: str | None = None  # for a template that is too large for the request
+    role: str | None = None  # ARN of the role that CloudFormation acts as, else as the caller
+
+
 class ChangeSet(NamedTuple):
-    """Changes that CloudFormation has worked out, and not made yet."""
+    """Changes that CloudFormation has computed, but not made."""
 
     arn: str
     stack: Stack
     changes: list[Change]
 
 
-def usable(aws: Aws, name: str, limit: Limit, yes: bool) -> Stack | None:
-    """The stack once nothing goes on in it, None if it is to be created. StackError where it cannot be changed, AwsError."""
+def prepare(aws: Aws, name: str, limit: Limit, yes: bool) -> Stack | None:
+    """The stack once no operation is in progress, None if it is to be created. StackError if it cannot be changed, AwsError.
+
+    A stack whose creation failed is deleted, after a question unless `yes`. AnswerError.
+    """
     stack = find(aws, name)
-    if stack is not None and stack.going:
-        say(f"{name} is {stack.status}: an earlier command, or somebody else, is changing it. Waiting for its end")
+    if stack is not None and stack.in_progress:
+        log(f"{name} is {stack.status}: an earlier command or somebody else is changing it. Waiting for it to finish")
         stack, _ = wait(aws, stack, Events(aws, stack.id), limit)
     if stack is None or stack.status == "DELETE_COMPLETE":
         return None
     if stack.status in STUCK:
-        reason = "".join(f"\n{why}" for why in last_failures(aws, name))
-        raise StackError(f"{name} is {stack.status}, so it cannot be changed: {STUCK[stack.status].format(name=name)}{reason}")
-    if stack.status in NEVER_WAS:
-        reasons = last_failures(aws, name)
-        say(f"{name} is {stack.status}: it failed when it was created, and serves nobody. {'; '.join(reasons)}")
-        limit.ask(f"{name} can only be deleted and created anew. Delete it? [y/n]", yes)
+        reasons = "".join(f"\n{reason}" for reason in last_failures(aws, name))
+        raise StackError(f"{name} is {stack.status}, so it cannot be changed: {STUCK[stack.status].format(name=name)}{reasons}")
+    if stack.status in NEVER_CREATED:
+        log(f"{name} is {stack.status}: its creation failed, nothing of it is in use. {'; '.join(last_failures(aws, name))}")
+        limit.confirm(f"{name} can only be deleted and created again. Delete it? [y/n]", yes)
         delete(aws, stack, limit)
         return None
     return stack
 
 
-def propose(
-    aws: Aws,
-    name: str,
-    stack: Stack | None,
-    template: str,
-    values: Mapping[str, str],
-    limit: Limit,
-    bucket: str | None = None,
-    role: str | None = None,
-) -> ChangeSet | None:
-    """What would be changed in the stack of that name, which `usable` found, or None for nothing. StackError, AwsError.
+def propose(aws: Aws, request: StackRequest, stack: Stack | None, limit: Limit) -> ChangeSet | None:
+    """What would change in `stack`, which `prepare` returned; None if nothing would. StackError, AwsError."""
+    with contextlib.ExitStack() as cleanup:
+        change_set = _create(aws, request, stack)
+        cleanup.callback(discard, aws, change_set)
+        status, reason = _wait_until_computed(aws, change_set, limit)
+        if status == "FAILED" and any(text in reason for text in NO_CHANGES):
+            return None
+        if status == "FAILED":
+            raise StackError(f"{request.name}: CloudFormation rejects the template: {reason}{_validation(aws, change_set)}")
+        changes = aws.pages("cloudformation", "describe_change_set", "Changes", **_names(change_set))
+        proposed = change_set._replace(changes=[_change(entry["ResourceChange"]) for entry in changes])
+        cleanup.pop_all()  # the caller executes or discards it
+        return proposed
 
-    `bucket` takes a large template; CloudFormation acts as `role`, else as the caller.
-    """
-    new = stack is None or stack.status == "REVIEW_IN_PROGRESS"
-    answer = aws.call(
+
+def _create(aws: Aws, request: StackRequest, stack: Stack | None) -> ChangeSet:
+    """A change set that CloudFormation has yet to compute."""
+    created = aws.call(
         "cloudformation",
         "create_change_set",
-        StackName=name,
-        ChangeSetName=f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
-        ChangeSetType="CREATE" if new else "UPDATE",
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in sorted(values.items())],
+        StackName=request.name,
+        ChangeSetName=f"{request.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}",
+        ChangeSetType="CREATE" if stack is None or stack.status == WAITING else "UPDATE",
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in sorted(request.parameters.items())],
         Capabilities=["CAPABILITY_NAMED_IAM"],
-        **_template(aws, name, template, bucket),
-        **({"RoleARN": role} if role else {}),
+        **_template(aws, request),
+        **({"RoleARN": request.role} if request.role else {}),
     )
-    arn, stack_id = answer["Id"], answer["StackId"]
-    proposed = ChangeSet(arn, stack or Stack(stack_id, name, "REVIEW_IN_PROGRESS", "", {}), [])
-    try:
-        while True:
-            # the stack is named beside it, as permissions are given for stacks
-            found = aws.call("cloudformation", "describe_change_set", StackName=stack_id, ChangeSetName=arn)
-            if found["Status"] in ("CREATE_COMPLETE", "FAILED"):
-                break
-            if limit.left_s <= 0:
-                raise StackError(f"{name}: its change set is {found['Status']} after {limit.seconds:g} s")
-            limit.sleep(min(POLL_S, 2.0))
-        why = found.get("StatusReason", "")
-        if found["Status"] == "FAILED" and not any(words in why for words in NOTHING):
-            raise StackError(f"{name}: CloudFormation refuses the template: {why}{_validation(aws, stack_id, arn)}")
-        if found["Status"] == "CREATE_COMPLETE":
-            pages = aws.pages("cloudformation", "describe_change_set", "Changes", StackName=stack_id, ChangeSetName=arn)
-            return proposed._replace(changes=[_change(entry["ResourceChange"]) for entry in pages])
-    except BaseException:
-        discard(aws, proposed)
-        raise
-    discard(aws, proposed)
-    return None
+    return ChangeSet(created["Id"], stack or Stack(created["StackId"], request.name, WAITING, "", {}), [])
 
 
-def _template(aws: Aws, name: str, template: str, bucket: str | None) -> dict[str, str]:
-    body = template.encode()
+def _template(aws: Aws, request: StackRequest) -> dict[str, str]:
+    body = request.template.encode()
     if len(body) <= MAX_BODY_BYTES:
-        return {"TemplateBody": template}
-    if bucket is None:
+        return {"TemplateBody": request.template}
+    if request.bucket is None:
         raise StackError(
-            f"the template of {name} has {len(body)} bytes, and more than {MAX_BODY_BYTES} have to lie in a bucket: "
-            "there is none before the stack of storage"
+            f"the template of {request.name} has {len(body)} bytes; above {MAX_BODY_BYTES} it has to be in a bucket, "
+            "and no bucket exists before the storage stack"
         )
-    key = f"templates/{name}-{sha256(body).hexdigest()[:12]}.yaml"
-    aws.call("s3", "put_object", Bucket=bucket, Key=key, Body=body)
+    key = f"templates/{request.name}-{sha256(body).hexdigest()[:12]}.yaml"
+    aws.call("s3", "put_object", Bucket=request.bucket, Key=key, Body=body)
     domain = "amazonaws.com.cn" if aws.region.startswith("cn-") else "amazonaws.com"
-    return {"TemplateURL": f"https://{bucket}.s3.{aws.region}.{domain}/{key}"}
+    return {"TemplateURL": f"https://{request.bucket}.s3.{aws.region}.{domain}/{key}"}
 
 
-def _validation(aws: Aws, stack_id: str, arn: str) -> str:
-    """What CloudFormation's own checks of a template found, where it says so nowhere else."""
+def _names(change_set: ChangeSet) -> dict[str, str]:
+    # the ARN alone would do, but IAM grants these calls for stacks
+    return {"StackName": change_set.stack.id, "ChangeSetName": change_set.arn}
+
+
+def _wait_until_computed(aws: Aws, change_set: ChangeSet, limit: Limit) -> tuple[str, str]:
+    """(CREATE_COMPLETE or FAILED, the reason). StackError at the limit."""
+    while True:
+        found = aws.call("cloudformation", "describe_change_set", **_names(change_set))
+        if found["Status"] in ("CREATE_COMPLETE", "FAILED"):
+            return found["Status"], found.get("StatusReason", "")
+        if limit.left_s <= 0:
+            raise StackError(f"{change_set.stack.name}: its change set is still {found['Status']} after {limit.seconds:g} s")
+        limit.sleep(min(POLL_S, 2.0))  # mostly done within seconds
+
+
+def _validation(aws: Aws, change_set: ChangeSet) -> str:
+    """What CloudFormation's own checks of the template found; the change set's reason only points to them."""
     try:
-        events = list(aws.pages("cloudformation", "describe_events", "OperationEvents", StackName=stack_id, ChangeSetName=arn))
+        events = list(aws.pages("cloudformation", "describe_events", "OperationEvents", **_names(change_set)))
     except AwsError:
-        return ""
+        return ""  # an older permission set lacks this call, and the reason is shown all the same
     return "".join(
         f"\n{event.get('LogicalResourceId', '')} {event.get('ValidationPath', '')}: {event['ValidationStatusReason']}"
         for event in events
@@ -174,17 +197,17 @@ def _change(found: Mapping[str, Any]) -> Change:
 
 
 def table(changes: Sequence[Change]) -> str:
-    """The changes as a table: what ends something first."""
+    """The changes as a table, destructive ones first."""
     if not changes:
-        return "  no resource is changed, only outputs or settings of the stack"
+        return "  no resource changes, only outputs or settings of the stack"
     rows = [
         (
-            change.words + (" (the old one stays in AWS)" if change.kept else ""),
+            change.label + (" (the old one stays in AWS)" if change.kept else ""),
             change.name,
             change.type,
             ", ".join(change.properties),
         )
-        for change in sorted(changes, key=lambda change: (change.words.islower(), change.words, change.name))
+        for change in sorted(changes, key=lambda change: (change.label.islower(), change.label, change.name))
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return "\n".join(
@@ -192,29 +215,33 @@ def table(changes: Sequence[Change]) -> str:
     )
 
 
-def refuse_losses(proposed: ChangeSet, named: Collection[str]) -> None:
-    """StackError if something that cannot be made again may be lost, and was not named by who deploys."""
+def refuse_losses(proposed: ChangeSet, replaceable: Collection[str]) -> None:
+    """StackError if something that cannot be created again may be lost, unless its logical name is in `replaceable`."""
     for change in proposed.changes:
-        if change.loses and change.name not in named:
+        if change.destructive and change.name not in replaceable:
             raise StackError(
-                f"{proposed.stack.name}: {change.name} ({change.type}) would be {change.words}, "
-                f"which may end {STATEFUL[change.type]}: nothing was changed. If it is meant, name it: --replace {change.name}"
+                f"{proposed.stack.name}: {change.name} ({change.type}) would be {change.label}, "
+                f"which may destroy {STATEFUL[change.type]}: nothing was changed. To allow it: --replace {change.name}"
             )
 
 
 def discard(aws: Aws, proposed: ChangeSet) -> None:
-    """Leave nothing of a change set that is not executed, nor of the empty stack that one for a new stack makes."""
+    """Delete a change set that is not executed, and the empty stack that comes with one for a new stack."""
     try:
-        if proposed.stack.status == "REVIEW_IN_PROGRESS":
+        if proposed.stack.status == WAITING:
             aws.call("cloudformation", "delete_stack", StackName=proposed.stack.id)
         else:
-            aws.call("cloudformation", "delete_change_set", StackName=proposed.stack.id, ChangeSetName=proposed.arn)
+            aws.call("cloudformation", "delete_change_set", **_names(proposed))
     except AwsError as error:
-        say(f"a change set that is not used stays in {proposed.stack.name}: {error}")
+        log(f"an unused change set is left in {proposed.stack.name}: {error}")
 
 
-def execute(aws: Aws, proposed: ChangeSet, limit: Limit, look: Callable[[list[dict[str, Any]]], str]) -> tuple[Stack, list[str]]:
-    """(the stack when it has ended, what failed). StackError at the limit or on Ctrl-C, AwsError if it cannot be executed."""
+def execute(aws: Aws, proposed: ChangeSet, limit: Limit, on_events: Callable[[list[dict[str, Any]]], str]) -> Stack:
+    """The stack once it is changed. StackFailedError, LimitError; StackError while AWS continues with it; AwsError."""
     events = Events(aws, proposed.stack.id)
-    aws.call("cloudformation", "execute_change_set", StackName=proposed.stack.id, ChangeSetName=proposed.arn)
-    return wait(aws, proposed.stack, events, limit, len(proposed.changes) or None, look)
+    aws.call("cloudformation", "execute_change_set", **_names(proposed))
+    stack, failed = wait(aws, proposed.stack, events, limit, len(proposed.changes) or None, on_events)
+    if stack.status not in DONE:
+        reasons = "\n".join(failed) or stack.reason or "CloudFormation gives no reason"
+        raise StackFailedError(f"{stack.name} is {stack.status}:\n{reasons}")
+    return stack

@@ -1,57 +1,61 @@
-"""The image that a deployment runs: its tag, and how it comes into the registry. A tag that is there is never pushed again."""
+"""The image that a deployment runs: its tag, and building and pushing it. A tag that the registry has is never pushed again."""
 
 import base64
 import subprocess
 
 from scripts.ecs.aws import Aws, AwsError
-from scripts.ecs.progress import say
+from scripts.ecs.progress import log
+from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
 
+LOCAL = "seefood"  # the name that `make image` gives the image; the registry has its own
+# Docker's names of the values of the parameter Architecture
 MACHINES = {"X86_64": "amd64", "ARM64": "arm64"}
+DOCKER_HINT = "is docker installed?"
 
 
-class ImageError(RuntimeError):
+class ImageError(SeeFoodError):
     """There is no image to deploy; the message says why and what to do."""
 
 
 def commit_tag() -> str:
-    """The short hash of the commit that is checked out. ImageError if the files are not those of a commit."""
+    """The short hash of the commit that is checked out. ImageError if files differ from it."""
     changed = _run(["git", "status", "--porcelain"], "is git installed?")
     if changed:
         raise ImageError(
-            f"these files are not as committed, so no commit would name the image:\n{changed}\n"
-            "Commit them, or give the image a name of your own: --image TAG"
+            f"these files differ from the commit, so its hash cannot name the image:\n{changed}\n"
+            "Commit them, or choose a name for the image: --image TAG"
         )
     return _run(["git", "rev-parse", "--short=12", "HEAD"], "is git installed?")
 
 
 def ensure_pushed(aws: Aws, repository: str, tag: str, architecture: str) -> str:
-    """The image's full name, once it is in the registry: nothing is built or pushed if it is. ImageError, AwsError.
+    """The image's full name, once the registry has it; builds and pushes it only if the tag is missing. ImageError, AwsError.
 
     `repository` is its URI; `architecture` is the parameter, X86_64 or ARM64.
     """
     host, _, name = repository.partition("/")
     image = f"{repository}:{tag}"
-    if _is_there(aws, name, tag):
-        say(f"image {tag} is in the registry: nothing is built or pushed")
+    if _has_tag(aws, name, tag):
+        log(f"image {tag} is in the registry: not built or pushed again")
         return image
-    say(f"image {tag} is not in the registry: it is built from this folder, and pushed")
-    built = f"seefood:{tag}"
+    log(f"image {tag} is not in the registry: building it from this folder, then pushing it")
+    built = f"{LOCAL}:{tag}"
     _run(["make", "--no-print-directory", "image", f"TAG={tag}"], "is make installed?", shown=True)
-    machine = _run(["docker", "image", "inspect", "--format", "{{.Architecture}}", built], "is docker installed?")
+    machine = _run(["docker", "image", "inspect", "--format", "{{.Architecture}}", built], DOCKER_HINT)
     if machine != MACHINES[architecture]:
-        # a tag can never be pushed again, so a wrong one must not be
+        # tags are immutable: a wrong image would occupy this one for good
         raise ImageError(
-            f"the image is built for {machine}, and Architecture is {architecture}: build it on such a machine, "
-            "or choose the other Architecture with an InstanceType and AmiParameter of its kind"
+            f"the image is built for {machine}, but Architecture is {architecture}: build it on a machine of that architecture, "
+            "or change Architecture together with InstanceType and AmiParameter"
         )
     _log_in(aws, host)
-    _run(["docker", "tag", built, image], "is docker installed?")
-    _run(["docker", "push", image], "is docker installed?", shown=True)
+    _run(["docker", "tag", built, image], DOCKER_HINT)
+    _run(["docker", "push", image], DOCKER_HINT, shown=True)
     return image
 
 
-def _is_there(aws: Aws, name: str, tag: str) -> bool:
+def _has_tag(aws: Aws, name: str, tag: str) -> bool:
     try:
         aws.call("ecr", "describe_images", repositoryName=name, imageIds=[{"imageTag": tag}])
     except AwsError as error:
@@ -62,19 +66,19 @@ def _is_there(aws: Aws, name: str, tag: str) -> bool:
 
 
 def _log_in(aws: Aws, host: str) -> None:
-    """Docker may push for the next hours. The password goes to docker's standard input, never to a command line or a log."""
+    """Let docker push for some hours. The password goes to docker's standard input, never to a command line or a log."""
     token = aws.call("ecr", "get_authorization_token")["authorizationData"][0]["authorizationToken"]
     user, _, password = base64.b64decode(token).decode().partition(":")
-    _run(["docker", "login", "--username", user, "--password-stdin", host], "is docker installed?", given=password)
+    _run(["docker", "login", "--username", user, "--password-stdin", host], DOCKER_HINT, stdin=password)
 
 
-def _run(command: list[str], hint: str, given: str | None = None, shown: bool = False) -> str:
-    """What a command prints. ImageError with its last words if it fails."""
+def _run(command: list[str], hint: str, stdin: str | None = None, shown: bool = False) -> str:
+    """What a command prints. ImageError with its output if it fails."""
     try:
-        done = subprocess.run(command, cwd=ROOT, input=given, capture_output=not shown, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=not shown, text=True, check=False)
     except FileNotFoundError as error:
-        raise ImageError(f"{command[0]} cannot be run ({hint}); or deploy an image that is in the registry: --image TAG") from error
+        raise ImageError(f"cannot run {command[0]} ({hint}); or deploy an image that is in the registry: --image TAG") from error
     if done.returncode != 0:
-        words = "; its words stand above" if shown else f": {(done.stdout + done.stderr).strip()}"
-        raise ImageError(f"`{' '.join(command)}` failed with status {done.returncode}{words}")
+        output = "; see its output above" if shown else f": {(done.stdout + done.stderr).strip()}"
+        raise ImageError(f"`{' '.join(command)}` failed with status {done.returncode}{output}")
     return done.stdout.strip() if done.stdout else ""

@@ -1,29 +1,19 @@
-"""What a deployment has and runs, as lines for a workflow's $GITHUB_OUTPUT: `python -m scripts.ecs.deploy.running seefood`.
+"""What a deployment runs, as lines for a workflow's $GITHUB_OUTPUT: `python -m scripts.ecs.deploy.running NAME`.
 
-url=...          what clients send photos to
-repository=...   what images are pushed to
+url=...          where clients send photos
+repository=...   where images are pushed
 release=...      the address of the release document
-image=...        the tag of the image that the service runs; empty while there is no service
+image=...        the tag of the image that the service runs; empty if there is no service yet
 """
 
-import argparse
 import sys
 
-from scripts.ecs.aws import Aws, AwsError
+from scripts.command import parser, run
+from scripts.ecs.aws import Aws
+from scripts.ecs.stack import RELEASE_KEY, find
 from scripts.ecs.stacks import Deployment, DeploymentError
 
-CONTAINER = "seefood"
-
-
-def outputs(aws: Aws, stack: str) -> dict[str, str] | None:
-    """What a stack puts out, None if there is no such stack. AwsError."""
-    try:
-        described = aws.call("cloudformation", "describe_stacks", StackName=stack)["Stacks"][0]
-    except AwsError as error:
-        if error.code == "ValidationError" and "does not exist" in str(error):
-            return None
-        raise
-    return {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+CONTAINER = "seefood"  # in the task definition of templates/service.yaml
 
 
 def image_tag(aws: Aws, cluster: str, service: str) -> str:
@@ -36,6 +26,7 @@ def image_tag(aws: Aws, cluster: str, service: str) -> str:
     if not images:
         raise DeploymentError(f"the task definition of {service!r} has no container {CONTAINER!r}")
     _, colon, tag = images[0].rpartition(":")
+    # a digest is not a tag, and neither is the port of a registry
     if not colon or "/" in tag or "@" in images[0]:
         raise DeploymentError(f"the image of {service!r} is {images[0]!r}, expected REPOSITORY:TAG")
     return str(tag)
@@ -45,35 +36,30 @@ def running(aws: Aws, deployment: Deployment) -> dict[str, str]:
     """The lines that the module's docstring describes. DeploymentError naming what is missing, AwsError."""
     domain = deployment.parameters.get("DomainName")
     if not domain:
-        raise DeploymentError(f"deployments/{deployment.name}.yaml has no DomainName, and by no other name could HTTPS be trusted")
-    stack = deployment.stack("storage")
-    storage = outputs(aws, stack)
+        raise DeploymentError(f"deployments/{deployment.name}.yaml has no DomainName: HTTPS cannot be verified under another name")
+    storage, cluster, service = (find(aws, deployment.stack(kind)) for kind in ("storage", "cluster", "service"))
     if storage is None:
-        raise DeploymentError(f"there is no stack {stack!r} in {aws.region}: make deploy STACK={deployment.name} makes it")
-    cluster, service = (outputs(aws, deployment.stack(kind)) for kind in ("cluster", "service"))
+        missing = deployment.stack("storage")
+        raise DeploymentError(f"there is no stack {missing!r} in {aws.region}: make deploy STACK={deployment.name} creates it")
+    image = ""
+    # a stack whose creation was rolled back exists, without outputs
+    if cluster and service and cluster.outputs and service.outputs:
+        image = image_tag(aws, cluster.outputs["ClusterName"], service.outputs["ServiceName"])
     return {
         "url": f"https://{domain}",
-        "repository": storage["RepositoryUri"],
-        "release": f"s3://{storage['BucketName']}/release.json",
-        # a stack whose first create was rolled back puts out nothing
-        "image": image_tag(aws, cluster["ClusterName"], service["ServiceName"]) if cluster and service else "",
+        "repository": storage.outputs["RepositoryUri"],
+        "release": f"s3://{storage.outputs['BucketName']}/{RELEASE_KEY}",
+        "image": image,
     }
 
 
-def main() -> int:
+def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stack", help="the name of a file in scripts/ecs/deployments")
-    args = parser.parse_args()
-    try:
-        deployment = Deployment.load(args.stack)
-        found = running(Aws(deployment.region), deployment)
-    except (DeploymentError, AwsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(f"{name}={value}" for name, value in found.items()))
-    return 0
+    command = parser(__doc__)
+    command.add_argument("name", help="the name of a file in scripts/ecs/deployments, without .yaml")
+    deployment = Deployment.load(command.parse_args().name)
+    print("\n".join(f"{key}={value}" for key, value in running(Aws(deployment.region), deployment).items()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,220 +1,199 @@
-"""A deployment of a service, watched: what ECS says as it says it, and at the end whether what was asked for is what runs.
-
-CloudFormation says UPDATE_COMPLETE of a deployment that ECS has rolled back, so its word is not enough: here a deployment has
-succeeded if the PRIMARY one has the task definition that was asked for, is COMPLETED, and runs as many tasks as are desired.
-"""
+"""Watching a service while it is deployed: prints what is new at each poll, waits for the verdict, and diagnoses a failure."""
 
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from tqdm import tqdm
 
 from scripts.ecs.aws import Aws, AwsError
+from scripts.ecs.deploy.verdict import Outcome, judge
 from scripts.ecs.doctor.causes import Finding, explain, failed_activities, findings
-from scripts.ecs.doctor.history import rollback_of, short
-from scripts.ecs.doctor.reasons import grouped
-from scripts.ecs.doctor.service_state import SERVICE, Answer, State, cluster_and_name, look, look_deeper
-from scripts.ecs.progress import Limit, say
+from scripts.ecs.doctor.history import short
+from scripts.ecs.doctor.reasons import count_by_reason
+from scripts.ecs.doctor.service_state import SERVICE, Answer, State, add_details, cluster_and_name, read_state
+from scripts.ecs.progress import Limit, log
 from scripts.ecs.stack import POLL_S, physical, resources
+from scripts.errors import SeeFoodError
 
 TASK_DEFINITION = "AWS::ECS::TaskDefinition"
 
 
-class DeployError(RuntimeError):
+class DeployError(SeeFoodError):
     """A deployment failed; the message says why, what is served now, and what to do."""
 
 
 class Watch:
-    """Prints what is new at each look, and remembers it for the diagnosis: a service that could not be created is gone then."""
+    """Remembers all that it has seen, for the diagnosis: a service whose creation failed is deleted by then."""
 
     def __init__(self, aws: Aws, name: str) -> None:
         """`name` is the deployment's. AwsError."""
         self.aws, self.name = aws, name
-        self.asked: str | None = None  # the task definition that CloudFormation has made, None if it is to stay the same
+        self.created: str | None = None  # the task definition that CloudFormation has created since
         self.state: State | None = None
-        self._told: set[str] = set()
-        self._facts: dict[str, str] = {}
-        self._stopped: dict[str, Answer] = {}
+        self._reported: set[str] = set()  # ids of events and activities, and parts that could not be checked
+        self._last: dict[str, str] = {}  # the text last printed for each thing
+        self._stopped: dict[str, Answer] = {}  # tasks by ARN
         self._counts: Counter[str] = Counter()
-        self._ill: dict[str, Answer] = {}
-        self._worst: dict[str, Answer] = {}  # events and activities by id
-        self._service: Answer | None = None  # as it was last seen
+        self._unhealthy: dict[str, Answer] = {}  # targets, as of the last poll that had any
+        self._events: list[Answer] = []  # oldest first
+        self._failed_activities: list[Answer] = []
+        self._service: Answer | None = None  # as last seen
         found = _resources(aws, f"{name}-service")
-        self.place = cluster_and_name(found)  # as soon as CloudFormation names it
-        self.stacked = next(iter(physical(found, TASK_DEFINITION)), None)
+        self.place = cluster_and_name(found)  # known as soon as CloudFormation names it
+        self.in_stack = next(iter(physical(found, TASK_DEFINITION)), None)
         if self.place is not None:
-            self.state = look(aws, *self.place)
-        # what was there before is no news
-        self._told |= {event["id"] for event in self._events()} | {one["ActivityId"] for one in self._activities()}
-        self._old_tasks = {task["taskArn"] for task in self.state.stopped} if self.state else set[str]()
-        self._ids_before = {deployment["id"] for deployment in self.state.deployments} if self.state else set[str]()
+            self.state = read_state(aws, *self.place)
+        before = self.state or State("", "")
+        # what happened before is not reported
+        self._reported |= {event["id"] for event in before.events} | {one["ActivityId"] for one in before.activities}
+        self._tasks_before = {task["taskArn"] for task in before.stopped}
+        self._deployments_before = {deployment["id"] for deployment in before.deployments}
 
     @property
     def desired(self) -> int | None:
-        """How many tasks the service runs by its own or autoscaling's wish, None where there is no service."""
+        """How many tasks the service is set to run, by autoscaling or by hand; None if there is no service."""
         return int(self.state.service["desiredCount"]) if self.state and self.state.service else None
 
-    def _events(self) -> list[Answer]:
-        return self.state.events if self.state else []
+    @property
+    def _primary(self) -> Answer:
+        return (self.state.primary if self.state else None) or {}
 
-    def _activities(self) -> list[Answer]:
-        return self.state.activities if self.state else []
-
-    def look(self, stack_events: list[dict[str, Any]]) -> str:
-        """Print what is new; a few words for the progress display. AwsError if there are no credentials any more."""
+    def poll(self, stack_events: list[dict[str, Any]]) -> str:
+        """Print what is new. Returns the text beside the progress bar. AwsError if the credentials are no longer valid."""
         for event in stack_events:
-            kind, there = event["ResourceType"], event.get("PhysicalResourceId", "")
+            kind, physical_id = event["ResourceType"], event.get("PhysicalResourceId", "")
             if kind == SERVICE:
                 self.place = cluster_and_name([event]) or self.place
-            # the first one: a rollback brings the old one back under the same name
+            # the first one: a rollback restores the old one under the same logical name
             if kind == TASK_DEFINITION and event["ResourceStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-                self.asked = self.asked or there
+                self.created = self.created or physical_id
         if self.place is None:
             return ""
-        self.state = look(self.aws, *self.place)
-        self._service = self.state.service or self._service
-        self._tell_of_service()
-        self._tell_of_surroundings()
-        primary = self.state.primary or {}
-        return f"{primary.get('runningCount', 0)} of {primary.get('desiredCount', 0)} tasks run" if primary else ""
+        self.state = state = read_state(self.aws, *self.place)
+        self._service = state.service or self._service
+        self._report_events(state)
+        self._report_stopped_tasks(state)
+        self._report_deployments(state)
+        self._report_targets(state)
+        self._report_instances(state)
+        for unchecked in state.unchecked:
+            self._log_once(unchecked, f"not checked: {unchecked}")
+        primary = self._primary
+        return f"{primary.get('runningCount', 0)} of {primary.get('desiredCount', 0)} tasks running" if primary else ""
 
-    def _tell_of_service(self) -> None:
-        assert self.state is not None
-        for event in reversed(self.state.events):
-            if event["id"] not in self._told:
-                self._worst[event["id"]] = event
-                self._once(event["id"], f"ECS: {event['message']}")
-        for task in self.state.stopped:
-            if task["taskArn"] not in self._old_tasks:
+    def _report_events(self, state: State) -> None:
+        for event in reversed(state.events):
+            if self._log_once(event["id"], f"ECS: {event['message']}"):
+                self._events.append(event)
+
+    def _report_stopped_tasks(self, state: State) -> None:
+        for task in state.stopped:
+            if task["taskArn"] not in self._tasks_before:
                 self._stopped[task["taskArn"]] = task
-        counts = grouped(self._stopped.values())
-        for words, count in counts.items():
-            if count != self._counts[words]:
-                say(f"stopped: {count} task{'s' if count > 1 else ''}: {words}")
+        counts = count_by_reason(self._stopped.values())
+        for reason, count in counts.items():
+            if count != self._counts[reason]:
+                log(f"stopped: {count} task{'s' if count > 1 else ''}: {reason}")
         self._counts = counts
-        for deployment in reversed(self.state.deployments):
-            words = f"{deployment['status']}, {deployment.get('rolloutState', 'state unknown')}, "
-            words += (
-                f"{deployment['runningCount']} of {deployment['desiredCount']} tasks, {deployment.get('failedTasks', 0)} failed"
+
+    def _report_deployments(self, state: State) -> None:
+        for deployment in reversed(state.deployments):
+            running = f"{deployment['runningCount']} of {deployment['desiredCount']} tasks"
+            rollout = deployment.get("rolloutState", "state unknown")
+            self._log_change(
+                f"deployment of {short(deployment['taskDefinition'])} ({deployment['id']})",
+                f"{deployment['status']}, {rollout}, {running}, {deployment.get('failedTasks', 0)} failed",
             )
-            self._when_changed(f"deployment of {short(deployment['taskDefinition'])} ({deployment['id']})", words)
 
-    def _tell_of_surroundings(self) -> None:
-        assert self.state is not None
-        states = Counter(
-            target["TargetHealth"]["State"] + (f" ({reason})" if (reason := target["TargetHealth"].get("Reason")) else "")
-            for target in self.state.targets
-        )
-        self._ill = {
-            target["Target"]["Id"]: target for target in self.state.targets if target["TargetHealth"]["State"] == "unhealthy"
-        } or self._ill
-        self._when_changed("targets", ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none")
-        if self.state.instances is not None:
-            connected = sum(bool(instance.get("agentConnected", True)) for instance in self.state.instances)
-            self._when_changed("container instances", f"{len(self.state.instances)} registered, {connected} connected")
-        for activity in reversed(failed_activities(self.state.activities)):
-            if activity["ActivityId"] not in self._told:
-                self._worst[activity["ActivityId"]] = activity
-                said = activity.get("StatusMessage") or activity.get("Description", "")
-                self._once(activity["ActivityId"], f"auto-scaling group: {activity['StatusCode']}: {said}")
-        for unseen in self.state.unseen:
-            self._once(unseen, f"not looked at: {unseen}")
+    def _report_targets(self, state: State) -> None:
+        healths = [target["TargetHealth"] for target in state.targets]
+        states = Counter(health["State"] + (f" ({health['Reason']})" if health.get("Reason") else "") for health in healths)
+        unhealthy = [target for target in state.targets if target["TargetHealth"]["State"] == "unhealthy"]
+        # a task that is stopped takes its target with it, so the last ones are kept
+        self._unhealthy = {target["Target"]["Id"]: target for target in unhealthy} or self._unhealthy
+        self._log_change("targets", ", ".join(f"{count} {name}" for name, count in sorted(states.items())) or "none")
 
-    def _once(self, key: str, line: str) -> None:
-        if key not in self._told:
-            self._told.add(key)
-            say(line)
+    def _report_instances(self, state: State) -> None:
+        if state.instances is not None:
+            connected = sum(bool(instance.get("agentConnected", True)) for instance in state.instances)
+            self._log_change("container instances", f"{len(state.instances)} registered, {connected} connected")
+        for activity in reversed(failed_activities(state.activities)):
+            message = activity.get("StatusMessage") or activity.get("Description", "")
+            if self._log_once(activity["ActivityId"], f"auto-scaling group: {activity['StatusCode']}: {message}"):
+                self._failed_activities.append(activity)
 
-    def _when_changed(self, what: str, words: str) -> None:
-        if self._facts.get(what) != words:
-            self._facts[what] = words
-            say(f"{what}: {words}")
+    def _log_once(self, key: str, line: str) -> bool:
+        """Whether it was new, and so printed."""
+        if key in self._reported:
+            return False
+        self._reported.add(key)
+        log(line)
+        return True
+
+    def _log_change(self, thing: str, text: str) -> None:
+        if self._last.get(thing) != text:
+            self._last[thing] = text
+            log(f"{thing}: {text}")
 
     def settle(self, limit: Limit) -> str:
-        """What is served, once that is what was asked for. DeployError if ECS went back to something else, or at the limit."""
+        """What runs, once the deployment has succeeded. DeployError if it failed, or is in progress at the limit."""
         if self.place is None:
-            raise DeployError(f"CloudFormation has made no service in {self.name}-service: look at its template")
+            raise DeployError(f"CloudFormation created no service in {self.name}-service: check its template")
         try:
             with tqdm(unit="task", desc=self.name, disable=None, leave=False) as progress:
                 while True:
-                    self.look([])
-                    verdict = self._verdict()
-                    primary = (self.state.primary if self.state else None) or {}
-                    if verdict == "served":
-                        return (
-                            f"{primary['runningCount']} of {primary['desiredCount']} tasks run {short(primary['taskDefinition'])}"
-                        )
-                    if verdict != "going":
-                        raise DeployError(f"{verdict}\n{self.diagnosis()}")
+                    self.poll([])
+                    verdict = judge(self.state, self.created, self.in_stack, self._deployments_before)
+                    primary = self._primary
+                    if verdict.outcome is Outcome.SUCCEEDED:
+                        running = f"{primary['runningCount']} of {primary['desiredCount']} tasks running"
+                        return f"{running}: {short(primary['taskDefinition'])}"
+                    if verdict.outcome is Outcome.FAILED:
+                        raise DeployError(f"{verdict.reason}\n{self.diagnosis()}")
                     if limit.left_s <= 0:
-                        raise DeployError(f"not within {limit.seconds:g} s: {self._goes_on(primary)}\n{self.diagnosis()}")
+                        raise DeployError(f"not finished within {limit.seconds:g} s: {self._still_running()}\n{self.diagnosis()}")
                     progress.total = primary.get("desiredCount", 0)
                     progress.update(primary.get("runningCount", 0) - progress.n)
                     limit.sleep(POLL_S)
         except KeyboardInterrupt:
-            primary = (self.state.primary if self.state else None) or {}
-            raise DeployError(f"interrupted: {self._goes_on(primary)}") from None
+            log(self._still_running())
+            raise
 
-    def _goes_on(self, primary: Answer) -> str:
-        words = f"{primary.get('runningCount', 0)} of {primary.get('desiredCount', '?')} tasks run"
-        return f"{words}; the deployment goes on in AWS by itself. To look at it: make doctor STACK={self.name}"
-
-    def _verdict(self) -> str:
-        """ "served", "going", or why what was asked for is not what will run."""
-        state = self.state
-        if state is None or state.primary is None:
-            return "going"
-        primary = state.primary
-        # nothing new is asked for: then what the stack says, which is not what runs after a rollback that it does not know of
-        asked = self.asked or self.stacked or primary["taskDefinition"]
-        new_ones = [one for one in state.deployments if one["id"] not in self._ids_before]
-        failed = [one for one in new_ones if one.get("rolloutState") == "FAILED" and one["taskDefinition"] == asked]
-        why = failed[0].get("rolloutStateReason", "") if failed else rollback_of(state) or ""
-        if primary["taskDefinition"] != asked:
-            runs, wanted = short(primary["taskDefinition"]), short(asked)
-            said = f"the deployment was rolled back: {runs} is served, and {wanted} was asked for. {why or 'ECS does not say why'}"
-            cluster, name = state.cluster, state.service_name
-            again = f"aws ecs update-service --cluster {cluster} --service {name} --task-definition {wanted}"
-            return said if self.asked else f"{said}\nCloudFormation does not know that. Deploy another image, or try again: {again}"
-        if failed:
-            return f"the deployment of {short(asked)} failed: {why}"
-        # without a new deployment, an old one's fate does not count
-        if new_ones and "rolling back" in primary.get("rolloutStateReason", ""):
-            return f"the deployment was rolled back: {why}"
-        done = primary.get("rolloutState", "COMPLETED") == "COMPLETED"
-        service = state.service or {}
-        return "served" if done and service["runningCount"] >= service["desiredCount"] else "going"
+    def _still_running(self) -> str:
+        running = f"{self._primary.get('runningCount', 0)} of {self._primary.get('desiredCount', '?')} tasks running"
+        return f"{running}; AWS continues with the deployment. To check on it: make doctor STACK={self.name}"
 
     def diagnosis(self) -> str:
-        """The causes to be seen in all that has happened since the watch began, as text."""
-        found = self.findings()
-        return f"Causes:\n{explain(found)}\nLater: make doctor STACK={self.name}"
+        """The causes found in all that has happened since the watch began, as text."""
+        return f"Causes:\n{explain(self.findings())}\nTo check again later: make doctor STACK={self.name}"
 
     def findings(self) -> list[Finding]:
-        """The same as findings."""
+        """The same, as findings."""
         if self.state is None:
             return []
         state = replace(self.state, stopped=sorted(self._stopped.values(), key=_stopped_at, reverse=True))
-        state.targets = [*self._ill.values()] or state.targets
-        state.activities = [one for key, one in self._worst.items() if "ActivityId" in one] or state.activities
-        # what was said since the watch began, and no steady state that would end it
-        events = [one for one in self._worst.values() if "message" in one and "steady state" not in one["message"]]
+        state.targets = [*self._unhealthy.values()] or state.targets
+        state.activities = [*self._failed_activities] or state.activities
         if self._service:
-            state.service = {**self._service, "events": events[::-1]}  # newest first, as ECS gives them
+            # causes.py ignores what is older than the last steady state: after a rollback that would be everything
+            events = [event for event in self._events if "steady state" not in event["message"]]
+            state.service = {**self._service, "events": events[::-1]}  # newest first, as ECS returns them
         try:
-            look_deeper(self.aws, state, [])
+            add_details(self.aws, state, [])
         except AwsError as error:
-            say(f"not looked at: {error}")
+            log(f"not checked: {error}")
         return findings(state)
 
 
-def _stopped_at(task: Answer) -> Any:
-    return task.get("stoppedAt") or task.get("stoppingAt") or task["createdAt"]
+def _stopped_at(task: Answer) -> datetime:
+    at: datetime = task.get("stoppedAt") or task.get("stoppingAt") or task["createdAt"]
+    return at
 
 
 def _resources(aws: Aws, stack_name: str) -> list[dict[str, Any]]:
-    """[] where there is no such stack."""
+    """[] if there is no such stack."""
     try:
         return resources(aws, stack_name)
     except AwsError as error:

@@ -1,35 +1,36 @@
-"""Explain a deployment: `python -m scripts.ecs.doctor.doctor seefood` says what is wrong with it, and what to do about each cause.
+"""Explain why a deployment is unhealthy: `python -m scripts.ecs.doctor.doctor NAME` lists each cause with what to do about it.
 
-Only looks. Exits with 1 if something is wrong, or could not be looked at.
+Read-only. Exit status 1 if there is a problem, or if something could not be checked.
 """
 
-import argparse
 import sys
 
+from scripts.command import parser, run
 from scripts.ecs.aws import Aws, AwsError
 from scripts.ecs.doctor.causes import explain, findings
 from scripts.ecs.doctor.history import short
-from scripts.ecs.doctor.service_state import State, cluster_and_name, look, look_deeper
-from scripts.ecs.stack import find, last_failures, physical, resources
-from scripts.ecs.stacks import ORDER, Deployment, DeploymentError
+from scripts.ecs.doctor.service_state import State, add_details, cluster_and_name, read_state
+from scripts.ecs.stack import RELEASE_KEY, find, last_failures, physical, resources
+from scripts.ecs.stacks import ORDER, Deployment
 
 ALARM = "AWS::CloudWatch::Alarm"
 
 
 def examine(aws: Aws, deployment: Deployment) -> State:
-    """All that can be seen of a deployment. AwsError if its stacks cannot be looked at."""
+    """The state of a deployment. AwsError if its stacks cannot be read."""
     stacks = {deployment.stack(kind): find(aws, deployment.stack(kind)) for kind in ORDER}
     found = {name: resources(aws, name) for name, stack in stacks.items() if stack is not None}
     service = cluster_and_name(found.get(deployment.stack("service"), []))
     state = State("", "")
     if service is not None:
-        state = look(aws, *service)
-        look_deeper(aws, state, [alarm for ones in found.values() for alarm in physical(ones, ALARM)])
+        state = read_state(aws, *service)
+        add_details(aws, state, [alarm for one in found.values() for alarm in physical(one, ALARM)])
     state.stacks = stacks
     storage = stacks[deployment.stack("storage")]
     if storage is not None and "BucketName" in storage.outputs:
+        # without it every task fails at its start, and the logs of all of them say so
         with state.part("the release document"):
-            state.release = _has_release(aws, storage.outputs["BucketName"])
+            state.has_release = _has_release(aws, storage.outputs["BucketName"])
     for name, stack in stacks.items():
         if stack is not None and ("ROLLBACK" in stack.status or stack.status.endswith("_FAILED")):
             state.stack_failures += last_failures(aws, name)
@@ -38,8 +39,9 @@ def examine(aws: Aws, deployment: Deployment) -> State:
 
 def _has_release(aws: Aws, bucket: str) -> bool:
     try:
-        aws.call("s3", "head_object", Bucket=bucket, Key="release.json")
+        aws.call("s3", "head_object", Bucket=bucket, Key=RELEASE_KEY)
     except AwsError as error:
+        # without s3:ListBucket S3 answers 403 for a missing object, too: then it counts as not checked
         if error.code != "404":
             raise
         return False
@@ -47,13 +49,14 @@ def _has_release(aws: Aws, bucket: str) -> bool:
 
 
 def summary(state: State) -> str:
-    """What runs, in a line for each thing."""
-    lines = [f"{name}: {stack.status}" for name, stack in state.stacks.items() if stack is not None and stack.going]
+    """What runs: operations in progress, deployments, targets and instances."""
+    lines = [f"{name}: {stack.status}" for name, stack in state.stacks.items() if stack is not None and stack.in_progress]
     for deployment in state.deployments:
         lines.append(
-            f"{short(deployment['taskDefinition'])}: {deployment['runningCount']} of {deployment['desiredCount']} tasks run, "
+            f"{short(deployment['taskDefinition'])}: {deployment['runningCount']} of {deployment['desiredCount']} tasks running, "
             f"{deployment['status']}, {deployment.get('rolloutState', 'state unknown')}"
         )
+    # during a deployment the tasks of both versions are targets
     healthy = sum(target["TargetHealth"]["State"] == "healthy" for target in state.targets)
     if state.service:
         lines.append(
@@ -64,26 +67,21 @@ def summary(state: State) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="the name of a file in scripts/ecs/deployments")
-    args = parser.parse_args(arguments)
-    try:
-        deployment = Deployment.load(args.name)
-        state = examine(Aws(deployment.region), deployment)
-    except (DeploymentError, AwsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    command = parser(__doc__)
+    command.add_argument("name", help="the name of a file in scripts/ecs/deployments, without .yaml")
+    deployment = Deployment.load(command.parse_args(arguments).name)
+    state = examine(Aws(deployment.region), deployment)
     found = findings(state)
     print(summary(state))
     if found:
         print(explain(found))
-    for unseen in state.unseen:
-        print(f"not looked at: {unseen}")
-    if not found and not state.unseen:
-        goes_on = any(one.get("rolloutState") == "IN_PROGRESS" for one in state.deployments)
-        print("nothing is wrong" + (" so far: a deployment goes on" if goes_on else ""))
-    return 1 if found or state.unseen else 0
+    for unchecked in state.unchecked:
+        print(f"not checked: {unchecked}")
+    if not found and not state.unchecked:
+        in_progress = any(one.get("rolloutState") == "IN_PROGRESS" for one in state.deployments)
+        print("no problem found" + (" so far: a deployment is in progress" if in_progress else ""))
+    return 1 if found or state.unchecked else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -1,4 +1,4 @@
-"""What a service's deployments and events tell of its past: whether the last one was rolled back, and since when it is ill."""
+"""The past of a service, by its deployments and events: whether the last one was rolled back, and the last steady state."""
 
 from datetime import datetime
 
@@ -6,7 +6,8 @@ from scripts.ecs.doctor.service_state import LONG_AGO, State
 
 
 def since(state: State) -> datetime:
-    """Since when something may still be wrong: the last steady state; the one before, if a deployment was rolled back since."""
+    """The time since which something may be wrong: the last steady state; the one before, if a deployment was rolled back since."""
+    # CloudFormation rolls back by another deployment, which ends in a steady state like any other
     undone = [name for name, stack in state.stacks.items() if stack and stack.status == "UPDATE_ROLLBACK_COMPLETE"]
     rolled_back = rollback_of(state) is not None or bool(undone)
     for event in state.events:
@@ -18,21 +19,21 @@ def since(state: State) -> datetime:
 
 
 def rollback_of(state: State) -> str | None:
-    """ECS's words if what runs now is what ECS went back to, else None."""
+    """ECS's message about the rollback if what runs now is the result of one, else None."""
     primary = state.primary
     if primary is None:
         return None
     for deployment in state.deployments:
         if deployment.get("rolloutState") == "FAILED":
             return str(deployment.get("rolloutStateReason") or f"deployment {deployment['id']} failed")
-    said = [str(event["message"]) for event in state.events]
-    for i, message in enumerate(said):
+    messages = [str(event["message"]) for event in state.events]
+    for i, message in enumerate(messages):
         if f"rolling back to deployment {primary['id']}" in message:
-            return next((other for other in said[i:] if "deployment failed" in other), message)
-    why = str(primary.get("rolloutStateReason", ""))
-    return why if "rolling back" in why else None
+            return next((other for other in messages[i:] if "deployment failed" in other), message)
+    reason = str(primary.get("rolloutStateReason", ""))
+    return reason if "rolling back" in reason else None
 
 
 def short(arn: str) -> str:
-    """seefood:7 of a task definition's ARN."""
+    """Family and revision in a task definition's ARN, e.g. seefood:7."""
     return arn.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The state of a service in ECS and around it, as far as these credentials may see it: what causes.py explains."""
+"""The state of a service in ECS and around it, as far as the credentials can read it; causes.py explains it."""
 
 import contextlib
 import json
@@ -8,21 +8,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scripts.ecs.aws import Aws, AwsError
-from scripts.ecs.doctor.reasons import faulty, words_of
+from scripts.ecs.doctor.reasons import stop_reason, unexpected
 from scripts.ecs.stack import Stack, physical
 
-MOST = 100  # that ECS describes in one call
+MAX_DESCRIBED = 100  # ECS's limit for one call
 LOG_LINES, LOG_TASKS, LINE_LENGTH = 8, 3, 300
 SERVICE = "AWS::ECS::Service"
 LINKED_ROLE = "AWSServiceRoleForECS"
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
-Answer = dict[str, Any]  # as boto3 gives it
+Answer = dict[str, Any]  # as boto3 returns it
 
 
 @dataclass
 class State:
-    """None, or an empty list, where something is not there or could not be looked at; `unseen` says which it is."""
+    """None or an empty list where something does not exist, or could not be read; then `unchecked` names it."""
 
     cluster: str
     service_name: str
@@ -32,36 +32,36 @@ class State:
     instances: list[Answer] | None = None
     group: Answer | None = None
     activities: list[Answer] = field(default_factory=list)  # of the auto-scaling group, newest first
-    # --- looked at by look_deeper, or by doctor alone ---
+    # --- read by add_details, or by doctor alone ---
     task_definition: Answer | None = None
     logs: dict[str, list[str]] = field(default_factory=dict)  # last lines of stopped tasks, by ARN
     alarms: list[Answer] = field(default_factory=list)
     scalable: Answer | None = None
     linked_role: bool | None = None
-    release: bool | None = None  # whether there is a release document
+    has_release: bool | None = None  # whether there is a release document
     stacks: dict[str, Stack | None] = field(default_factory=dict)
     stack_failures: list[str] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
     @contextlib.contextmanager
-    def part(self, what: str) -> Iterator[None]:
-        """What cannot be looked at is noted, not fatal. AwsError if the credentials are none at all."""
+    def part(self, name: str) -> Iterator[None]:
+        """What cannot be read is noted, not fatal. AwsError if AWS rejects the credentials altogether."""
         try:
             yield
         except AwsError as error:
-            if error.hopeless:
+            if error.bad_credentials:
                 raise
-            self.unseen.append(f"{what}: {error}".splitlines()[0])
+            self.unchecked.append(f"{name}: {error}".splitlines()[0])
 
     @property
     def deployments(self) -> list[Answer]:
-        """Those that ECS still shows, PRIMARY first."""
+        """Those that ECS still lists, PRIMARY first."""
         found = self.service["deployments"] if self.service else []
         return sorted(found, key=lambda deployment: deployment["status"] != "PRIMARY")
 
     @property
     def primary(self) -> Answer | None:
-        """The deployment that ECS works towards now."""
+        """The deployment that ECS is carrying out, or has carried out."""
         return next((one for one in self.deployments if one["status"] == "PRIMARY"), None)
 
     @property
@@ -72,7 +72,7 @@ class State:
 
 
 def cluster_and_name(resources: list[Answer]) -> tuple[str, str] | None:
-    """The cluster and name of the service among a stack's resources, None if it is not there yet."""
+    """The cluster and name of the service among a stack's resources, None if there is none yet."""
     for arn in physical(resources, SERVICE):
         if arn.count("/") == 2:  # arn:aws:ecs:eu-central-1:111122223333:service/CLUSTER/NAME
             _, cluster, name = arn.split("/")
@@ -80,15 +80,15 @@ def cluster_and_name(resources: list[Answer]) -> tuple[str, str] | None:
     return None
 
 
-def look(aws: Aws, cluster: str, service_name: str) -> State:
-    """What changes from second to second. AwsError only if the credentials are none."""
+def read_state(aws: Aws, cluster: str, service_name: str) -> State:
+    """What changes from second to second. AwsError only if AWS rejects the credentials."""
     state = State(cluster, service_name)
     with state.part("the service"):
         found = aws.call("ecs", "describe_services", cluster=cluster, services=[service_name])["services"]
         state.service = found[0] if found and found[0]["status"] != "INACTIVE" else None
     with state.part("stopped tasks"):
         stopped = {"cluster": cluster, "serviceName": service_name, "desiredStatus": "STOPPED"}
-        arns = list(aws.pages("ecs", "list_tasks", "taskArns", **stopped))[:MOST]
+        arns = list(aws.pages("ecs", "list_tasks", "taskArns", **stopped))[:MAX_DESCRIBED]
         if arns:
             tasks = aws.call("ecs", "describe_tasks", cluster=cluster, tasks=arns)["tasks"]
             state.stopped = sorted(tasks, key=lambda task: task.get("stoppedAt", LONG_AGO), reverse=True)
@@ -97,7 +97,7 @@ def look(aws: Aws, cluster: str, service_name: str) -> State:
             health = aws.call("elbv2", "describe_target_health", TargetGroupArn=balancer["targetGroupArn"])
             state.targets += health["TargetHealthDescriptions"]
     with state.part("container instances"):
-        arns = list(aws.pages("ecs", "list_container_instances", "containerInstanceArns", cluster=cluster))[:MOST]
+        arns = list(aws.pages("ecs", "list_container_instances", "containerInstanceArns", cluster=cluster))[:MAX_DESCRIBED]
         state.instances = []
         if arns:
             described = aws.call("ecs", "describe_container_instances", cluster=cluster, containerInstances=arns)
@@ -125,26 +125,26 @@ def _group_name(aws: Aws, cluster: str) -> str | None:
     return None
 
 
-def look_deeper(aws: Aws, state: State, alarms: list[str]) -> None:
-    """Add to a state what a diagnosis needs beyond it; `alarms` are the names of the deployment's own."""
-    # the newest task of each reason speaks for the others
-    newest = {words_of(task): task for task in reversed(state.stopped) if faulty(task)}
-    told = sorted(newest.values(), key=state.stopped.index)[:LOG_TASKS]
+def add_details(aws: Aws, state: State, alarms: list[str]) -> None:
+    """Add to a state what a diagnosis needs; `alarms` are the names of the deployment's own. AwsError as above."""
+    # one task for each reason, the newest: the logs of the others say the same
+    newest = {stop_reason(task): task for task in reversed(state.stopped) if unexpected(task)}
+    samples = sorted(newest.values(), key=state.stopped.index)[:LOG_TASKS]
     with state.part("the task definition"):
-        # that of the newest deployment is in question; after a rollback its tasks alone remember it
-        asked = told[0]["taskDefinitionArn"] if told else (state.primary or {}).get("taskDefinition")
-        if asked:
-            answer = aws.call("ecs", "describe_task_definition", taskDefinition=asked)
+        # of the newest deployment; after a rollback only its stopped tasks still name it
+        arn = samples[0]["taskDefinitionArn"] if samples else (state.primary or {}).get("taskDefinition")
+        if arn:
+            answer = aws.call("ecs", "describe_task_definition", taskDefinition=arn)
             state.task_definition = answer["taskDefinition"]
     with state.part("logs"):
-        for task in told:
+        for task in samples:
             state.logs[task["taskArn"]] = _last_lines(aws, state.task_definition, task)
     with state.part("alarms"):
-        # a low one means no more than that there are few requests
+        # not AlarmLow: it only says that there are few requests
         own = f"TargetTracking-service/{state.cluster}/{state.service_name}-AlarmHigh"
-        questions: list[Answer] = [{"AlarmNamePrefix": own}, *([{"AlarmNames": alarms}] if alarms else [])]
-        for question in questions:
-            state.alarms += aws.pages("cloudwatch", "describe_alarms", "MetricAlarms", StateValue="ALARM", **question)
+        queries: list[Answer] = [{"AlarmNamePrefix": own}, *([{"AlarmNames": alarms}] if alarms else [])]
+        for query in queries:
+            state.alarms += aws.pages("cloudwatch", "describe_alarms", "MetricAlarms", StateValue="ALARM", **query)
     with state.part("autoscaling"):
         ids = [f"service/{state.cluster}/{state.service_name}"]
         answer = aws.call("application-autoscaling", "describe_scalable_targets", ServiceNamespace="ecs", ResourceIds=ids)
@@ -160,7 +160,7 @@ def look_deeper(aws: Aws, state: State, alarms: list[str]) -> None:
 
 
 def _last_lines(aws: Aws, task_definition: Answer | None, task: Answer) -> list[str]:
-    """What the essential container of a task said last, [] if it said nothing. AwsError."""
+    """The last log lines of a task's essential container, [] if it logged nothing. AwsError."""
     for container in (task_definition or {}).get("containerDefinitions", []):
         options = container.get("logConfiguration", {}).get("options", {})
         if not container.get("essential", True) or "awslogs-group" not in options:
@@ -173,16 +173,16 @@ def _last_lines(aws: Aws, task_definition: Answer | None, task: Answer) -> list[
             if error.code == "ResourceNotFoundException":
                 return []
             raise
-        return [_words(event["message"])[:LINE_LENGTH] for event in found]
+        return [_plain(event["message"])[:LINE_LENGTH] for event in found]
     return []
 
 
-def _words(line: str) -> str:
-    """A line of scripts/steps.py without JSON's marks, any other as it is."""
+def _plain(line: str) -> str:
+    """A JSON line of scripts/steps.py as text, any other as it is."""
     try:
-        said = json.loads(line)
-        step = said.pop("step")
-        said.pop("at", None)
+        details = json.loads(line)
+        step = details.pop("step")
+        details.pop("at", None)
     except (ValueError, KeyError, TypeError, AttributeError):
         return line.strip()
-    return f"{step}: {' '.join(f'{name}={value}' for name, value in said.items())}" if said else str(step)
+    return f"{step}: {' '.join(f'{name}={value}' for name, value in details.items())}" if details else str(step)

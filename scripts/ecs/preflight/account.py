@@ -1,6 +1,7 @@
-"""What only the account itself can tell before a deploy: quotas, the image and its processor, certificate, parameter, roles, names.
+"""Checks that only the account can answer: quotas, the image and its processor, certificate, AMI parameter, role, names.
 
-Each check asks AWS and changes nothing. One that the credentials do not allow is skipped, and says which permission it wants.
+Each check reads from AWS and changes nothing. A check that the credentials do not allow is skipped, and names the permission.
+
 """
 
 import json
@@ -9,16 +10,16 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from scripts.ecs.aws import DENIED, Aws, AwsError
 from scripts.ecs.preflight.resolve.templates import Stacks
-from scripts.ecs.preflight.resolve.wiring import LISTENER, number_or, served_container, types_of
+from scripts.ecs.preflight.resolve.wiring import LISTENER, number_or, serving_container, types_of
+from scripts.ecs.preflight.result import FAILED, OK, SKIPPED, Result
 from scripts.ecs.preflight.rules.instances import launch_templates
 from scripts.ecs.preflight.rules.task import IMAGE
 
-OK, FAILED, SKIPPED = "ok", "failed", "skipped"
-# "Running On-Demand ... instances", counted in vCPUs, by the first letters of the instance type
+# quotas on running On-Demand instances, in vCPUs, by the first letter of the instance type
 QUOTAS = {"L-1216C47A": "acdhimrtz", "L-DB2E81BA": "gv", "L-417A185B": "p"}
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
@@ -26,61 +27,53 @@ MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-# as the registry and CloudFormation call the same processors
+# a processor's name in an image, and in CloudFormation
 PROCESSORS = {"amd64": "X86_64", "arm64": "ARM64"}
 DOWNLOAD_TIMEOUT_S = 20
 
-
-class Result(NamedTuple):
-    """What became of a check: ok, failed or skipped; and what was seen, with what to do if it failed."""
-
-    check: str
-    state: str
-    words: str
-
-
+# yields (state, message)
 Check = Callable[[Aws, Stacks], Iterator[tuple[str, str]]]
 
 
 def check_all(aws: Aws, stacks: Stacks) -> list[Result]:
-    """The results of all checks; a check that is denied is skipped, one that AWS fails has failed."""
-    found = []
+    """The results of all checks. A call that is not allowed skips its check; any other error fails it."""
+    results = []
     for check in CHECKS:
         name = check.__name__.replace("_", "-")
         try:
-            found += [Result(name, state, words) for state, words in check(aws, stacks)]
+            results += [Result(name, state, message) for state, message in check(aws, stacks)]
         except AwsError as error:
             denied = error.code in DENIED
-            found.append(Result(name, SKIPPED if denied else FAILED, f"{error.call} is not allowed" if denied else str(error)))
+            results.append(Result(name, SKIPPED if denied else FAILED, f"{error.call} is not allowed" if denied else str(error)))
         except OSError as error:
-            found.append(Result(name, FAILED, f"no answer: {error}"))
-    return found
+            results.append(Result(name, FAILED, f"no answer: {error}"))
+    return results
 
 
 def vcpu_quota_is_enough(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
-    """Instances beyond the account's quota of vCPUs never start, and their tasks wait for ever."""
+    """Instances beyond the account's vCPU quota never start, and their tasks wait forever."""
     for _, group, _ in launch_templates(stacks):
         for name in types_of(stacks, group):
             code = next((code for code, letters in QUOTAS.items() if name[0] in letters), None)
             if code is None:
-                yield SKIPPED, f"the quota of {name} is not known here"
+                yield SKIPPED, f"preflight does not know the quota of {name}"
                 continue
             quota = _quota(aws, code)
             try:
-                (about,) = aws.call("ec2", "describe_instance_types", InstanceTypes=[name])["InstanceTypes"]
+                (type_,) = aws.call("ec2", "describe_instance_types", InstanceTypes=[name])["InstanceTypes"]
             except AwsError as error:
                 if error.code != "InvalidInstanceType":
                     raise
                 yield FAILED, f"there is no instance type {name}: correct InstanceType"
                 continue
-            each = about["VCpuInfo"]["DefaultVCpus"]
+            each = type_["VCpuInfo"]["DefaultVCpus"]
             used = _used(aws, QUOTAS[code], stacks.deployment.stack("cluster"))
             needed = each * int(number_or(group.get("MaxSize"), 0))
-            words = f"{code} allows {quota:g} vCPUs, others run {used}, and {group} may want {needed} ({name}, {each} each)"
+            message = f"{code} allows {quota:g} vCPUs, others use {used}, and {group} may need {needed} ({name}, {each} each)"
             if used + needed <= quota:
-                yield OK, words
+                yield OK, message
             else:
-                yield FAILED, f"{words}: ask for more in Service Quotas (EC2), or choose a smaller MaxInstances"
+                yield FAILED, f"{message}: request an increase in Service Quotas (EC2), or lower MaxInstances"
 
 
 def _quota(aws: Aws, code: str) -> float:
@@ -89,28 +82,29 @@ def _quota(aws: Aws, code: str) -> float:
     except AwsError as error:
         if error.code != "NoSuchResourceException":
             raise
-    # never changed in this account: the default
+    # a quota that was never changed in this account has no value of its own
     return float(aws.call("service-quotas", "get_aws_default_service_quota", ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
 
 
 def _used(aws: Aws, letters: str, own_stack: str) -> int:
-    """The vCPUs of running instances that count towards a quota, those of our own group left out."""
+    """The vCPUs of running instances that count towards a quota, without those of our own group."""
     running: Counter[str] = Counter()
     states = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
     for reservation in aws.pages("ec2", "describe_instances", "Reservations", Filters=states):
         for instance in reservation["Instances"]:
             tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+            # Spot instances count towards other quotas, and our own group is counted by its MaxSize
             spot = instance.get("InstanceLifecycle") == "spot"
             if not spot and instance["InstanceType"][0] in letters and tags.get("aws:cloudformation:stack-name") != own_stack:
                 running[instance["InstanceType"]] += 1
     if not running:
         return 0
     types = aws.pages("ec2", "describe_instance_types", "InstanceTypes", InstanceTypes=sorted(running))
-    return sum(about["VCpuInfo"]["DefaultVCpus"] * running[about["InstanceType"]] for about in types)
+    return sum(one["VCpuInfo"]["DefaultVCpus"] * running[one["InstanceType"]] for one in types)
 
 
 def instance_type_is_offered(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
-    """An instance type that the zones of the subnets do not have is never started."""
+    """An instance type that no zone of our subnets offers is never started."""
     zones = [one.get("AvailabilityZone") for one in stacks.of("EC2::Subnet") if one.get("AvailabilityZone")]
     for _, group, _ in launch_templates(stacks):
         for name in types_of(stacks, group):
@@ -122,26 +116,26 @@ def instance_type_is_offered(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, st
                 Filters=[{"Name": "instance-type", "Values": [name]}],
             )
             offered = sorted({offer["Location"] for offer in offers})
-            # the templates take the first zones of the region, which are named so as a rule
-            there = [zone for zone in offered if zone in zones] if zones else offered
-            if there:
-                yield OK, f"{name} is offered in {', '.join(there)}"
+            # without Zones the templates take the first two of the region, usually a and b
+            usable = [zone for zone in offered if zone in zones] if zones else offered
+            if usable:
+                yield OK, f"{name} is offered in {', '.join(usable)}"
             else:
                 yield (
                     FAILED,
-                    f"{name} is offered in {', '.join(offered) or 'no zone'}: choose those for Zones, or another InstanceType",
+                    f"{name} is offered in {', '.join(offered) or 'no zone'}: set Zones to these, or choose another InstanceType",
                 )
 
 
 def image_is_there(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
-    """A task whose image is not in the registry, or is for another processor, never runs."""
+    """A task whose image is not in the registry, or is for another processor, never starts."""
     for task in stacks.of("ECS::TaskDefinition"):
-        image = str((served_container(stacks, task) or {}).get("Image"))
+        image = str((serving_container(stacks, task) or {}).get("Image"))
         parts = IMAGE.fullmatch(image)
-        if "Image" in stacks.stood_in:
-            yield SKIPPED, "Image is not set: make deploy pushes the commit's, and sets it"
+        if "Image" in stacks.placeholders:
+            yield SKIPPED, "Image is not set: make deploy builds this commit's image and sets it"
         elif parts is None or parts["region"] != aws.region:
-            yield FAILED, f"Image is {image}, expected one of ECR in {aws.region}"
+            yield FAILED, f"Image is {image}, expected an image in ECR in {aws.region}"
         else:
             yield _image(aws, parts, str(task.get("RuntimePlatform", "CpuArchitecture") or "X86_64"))
 
@@ -154,64 +148,65 @@ def _image(aws: Aws, parts: re.Match[str], wanted: str) -> tuple[str, str]:
     except AwsError as error:
         if error.code != "RepositoryNotFoundException":
             raise
-        return FAILED, f"there is no registry {parts['repository']} in {aws.region}: make deploy ONLY=storage makes it"
+        return FAILED, f"there is no registry {parts['repository']} in {aws.region}: make deploy ONLY=storage creates it"
     if not answer["images"]:
-        return FAILED, f"{parts[0]} is not in the registry: make deploy without Image builds and pushes the commit's"
+        return FAILED, f"{parts[0]} is not in the registry: make deploy without Image builds and pushes this commit's"
     found = _processors(aws, where, json.loads(answer["images"][0]["imageManifest"]))
-    words = f"{parts[0]} is there, for {', '.join(found)}"
-    return (OK, words) if wanted in found else (FAILED, f"{words}; expected {wanted}: build it on such a machine")
+    message = f"{parts[0]} is built for {', '.join(found)}"
+    return (OK, message) if wanted in found else (FAILED, f"{message}, expected {wanted}: build it on such a machine")
 
 
 def _processors(aws: Aws, where: Mapping[str, str], manifest: Mapping[str, Any]) -> list[str]:
     if "manifests" in manifest:
-        # "unknown" are attestations, which docker buildx puts beside the images
+        # docker buildx lists attestations beside the images, with the architecture "unknown"
         names = [one.get("platform", {}).get("architecture", "unknown") for one in manifest["manifests"]]
         return [PROCESSORS.get(name, name) for name in names if name != "unknown"]
     digest = manifest["config"]["digest"]
     url = aws.call("ecr", "get_download_url_for_layer", **where, layerDigest=digest)["downloadUrl"]
-    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # an address that AWS has just signed
+    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # a URL that AWS has just signed
         name = str(json.load(answer).get("architecture", "unknown"))
     return [PROCESSORS.get(name, name)]
 
 
 def certificate_is_issued(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
-    """A listener for HTTPS is refused while its certificate waits for validation, or has expired."""
+    """ELB refuses an HTTPS listener whose certificate is not validated yet, or has expired."""
     domain = stacks.parameters.get("service", {}).get("DomainName", "")
     for listener in stacks.of(LISTENER):
         arn = listener.get("Certificates", 0, "CertificateArn")
         if arn is None:
             continue
-        if "CertificateArn" in stacks.stood_in:
-            yield FAILED, f"CertificateArn is not set in deployments/{stacks.deployment.name}.yaml: ask ACM for one"
+        if "CertificateArn" in stacks.placeholders:
+            yield FAILED, f"CertificateArn is not set in deployments/{stacks.deployment.name}.yaml: request one from ACM"
             continue
         if str(arn).split(":")[3:4] != [aws.region]:
-            yield FAILED, f"{arn} is not of {aws.region}: ask ACM for one there"
+            yield FAILED, f"{arn} is not in {aws.region}: request one from ACM there"
             continue
         try:
             found = aws.call("acm", "describe_certificate", CertificateArn=arn)["Certificate"]
         except AwsError as error:
             if error.code not in ("ResourceNotFoundException", "ValidationException"):
                 raise
-            yield FAILED, f"there is no certificate {arn}: ask ACM for one in {aws.region}"
+            yield FAILED, f"there is no certificate {arn}: request one from ACM in {aws.region}"
             continue
         names = [found.get("DomainName", ""), *found.get("SubjectAlternativeNames", [])]
         if found["Status"] != "ISSUED":
-            yield FAILED, f"{arn} is {found['Status']}, expected ISSUED: validate it by the DNS record that ACM shows"
+            yield FAILED, f"{arn} is {found['Status']}, expected ISSUED: create the DNS record that ACM shows"
+        # ACM sends NotAfter only for certificates that were issued
         elif "NotAfter" in found and found["NotAfter"] < datetime.now(UTC):
-            yield FAILED, f"{arn} has expired on {found['NotAfter']:%Y-%m-%d}: renew it"
+            yield FAILED, f"{arn} expired on {found['NotAfter']:%Y-%m-%d}: renew it"
         elif domain and not any(_is_for(name, domain) for name in names):
-            yield FAILED, f"{arn} is for {', '.join(sorted(set(names)))}, and DomainName is {domain}"
+            yield FAILED, f"{arn} is for {', '.join(sorted(set(names)))}, but DomainName is {domain}"
         else:
             yield OK, f"{arn} is ISSUED for {', '.join(sorted(set(names)))}"
 
 
 def _is_for(name: str, domain: str) -> bool:
-    """Whether a certificate's name is that of a domain: itself, or *. for one label."""
+    """Whether a certificate's name covers a domain: the same name, or * for one label."""
     return name == domain or (name.startswith("*.") and domain.partition(".")[2] == name[2:])
 
 
 def ami_parameter_exists(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
-    """Instances without an image do not start."""
+    """Instances without an AMI do not start."""
     for _, _, template in launch_templates(stacks):
         image = str(template.get("LaunchTemplateData", "ImageId"))
         match = re.fullmatch(r"(?:\{\{)?resolve:ssm:([^:}]+)(?::\d+)?(?:\}\})?", image)
@@ -229,7 +224,7 @@ def ami_parameter_exists(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
 
 
 def ecs_role_exists(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
-    """Without its service-linked role ECS can attach no network interface and register no target; a new account may lack it."""
+    """ECS attaches network interfaces and registers targets with its service-linked role, which a new account may lack."""
     try:
         aws.call("iam", "get_role", RoleName="AWSServiceRoleForECS")
     except AwsError as error:
@@ -237,11 +232,11 @@ def ecs_role_exists(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
             raise
         yield FAILED, "AWSServiceRoleForECS is missing: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
         return
-    yield OK, "AWSServiceRoleForECS is there"
+    yield OK, "AWSServiceRoleForECS exists"
 
 
 def bucket_name_is_free(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
-    """A bucket's name may belong to somebody else in the world."""
+    """A bucket's name is unique in the world, so somebody else may have it."""
     for bucket in stacks.of("S3::Bucket"):
         name = bucket.get("BucketName")
         if name is None:
@@ -250,18 +245,19 @@ def bucket_name_is_free(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
         try:
             aws.call("s3", "head_bucket", Bucket=name)
         except AwsError as error:
+            # 404: nobody has the name; 403: another account has it
             if error.code in ("404", "NoSuchBucket"):
                 yield OK, f"the name {name} is free"
             elif error.code in DENIED:
-                yield FAILED, f"the bucket {name} is somebody else's: choose another name"
+                yield FAILED, f"the bucket {name} belongs to another account: choose another name"
             else:
                 raise
             continue
-        made = _stack_has(aws, stacks.deployment.stack(bucket.stack), bucket.name)
+        ours = _stack_has(aws, stacks.deployment.stack(bucket.stack), bucket.name)
         yield (
-            (OK, f"the bucket {name} is ours")
-            if made
-            else (FAILED, f"the bucket {name} is there, but not of this stack: import it")
+            (OK, f"the bucket {name} belongs to this stack")
+            if ours
+            else (FAILED, f"the bucket {name} exists, but outside this stack: import it")
         )
 
 

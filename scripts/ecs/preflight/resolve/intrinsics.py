@@ -1,7 +1,7 @@
-"""The values that CloudFormation's functions give in one template: !Ref, !Sub, !If and so on, without asking AWS.
+"""The values of CloudFormation's functions in one template: !Ref, !Sub, !If and so on, without calling AWS.
 
-What names a resource becomes a text of naming.py. What cannot be resolved is noted in `problems`, each with where
-it stands, and leaves a symbol. Left out, as no template here needs them: macros, Fn::ForEach, Fn::Transform.
+A reference to a resource becomes a text of naming.py. What cannot be resolved is noted in `problems` and becomes a symbol.
+Left out, as no template here needs them: macros, Fn::ForEach, Fn::Transform.
 """
 
 import ipaddress
@@ -13,12 +13,12 @@ from typing import Any
 
 from scripts.ecs.preflight.resolve.naming import READ_BACK, TYPES, identifiers, symbol
 
-_NOTHING = object()  # AWS::NoValue: the property is as if it were not written
+_NOTHING = object()  # AWS::NoValue: the property counts as absent
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
 
 
 class Resolver:
-    """Resolves the values of one template. `references` are the logical ids met since it was last emptied."""
+    """Resolves the values of one template. `references` collects the logical ids met; the caller empties it for each resource."""
 
     def __init__(self, kind: str, template: Mapping[str, Any], parameters: Mapping[str, Any], pseudo: Mapping[str, str]) -> None:
         self.kind, self.template, self.parameters, self.pseudo = kind, template, parameters, pseudo
@@ -35,9 +35,10 @@ class Resolver:
             "Fn::Select": lambda value: self.value(value[1])[int(self.value(value[0]))],
             "Fn::FindInMap": self._find_in_map,
             "Fn::Cidr": self._cidr,
+            # the real zones depend on the account; rules only compare them
             "Fn::GetAZs": lambda value: [f"{self._text(value) or pseudo['AWS::Region']}{letter}" for letter in "abc"],
             "Fn::ImportValue": lambda value: f"«export.{self._text(value)}»",
-            # kept, so that a rule can tell text from what is encoded
+            # kept, so that a rule can tell encoded text from plain
             "Fn::Base64": lambda value: {"Fn::Base64": self._text(value)},
             "Fn::Length": lambda value: len(self.value(value)),
             "Fn::ToJsonString": lambda value: json.dumps(self.value(value)),
@@ -49,7 +50,7 @@ class Resolver:
         }
 
     def value(self, given: Any) -> Any:
-        """What this part of the template comes to; what AWS::NoValue stands for is dropped from lists and mappings."""
+        """The resolved value of a part of the template. AWS::NoValue is dropped from lists and mappings."""
         if isinstance(given, list):
             return [one for one in map(self._resolve, given) if one is not _NOTHING]
         found = self._resolve(given)
@@ -59,14 +60,14 @@ class Resolver:
         """Whether a condition of the template holds."""
         if name not in self._conditions:
             if name not in self.template.get("Conditions", {}):
-                self.problems.append(f"condition {name!r} is used, but not written")
+                self.problems.append(f"condition {name!r} is used, but not defined")
                 return True
-            self._conditions[str(name)] = False  # one that needs itself
+            self._conditions[str(name)] = False  # ends the recursion of a condition that refers to itself
             self._conditions[str(name)] = self._true(self.template["Conditions"][name])
         return self._conditions[str(name)]
 
     def broken_assertions(self, rule: Mapping[str, Any]) -> list[str]:
-        """What one of the template's own rules about its parameters says against them."""
+        """The assertions of one of the template's own Rules that the parameters break."""
         if "RuleCondition" in rule and not self._true(rule["RuleCondition"]):
             return []
         return [str(one.get("AssertDescription", one["Assert"])) for one in rule["Assertions"] if not self._true(one["Assert"])]
@@ -76,6 +77,7 @@ class Resolver:
             return self.value(given)
         if not isinstance(given, dict):
             return given
+        # a function call is a mapping with a single key
         if len(given) == 1:
             (name, argument), *_ = given.items()
             if name in self._functions:
@@ -85,7 +87,7 @@ class Resolver:
                     self.problems.append(f"{name} of {argument!r} cannot be resolved: {error!r}")
                     return symbol(self.kind, "unknown")
             if str(name).startswith("Fn::"):
-                self.problems.append(f"{name} is a function that is not known here")
+                self.problems.append(f"{name} is not supported by preflight")
                 return symbol(self.kind, "unknown")
         resolved = {key: self._resolve(value) for key, value in given.items()}
         return {key: value for key, value in resolved.items() if value is not _NOTHING}
@@ -99,7 +101,7 @@ class Resolver:
             return self.condition(given["Condition"])
         found = self.value(given)
         if not isinstance(found, bool):
-            raise ValueError(f"{given!r} is no condition")
+            raise ValueError(f"{given!r} is not a condition")
         return found
 
     def _ref(self, name: Any) -> Any:
@@ -118,26 +120,30 @@ class Resolver:
     def _attribute(self, name: str, attribute: str) -> Any:
         resource = self.template.get("Resources", {}).get(name)
         if resource is None:
-            self.problems.append(f"{name} is named, but is neither a parameter nor a resource")
+            self.problems.append(f"{name} is referenced, but is neither a parameter nor a resource")
             return symbol(self.kind, name, attribute.removeprefix("Ref"))
         if "Condition" in resource and not self.condition(resource["Condition"]):
-            self.problems.append(f"{name} is named, but not made, as condition {resource['Condition']} does not hold")
+            self.problems.append(f"{name} is referenced, but not created, as condition {resource['Condition']} does not hold")
         self.references.add(name)
         properties = resource.get("Properties") or {}
         if attribute in READ_BACK and attribute in properties:
             return self.value(properties[attribute])
         naming = TYPES.get(str(resource.get("Type")))
-        what = naming.attributes.get(attribute) if naming else "id" if attribute == "Ref" else None
-        if what is None:
+        identifier = naming.attributes.get(attribute) if naming else "id" if attribute == "Ref" else None
+        if identifier is None:
             return symbol(self.kind, name, attribute)
-        named = {key: self.value(properties[key]) for key in (naming.name_property if naming else "", "Path") if key in properties}
-        return identifiers(self.kind, str(resource.get("Type")), name, named, self.pseudo).get(what, symbol(self.kind, name, what))
+        # only what an identifier is made of: other properties may refer back to this resource
+        naming_properties = (naming.name_property if naming else "", "Path")
+        resolved = {key: self.value(properties[key]) for key in naming_properties if key in properties}
+        found = identifiers(self.kind, str(resource.get("Type")), name, resolved, self.pseudo)
+        return found.get(identifier, symbol(self.kind, name, identifier))
 
     def _sub(self, argument: Any) -> str:
         text, extra = (argument[0], argument[1]) if isinstance(argument, list) else (argument, {})
 
         def replaced(match: re.Match[str]) -> str:
             literal, name = match[1], match[2].strip()
+            # ${!Name} is CloudFormation's way to write ${Name} itself
             if literal:
                 return f"${{{name}}}"
             if name in extra:
@@ -165,5 +171,5 @@ class Resolver:
         )
         blocks = [str(one) for one in itertools.islice(block.subnets(new_prefix=block.max_prefixlen - bits), count)]
         if len(blocks) < count:
-            raise ValueError(f"{block} has no {count} blocks of {bits} bits")
+            raise ValueError(f"{block} has fewer than {count} blocks of {bits} bits")
         return blocks

@@ -1,7 +1,7 @@
-"""What the roles of the templates may do: who may take one on, and whether its policies allow an action on a resource.
+"""What the templates' roles may do: who may assume them, and whether their policies allow an action on a resource.
 
-As IAM decides, as far as the templates tell: wildcards, Deny before Allow, NotAction and NotResource, permissions boundaries,
-and those conditions whose keys the caller knows; other conditions are taken to hold. AWS's own policies are known by name below.
+Decided as IAM does, as far as templates can show: wildcards, Deny before Allow, NotAction and NotResource, permissions
+boundaries, and conditions on keys that the caller passes. Other conditions count as met. AWS's own policies are listed below.
 """
 
 import re
@@ -13,18 +13,30 @@ from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 
 _PULL = ("ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage")
 _LOG = ("logs:CreateLogStream", "logs:PutLogEvents")
-# what AWS's own policies allow, on any resource, of what the rules ask for
+# what AWS's managed policies allow on any resource, as far as the rules ask for it
 AWS_POLICIES = {
     "service-role/AmazonECSTaskExecutionRolePolicy": (*_PULL, *_LOG),
     "service-role/AmazonEC2ContainerServiceforEC2Role": (
-        *("ec2:DescribeTags", "ecs:CreateCluster", "ecs:DeregisterContainerInstance", "ecs:DiscoverPollEndpoint", "ecs:Poll"),
-        *("ecs:RegisterContainerInstance", "ecs:StartTelemetrySession", "ecs:UpdateContainerInstancesState", "ecs:Submit*"),
-        *(*_PULL, *_LOG),
+        "ec2:DescribeTags",
+        "ecs:CreateCluster",
+        "ecs:DeregisterContainerInstance",
+        "ecs:DiscoverPollEndpoint",
+        "ecs:Poll",
+        "ecs:RegisterContainerInstance",
+        "ecs:StartTelemetrySession",
+        "ecs:UpdateContainerInstancesState",
+        "ecs:Submit*",
+        *_PULL,
+        *_LOG,
     ),
     "AmazonSSMManagedInstanceCore": (
-        *("ssm:UpdateInstanceInformation", "ssm:GetParameter", "ssm:GetParameters", "ssmmessages:*", "ec2messages:*"),
+        "ssm:UpdateInstanceInformation",
+        "ssm:GetParameter",
+        "ssm:GetParameters",
+        "ssmmessages:*",
+        "ec2messages:*",
     ),
-    "AmazonEC2ContainerRegistryReadOnly": (*_PULL,),
+    "AmazonEC2ContainerRegistryReadOnly": _PULL,
     "AmazonS3ReadOnlyAccess": ("s3:Get*", "s3:List*"),
     "AmazonS3FullAccess": ("s3:*",),
     "CloudWatchLogsFullAccess": ("logs:*",),
@@ -33,7 +45,7 @@ AWS_POLICIES = {
 
 
 def as_list(value: Any) -> list[Any]:
-    """A value of a policy, which may be one or a list, as a list."""
+    """A policy's value as a list; it may be written as a single value."""
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
@@ -44,27 +56,28 @@ def statements(document: Any) -> list[Mapping[str, Any]]:
 
 
 def matches(pattern: object, text: str) -> bool:
-    """Whether a pattern with * and ? is this text."""
+    """Whether a text matches a pattern with * and ?."""
     return _expression(str(pattern)).fullmatch(text) is not None
 
 
 @cache
 def _expression(pattern: str) -> re.Pattern[str]:
+    # not fnmatch, as brackets have no meaning in IAM
     return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
 
 
 def policies(stacks: Stacks, role: Resource) -> Iterator[Any]:
-    """The policy documents that hang on a role, wherever they are written."""
+    """The policy documents attached to a role, inline or as resources of their own."""
     yield from (one.get("PolicyDocument") for one in role.list("Policies") if isinstance(one, Mapping))
     for resource in stacks.of("IAM::Policy", "IAM::RolePolicy", "IAM::ManagedPolicy"):
-        named = [*resource.list("Roles"), *resource.list("RoleName")]
-        if role.identifiers["name"] in named:
+        if role.identifiers["name"] in resource.list("Roles") + resource.list("RoleName"):
             yield resource.get("PolicyDocument")
     for arn in role.list("ManagedPolicyArns"):
         yield _managed(stacks, arn)
 
 
 def _managed(stacks: Stacks, arn: object) -> Any:
+    # an AWS policy that is not listed above allows nothing here: a false alarm is safer than silence
     ours = stacks.find(arn, "AWS::IAM::ManagedPolicy", "arn")
     if ours:
         return ours.get("PolicyDocument")
@@ -73,8 +86,9 @@ def _managed(stacks: Stacks, arn: object) -> Any:
 
 
 def may(stacks: Stacks, role: Resource, action: str, resource: str, context: Mapping[str, str] | None = None) -> bool:
-    """Whether a role may do this to the resource with that ARN."""
+    """Whether a role may perform an action on the resource with this ARN. `context` holds condition keys and their values."""
     documents = [*policies(stacks, role)]
+    # a boundary grants nothing, it only limits what the policies grant
     boundary = role.get("PermissionsBoundary")
     return _allowed(documents, action, resource, context) and (
         boundary is None or _allowed([_managed(stacks, boundary)], action, resource, context)
@@ -92,7 +106,7 @@ def _allowed(documents: list[Any], action: str, resource: str, context: Mapping[
 
 
 def concerns(statement: Mapping[str, Any], action: str, resource: str) -> bool:
-    """Whether a statement speaks of this action on that resource."""
+    """Whether a statement covers this action on this resource."""
     if "NotAction" in statement:
         acts = not any(matches(str(one).lower(), action.lower()) for one in as_list(statement["NotAction"]))
     else:
@@ -103,7 +117,7 @@ def concerns(statement: Mapping[str, Any], action: str, resource: str) -> bool:
 
 
 def _holds(statement: Mapping[str, Any], context: Mapping[str, str]) -> bool:
-    """Whether its conditions hold. Of keys that the context lacks we know nothing: an Allow is believed, a Deny is not."""
+    """Whether its conditions hold. With keys that the context lacks, an Allow counts as met and a Deny as not."""
     conditions = statement.get("Condition")
     if not isinstance(conditions, Mapping):
         return True
@@ -121,10 +135,11 @@ def _holds(statement: Mapping[str, Any], context: Mapping[str, str]) -> bool:
 
 
 def trusts(stacks: Stacks, role: Resource, service: str) -> bool:
-    """Whether a service of AWS, e.g. ecs-tasks.amazonaws.com, may take on a role."""
+    """Whether an AWS service, e.g. ecs-tasks.amazonaws.com, may assume a role."""
     account, region = stacks.pseudo["AWS::AccountId"], stacks.pseudo["AWS::Region"]
     context = {"aws:SourceAccount": account}
     if service.startswith("ecs-tasks."):
+        # with this ECS shows on whose behalf it assumes the role
         context["aws:SourceArn"] = f"arn:{stacks.pseudo['AWS::Partition']}:ecs:{region}:{account}:task/x"
     effects = []
     for statement in statements(role.get("AssumeRolePolicyDocument")):

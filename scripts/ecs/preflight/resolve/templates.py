@@ -1,7 +1,7 @@
-"""All stacks of a deployment as they would be made: each resource with its properties, every parameter and function resolved.
+"""All stacks of a deployment as they would be created: each resource with its properties, every parameter and function resolved.
 
-What an earlier stack puts out is what a later one takes, so a value can be followed from stack to stack (naming.py
-says how a resource that does not exist yet is named). Nothing asks AWS; the account is made up unless it is given.
+Outputs of earlier stacks become parameters of later ones, so a value can be followed across stacks. naming.py says what a
+resource that does not exist yet is called. Nothing here calls AWS; the account is made up unless it is given.
 """
 
 import re
@@ -14,27 +14,27 @@ from scripts.ecs.preflight.resolve.naming import identifiers, symbol
 from scripts.ecs.stacks import ORDER, Deployment, read_template
 
 ACCOUNT = "111122223333"
-# parameters that a person sets or a deploy passes, and that no template can have a default for
-STAND_INS = {
-    "Image": "{account}.dkr.ecr.{region}.amazonaws.com/{name}:stand-in",
+# for parameters without a default that are not set yet: a person or a deploy sets them
+PLACEHOLDERS = {
+    "Image": "{account}.dkr.ecr.{region}.amazonaws.com/{name}:placeholder",
     "CertificateArn": "arn:aws:acm:{region}:{account}:certificate/00000000-0000-0000-0000-000000000000",
 }
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A resource that will be made. `needs` are the logical ids of its stack that are made before it."""
+    """A resource that will be created. `needs` are the logical ids of its stack that are created before it."""
 
     stack: str
     name: str
     type: str
     properties: Mapping[str, Any]
-    attributes: Mapping[str, Any] = field(default_factory=dict)  # DeletionPolicy and its like
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # DeletionPolicy and UpdateReplacePolicy
     needs: frozenset[str] = frozenset()
     identifiers: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, *path: str | int) -> Any:
-        """The property at this path, None where there is none, or where it is empty text."""
+        """The property at this path, None if it is missing or empty text."""
         found: Any = self.properties
         for step in path:
             if isinstance(step, int):
@@ -44,7 +44,7 @@ class Resource:
         return None if found == "" else found
 
     def list(self, *path: str | int) -> list[Any]:
-        """The list at this path: empty where there is none, and one entry where a single value is written instead."""
+        """The list at this path: empty if it is missing; a single value becomes a list of one."""
         found = self.get(*path)
         return [] if found is None else found if isinstance(found, list) else [found]
 
@@ -54,7 +54,7 @@ class Resource:
 
 @dataclass
 class Stacks:
-    """The resources and outputs of all stacks. `problems` are (stack, what could not be resolved)."""
+    """The resources and outputs of all stacks. `problems` are (stack, message); `placeholders` are parameters not set yet."""
 
     deployment: Deployment
     pseudo: Mapping[str, str]
@@ -62,23 +62,23 @@ class Stacks:
     parameters: dict[str, dict[str, str]] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    stood_in: list[str] = field(default_factory=list)
+    placeholders: list[str] = field(default_factory=list)
 
     def of(self, *types: str) -> list[Resource]:
-        """All resources of these types, in the order of the templates. "AWS::" may be left out."""
+        """All resources of these types, in the order of the templates. The prefix "AWS::" is optional."""
         wanted = {f"AWS::{one.removeprefix('AWS::')}" for one in types}
         return [resource for resource in self.resources if resource.type in wanted]
 
-    def find(self, value: object, type_: str, *what: str) -> Resource | None:
-        """The resource of this type that a value names by one of these identifiers (default: by any of them)."""
+    def find(self, value: object, type_: str, *identifiers: str) -> Resource | None:
+        """The resource of this type with this value as one of these identifiers (default: any of them)."""
         for resource in self.of(type_):
-            for kind, identifier in resource.identifiers.items():
-                if identifier == value and (not what or kind in what):
+            for identifier, own in resource.identifiers.items():
+                if own == value and (not identifiers or identifier in identifiers):
                     return resource
         return None
 
     def before(self, resource: Resource) -> set[str]:
-        """The logical ids of its stack that CloudFormation makes before a resource, directly or by way of others."""
+        """The logical ids of its stack that CloudFormation creates before a resource, directly or indirectly."""
         by_name = {other.name: other for other in self.resources if other.stack == resource.stack}
         found: set[str] = set()
         left = set(resource.needs)
@@ -96,8 +96,9 @@ def read_templates() -> dict[str, dict[str, Any]]:
 
 
 def resolve(deployment: Deployment, templates: Mapping[str, Mapping[str, Any]], account: str = ACCOUNT) -> Stacks:
-    """The stacks that these templates make with a deployment's parameters. Never raises: see `problems`."""
+    """The stacks that these templates create with a deployment's parameters. Never raises: see `problems`."""
     region = deployment.region
+    # China and GovCloud have their own ARNs
     partition = "aws-cn" if region.startswith("cn-") else "aws-us-gov" if region.startswith("us-gov-") else "aws"
     pseudo = {
         "AWS::Region": region,
@@ -135,26 +136,27 @@ def _add_stack(stacks: Stacks, kind: str, template: Mapping[str, Any]) -> None:
 
 
 def _parameters(stacks: Stacks, kind: str, template: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a template's parameters, by the rules of Deployment.values; a missing one is noted and gets a symbol."""
+    """The values of a template's parameters, chosen as in Deployment.values. A missing one is noted and becomes a symbol."""
     found: dict[str, Any] = {}
     deployment = stacks.deployment
     given = {"Name": deployment.name, **deployment.parameters, **stacks.outputs}
-    for name, about in (template.get("Parameters") or {}).items():
-        value = given.get(name, about.get("Default"))
-        if value is None and name in STAND_INS:
-            value = STAND_INS[name].format(
+    for name, declared in (template.get("Parameters") or {}).items():
+        value = given.get(name, declared.get("Default"))
+        if value is None and name in PLACEHOLDERS:
+            value = PLACEHOLDERS[name].format(
                 account=stacks.pseudo["AWS::AccountId"], region=deployment.region, name=_repository(stacks) or deployment.name
             )
-            stacks.stood_in.append(name)
+            stacks.placeholders.append(name)
         if value is None:
-            stacks.problems.append((kind, f"parameter {name} has no value: no earlier stack puts it out and nothing sets it"))
+            stacks.problems.append((kind, f"parameter {name} has no value: no earlier stack outputs it, and it is not set"))
             value = symbol(kind, name)
-        text, type_ = str(value), str(about.get("Type", "String"))
+        text, type_ = str(value), str(declared.get("Type", "String"))
         stacks.parameters.setdefault(kind, {})[name] = text
         is_list = type_.startswith("List<") or type_ == "CommaDelimitedList"
         values = [one.strip() for one in text.split(",")] if is_list else [text]
-        stacks.problems += [(kind, problem) for one in values for problem in _refused(name, one, about)]
+        stacks.problems += [(kind, problem) for one in values for problem in _refused(name, one, declared)]
         if type_.startswith("AWS::SSM::Parameter::Value"):
+            # CloudFormation reads the SSM parameter itself during the deployment
             values = [f"{{{{resolve:ssm:{text}}}}}"]
         found[name] = values if is_list else values[0]
     return found
@@ -165,30 +167,32 @@ def _repository(stacks: Stacks) -> str | None:
     return found[0].identifiers["name"] if found else None
 
 
-def _refused(name: str, value: str, about: Mapping[str, Any]) -> Iterator[str]:
+def _refused(name: str, value: str, declared: Mapping[str, Any]) -> Iterator[str]:
     """Why CloudFormation would refuse a parameter's value."""
+    # a symbol: only AWS knows the value, so it cannot be checked
     if "«" in value:
         return
-    if not value and "AWS::EC2::" in str(about.get("Type")):
-        yield f"parameter {name} is empty, expected ids of {about['Type']}"
-    allowed = about.get("AllowedValues")
+    if not value and "AWS::EC2::" in str(declared.get("Type")):
+        yield f"parameter {name} is empty, expected ids of {declared['Type']}"
+    allowed = declared.get("AllowedValues")
     if allowed is not None and value not in map(_as_written, allowed):
         yield f"parameter {name} is {value!r}, expected one of {', '.join(map(_as_written, allowed))}"
-    pattern = about.get("AllowedPattern")
+    pattern = declared.get("AllowedPattern")
     if pattern is not None and not re.fullmatch(pattern, value):
         yield f"parameter {name} is {value!r}, expected the pattern {pattern}"
-    if len(value) < int(about.get("MinLength", 0)):
-        yield f"parameter {name} is {value!r}, expected at least {about['MinLength']} characters"
-    if about.get("Type") == "Number":
+    if len(value) < int(declared.get("MinLength", 0)):
+        yield f"parameter {name} is {value!r}, expected at least {declared['MinLength']} characters"
+    if declared.get("Type") == "Number":
         try:
             number = float(value)
         except ValueError:
             yield f"parameter {name} is {value!r}, expected a number"
             return
-        least, most = float(about.get("MinValue", "-inf")), float(about.get("MaxValue", "inf"))
+        least, most = float(declared.get("MinValue", "-inf")), float(declared.get("MaxValue", "inf"))
         if not least <= number <= most:
             yield f"parameter {name} is {value}, expected {least:g} to {most:g}"
 
 
 def _as_written(value: object) -> str:
+    # YAML reads yes and true as booleans, CloudFormation compares text
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,6 +1,6 @@
-"""How the parts of a deployment hang together: from a service to its tasks, its instances and its load balancer.
+"""How the parts of a deployment are connected: from a service to its tasks, its instances and its load balancer.
 
-A rule is a function of all stacks that yields findings; scripts/ecs/preflight/rules holds them, preflight.py runs them.
+Also what a rule is: a function of all stacks that yields a Finding for each thing that would fail.
 """
 
 import csv
@@ -14,19 +14,21 @@ from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.settings import Settings, ports_of
 
 INSTANCE_TYPES = Path(__file__).with_name("instance_types.csv")
-# what the container listens on; it offers the first to callers and the second to the load balancer, and the rest to nobody
+# the container's ports: callers use the first, the load balancer's health check the second, and nothing outside the rest
 PORTS = ports_of(8080)
 TRAFFIC_PORT, HEALTH_PORT = PORTS["inference"], PORTS["health"]
 INTERNAL_PORTS = sorted(set(PORTS.values()) - {TRAFFIC_PORT, HEALTH_PORT})
-# seconds from the start of the container until it is ready: 20 to 40 on two busy cores, with the model fetched from S3
+# stands for the archive of any model: what a role may do must not depend on a model's name
+ANY_ARCHIVE = "any-model-1.0.0.mar"
+# from the container's start until it is ready: 20 to 40 s on two busy cores, including the model's download from S3
 START_S = 40
-# a smaller share of the installed memory is what an instance registers with ECS, as the kernel keeps the rest; Karpenter assumes
-# the same by default (VM_MEMORY_OVERHEAD_PERCENT=0.075), and an m4.large of 8192 MiB has 7985
-KEPT_BY_KERNEL = 0.075
+# An instance registers less memory with ECS than is installed, as the kernel keeps a part. Karpenter assumes the same share by
+# default (VM_MEMORY_OVERHEAD_PERCENT=0.075); an m4.large of 8192 MiB registers 7985.
+KERNEL_SHARE = 0.075
 
 
 class Finding(NamedTuple):
-    """Something that would fail: where, what is written there, and what was expected."""
+    """Something that would fail: where it is, what was found there, and what was expected."""
 
     where: str
     found: str
@@ -37,7 +39,7 @@ Rule = Callable[[Stacks], Iterator[Finding]]
 
 
 class InstanceType(NamedTuple):
-    """What a type of instance offers to tasks. `memory_mib` is what it registers with ECS, before ECS_RESERVED_MEMORY."""
+    """What an instance of a type offers to tasks. `memory_mib` is what it registers with ECS, before ECS_RESERVED_MEMORY."""
 
     name: str
     cpu_units: int
@@ -49,11 +51,11 @@ class InstanceType(NamedTuple):
 
 @cache
 def instance_types(path: Path = INSTANCE_TYPES) -> dict[str, InstanceType]:
-    """The types that are known, by name; the figures are those of EC2's DescribeInstanceTypes."""
+    """The known types by name, with the values of EC2's DescribeInstanceTypes."""
     found = {}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            memory_mib = int(int(row["memory_mib"]) * (1 - KEPT_BY_KERNEL))
+            memory_mib = int(int(row["memory_mib"]) * (1 - KERNEL_SHARE))
             cpu_units, interfaces, gpus = int(row["vcpus"]) * 1024, int(row["network_interfaces"]), int(row["gpus"])
             found[row["type"]] = InstanceType(row["type"], cpu_units, memory_mib, row["architecture"], interfaces, gpus)
     return found
@@ -61,7 +63,7 @@ def instance_types(path: Path = INSTANCE_TYPES) -> dict[str, InstanceType]:
 
 # --- values ---
 def number(value: object) -> float | None:
-    """A number, be it written as one or as text; None for all else."""
+    """A number, written as one or as text; None for anything else."""
     if isinstance(value, bool):
         return None
     try:
@@ -71,27 +73,27 @@ def number(value: object) -> float | None:
 
 
 def number_or(value: object, default: float) -> float:
-    """A number, or AWS's default where none is written. ValueError for what is no number."""
+    """A number, or the default if it is not set. ValueError for anything else."""
     if value is None:
         return default
     found = number(value)
     if found is None:
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return found
 
 
 def is_true(value: object) -> bool:
-    """Whether a switch is on, be it written as a boolean or as text."""
+    """Whether a switch is on, written as a boolean or as text."""
     return str(value).lower() == "true"
 
 
 def shown(value: object) -> str:
-    """A value as a finding names it."""
-    return "nothing" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as a finding prints it: "not set" for None."""
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def mib(task: Resource, container: Mapping[str, Any] | None = None) -> float | None:
-    """What a task takes of an instance's memory: its own figure, else the sum of its containers' reservations."""
+    """The memory that a task takes of its instance: its own, or else the sum of its containers' reservations."""
     if number(task.get("Memory")) is not None:
         return number(task.get("Memory"))
     taken = [number(one.get("MemoryReservation")) or number(one.get("Memory")) for one in containers(task)]
@@ -114,8 +116,8 @@ def containers(task: Resource) -> list[Mapping[str, Any]]:
     return [one for one in task.list("ContainerDefinitions") if isinstance(one, Mapping)]
 
 
-def served_container(stacks: Stacks, task: Resource) -> Mapping[str, Any] | None:
-    """The container that serves: the one that a service names for its load balancer, else the one with our port, else the first."""
+def serving_container(stacks: Stacks, task: Resource) -> Mapping[str, Any] | None:
+    """The serving container: the one behind the load balancer, else the one with our port, else the first."""
     named = {entry.get("ContainerName") for service in services(stacks) for entry in service.list("LoadBalancers")}
     found = containers(task)
     by_name = [one for one in found if one.get("Name") in named]
@@ -124,7 +126,7 @@ def served_container(stacks: Stacks, task: Resource) -> Mapping[str, Any] | None
 
 
 def port_mappings(container: Mapping[str, Any]) -> Iterator[tuple[range, Mapping[str, Any]]]:
-    """Each mapping of a container with the container's ports in it."""
+    """Each port mapping of a container, with the container ports that it covers."""
     for mapping in container.get("PortMappings") or []:
         if "ContainerPortRange" in mapping:
             first, _, last = str(mapping["ContainerPortRange"]).partition("-")
@@ -135,7 +137,7 @@ def port_mappings(container: Mapping[str, Any]) -> Iterator[tuple[range, Mapping
 
 
 def settings_of(container: Mapping[str, Any]) -> Settings:
-    """The settings that serve.py will run with. ValueError if it would refuse them."""
+    """The settings that the server will run with. ValueError if it would refuse them."""
     return Settings.from_environment(environment(container))
 
 
@@ -145,17 +147,17 @@ def environment(container: Mapping[str, Any]) -> dict[str, str]:
 
 
 def network_mode(task: Resource) -> str:
-    """A task definition's network mode; ECS's default on EC2 is bridge."""
+    """A task definition's network mode; the default on EC2 is bridge."""
     return str(task.get("NetworkMode") or "bridge")
 
 
 def strategy(service: Resource) -> list[str]:
-    """The names of the capacity providers that a service asks for."""
+    """The names of a service's capacity providers."""
     return [str(one.get("CapacityProvider")) for one in service.list("CapacityProviderStrategy")]
 
 
 def groups_of(stacks: Stacks, service: Resource) -> list[Resource]:
-    """The auto-scaling groups whose instances run a service's tasks; all there are, if its strategy leads to none."""
+    """The auto-scaling groups that run a service's tasks; all groups if its strategy leads to none."""
     found = []
     for name in strategy(service):
         provider = stacks.find(name, "AWS::ECS::CapacityProvider", "name")
@@ -173,15 +175,15 @@ def group_of(stacks: Stacks, provider: Resource) -> Resource | None:
 def launch_template_of(stacks: Stacks, group: Resource) -> Resource | None:
     """The launch template of a group's instances."""
     for path in (("LaunchTemplate",), ("MixedInstancesPolicy", "LaunchTemplate", "LaunchTemplateSpecification")):
-        for key, what in (("LaunchTemplateId", "id"), ("LaunchTemplateName", "name")):
-            found = stacks.find(group.get(*path, key), "AWS::EC2::LaunchTemplate", what)
+        for key, identifier in (("LaunchTemplateId", "id"), ("LaunchTemplateName", "name")):
+            found = stacks.find(group.get(*path, key), "AWS::EC2::LaunchTemplate", identifier)
             if found:
                 return found
     return None
 
 
 def types_of(stacks: Stacks, group: Resource) -> list[str]:
-    """The names of the types of instances that a group may start."""
+    """The names of the instance types that a group may start."""
     overrides = group.list("MixedInstancesPolicy", "LaunchTemplate", "Overrides")
     found = [str(one["InstanceType"]) for one in overrides if "InstanceType" in one]
     template = launch_template_of(stacks, group)
@@ -190,9 +192,10 @@ def types_of(stacks: Stacks, group: Resource) -> list[str]:
 
 
 def agent_settings(template: Resource) -> dict[str, str]:
-    """What a launch template's user data tells the ECS agent: ECS_CLUSTER and so on, comments left out; the last one counts."""
+    """The ECS agent's settings in a launch template's user data: ECS_CLUSTER and so on. The last value of a name counts."""
     found = {}
     for line in user_data(template).splitlines():
+        # a setting in a comment has no effect
         code = re.sub(r"(^|\s)#.*", "", line)
         for name, value in re.findall(r"(?<![\w$])(ECS_[A-Z0-9_]+)=(\"[^\"]*\"|'[^']*'|[^\s\"'>|;\\]*)", code):
             found[name] = value.strip("\"'")
@@ -200,7 +203,7 @@ def agent_settings(template: Resource) -> dict[str, str]:
 
 
 def user_data(template: Resource) -> str:
-    """A launch template's user data as the instance will see it, "" if there is none."""
+    """A launch template's user data as the instance receives it, "" if there is none."""
     data = template.get("LaunchTemplateData", "UserData")
     return str(data["Fn::Base64"]) if isinstance(data, Mapping) and "Fn::Base64" in data else ""
 
@@ -218,7 +221,7 @@ LOAD_BALANCER = "AWS::ElasticLoadBalancingV2::LoadBalancer"
 
 
 def forwarded_to(actions: list[Any]) -> list[object]:
-    """The target groups' ARNs that a listener's or a rule's actions forward to."""
+    """The ARNs of the target groups that the actions of a listener or rule forward to."""
     found: list[object] = []
     for action in actions:
         if action.get("Type") == "forward":
@@ -229,7 +232,7 @@ def forwarded_to(actions: list[Any]) -> list[object]:
 
 
 def forwarding(stacks: Stacks, target_group: Resource) -> Iterator[tuple[Resource, Resource]]:
-    """What forwards to a target group, a listener or a rule of one, and the listener."""
+    """Each listener, or rule of one, that forwards to a target group, with its listener."""
     arn = target_group.identifiers["arn"]
     for listener in stacks.of(LISTENER):
         if arn in forwarded_to(listener.list("DefaultActions")):
@@ -241,7 +244,7 @@ def forwarding(stacks: Stacks, target_group: Resource) -> Iterator[tuple[Resourc
 
 
 def load_balancers_of(stacks: Stacks, service: Resource) -> list[Resource]:
-    """The load balancers before a service; all there are, if no listener leads to it."""
+    """The load balancers in front of a service; all load balancers if no listener leads to it."""
     found = []
     for target_group in target_groups_of(stacks, service):
         for _, listener in forwarding(stacks, target_group):

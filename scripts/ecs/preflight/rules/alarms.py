@@ -1,4 +1,4 @@
-"""Rules about alarms and what they measure: that each watches what is there, can go off, and is heard by somebody."""
+"""Rules about alarms: each watches a metric that exists, can go off, and notifies somebody."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,28 +8,36 @@ from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.ecs.preflight.resolve.wiring import LOAD_BALANCER, TARGET_GROUP, Finding, number, number_or, services, shown
 
 ALARM, TOPIC, LOG_GROUP = "AWS::CloudWatch::Alarm", "AWS::SNS::Topic", "AWS::Logs::LogGroup"
-# the metrics of AWS's own that say something of this service, and the dimensions without which there is no figure
+# AWS's metrics that concern this service, and the dimensions without which they have no values
 METRICS = {
-    "AWS/ECS": (("CPUUtilization", "MemoryUtilization"), ("ClusterName", "ServiceName")),
-    "ECS/ContainerInsights": (("RunningTaskCount", "PendingTaskCount", "DesiredTaskCount"), ("ClusterName", "ServiceName")),
-    "AWS/ApplicationELB": (
-        (
-            *("HTTPCode_Target_5XX_Count", "HTTPCode_Target_4XX_Count", "HTTPCode_ELB_5XX_Count", "RequestCount"),
-            *("TargetResponseTime", "HealthyHostCount", "UnHealthyHostCount", "TargetConnectionErrorCount"),
-        ),
-        ("LoadBalancer",),
-    ),
+    "AWS/ECS": {"CPUUtilization", "MemoryUtilization"},
+    "ECS/ContainerInsights": {"RunningTaskCount", "PendingTaskCount", "DesiredTaskCount"},
+    "AWS/ApplicationELB": {
+        "HTTPCode_Target_5XX_Count",
+        "HTTPCode_Target_4XX_Count",
+        "HTTPCode_ELB_5XX_Count",
+        "RequestCount",
+        "TargetResponseTime",
+        "HealthyHostCount",
+        "UnHealthyHostCount",
+        "TargetConnectionErrorCount",
+    },
+}
+DIMENSIONS = {
+    "AWS/ECS": {"ClusterName", "ServiceName"},
+    "ECS/ContainerInsights": {"ClusterName", "ServiceName"},
+    "AWS/ApplicationELB": {"LoadBalancer"},
 }
 
 
 def measured(alarm: Resource) -> list[Mapping[str, Any]]:
-    """The metrics that an alarm looks at: its own, or those that it computes with."""
+    """The metrics that an alarm watches: its own, or those of its metric math."""
     found = [one["MetricStat"] for one in alarm.list("Metrics") if isinstance(one.get("MetricStat"), Mapping)]
     return [{**(one.get("Metric") or {}), "Period": one.get("Period")} for one in found] or [alarm.properties]
 
 
 def alarms_watch_these_resources(stacks: Stacks) -> Iterator[Finding]:
-    """An alarm on a name that nothing has never goes off: let its metric and dimensions be of this service."""
+    """An alarm on a metric or resource that does not exist never goes off: use a metric and dimensions of this service."""
     known = {"ClusterName": [one.identifiers["name"] for one in stacks.of("ECS::Cluster")]}
     known["ServiceName"] = [one.identifiers["name"] for one in services(stacks)]
     known["LoadBalancer"] = [f"«{one}.LoadBalancerFullName»" for one in stacks.of(LOAD_BALANCER)]
@@ -41,56 +49,57 @@ def alarms_watch_these_resources(stacks: Stacks) -> Iterator[Finding]:
     ]
     for alarm in stacks.of(ALARM):
         for metric in measured(alarm):
-            namespace, name = metric.get("Namespace"), metric.get("MetricName")
-            names, needed = METRICS.get(str(namespace), ((), ()))
-            if name not in names and (namespace, name) not in ours:
-                yield Finding(
-                    f"{alarm}",
-                    f"it watches {shown(namespace)} {shown(name)}",
-                    "a metric of the log, of ECS or of the load balancer",
-                )
+            namespace, name = str(metric.get("Namespace")), metric.get("MetricName")
+            if name not in METRICS.get(namespace, ()) and (namespace, name) not in ours:
+                found = f"Namespace is {shown(metric.get('Namespace'))}, MetricName {shown(name)}"
+                yield Finding(f"{alarm}", found, "a metric of the log filters, of ECS or of the load balancer")
             given = {one.get("Name"): one.get("Value") for one in metric.get("Dimensions") or []}
-            if str(name).endswith("HealthyHostCount"):
-                needed = (*needed, "TargetGroup")
+            needed = set(DIMENSIONS.get(namespace, ()))
+            # host counts exist per target group only
+            needed |= {"TargetGroup"} if str(name).endswith("HealthyHostCount") else set()
             for dimension in sorted({*needed, *given}, key=str):
                 if dimension not in known:
-                    yield Finding(f"{alarm}", f"it has a dimension {dimension}", ", ".join(needed) or "none")
+                    yield Finding(f"{alarm}", f"it has the dimension {dimension}", f"only {', '.join(sorted(known))}")
                 elif given.get(dimension) not in known[dimension]:
-                    expected = " or ".join(known[dimension]) or "one of these stacks"
+                    expected = " or ".join(known[dimension]) or "a resource of these stacks"
                     yield Finding(f"{alarm}", f"{dimension} is {shown(given.get(dimension))}", expected)
 
 
 def alarms_can_go_off(stacks: Stacks) -> Iterator[Finding]:
-    """CloudWatch refuses periods that it does not keep, and an alarm without a threshold is none: give each a time and a limit."""
+    """CloudWatch refuses an alarm without a threshold, or with a period it does not store: set a valid period and threshold."""
     for alarm in stacks.of(ALARM):
         for metric in measured(alarm):
             period = number_or(metric.get("Period"), 0)
+            # shorter periods than a minute exist for high-resolution metrics only
             if period not in (10, 20, 30) and (period < 60 or period % 60):
                 yield Finding(f"{alarm}", f"Period is {shown(metric.get('Period'))}", "10, 20, 30, or a multiple of 60 seconds")
         periods, points = number(alarm.get("EvaluationPeriods")), number(alarm.get("DatapointsToAlarm"))
         if periods is None or not 1 <= (points if points is not None else periods) <= periods:
             found = f"EvaluationPeriods is {shown(periods)}, DatapointsToAlarm {shown(points)}"
-            yield Finding(f"{alarm}", found, "1 or more, and not more points than periods")
+            yield Finding(f"{alarm}", found, "1 or more periods, and no more points than periods")
         if number(alarm.get("Threshold")) is None:
             yield Finding(f"{alarm}", f"Threshold is {shown(alarm.get('Threshold'))}", "a number")
         returned = [one for one in alarm.list("Metrics") if str(one.get("ReturnData", True)).lower() == "true"]
         if alarm.list("Metrics") and len(returned) != 1:
-            yield Finding(f"{alarm}", f"{len(returned)} of its Metrics return data", "one, which the threshold is for")
+            yield Finding(f"{alarm}", f"{len(returned)} of its Metrics return data", "exactly one, which the threshold applies to")
         ids = {str(one.get("Id")) for one in alarm.list("Metrics")}
         for one in alarm.list("Metrics"):
+            # ids begin with a lowercase letter, functions of metric math with an uppercase one
             used = set(re.findall(r"\b[a-z]\w*", str(one.get("Expression") or "")))
             if not used <= ids or not (one.get("Expression") or one.get("MetricStat")):
-                yield Finding(f"{alarm}", f"Expression is {shown(one.get('Expression'))}", f"one of {', '.join(sorted(ids))}")
+                yield Finding(
+                    f"{alarm}", f"Expression is {shown(one.get('Expression'))}", f"an expression over {', '.join(sorted(ids))}"
+                )
         if alarm.get("MetricName") and not (alarm.get("Statistic") or alarm.get("ExtendedStatistic")):
-            yield Finding(f"{alarm}", "Statistic is nothing", "Sum, Average, Minimum or Maximum")
+            yield Finding(f"{alarm}", "Statistic is not set", "Sum, Average, Minimum or Maximum")
         if not str(alarm.get("ComparisonOperator")).startswith(("GreaterThan", "LessThan")):
             yield Finding(
-                f"{alarm}", f"ComparisonOperator is {shown(alarm.get('ComparisonOperator'))}", "GreaterThanThreshold or its like"
+                f"{alarm}", f"ComparisonOperator is {shown(alarm.get('ComparisonOperator'))}", "GreaterThanThreshold or similar"
             )
 
 
-def alarms_are_heard(stacks: Stacks) -> Iterator[Finding]:
-    """An alarm that nobody hears might as well not be: let AlarmActions name the topic, and subscriptions be of it."""
+def alarms_notify_someone(stacks: Stacks) -> Iterator[Finding]:
+    """An alarm that notifies nobody goes unnoticed: point AlarmActions and subscriptions at the alarm topic."""
     for alarm in stacks.of(ALARM):
         actions = alarm.list("AlarmActions")
         if not actions or not all(stacks.find(one, TOPIC, "arn") for one in actions):
@@ -100,22 +109,25 @@ def alarms_are_heard(stacks: Stacks) -> Iterator[Finding]:
     for subscription in stacks.of("SNS::Subscription"):
         if stacks.find(subscription.get("TopicArn"), TOPIC, "arn") is None or not subscription.get("Endpoint"):
             found = f"TopicArn is {shown(subscription.get('TopicArn'))}, Endpoint {shown(subscription.get('Endpoint'))}"
-            yield Finding(f"{subscription}", found, "the topic, and who is told")
+            yield Finding(f"{subscription}", found, "the alarm topic, and an address to notify")
 
 
-def log_is_counted(stacks: Stacks) -> Iterator[Finding]:
-    """A filter of another log group counts nothing: let it be the tasks' one, and count 1 for each line of JSON that it finds."""
+def log_events_are_counted(stacks: Stacks) -> Iterator[Finding]:
+    """A metric filter on another log group counts nothing: use the tasks' log group, and count 1 for each matching JSON line."""
     for one in stacks.of("Logs::MetricFilter"):
         if stacks.find(one.get("LogGroupName"), LOG_GROUP, "name") is None:
             yield Finding(f"{one}", f"LogGroupName is {shown(one.get('LogGroupName'))}", "the tasks' log group")
         if "$.step" not in str(one.get("FilterPattern")):
             yield Finding(
-                f"{one}", f"FilterPattern is {shown(one.get('FilterPattern'))}", "one of the field step, as in scripts/steps.py"
+                f"{one}",
+                f"FilterPattern is {shown(one.get('FilterPattern'))}",
+                "a pattern on the field step, which scripts/steps.py writes",
             )
         for made in one.list("MetricTransformations"):
             value = made.get("MetricValue")
+            # $ takes the value from the log line
             if not (str(value).startswith("$") or (number(value) or 0) > 0):
                 yield Finding(f"{one}", f"MetricValue is {shown(value)}", "1")
 
 
-RULES = (alarms_watch_these_resources, alarms_can_go_off, alarms_are_heard, log_is_counted)
+RULES = (alarms_watch_these_resources, alarms_can_go_off, alarms_notify_someone, log_events_are_counted)

@@ -1,4 +1,4 @@
-"""Rules about roles: who may take them on, and that none may do more, or less, than deploying and serving needs."""
+"""Rules about roles: who may assume them, and that each allows what deploying and serving need, and no more."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,14 +6,14 @@ from typing import Any
 
 from scripts.ecs.preflight.resolve.permissions import as_list, may, policies, statements, trusts
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks
-from scripts.ecs.preflight.resolve.wiring import Finding, shown
+from scripts.ecs.preflight.resolve.wiring import ANY_ARCHIVE, Finding, shown
 
 ROLE = "AWS::IAM::Role"
 GITHUB = "token.actions.githubusercontent.com"
-# the organisation and the repository are written out, and what follows names a branch, tag, environment or pull request
+# organisation and repository in full; the rest names a branch, tag, environment or pull request
 SUBJECT = re.compile(r"repo:[^*?/:\s]+/[^*?/:\s]+:.+")
-# what making a resource calls, by what IAM asks it of; CloudFormation does it with the role for the service stack
-MAKES = {
+# what CloudFormation calls to create a resource of each type, with the role of the service stack
+CALLS = {
     "AWS::ECS::TaskDefinition": ("ecs:RegisterTaskDefinition", "ecs:DeregisterTaskDefinition"),
     "AWS::ECS::Service": ("ecs:CreateService", "ecs:UpdateService", "ecs:DeleteService", "ecs:DescribeServices"),
     "AWS::ElasticLoadBalancingV2::LoadBalancer": (
@@ -50,12 +50,12 @@ MAKES = {
 
 
 def used_as(stacks: Stacks, output: str) -> Resource | None:
-    """The role that a stack puts out under this name."""
+    """The role in a stack's output of this name."""
     return stacks.find(stacks.outputs.get(output), ROLE, "arn")
 
 
-def roles_are_trusted_rightly(stacks: Stacks) -> Iterator[Finding]:
-    """A role that its service may not take on is as good as none: let AssumeRolePolicyDocument name the service that uses it."""
+def roles_trust_their_service(stacks: Stacks) -> Iterator[Finding]:
+    """A role is useless if its service cannot assume it: name that service in AssumeRolePolicyDocument."""
     wanted = [(used_as(stacks, "ServiceStackRoleArn"), "cloudformation.amazonaws.com")]
     for profile in stacks.of("IAM::InstanceProfile"):
         wanted += [(stacks.find(one, ROLE, "name"), "ec2.amazonaws.com") for one in profile.list("Roles")]
@@ -64,17 +64,18 @@ def roles_are_trusted_rightly(stacks: Stacks) -> Iterator[Finding]:
     for role, service in wanted:
         if role and not trusts(stacks, role, service):
             found = [one.get("Principal") for one in statements(role.get("AssumeRolePolicyDocument"))]
-            yield Finding(f"{role}", f"its trust policy names {shown(found)}", f"Service: {service}, with sts:AssumeRole")
+            yield Finding(f"{role}", f"its trust policy has {shown(found)}", f"Service: {service}, with sts:AssumeRole")
     for role in stacks.of(ROLE):
         for statement in statements(role.get("AssumeRolePolicyDocument")):
             principal = statement.get("Principal")
+            # IAM accepts both spellings of everybody
             everybody = principal == "*" or (isinstance(principal, Mapping) and "*" in as_list(principal.get("AWS")))
             if everybody and statement.get("Effect") == "Allow":
-                yield Finding(f"{role}", "everybody may take it on", "the service that uses it")
+                yield Finding(f"{role}", "anybody may assume it", "the service that uses it")
 
 
 def github_trust_names_repository(stacks: Stacks) -> Iterator[Finding]:
-    """A trust in GitHub without this repository's subject lets any repository deploy: compare sub and aud, without wildcards."""
+    """Without a condition on the subject any GitHub repository could deploy: compare sub and aud, without wildcards."""
     for provider in stacks.of("IAM::OIDCProvider"):
         if provider.get("Url") != f"https://{GITHUB}":
             yield Finding(f"{provider}", f"Url is {shown(provider.get('Url'))}", f"https://{GITHUB}")
@@ -85,20 +86,21 @@ def github_trust_names_repository(stacks: Stacks) -> Iterator[Finding]:
             principal = statement.get("Principal")
             federated = as_list(principal.get("Federated")) if isinstance(principal, Mapping) else []
             if federated and statement.get("Effect") == "Allow":
-                for found, expected in _wrong_with(stacks, statement, federated):
+                for found, expected in _trust_faults(stacks, statement, federated):
                     yield Finding(f"{role}", found, expected)
 
 
-def _wrong_with(stacks: Stacks, statement: Mapping[str, Any], federated: list[Any]) -> Iterator[tuple[str, str]]:
+def _trust_faults(stacks: Stacks, statement: Mapping[str, Any], federated: list[Any]) -> Iterator[tuple[str, str]]:
     if "sts:AssumeRoleWithWebIdentity" not in as_list(statement.get("Action")):
         yield f"Action is {shown(statement.get('Action'))}", "sts:AssumeRoleWithWebIdentity"
     for arn in federated:
         if not str(arn).endswith(f":oidc-provider/{GITHUB}"):
             yield f"Federated is {arn}", f"the OIDC provider of {GITHUB}"
     values = {"sub": _compared(statement, f"{GITHUB}:sub"), "aud": _compared(statement, f"{GITHUB}:aud")}
+    # the trust must name the very repository that the deployment names
     given = stacks.parameters.get("identity", {}).get("GitHubSubject")
     if not values["sub"]:
-        yield "nothing is asked of the subject", f"StringEquals {GITHUB}:sub"
+        yield "it has no condition on the subject", f"StringEquals {GITHUB}:sub"
     for subject in values["sub"]:
         if not SUBJECT.fullmatch(subject):
             yield f"sub may be {subject}", "repo:ORGANISATION/REPOSITORY:..., both in full"
@@ -109,38 +111,42 @@ def _wrong_with(stacks: Stacks, statement: Mapping[str, Any], federated: list[An
 
 
 def _compared(statement: Mapping[str, Any], key: str) -> list[str]:
-    """What a claim is compared with, where it must be there and equal."""
+    """The values that a claim must equal; only conditions that fail without the claim count."""
     conditions = statement.get("Condition")
     found = []
     for operator, keys in conditions.items() if isinstance(conditions, Mapping) else ():
         plain = operator.removeprefix("ForAllValues:").removeprefix("ForAnyValue:")
+        # ForAllValues also holds for a token without the claim
         if plain in ("StringEquals", "StringLike") and not operator.startswith("ForAllValues:"):
             found += [str(value) for name, values in keys.items() if name.lower() == key for value in as_list(values)]
     return found
 
 
 def roles_are_narrow(stacks: Stacks) -> Iterator[Finding]:
-    """A role that may do everything makes each hole in the server one in the account: name the actions and resources it needs."""
+    """With a role that may do everything, any hole in the server is one in the account: name the actions and resources it needs."""
     for role in stacks.of(ROLE):
         for arn in role.list("ManagedPolicyArns"):
             if re.search(r"/(AdministratorAccess|PowerUserAccess|IAMFullAccess|\w*FullAccess)$", str(arn)):
-                yield Finding(f"{role}", f"ManagedPolicyArns has {arn}", "the actions that it needs")
+                yield Finding(f"{role}", f"ManagedPolicyArns has {arn}", "only the actions that it needs")
         for statement in (one for document in policies(stacks, role) for one in statements(document)):
             if statement.get("Effect") != "Allow":
                 continue
             for action in as_list(statement.get("Action")):
+                # service:* on one resource is acceptable, on all resources it is not
                 everywhere = "*" in as_list(statement.get("Resource"))
                 if action == "*" or (re.fullmatch(r"\w[\w-]*:\*", str(action)) and everywhere):
-                    yield Finding(f"{role}", f"it may {action} on {shown(statement.get('Resource'))}", "the actions that it needs")
+                    yield Finding(
+                        f"{role}", f"it may call {action} on {shown(statement.get('Resource'))}", "only the actions that it needs"
+                    )
                 elif everywhere and str(action).lower() == "iam:passrole":
-                    yield Finding(f"{role}", "it may pass every role", "the roles that it passes")
+                    yield Finding(f"{role}", "it may pass every role", "only the roles that it passes")
             for key in ("NotAction", "NotResource"):
                 if key in statement:
                     yield Finding(f"{role}", f"a statement allows all but {key}", "Action and Resource")
 
 
 def stack_role_may_make_service(stacks: Stacks) -> Iterator[Finding]:
-    """CloudFormation makes the service with ServiceStackRole, and fails at what that may not: allow what each resource calls."""
+    """CloudFormation creates the service with ServiceStackRole and fails where that lacks a permission: allow what it calls."""
     role = used_as(stacks, "ServiceStackRoleArn")
     if role is None:
         yield Finding(
@@ -152,19 +158,22 @@ def stack_role_may_make_service(stacks: Stacks) -> Iterator[Finding]:
             passed = stacks.find(task.get(key), ROLE)
             context = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
             if passed and not may(stacks, role, "iam:PassRole", passed.identifiers["arn"], context):
-                yield Finding(f"{role}", f"it may not iam:PassRole {passed}", f"that it may, for {task}")
+                yield Finding(f"{role}", f"it may not pass {passed}", f"iam:PassRole on it, for {task}")
     for resource in stacks.resources:
         target = _arn(stacks, resource)
+        # Describe calls have no resource, except that of services
         missing = [
             action
-            for action in MAKES.get(resource.type, ())
+            for action in CALLS.get(resource.type, ())
             if resource.stack == "service"
             if not may(
                 stacks, role, action, "*" if ":Describe" in action and not action.startswith("ecs:DescribeServices") else target
             )
         ]
         if missing:
-            yield Finding(f"{role}", f"it may not {', '.join(missing)} on {target}", f"that it may, for {resource}")
+            yield Finding(
+                f"{role}", f"it may not call {', '.join(missing)} on {target}", f"a policy that allows it, for {resource}"
+            )
 
 
 def _arn(stacks: Stacks, resource: Resource) -> str:
@@ -185,7 +194,7 @@ def _arn(stacks: Stacks, resource: Resource) -> str:
 
 
 def deploy_role_may_deploy(stacks: Stacks) -> Iterator[Finding]:
-    """A workflow stops half-way at what its role may not: let it push images, change the service stack, and write the release."""
+    """A workflow stops halfway where its role lacks a permission: allow image pushes, changes to the service stack and releases."""
     role = used_as(stacks, "DeployRoleArn")
     stack_role, prefix = used_as(stacks, "ServiceStackRoleArn"), f"arn:{stacks.pseudo['AWS::Partition']}:"
     if role is None:
@@ -209,18 +218,18 @@ def deploy_role_may_deploy(stacks: Stacks) -> Iterator[Finding]:
     for bucket in stacks.of("S3::Bucket"):
         arn = bucket.identifiers["arn"]
         wanted += [(action, f"{arn}/release.json") for action in ("s3:GetObject", "s3:PutObject")]
-        wanted += [("s3:PutObject", f"{arn}/seefood-1.0.0.mar"), ("s3:GetObject", f"{arn}/release.status/x.json")]
+        wanted += [("s3:PutObject", f"{arn}/{ANY_ARCHIVE}"), ("s3:GetObject", f"{arn}/release.status/x.json")]
         wanted += [(action, arn) for action in ("s3:ListBucket", "s3:GetBucketVersioning")]
     wanted += [("iam:PassRole", stack_role.identifiers["arn"])] if stack_role else []
     context = {"iam:PassedToService": "cloudformation.amazonaws.com"}
     context |= {"cloudformation:RoleArn": stack_role.identifiers["arn"]} if stack_role else {}
     for action, resource in wanted:
         if not may(stacks, role, action, resource, context):
-            yield Finding(f"{role}", f"it may not {action} on {resource}", "that the deploy role may")
+            yield Finding(f"{role}", f"it may not call {action} on {resource}", "a policy that allows it")
 
 
 RULES = (
-    roles_are_trusted_rightly,
+    roles_trust_their_service,
     github_trust_names_repository,
     roles_are_narrow,
     stack_role_may_make_service,

@@ -1,4 +1,4 @@
-"""Rules about what is kept: models, the release document, images and logs stay, and nobody else sees or changes them."""
+"""Rules about storage: models, the release document, images and logs survive, and nobody else reads or changes them."""
 
 import json
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from scripts.ecs.preflight.resolve.permissions import concerns, statements
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.ecs.preflight.resolve.wiring import Finding, is_true, number, shown
 
-# images that a rollback may want
-LEAST_IMAGES = 3
+# the running image, and two to roll back to
+MIN_IMAGES = 3
 
 
 def bucket_keeps_versions(stacks: Stacks) -> Iterator[Finding]:
-    """The versions of the release document are the way back, and rollouts refuse a bucket without them: switch versioning on."""
+    """A rollback reads old versions of the release document, and rollouts refuse a bucket without them: enable versioning."""
     for bucket in stacks.of("S3::Bucket"):
         status = bucket.get("VersioningConfiguration", "Status")
         if status != "Enabled":
@@ -21,7 +21,7 @@ def bucket_keeps_versions(stacks: Stacks) -> Iterator[Finding]:
 
 
 def bucket_is_private(stacks: Stacks) -> Iterator[Finding]:
-    """Who writes into the bucket runs code in every task: block public access, all four ways, and let its policy want TLS."""
+    """Whoever can write to the bucket runs code in every task: block public access in all four ways, and require TLS."""
     for bucket in stacks.of("S3::Bucket"):
         for key in ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets"):
             value = bucket.get("PublicAccessBlockConfiguration", key)
@@ -30,7 +30,7 @@ def bucket_is_private(stacks: Stacks) -> Iterator[Finding]:
     for policy in stacks.of("S3::BucketPolicy"):
         for statement in statements(policy.get("PolicyDocument")):
             if statement.get("Effect") == "Allow" and statement.get("Principal") in ("*", {"AWS": "*"}, {"AWS": ["*"]}):
-                yield Finding(f"{policy}", "it lets everybody in", "roles of this account alone")
+                yield Finding(f"{policy}", "it allows everybody", "only roles of this account")
     for bucket in stacks.of("S3::Bucket"):
         arn = bucket.identifiers["arn"]
         of_bucket = [one for one in stacks.of("S3::BucketPolicy") if stacks.find(one.get("Bucket"), bucket.type, "name") == bucket]
@@ -38,34 +38,37 @@ def bucket_is_private(stacks: Stacks) -> Iterator[Finding]:
             one
             for policy in of_bucket
             for one in statements(policy.get("PolicyDocument"))
-            if one.get("Effect") == "Deny" and one.get("Principal") in ("*", {"AWS": "*"}) and _is_of_tls(one.get("Condition"))
+            if one.get("Effect") == "Deny" and one.get("Principal") in ("*", {"AWS": "*"}) and _requires_tls(one.get("Condition"))
         ]
         for action, resource in (("s3:PutObject", f"{arn}/release.json"), ("s3:ListBucket", arn)):
             if not any(concerns(one, action, resource) for one in denied):
                 yield Finding(
-                    f"{bucket}", f"its policy takes {action} without TLS", "Deny for everybody, if aws:SecureTransport is false"
+                    f"{bucket}",
+                    f"its policy allows {action} without TLS",
+                    "a Deny for everybody where aws:SecureTransport is false",
                 )
 
 
-def bucket_policy_lets_tasks_in(stacks: Stacks) -> Iterator[Finding]:
-    """A Deny of the bucket's policy outweighs every role: let it deny what comes without TLS, and nothing else."""
+def bucket_policy_allows_tasks(stacks: Stacks) -> Iterator[Finding]:
+    """A Deny in the bucket's policy overrides every role: deny requests without TLS, and nothing else."""
     for policy in stacks.of("S3::BucketPolicy"):
         bucket = stacks.find(policy.get("Bucket"), "AWS::S3::Bucket", "name")
         arn = bucket.identifiers["arn"] if bucket else ""
         for statement in statements(policy.get("PolicyDocument")):
+            # any Deny without our condition could lock tasks out
             objects = any(concerns(statement, action, f"{arn}/release.json") for action in ("s3:GetObject", "s3:PutObject"))
             conditions = statement.get("Condition")
             if (
                 statement.get("Effect") == "Deny"
                 and (objects or concerns(statement, "s3:ListBucket", arn))
-                and not _is_of_tls(conditions)
+                and not _requires_tls(conditions)
             ):
                 yield Finding(
-                    f"{policy}", f"it denies {statement.get('Action')}", "a condition on aws:SecureTransport false, or no Deny"
+                    f"{policy}", f"it denies {statement.get('Action')}", "no Deny, or only where aws:SecureTransport is false"
                 )
 
 
-def _is_of_tls(conditions: Any) -> bool:
+def _requires_tls(conditions: Any) -> bool:
     keys = {name.lower(): value for one in (conditions or {}).values() for name, value in one.items()}
     if "s3:tlsversion" in keys:
         return True
@@ -73,20 +76,21 @@ def _is_of_tls(conditions: Any) -> bool:
 
 
 def bucket_keeps_models(stacks: Stacks) -> Iterator[Finding]:
-    """A lifecycle that removes the release document or models takes them from under the tasks: let only release.status/ expire."""
+    """A lifecycle rule that expires models or the release document breaks every task: expire only release.status/."""
     for bucket in stacks.of("S3::Bucket"):
         for rule in bucket.list("LifecycleConfiguration", "Rules"):
             prefix = rule.get("Prefix") or (rule.get("Filter") or {}).get("Prefix") or ""
             expiring = ("ExpirationInDays", "ExpirationDate", "NoncurrentVersionExpiration", "NoncurrentVersionExpirationInDays")
             moving = ("Transitions", "Transition", "NoncurrentVersionTransitions")
             active = [key for key in (*expiring, *moving) if key in rule]
+            # moving to an archive class is as bad as expiry: reads fail
             if rule.get("Status", "Enabled") == "Enabled" and active and not str(prefix).startswith("release.status/"):
                 found = f"rule {shown(rule.get('Id'))} has {', '.join(active)} for {prefix or 'everything'}"
-                yield Finding(f"{bucket}", found, "expiry under release.status/ alone")
+                yield Finding(f"{bucket}", found, "only release.status/ to expire")
 
 
-def old_statuses_go(stacks: Stacks) -> Iterator[Finding]:
-    """Each task writes its status every ten seconds, and each is a version: let noncurrent ones under release.status/ expire."""
+def old_statuses_expire(stacks: Stacks) -> Iterator[Finding]:
+    """Each task writes its status every ten seconds, and every write is a version: expire noncurrent ones under release.status/."""
     for bucket in stacks.of("S3::Bucket"):
         rules = [
             rule
@@ -96,12 +100,12 @@ def old_statuses_go(stacks: Stacks) -> Iterator[Finding]:
         ]
         days = [number((rule.get("NoncurrentVersionExpiration") or {}).get("NoncurrentDays")) for rule in rules]
         if not any(one is not None and 1 <= one <= 30 for one in days):
-            found = f"noncurrent statuses expire after {', '.join(map(shown, days)) or 'nothing'} days"
+            found = f"NoncurrentDays of release.status/ is {', '.join(map(shown, days)) or 'not set'}"
             yield Finding(f"{bucket}", found, "1 to 30")
 
 
 def image_tags_are_immutable(stacks: Stacks) -> Iterator[Finding]:
-    """A tag that can be moved lets a replaced task start an image that nobody tested: set ImageTagMutability to IMMUTABLE."""
+    """If a tag can be moved, a replaced task may start an untested image: set ImageTagMutability to IMMUTABLE."""
     for repository in stacks.of("ECR::Repository"):
         value = repository.get("ImageTagMutability")
         if value != "IMMUTABLE":
@@ -109,38 +113,41 @@ def image_tags_are_immutable(stacks: Stacks) -> Iterator[Finding]:
 
 
 def registry_keeps_images(stacks: Stacks) -> Iterator[Finding]:
-    """A lifecycle that removes the running image fails the next start of a task: keep the newest three or more, by number."""
+    """A lifecycle policy that expires the running image breaks the next start of a task: keep the newest three or more."""
     for repository in stacks.of("ECR::Repository"):
         text = repository.get("LifecyclePolicy", "LifecyclePolicyText")
         try:
             rules = json.loads(str(text))["rules"] if text else []
         except (ValueError, KeyError, TypeError):
-            yield Finding(f"{repository}", "LifecyclePolicyText is no policy", "JSON with rules")
+            yield Finding(f"{repository}", "LifecyclePolicyText is not a policy", "JSON with rules")
             continue
         for rule in rules:
             selection = rule.get("selection", {})
+            # no task definition refers to an untagged image
             if selection.get("tagStatus") == "untagged":
                 continue
+            # by age even the running image expires, if nothing is deployed for long
             by_age = selection.get("countType") != "imageCountMoreThan"
-            if by_age or (number(selection.get("countNumber")) or 0) < LEAST_IMAGES:
-                found = f"it removes images by {selection.get('countType')} {selection.get('countNumber')}"
-                yield Finding(f"{repository}", found, f"imageCountMoreThan {LEAST_IMAGES} or more")
+            if by_age or (number(selection.get("countNumber")) or 0) < MIN_IMAGES:
+                found = f"it expires images by {selection.get('countType')} {selection.get('countNumber')}"
+                yield Finding(f"{repository}", found, f"imageCountMoreThan {MIN_IMAGES} or more")
 
 
 def storage_outlives_its_stack(stacks: Stacks) -> Iterator[Finding]:
-    """Deleting or replacing a stack would take models and images with it: set DeletionPolicy and UpdateReplacePolicy to Retain."""
+    """Deleting or replacing a stack would delete models and images: set DeletionPolicy and UpdateReplacePolicy to Retain."""
     kept: list[Resource] = stacks.of("S3::Bucket", "ECR::Repository")
     for resource in kept:
         for key in ("DeletionPolicy", "UpdateReplacePolicy"):
             value = resource.attributes.get(key)
             if not str(value).startswith("Retain"):
                 yield Finding(f"{resource}", f"{key} is {shown(value)}", "Retain")
+        # it deletes all images with the stack
         if is_true(resource.get("EmptyOnDelete")):
             yield Finding(f"{resource}", "EmptyOnDelete is true", "false")
 
 
 def logs_are_kept_for_a_time(stacks: Stacks) -> Iterator[Finding]:
-    """Logs without an end cost more each month: set RetentionInDays."""
+    """Logs that are kept forever cost more every month: set RetentionInDays."""
     for group in stacks.of("Logs::LogGroup"):
         days = number(group.get("RetentionInDays"))
         if days is None or days < 1:
@@ -150,9 +157,9 @@ def logs_are_kept_for_a_time(stacks: Stacks) -> Iterator[Finding]:
 RULES = (
     bucket_keeps_versions,
     bucket_is_private,
-    bucket_policy_lets_tasks_in,
+    bucket_policy_allows_tasks,
     bucket_keeps_models,
-    old_statuses_go,
+    old_statuses_expire,
     image_tags_are_immutable,
     registry_keeps_images,
     storage_outlives_its_stack,

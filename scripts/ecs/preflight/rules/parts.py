@@ -1,11 +1,11 @@
-"""Rules about the stacks as a whole: that every part is there, and that what one puts out is what a later one wants."""
+"""Rules about the stacks as a whole: every part is there, and each output is what later stacks expect."""
 
 from collections.abc import Iterator
 
 from scripts.ecs.preflight.resolve.templates import Stacks
 from scripts.ecs.preflight.resolve.wiring import Finding, containers, services, shown, task_of
 
-# what commands and later stacks take each output for, beside the roles
+# what later stacks and commands expect in each output
 OUTPUTS = {
     "BucketName": ("S3::Bucket", "name"),
     "BucketArn": ("S3::Bucket", "arn"),
@@ -27,15 +27,15 @@ OUTPUTS = {
 
 
 def parts_are_there(stacks: Stacks) -> Iterator[Finding]:
-    """A service needs each of its parts, and values that lead to one: put back what was removed, renamed or never made."""
+    """A service needs all its parts, and references that resolve: restore what was removed, renamed or never created."""
     for type_ in ("ECS::Cluster", "ECS::CapacityProvider", "ECS::TaskDefinition", "ECS::Service", "IAM::InstanceProfile"):
         if not stacks.of(type_):
-            yield Finding("all stacks", f"there is no {type_}", "one")
+            yield Finding("all stacks", f"there is no {type_}", "at least one")
     for type_ in ("AutoScaling::AutoScalingGroup", "EC2::LaunchTemplate", "ElasticLoadBalancingV2::LoadBalancer", "S3::Bucket"):
         if not stacks.of(type_):
-            yield Finding("all stacks", f"there is no {type_}", "one")
+            yield Finding("all stacks", f"there is no {type_}", "at least one")
     for stack, problem in stacks.problems:
-        yield Finding(stack, problem, "a value that CloudFormation takes")
+        yield Finding(stack, problem, "a value that CloudFormation accepts")
     for service in services(stacks):
         if task_of(stacks, service) is None:
             found = f"TaskDefinition is {shown(service.get('TaskDefinition'))}"
@@ -44,17 +44,18 @@ def parts_are_there(stacks: Stacks) -> Iterator[Finding]:
         if not containers(task):
             yield Finding(f"{task}", "it has no ContainerDefinitions", "the container that serves")
     for resource in stacks.resources:
+        # DependsOn and !Ref cannot reach into another stack
         names = {other.name for other in stacks.resources if other.stack == resource.stack}
         for name in sorted(resource.needs - names):
-            yield Finding(f"{resource}", f"it needs {name}", "a resource that is made in its stack")
+            yield Finding(f"{resource}", f"it depends on {name}", "a resource of its stack")
 
 
-def outputs_are_what_they_say(stacks: Stacks) -> Iterator[Finding]:
-    """Later stacks and commands take a value by the output's name: let each be there, and name what it is called after."""
-    for name, (type_, what) in OUTPUTS.items():
+def outputs_match_their_names(stacks: Stacks) -> Iterator[Finding]:
+    """Later stacks and commands read outputs by name: each must exist, and hold what its name says."""
+    for name, (type_, identifier) in OUTPUTS.items():
         value = stacks.outputs.get(name)
-        if stacks.find(value, f"AWS::{type_}", what) is None:
-            yield Finding("outputs", f"{name} is {shown(value)}", f"the {what} of an {type_}")
+        if stacks.find(value, f"AWS::{type_}", identifier) is None:
+            yield Finding("outputs", f"{name} is {shown(value)}", f"the {identifier} of an {type_}")
 
 
-RULES = (parts_are_there, outputs_are_what_they_say)
+RULES = (parts_are_there, outputs_match_their_names)
