@@ -1,1 +1,5 @@
-"""TODO."""
+"""How fast a server is, and which settings make it faster.
+
+Commands: bench (load on a server beside the in-process ceiling), ceiling (that ceiling, in a process of its own), tune (settings of
+handler/model-config.yaml for a latency goal). Nothing else imports this room.
+"""

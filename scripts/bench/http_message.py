@@ -8,7 +8,7 @@ BOUNDARY = b"seefood-bench-4f9c1d7a2e5b8063"
 
 
 class Target(NamedTuple):
-    """Where requests go."""
+    """Where requests go: `url` is the whole address, with the path."""
 
     url: str
     host: str
@@ -16,19 +16,23 @@ class Target(NamedTuple):
     tls: bool
 
     @classmethod
-    def of(cls, url: str) -> "Target":
-        """Target of an http:// or https:// address. ValueError for any other."""
+    def of(cls, url: str, route: str = "/") -> "Target":
+        """Target of a path on the server with an http:// or https:// address. ValueError for any other."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"URL is {url!r}, expected http://host:port/path")
+            raise ValueError(f"URL is {url!r}, expected http://host:port")
+        if parts.path.strip("/") or parts.query:
+            raise ValueError(f"URL is {url!r}, expected a server's address, http://host:port; its path goes into ROUTE=/...")
+        if not route.startswith("/"):
+            raise ValueError(f"ROUTE is {route!r}, expected a path such as /predict")
         tls = parts.scheme == "https"
-        return cls(url, parts.hostname, parts.port or (443 if tls else 80), tls)
+        return cls(f"{parts.scheme}://{parts.netloc}{route}", parts.hostname, parts.port or (443 if tls else 80), tls)
 
 
 def build_request(target: Target, photo: bytes, media_type: str, form_field: str | None = None) -> bytes:
     """A whole POST request: the photo as the body, or as a file in a multipart form's field."""
     parts = urlsplit(target.url)
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = parts.path + (f"?{parts.query}" if parts.query else "")
     body = photo
     if form_field is not None:
         head = f'content-disposition: form-data; name="{form_field}"; filename="photo"\r\ncontent-type: {media_type}\r\n\r\n'
@@ -58,12 +62,12 @@ def parse_answer(received: bytes, ended: bool = False) -> Answer | None:
     if end < 0:
         return None
     if not received.startswith(b"HTTP/1."):
-        raise ValueError(f"no HTTP/1 answer: {received[:40]!r}")
+        raise ValueError(f"not an HTTP/1 answer: {received[:40]!r}")
     head, body, status = received[:end], received[end + 4 :], int(received[9:12])
     if 100 <= status < 200:
         return parse_answer(body, ended)
-    said = _CONNECTION.search(head)
-    keep_alive = said[1].lower() == b"keep-alive" if said else received[7:8] != b"0"
+    connection = _CONNECTION.search(head)
+    keep_alive = connection[1].lower() == b"keep-alive" if connection else received[7:8] != b"0"
     length = _LENGTH.search(head)
     if _CHUNKED.search(head):
         whole = _unchunk(body)

@@ -1,6 +1,6 @@
 """The picture of scripts/bench/bench.py: throughput beside the ceiling, and latency percentiles, over the steps of load.
 
-Needs matplotlib, which is in the train extra; scripts/bench/bench.py does without this file where it is missing.
+Needs matplotlib, which is in the train extra; bench writes bench.json alone where that is missing.
 """
 
 import math
@@ -12,12 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from scripts.atomic import aside
+
 AXES = {"closed": ("concurrency", "connections (closed loop)"), "open": ("rate", "requests/s offered (open loop)")}
 COLOURS = {"p50_ms": "#1b7837", "p90_ms": "#2166ac", "p99_ms": "#d95f02", "p99.9_ms": "#7a0177"}
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """bench.json's content as a PNG, a row for each kind of load; written aside and renamed to `path`."""
+    """Write bench.json's content as a PNG, a row for each kind of load."""
     steps = {mode: [step for step in report["steps"] if step["mode"] == mode] for mode in AXES}
     modes = [mode for mode in AXES if steps[mode]]
     style: Any = {"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}
@@ -34,9 +36,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
                 axes.set_xlabel(label)
                 axes.set_xlim(-0.5, len(settings) - 0.5)
         page.suptitle(f"{report['url']}\n{report['photos']} photos, {report['cores']} cores", fontsize=11)
-        part = path.with_name(path.name + ".part")
-        page.savefig(part, dpi=130, format="png")
-    part.replace(path)
+        with aside(path) as part:
+            page.savefig(part, dpi=130, format="png")
 
 
 def _throughput(axes: Axes, settings: list[str], steps: list[dict[str, Any]], ceiling: dict[str, Any] | None, key: str) -> None:
@@ -48,8 +49,8 @@ def _throughput(axes: Axes, settings: list[str], steps: list[dict[str, Any]], ce
     axes.bar_label(bars, shares, label_type="center")
     if ceiling:
         top = max(top, ceiling["photos_per_s"])
-        words = f"ceiling, in process: {ceiling['photos_per_s']:.0f} ({ceiling['precision']}, batches of {ceiling['batch_size']})"
-        axes.axhline(ceiling["photos_per_s"], color="black", linestyle="--", linewidth=1.3, label=words)
+        label = f"ceiling, in process: {ceiling['photos_per_s']:.0f} ({ceiling['precision']}, batches of {ceiling['batch_size']})"
+        axes.axhline(ceiling["photos_per_s"], color="black", linestyle="--", linewidth=1.3, label=label)
     if key == "rate":
         offered = [step["rate"] for step in steps]
         lefts = [i - 0.38 for i in range(len(steps))]
@@ -67,7 +68,7 @@ def _latency(axes: Axes, settings: list[str], steps: list[dict[str, Any]]) -> No
         values = [math.nan if step[name] is None else step[name] for step in steps]
         axes.plot(positions, values, marker="o", color=colour, label=name.replace("_ms", ""))
     seen = [step[name] for step in steps for name in COLOURS if step[name] is not None] or [1.0]
-    axes.set_yscale("log")  # a median of 8 ms and a stall of 900 ms are both to be read
+    axes.set_yscale("log")  # a median of 8 ms and a stall of 900 ms must both be readable
     axes.set_ylim(min(seen) / 2, max(seen) * 3)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -75,8 +76,8 @@ def _latency(axes: Axes, settings: list[str], steps: list[dict[str, Any]]) -> No
     for i, step in enumerate(steps):
         for name, offset in (("p50_ms", -15), ("p99.9_ms", 8)):
             if step[name] is not None:
-                words = f"{step[name]:.0f}" if step[name] >= 10 else f"{step[name]:.1f}"
-                axes.annotate(words, (i, step[name]), (0, offset), textcoords="offset points", ha="center", color=COLOURS[name])
+                figure = f"{step[name]:.0f}" if step[name] >= 10 else f"{step[name]:.1f}"
+                axes.annotate(figure, (i, step[name]), (0, offset), textcoords="offset points", ha="center", color=COLOURS[name])
     axes.set_xticks(positions, settings)
     axes.set(title="Latency percentiles", ylabel="ms (logarithmic)")
     axes.legend(loc="upper left", ncols=len(COLOURS), columnspacing=1.0)

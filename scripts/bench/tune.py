@@ -1,8 +1,8 @@
 """Find this machine's settings of handler/model-config.yaml by measuring: `make tune GOAL=p99_ms=50`.
 
-The highest throughput at --concurrency whose latency keeps the goal. One setting after the other, each from the best so far:
-workers and the network's threads, batch size, decoding threads. A candidate is a copy of the newest archive with other
-settings, served and loaded for some seconds. The winner and the present settings are measured twice,
+They give the highest throughput at --concurrency whose latency keeps the goal. One setting after the other is searched, each from
+the best so far: workers and the network's threads, batch size, decoding threads. A candidate is a copy of the newest archive with
+other settings, served and loaded for some seconds. The winner and the present settings are measured twice,
 as the luckiest of many measurements looks better than it is. Values are replaced in the file; its comments stay.
 """
 
@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import signal
 import sys
 import tempfile
 import zipfile
@@ -21,22 +20,25 @@ from pathlib import Path
 import yaml
 
 from handler.parts import PROVENANCE, checksums
-from scripts.archive.build import MANIFEST, choose_archive, pack
-from scripts.atomic import write_json
-from scripts.bench.bench import BenchError, own_server
-from scripts.bench.ceiling import read_photos
+from scripts.archive.name import choose_archive, split_name
+from scripts.archive.pack import pack
+from scripts.archive.read import read_manifest
+from scripts.atomic import write_json, write_text
 from scripts.bench.http_message import Target, build_request
 from scripts.bench.load import MAX_CONCURRENCY, closed_loop
+from scripts.bench.photos import read_photos
+from scripts.bench.server import BenchError, own_server
+from scripts.command import parser, run
 from scripts.paths import ROOT
 
 Settings = dict[str, int]  # by the names that they have in model-config.yaml
 NAMES = ("minWorkers", "maxWorkers", "batchSize", "num_threads", "decode_threads")
-WORTH = 1.02  # how much faster other settings must be: less is noise, and no reason to change a file
+WORTH = 1.02  # how much faster other settings must be: less is noise, and not worth changing a file
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A latency that must be kept: so many percent of the answers within `limit_ms`."""
+    """A latency to keep: so many percent of the answers come within `limit_ms`."""
 
     percent: int
     limit_ms: float
@@ -55,7 +57,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What settings came to: photos/s, and the goal's percentile in ms; `problem` if they did not run without an error."""
+    """What settings achieved: photos/s, and the goal's percentile in ms; `problem` if there were errors."""
 
     settings: Settings
     throughput: float = 0.0
@@ -77,7 +79,7 @@ class Outcome:
 
 
 def read_settings(text: str) -> Settings:
-    """Those of model-config.yaml that are searched, as far as it has them. ValueError if one is no whole number."""
+    """The searched settings that model-config.yaml has. ValueError if one is not a whole number."""
     values = yaml.safe_load(text)
     values = {**values, **values["handler"]}
     settings = {name: values[name] for name in NAMES if name in values}
@@ -102,15 +104,15 @@ def rewrite(text: str, settings: Settings) -> str:
 
 
 def describe(settings: Settings) -> str:
-    """The settings in a line."""
-    words = [f"workers {settings['maxWorkers']}", f"threads {settings['num_threads'] or 'all'}", f"batch {settings['batchSize']}"]
+    """The settings as one line."""
+    parts = [f"workers {settings['maxWorkers']}", f"threads {settings['num_threads'] or 'all'}", f"batch {settings['batchSize']}"]
     if "decode_threads" in settings:
-        words.append(f"decoding {settings['decode_threads'] or 'all'}")
-    return ", ".join(words)
+        parts.append(f"decoding {settings['decode_threads'] or 'all'}")
+    return ", ".join(parts)
 
 
 def searches(cores: int, concurrency: int, present: Settings) -> list[list[Settings]]:
-    """What is tried: for each step of the search its alternatives, as the settings that they replace. 0 threads: all cores."""
+    """For each step of the search, the alternatives: settings that replace present ones. 0 threads: all cores."""
     pairs = {(1, 0), (2, max(1, cores // 2)), (2, 0), (cores, 1)}
     if cores >= 8:
         pairs |= {(4, cores // 4)}
@@ -126,8 +128,7 @@ def candidate_archive(archive: Path, text: str, folder: Path) -> None:
         unpacked = Path(work)
         with zipfile.ZipFile(archive) as content:
             content.extractall(unpacked)
-        manifest = json.loads((unpacked / MANIFEST).read_text(encoding="utf-8"))
-        (unpacked / manifest["model"]["configFile"]).write_text(text, encoding="utf-8")
+        (unpacked / read_manifest(unpacked)["model"]["configFile"]).write_text(text, encoding="utf-8")
         provenance = json.loads((unpacked / PROVENANCE).read_text(encoding="utf-8"))
         write_json(unpacked / PROVENANCE, provenance | {"parts": checksums(unpacked)})
         pack(unpacked, folder / archive.name)
@@ -143,7 +144,7 @@ class Tuner:
         self.count = 0
 
     def try_settings(self, settings: Settings) -> Outcome:
-        """The outcome of these settings, measured unless it is known."""
+        """The outcome of these settings, measured once."""
         key = tuple(settings.values())
         if key not in self.outcomes:
             self.outcomes[key] = self.measure(settings)
@@ -154,8 +155,8 @@ class Tuner:
         with tempfile.TemporaryDirectory() as folder:
             candidate_archive(self.archive, rewrite(self.text, settings), Path(folder))
             try:
-                with own_server(Path(folder), None) as url:
-                    target = Target.of(url)
+                with own_server(Path(folder) / self.archive.name) as url:
+                    target = Target.of(url, f"/predictions/{split_name(self.archive)[0]}")
                     requests = [build_request(target, photo, "application/octet-stream") for photo in self.photos]
                     result = closed_loop(target, requests, self.args.concurrency, self.args.seconds, min(2.0, self.args.seconds))
                 problem = f"{result.errors.total()} errors, {result.first_error}" if result.errors else ""
@@ -168,19 +169,19 @@ class Tuner:
         return outcome
 
     def again(self, outcome: Outcome) -> Outcome:
-        """The outcome with a second measurement in it, which is also what is known of these settings from now on."""
+        """The outcome with a second measurement in it, which is also kept for these settings from now on."""
         twice = outcome.with_again(self.measure(outcome.settings))
         self.outcomes[tuple(outcome.settings.values())] = twice
         return twice
 
     def line(self, outcome: Outcome) -> str:
-        """An outcome in a line."""
+        """An outcome as one line."""
         kept = outcome.problem or ("goal kept" if outcome.meets(self.goal) else "goal missed")
         figures = f"{outcome.throughput:7.1f} photos/s  p{self.goal.percent} {outcome.latency_ms:7.1f} ms"
         return f"{describe(outcome.settings):62} {figures}  {kept}"
 
     def search(self, present: Settings) -> list[Outcome]:
-        """All that was tried, best first. ValueError if not even the present settings run."""
+        """All that was tried, best first. ValueError if the present settings do not even run."""
         best = self.try_settings(present)
         if not best.throughput:
             raise ValueError(f"the server gives no answer with the present settings: {best.problem}")
@@ -205,59 +206,46 @@ class Tuner:
         return None
 
 
-def tune(goal: Goal, args: argparse.Namespace) -> bool:
-    """Search, print, and write the file if other settings are better. False if nothing keeps the goal; ValueError as below."""
-    archive, text = choose_archive(args.model_store, args.version), args.config.read_text(encoding="utf-8")
+def tune(goal: Goal, args: argparse.Namespace) -> None:
+    """Search, print, and write the file if other settings are better. BenchError if nothing keeps the goal; ValueError as below."""
+    archive, text = choose_archive(args.model_store, args.version, args.model), args.config.read_text(encoding="utf-8")
     present = read_settings(text)
-    rewrite(text, present)  # else it would be seen only after minutes
+    rewrite(text, present)  # else it would fail only after minutes
     print(f"{archive.name}, {args.concurrency} connections, goal {goal}; the present settings first", flush=True)
     tuner = Tuner(goal, archive, text, args)
     chosen = tuner.choose(present)
     ranked = sorted(tuner.outcomes.values(), key=lambda outcome: outcome.rank(goal), reverse=True)
     print("\nall of them, best first:\n" + "\n".join(f"     {tuner.line(outcome)}" for outcome in ranked) + "\n")
     if chosen is None:
-        print(
-            f"error: nothing keeps {goal}; the nearest: {' '.join(tuner.line(ranked[0]).split())}. Nothing was written",
-            file=sys.stderr,
-        )
-        return False
+        nearest = " ".join(tuner.line(ranked[0]).split())
+        raise BenchError(f"nothing keeps {goal}; the nearest: {nearest}. Nothing was written")
     changes = {name: value for name, value in chosen.settings.items() if value != present[name]}
     figures = f"{chosen.throughput:.1f} photos/s, p{goal.percent} {chosen.latency_ms:.1f} ms in two measurements"
     if not changes:
         print(f"the present settings are as good as any: {figures}. Nothing was written")
-        return True
-    part = args.config.with_name(args.config.name + ".part")
-    part.write_text(rewrite(text, changes), encoding="utf-8")
-    part.replace(args.config)
-    said = ", ".join(f"{name} {present[name]} -> {value}" for name, value in changes.items())
-    print(f"{args.config}: {said} ({figures}). make archive packs it into the next version")
-    return True
+        return
+    write_text(args.config, rewrite(text, changes))
+    changed = ", ".join(f"{name} {present[name]} -> {value}" for name, value in changes.items())
+    print(f"{args.config}: {changed} ({figures}). make archive packs it into the next version")
 
 
-def main() -> int:
+def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("goal", help="p50_ms=N, p90_ms=N or p99_ms=N")
-    parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each candidate, after its warm-up")
-    parser.add_argument("--photos", type=Path, help="folder; default: drawn ones of 512 px")
-    parser.add_argument("--version", help="of the archive, not the newest")
-    parser.add_argument("--model-store", type=Path, default=ROOT / "model_store")
-    parser.add_argument("--config", type=Path, default=ROOT / "handler" / "model-config.yaml")
-    args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server is ended on the way out
-    try:
-        goal = Goal.parse(args.goal)
-        if not 1 <= args.concurrency <= MAX_CONCURRENCY or not 0 < args.seconds < math.inf:
-            raise ValueError(f"CONCURRENCY is a number from 1 to {MAX_CONCURRENCY}, SECONDS is above 0")
-        return 0 if tune(goal, args) else 1
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 1
+    options = parser(__doc__)
+    options.add_argument("goal", help="p50_ms=N, p90_ms=N or p99_ms=N")
+    options.add_argument("--concurrency", type=int, default=16)
+    options.add_argument("--seconds", type=float, default=5.0, help="of each candidate, after its warm-up")
+    options.add_argument("--photos", type=Path, help="folder; default: drawn ones of 512 px")
+    options.add_argument("--model", metavar="NAME", help="of the archive; default: the only one in the model store")
+    options.add_argument("--version", help="of the archive; default: the newest")
+    options.add_argument("--model-store", type=Path, default=ROOT / "model_store")
+    options.add_argument("--config", type=Path, default=ROOT / "handler" / "model-config.yaml")
+    args = options.parse_args()
+    goal = Goal.parse(args.goal)
+    if not 1 <= args.concurrency <= MAX_CONCURRENCY or not 0 < args.seconds < math.inf:
+        raise ValueError(f"CONCURRENCY is a number from 1 to {MAX_CONCURRENCY}, SECONDS is above 0")
+    tune(goal, args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main, "nothing was written"))

@@ -8,21 +8,27 @@ import sys
 import time
 import zipfile
 
+import httpx
 import psutil
 import pytest
 from PIL import Image
 
-from scripts.bench.bench import BenchError, main, mean_of, measure_ceiling, probe, step_name, table
-from scripts.bench.ceiling import measure, read_photos
+from scripts.archive.build import build
+from scripts.bench.bench import main, mean_of, measure_ceiling
+from scripts.bench.ceiling import measure
 from scripts.bench.http_message import Target
-from scripts.bench.load import Result
+from scripts.bench.photos import read_photos
+from scripts.bench.report import step_name, table
+from scripts.bench.result import Result
+from scripts.bench.server import BenchError, own_server, probe
+from scripts.command import run
 from tests.bench.test_load import BUSY, OK, serving
 from tests.conftest import ROOT, picture_bytes
 
 
 def bench(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["bench.py", *map(str, arguments)])
-    return main()
+    return run(main)
 
 
 def test_bench_of_any_url_writes_table_json_and_picture(monkeypatch, tmp_path, capsys):
@@ -31,7 +37,18 @@ def test_bench_of_any_url_writes_table_json_and_picture(monkeypatch, tmp_path, c
         (tmp_path / "photos" / f"{i}.jpg").write_bytes(picture_bytes(i))
     arguments = ["--photos", tmp_path / "photos", "--concurrency", 1, 4, "--rate", 50, "--seconds", 0.3]
     with serving(lambda number, request: ((BUSY if number % 10 == 0 else OK), False)) as server:
-        status = bench(monkeypatch, "--url", server.url, *arguments, "--out", tmp_path / "out", "--model-store", tmp_path)
+        status = bench(
+            monkeypatch,
+            "--url",
+            server.url,
+            "--route",
+            "/predict",
+            *arguments,
+            "--out",
+            tmp_path / "out",
+            "--model-store",
+            tmp_path,
+        )
     said = capsys.readouterr().out
     assert status == 0
     assert re.search(r"^4 connections +[\d.]+ +- .* x 503$", said, re.MULTILINE)
@@ -49,14 +66,23 @@ def test_bench_of_any_url_writes_table_json_and_picture(monkeypatch, tmp_path, c
 
 
 def test_bench_says_what_is_wrong(monkeypatch, tmp_path, capsys):
+    photo = tmp_path.parent / f"{tmp_path.name}.jpg"
+    photo.write_bytes(picture_bytes())
     with serving(lambda number, request: (BUSY, False)) as server:
-        assert bench(monkeypatch, "--url", server.url, "--seconds", 0.2, "--out", tmp_path, "--model-store", tmp_path) == 1
+        there = ["--url", server.url, "--photos", photo, "--out", tmp_path, "--model-store", tmp_path]
+        assert bench(monkeypatch, *there, "--seconds", 0.2, "--model", "flowers") == 1
+        assert server.requests[0].startswith(b"POST /predictions/flowers HTTP/1.1")
         assert "gives no answer but errors; the first was 503: busy" in capsys.readouterr().err
-        url = server.url
-    assert bench(monkeypatch, "--url", url, "--model-store", tmp_path) == 1
+        assert bench(monkeypatch, *there) == 1
+        assert f"which path of {server.url} takes photos? ROUTE=/predict, or MODEL=name" in capsys.readouterr().err
+    assert bench(monkeypatch, *there, "--route", "/predict") == 1
     assert "does not answer: [Errno 111] Connection refused. Is the server up?" in capsys.readouterr().err
     assert bench(monkeypatch, "--url", "127.0.0.1:8080") == 1
-    assert "expected http://host:port/path" in capsys.readouterr().err
+    assert "URL is '127.0.0.1:8080', expected http://host:port" in capsys.readouterr().err
+    assert bench(monkeypatch, "--url", "http://127.0.0.1:8080/predict") == 1
+    assert "its path goes into ROUTE=" in capsys.readouterr().err
+    assert bench(monkeypatch, "--url", "http://127.0.0.1:8080", "--route", "predict") == 1
+    assert "ROUTE is 'predict', expected a path such as /predict" in capsys.readouterr().err
     assert bench(monkeypatch, "--photos", tmp_path) == 1
     assert "holds no photo (.avif, .bmp" in capsys.readouterr().err
     assert bench(monkeypatch, "--photos", tmp_path / "none") == 1
@@ -74,6 +100,8 @@ def test_bench_without_matplotlib_still_writes_its_json(monkeypatch, tmp_path, c
         arguments = [
             "--url",
             server.url,
+            "--route",
+            "/predict",
             "--concurrency",
             1,
             "--seconds",
@@ -124,8 +152,53 @@ def test_ceiling_counts_photos_that_are_read_and_refuses_a_folder_of_broken_ones
 def test_archive_that_does_not_start_gives_no_ceiling_but_its_reason(tmp_path):
     with zipfile.ZipFile(tmp_path / "seefood-1.0.0.mar", "w") as archive:
         archive.writestr("nothing", "")
-    with pytest.raises(BenchError, match=r"no ceiling: seefood-1.0.0.mar fails in process: FileNotFoundError"):
+    with pytest.raises(BenchError, match=r"no ceiling: seefood-1.0.0.mar fails in process: \[Errno 2\] No such file"):
         measure_ceiling(tmp_path / "seefood-1.0.0.mar", None, 0.1)
+
+
+@pytest.fixture
+def starter(tmp_path):
+    return build(ROOT / "model_store/starter", "0.2.0", tmp_path / "model_store")
+
+
+@pytest.mark.server
+def test_our_server_is_ready_with_json_logs_and_serves_that_archive_whatever_is_released(starter, monkeypatch):
+    """Readiness was once taken from a word that JSON logs do not have, and the bench waited for ever."""
+    monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
+    (starter.parent / "release.json").write_text("not a release document")
+    with own_server(starter) as url:
+        answer = httpx.post(f"{url}/predictions/seefood", content=picture_bytes(), timeout=30.0).json()
+        port = int(url.rpartition(":")[2])
+    assert answer["version"] == "0.2.0"
+    assert not (ROOT / "build" / f"serve-{port}").exists()
+    with pytest.raises(BenchError, match="does not answer"):
+        probe(Target.of(url))
+
+
+def test_our_server_that_ends_before_it_is_ready_gives_its_reason(tmp_path, monkeypatch):
+    archive = tmp_path / "seefood-1.0.0.mar"  # which is not there
+    monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
+    with pytest.raises(BenchError, match=r"our server did not start:\n(.*\n)*.*no archive"), own_server(archive):
+        pass
+
+
+def test_our_server_that_does_not_get_ready_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", stub_server(tmp_path))
+    monkeypatch.setattr("scripts.bench.server.READY_TIMEOUT_S", 1.0)
+    with (
+        pytest.raises(BenchError, match=r"our server is not ready after 1 s:\nstarting"),
+        own_server(tmp_path / "seefood-1.0.0.mar"),
+    ):
+        pass
+    assert (tmp_path / "ended").exists()
+
+
+def stub_server(folder):
+    """A program in place of Python that never gets ready, and notes that it was ended."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\ntrap 'touch {folder}/ended; exit' TERM\necho starting\nwhile :; do sleep 0.05; done\n")
+    program.chmod(0o755)
+    return str(program)
 
 
 @pytest.mark.slow
@@ -137,7 +210,7 @@ def test_make_bench_of_our_own_server_leaves_nothing_behind(tmp_path):
         time.sleep(0.1)
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(making.pid).children(recursive=True):
-                ports |= set(re.findall(r"serve\.py --port (\d+)", " ".join(process.cmdline())))
+                ports |= set(re.findall(r"scripts\.serving\.serve --port (\d+)", " ".join(process.cmdline())))
     said = making.communicate()[0]
     assert making.returncode == 0, said
     report = json.loads((tmp_path / "bench.json").read_text())

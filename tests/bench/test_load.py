@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from scripts.bench.bench import notes
 from scripts.bench.http_message import Target, build_request, parse_answer
-from scripts.bench.load import Result, closed_loop, open_loop
+from scripts.bench.load import closed_loop, open_loop
+from scripts.bench.report import notes
+from scripts.bench.result import Result
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy"
@@ -27,7 +28,7 @@ class Server:
 
         async def start():
             self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-            self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/predict?x=1"
+            self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
             ready.set()
 
         self.loop.create_task(start())
@@ -75,7 +76,7 @@ def serving(answer):
 
 
 def load(server, kind=closed_loop, setting=4, seconds=0.4, warm_up_s=0.1, timeout_s=5.0, field=None):
-    target = Target.of(server.url)
+    target = Target.of(server.url, "/predict?x=1")
     requests = [build_request(target, bytes([65 + i]) * 1000, "image/jpeg", field) for i in range(3)]
     return kind(target, requests, setting, seconds, warm_up_s, timeout_s)
 

@@ -1,7 +1,6 @@
 """make tune: goals, candidates, the search, and the file that it writes."""
 
 import json
-import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,9 +9,12 @@ import pytest
 import yaml
 
 from handler.parts import checksums
-from scripts.archive.build import pack, unpack
+from scripts.archive.pack import pack
+from scripts.archive.read import unpack
 from scripts.atomic import write_json
+from scripts.bench.server import BenchError
 from scripts.bench.tune import Goal, Outcome, Tuner, candidate_archive, main, read_settings, rewrite, searches, tune
+from scripts.command import run
 from tests.conftest import ROOT
 
 
@@ -135,10 +137,10 @@ def test_candidate_archive_differs_in_its_settings_alone_and_has_right_checksums
 
 def test_bad_goal_or_concurrency_ends_tuning_at_once(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["tune.py", "p95_ms=9"])
-    assert main() == 1
+    assert run(main) == 1
     assert "error: GOAL is 'p95_ms=9', expected p50_ms, p90_ms or p99_ms" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["tune.py", "p99_ms=9", "--concurrency", "501"])
-    assert main() == 1
+    assert run(main) == 1
     assert "error: CONCURRENCY is a number from 1 to 500" in capsys.readouterr().err
 
 
@@ -149,7 +151,7 @@ def test_make_tune_without_a_goal_says_which():
 
 
 @pytest.fixture
-def measured_by_hand(monkeypatch, tmp_path):
+def scripted_measurements(monkeypatch, tmp_path):
     """Arguments of tune() with an archive and a file of settings; batches of 4 are the fastest, p99 is 10 ms a photo in them."""
     (tmp_path / "seefood-1.0.0.mar").touch()
     text = (ROOT / "handler" / "model-config.yaml").read_text()
@@ -160,22 +162,22 @@ def measured_by_hand(monkeypatch, tmp_path):
         return Outcome(settings, 100.0 - abs(4 - size), 10.0 * size)
 
     monkeypatch.setattr(Tuner, "measure", measure)
-    values = {"photos": None, "concurrency": 16, "seconds": 1.0, "version": None}
+    values = {"photos": None, "concurrency": 16, "seconds": 1.0, "version": None, "model": None}
     return SimpleNamespace(model_store=tmp_path, config=tmp_path / "model-config.yaml", **values)
 
 
-def test_better_settings_are_written_and_said(measured_by_hand, capsys):
-    before = measured_by_hand.config.read_text()
-    assert tune(Goal.parse("p99_ms=50"), measured_by_hand)
-    assert measured_by_hand.config.read_text() == rewrite(before, {"batchSize": 4})
-    said = capsys.readouterr().out
-    assert "batchSize 1 -> 4 (100.0 photos/s, p99 40.0 ms in two measurements). make archive packs it" in said
-    assert not list(measured_by_hand.model_store.glob("*.part"))
+def test_better_settings_are_written_and_printed(scripted_measurements, capsys):
+    before = scripted_measurements.config.read_text()
+    tune(Goal.parse("p99_ms=50"), scripted_measurements)
+    assert scripted_measurements.config.read_text() == rewrite(before, {"batchSize": 4})
+    printed = capsys.readouterr().out
+    assert "batchSize 1 -> 4 (100.0 photos/s, p99 40.0 ms in two measurements). make archive packs it" in printed
+    assert not list(scripted_measurements.model_store.glob("*.part"))
 
 
-def test_goal_that_nothing_keeps_writes_nothing_and_names_the_nearest(measured_by_hand, capsys):
-    before = measured_by_hand.config.read_text()
-    assert not tune(Goal.parse("p99_ms=9"), measured_by_hand)
-    assert measured_by_hand.config.read_text() == before
-    said = capsys.readouterr().err
-    assert re.search(r"error: nothing keeps p99_ms=9; the nearest: workers 1.* batch 1,.* p99 10.0 ms .* Nothing was written", said)
+def test_goal_that_nothing_keeps_writes_nothing_and_names_the_nearest(scripted_measurements):
+    before = scripted_measurements.config.read_text()
+    message = r"nothing keeps p99_ms=9; the nearest: workers 1.* batch 1,.* p99 10.0 ms .* Nothing was written"
+    with pytest.raises(BenchError, match=message):
+        tune(Goal.parse("p99_ms=9"), scripted_measurements)
+    assert scripted_measurements.config.read_text() == before
