@@ -1,7 +1,7 @@
-# The server: TorchServe, kept at what a release document says (scripts/serving/serve.py). No model is in it; one image serves any.
+# The server: TorchServe, serving what a release document names (scripts/serving/serve.py). No model is in it; one image serves any.
 #
 #   docker build -t seefood .              or `make image`
-#   docker run -e RELEASE=s3://bucket/release.json -p 8080:8080 seefood
+#   docker run -e SEEFOOD_RELEASE=s3://bucket/release.json -p 8080:8080 seefood
 #
 # Other targets: `dev`, the devcontainer's, and `tools`, the laptop's MLflow and S3 (docker-compose.yml). Three optional build
 # secrets serve networks with a mirror or certificates of their own: pip_conf, uv_conf (a uv.toml) and ca_bundle.
@@ -19,29 +19,32 @@ FROM base AS installer
 RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
 ENV UV_NATIVE_TLS=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 WORKDIR /opt/seefood
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml uv.lock scripts/install.py ./
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    python3 -m venv /opt/installer && /opt/installer/bin/pip install --no-cache-dir -c constraints.txt uv \
+    python3 -c 'from install import pinned; print(pinned("uv"))' > uv.txt && python3 -m venv /opt/installer \
+    && /opt/installer/bin/pip install --no-cache-dir --no-deps --require-hashes -r uv.txt \
     && python3 -m venv --without-pip /opt/venv
 ENV VIRTUAL_ENV=/opt/venv PATH=/opt/installer/bin:$PATH
+# uv.lock as requirements with hashes: `uv sync` would fetch the very addresses in it, past any mirror
+ENV EXPORT="uv export --frozen --quiet --no-emit-project --no-annotate --no-header"
 
 # --- the server's packages: no compiler, no training, no torchvision ---
 FROM installer AS packages
 RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    uv pip install -c constraints.txt -r pyproject.toml --extra serve onnxruntime
+    $EXPORT --extra serve --extra image > serve.txt && uv pip install --require-hashes -r serve.txt
 # torch, for archives that `make archive FORMAT=torch` packed: cpu, a CUDA version as PyTorch writes it (cu130), or none.
 ARG TORCH=cpu
-# another version than constraints.txt names
+# another version than uv.lock names
 ARG TORCH_VERSION=
 # another index than PyTorch's own for that kind of build
 ARG TORCH_INDEX=
 RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     if [ "${TORCH}" != none ]; then \
-        grep -v '^torch==' constraints.txt > others.txt \
-        && pinned="$(sed -n 's/^torch==//p' constraints.txt)" \
+        $EXPORT --all-extras --no-hashes > all.txt && grep -v '^torch==' all.txt > others.txt \
+        && pinned="$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' all.txt)" \
         && uv pip install -c others.txt "torch==${TORCH_VERSION:-$pinned}" \
             $(if [ -n "${TORCH_INDEX}" ]; then echo "--index ${TORCH_INDEX}"; else echo "--torch-backend ${TORCH}"; fi) \
         && cd /opt/venv/lib/python3*/site-packages/torch && rm -rf test include bin/test_* bin/protoc*; \
@@ -74,7 +77,7 @@ ENTRYPOINT ["tini", "--", "python", "-P", "-m", "scripts.serving.serve", "--host
 FROM installer AS tools
 RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    uv pip install -c constraints.txt mlflow 'moto[server]' boto3 \
+    $EXPORT --only-group tools > tools.txt && uv pip install --require-hashes -r tools.txt \
     && install --directory --owner 10001 --group 10001 /data
 ENV PATH=/opt/venv/bin:$PATH
 USER 10001:10001
@@ -85,7 +88,8 @@ FROM packages AS audit
 RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     mkdir /sbom && dpkg-query --show > /sbom/debian-packages.txt \
-    && uv venv /opt/audit && uv pip install --python /opt/audit cyclonedx-bom \
+    && $EXPORT --only-group audit > audit.txt \
+    && uv venv /opt/audit && uv pip install --python /opt/audit --require-hashes -r audit.txt \
     && /opt/audit/bin/cyclonedx-py environment --output-reproducible --output-file /sbom/python-packages.cdx.json /opt/venv \
     && uv pip freeze | sed 's/+cpu$//' > /sbom/python-packages.txt
 FROM scratch AS sbom
@@ -94,7 +98,7 @@ COPY --from=audit /sbom /
 # --- the devcontainer: `make setup` does the rest ---
 FROM base AS dev
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends curl git make nodejs npm procps python3-venv \
+    && apt-get install --yes --no-install-recommends curl git make procps python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 --shell /bin/bash dev
 USER dev

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from scripts.archive.build import build
-from scripts.release.store import FolderStore, open_store
+from scripts.release.address import open_store
+from scripts.release.folder_store import FolderStore
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.project.containers import build_image, docker_daemon, need_base_image
 from tests.rollout.rolling import LONG_S, QUICK, Load, get, make_archives, release, reversion
@@ -107,9 +108,9 @@ def run(docker):
 def archives(exported, tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("archives")
     archives = make_archives(exported, folder, ["1.0.0", "1.1.0"])
-    for version, form in {"2.0.0": "onnxruntime", "3.0.0": "torch"}.items():
-        export(Checkpoint.load(tiny_run / "checkpoint.pt"), folder / form, form=form)
-        archives[version] = build(folder / form, version, folder)
+    for version, format_name in {"2.0.0": "onnxruntime", "3.0.0": "torch"}.items():
+        export(Checkpoint.load(tiny_run / "checkpoint.pt"), folder / format_name, format_name=format_name)
+        archives[version] = build(folder / format_name, version, folder, model="seefood")
     return archives
 
 
@@ -172,7 +173,7 @@ def test_no_layer_holds_a_build_secret(docker):
 
 
 def test_devcontainer_has_what_make_setup_needs(docker):
-    program = "whoami; make --version; git --version; python3 -m venv /tmp/v && /tmp/v/bin/pip --version; npm --version"
+    program = "whoami; make --version; git --version; python3 -m venv /tmp/v && /tmp/v/bin/pip --version"
     said = docker("run", "--rm", f"seefood-dev:{TAG}", "sh", "-ec", program)
     assert said.startswith("dev\nGNU Make")
     about = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
@@ -207,7 +208,7 @@ def test_killed_worker_comes_back_and_readiness_tells(served):
     assert container.state()["Running"]
 
 
-def test_rollout_inside_fails_no_request_and_changes_the_runtime(served, archives):
+def test_rollout_inside_fails_no_request_and_changes_the_export_format(served, archives):
     container, store = served, served.store
     load = Load(container.port, 4)
     for version in ("2.0.0", "3.0.0"):
@@ -256,7 +257,7 @@ def test_restarted_it_serves_what_is_released(run, store, archives):
     container.wait_for(lambda: container.ask()["version"] == "1.1.0")
     # what a crash looks like: the daemon starts it again
     before = container.state()["StartedAt"]
-    container.kill("serve.py")
+    container.kill("scripts.serving.serve")
     container.wait_for(lambda: container.state()["StartedAt"] != before)
     container.wait_ready()
     assert container.ask()["version"] == "1.1.0"
@@ -279,7 +280,7 @@ def test_stays_within_its_memory_while_two_versions_are_loaded_and_big_photos_co
     [
         (["--env=SEEFOOD_GRACE=15"], "SEEFOOD_GRACE is set, expected one of"),
         (["--env=SEEFOOD_GRACE_S=soon"], "SEEFOOD_GRACE_S is 'soon', expected a number"),
-        (["--env=RELEASE=s3://bucket"], "s3://bucket"),
+        (["--env=SEEFOOD_RELEASE=s3://bucket"], "s3://bucket"),
         ([], "no archive"),
     ],
 )

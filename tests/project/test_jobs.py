@@ -38,7 +38,7 @@ class Played:
         path = f"{folder / 'bin'}:{os.environ['PATH']}"
         self.environment = {"PATH": path, "CALLS": str(folder / "calls"), "FAILS": fails, "IMAGE_BEFORE": image_before}
         self.environment |= self.values(job_of(where).get("env", {}))
-        self.failed, self.said = False, ""
+        self.failed, self.printed = False, ""
         for number, step in enumerate(steps_of(where)):
             if "run" in step:
                 self.run(step, step.get("id", str(number)))
@@ -76,7 +76,7 @@ class Played:
         environment = self.environment | self.values(step.get("env", {})) | {"GITHUB_OUTPUT": str(output)}
         command = ["bash", "-e", "-c", step["run"]]
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
-        self.said += done.stdout + done.stderr
+        self.printed += done.stdout + done.stderr
         self.outcomes[name] = "success" if done.returncode == 0 else "failure"
         self.failed |= done.returncode != 0
         self.outputs[name] = dict(line.split("=", 1) for line in output.read_text().splitlines())
@@ -88,7 +88,7 @@ DEPLOYS_NEW = "make deploy STACK=seefood IMAGE=new-2.1 ONLY=service YES=1"
 SMOKE = "make smoke URL=https://food.example.com RELEASE=s3://models/release.json"
 
 
-def test_a_deployment_that_answers_rightly_stays(tmp_path):
+def test_a_deployment_that_answers_correctly_stays(tmp_path):
     played = Played(DEPLOY, tmp_path, **NEW)
     assert played.calls == ["make .venv/installed-cloud", DEPLOYS_NEW, SMOKE]
     assert not played.failed
@@ -122,12 +122,12 @@ def test_an_image_is_pushed_under_a_tag_of_its_own_and_its_digest_is_attested(tm
     assert played.values(attest["with"]) == {"subject-name": "registry/seefood", "subject-digest": "sha256:feed"}
 
 
-def release(tmp_path, fails="", version="1.1.0", canary="", bake="300"):
-    inputs = {"inputs.version": version, "inputs.canary": canary, "inputs.bake": bake}
+def release(tmp_path, fails="", version="1.1.0", model="flowers", canary="", bake="300"):
+    inputs = {"inputs.version": version, "inputs.model": model, "inputs.canary": canary, "inputs.bake": bake}
     return Played(RELEASE, tmp_path, fails, **inputs)
 
 
-ROLLOUT = "make rollout VERSION=1.1.0 CANARY= BAKE=300 RELEASE=s3://models/release.json"
+ROLLOUT = "make rollout VERSION=1.1.0 MODEL=flowers CANARY= BAKE=300 RELEASE=s3://models/release.json"
 STATUS = "make status RELEASE=s3://models/release.json"
 
 
@@ -136,8 +136,8 @@ def test_a_model_goes_from_dvc_to_all_instances(tmp_path):
     assert played.calls == [
         "make .venv/installed-train",
         "make pull",
-        "make archive VERSION=1.1.0 EXPORTED=build/pipeline",
-        "make inspect MAR=model_store/seefood-1.1.0.mar",
+        "make archive VERSION=1.1.0 MODEL=flowers EXPORTED=build/pipeline",
+        "make inspect MAR=model_store/flowers-1.1.0.mar",
         ROLLOUT,
         SMOKE,
         STATUS,
@@ -147,7 +147,7 @@ def test_a_model_goes_from_dvc_to_all_instances(tmp_path):
 
 def test_the_pipelines_own_archive_is_released_as_it_is(tmp_path):
     (tmp_path / "model_store").mkdir()
-    (tmp_path / "model_store/seefood-1.1.0.mar").touch()
+    (tmp_path / "model_store/flowers-1.1.0.mar").touch()
     assert [call for call in release(tmp_path, canary="10").calls if "archive" in call or "rollout" in call] == [
         ROLLOUT.replace("CANARY=", "CANARY=10")
     ]
@@ -173,6 +173,9 @@ def test_the_release_before_comes_back(tmp_path, fails, then):
         {"version": "1.1"},
         {"version": "1.1.0; rm -rf /"},
         {"version": "1.1.0\n$(rm -rf /)"},
+        {"model": ""},
+        {"model": "../flowers"},
+        {"model": "flowers; rm -rf /"},
         {"canary": "100"},
         {"canary": "$(shell id)"},
         {"bake": "1801"},
@@ -184,12 +187,12 @@ def test_the_release_before_comes_back(tmp_path, fails, then):
 def test_inputs_that_cannot_be_used_are_refused_before_anything_is_done(tmp_path, inputs):
     played = release(tmp_path, **inputs)
     assert played.calls == []
-    assert "::error::" in played.said
+    assert "::error::" in played.printed
 
 
 def test_make_packs_what_the_pipeline_exported_without_exporting_anew(tmp_path):
     (tmp_path / "program.json").touch()
     command = ["make", "-n", "archive", "VERSION=9.9.9", f"EXPORTED={tmp_path}", f"RUN={tmp_path}/none"]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f"scripts.archive.build {tmp_path} --version 9.9.9" in said
-    assert "training.export" not in said
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"scripts.archive.build '{tmp_path}' --version '9.9.9'" in printed
+    assert "training.export" not in printed

@@ -93,13 +93,14 @@ def test_make_serve_twice_on_a_fresh_machine_then_ctrl_c_and_sigterm(clone):
 def test_failed_installation_says_why_and_can_be_run_again(clone, tmp_path):
     folder = tmp_path / "seefood"
     shutil.copytree(clone[0], folder, ignore=shutil.ignore_patterns(".venv", "build"))
-    (folder / "constraints.txt").write_text(
-        (folder / "constraints.txt").read_text().replace("torchserve==0.12.0", "torchserve==99.0")
-    )
+    right, wrong = (f'name = "torchserve"\nversion = "{version}"' for version in ("0.12.0", "99.0"))
+    lock = (folder / "uv.lock").read_text()
+    assert right in lock
+    (folder / "uv.lock").write_text(lock.replace(right, wrong))
     done = subprocess.run(["make", "serve"], cwd=folder, env=clone[1], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "error: the installation failed (build/install.log)" in done.stdout
-    assert "torchserve==99.0" in done.stdout
+    assert "error: the installation failed (build/install.log)" in done.stderr
+    assert "torchserve==99.0" in done.stderr
     assert not list((folder / ".venv").glob("installed-*"))
 
 

@@ -20,6 +20,7 @@ JOBS = [(name, job) for name, workflow in WORKFLOWS.items() for job in workflow[
 # the most that each job may do with GitHub's own token
 PERMISSIONS = {
     ("pull-request.yml", "test"): {"contents": "read"},
+    ("pull-request.yml", "workflows"): {"contents": "read"},
     ("pull-request.yml", "container"): {"contents": "read"},
     ("pull-request.yml", "preflight"): {"contents": "read"},
     ("main.yml", "checks"): {"contents": "read"},

