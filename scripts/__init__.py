@@ -1,1 +1,5 @@
-"""Commands around the server: install, archive, serve, predict. Need the `serve` extra only."""
+"""Everything around the model: archive, backend, release, serving, rollout, bench, ecs. Each room's `__init__.py` is its page.
+
+The files here are the leaves, which any room may import: settings, steps (the log), command, errors, atomic, paths; and
+install.py, which runs before anything is installed. Nothing here imports training/.
+"""

@@ -1,10 +1,37 @@
 """Errors whose message is for the person at the terminal: what is wrong, what was expected, what to do.
 
 scripts/command.py prints them as one line, `error: ...`; any other exception is a fault of ours and ends in a traceback.
-ValueError (a bad value from outside) and OSError (the machine) count as such, too. The tree of our own, kept true by
-tests/project/test_command.py:
+ValueError (a bad value given from outside) and OSError (the machine) are printed the same way. The handler's PhotoError and
+RequestError are for a client, who gets them with a status. The tree, kept true by tests/project/test_errors.py:
 
-ERROR_TREE
+    SeeFoodError
+      AccuracyGateError - training.export.gate
+      AnswerError - scripts.ecs.progress
+      AwsError - scripts.ecs.aws
+      BenchError - scripts.bench.server
+      DeployError - scripts.ecs.deploy.watch
+      DeploymentError - scripts.ecs.stacks
+      DownloadError - training.data.download
+      ImageError - scripts.ecs.deploy.image
+      IngestError - training.data.ingest
+      ManagementError - scripts.backend.torchserve.management
+      OtherRunError - training.resume
+      OtherSearchError - training.sweep.study
+      PortError - scripts.serving.ports
+      RejectedRecordError - training.tracking.sender
+      ReleaseError - scripts.release.document
+      RemoteError - training.data.remote
+      RolloutError - scripts.rollout.guarded
+      ServeError - scripts.backend.torchserve.process
+      SmokeError - scripts.rollout.smoke
+      StackError - scripts.ecs.stack
+        LimitError - scripts.ecs.stack
+        StackFailedError - scripts.ecs.stack
+      StoreError - scripts.release.store
+        ChangedError - scripts.release.store
+      TrackingError - training.tracking.store
+      VersionError - scripts.backend.torchserve.versions
+        UnansweredError - scripts.backend.torchserve.versions
 """
 
 
