@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,28 +14,25 @@ from typing import Any
 def aside(path: Path) -> Iterator[Path]:
     """Within `with`: a free path beside `path`, to write a file or a folder to; at the end it takes the place of `path`.
 
-    What was written is on the disk by then. After an exception `path` is as it was, and nothing is left beside it.
+    What was written is on the disk by then. After an exception `path` is as it was, and nothing is left beside it. Of several
+    that write at a time each is whole, and the last one stays.
     """
-    part, old = path.with_name(path.name + ".part"), path.with_name(path.name + ".old.part")
-    _remove(part)  # of a process that was killed
-    if old.exists() and not path.exists():  # it was killed between the two renames below
-        old.replace(path)
+    _clear(path)
+    # a name of its own: others may write the same file at this moment
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
         if part.is_dir():
             for folder, _, names in os.walk(part):
-                for name in names:
-                    _sync(Path(folder, name))
-            if path.exists():  # a folder cannot take another's place in one step
-                path.replace(old)
+                for file in names:
+                    _sync(Path(folder, file))
+            _replace_folder(part, path)
         else:
             _sync(part)
-        part.replace(path)
+            part.replace(path)
         _sync(path.parent)
     finally:
         _remove(part)
-        if path.exists():
-            _remove(old)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -57,6 +55,41 @@ def copy(source: Path, target: Path) -> None:
     """Copy a file whole. OSError, with the target as it was."""
     with aside(target) as part:
         shutil.copyfile(source, part)
+
+
+def _replace_folder(part: Path, path: Path) -> None:
+    """Put a folder in the place of another, which no single step can: the old one steps aside for a moment."""
+    old = path.with_name(f"{part.name.removesuffix('.part')}.old.part")
+    if path.exists():
+        path.replace(old)
+    try:
+        part.replace(path)
+    except OSError:
+        if old.exists():
+            old.replace(path)
+        raise
+    _remove(old)
+
+
+def _clear(path: Path) -> None:
+    """Remove what processes that were killed left beside `path`; a folder that had stepped aside comes back."""
+    for left in path.parent.glob(f"{path.name}.*-*.part"):
+        pid = left.name.removeprefix(f"{path.name}.").partition("-")[0]
+        if pid.isdecimal() and not _runs(int(pid)):
+            if left.name.endswith(".old.part") and not path.exists():
+                left.replace(path)
+            else:
+                _remove(left)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -54,28 +56,60 @@ def test_folder_takes_the_place_of_a_folder_wholly(tmp_path):
     assert names(folder) == ["y"]
 
 
-def test_what_a_killed_process_left_is_replaced(tmp_path):
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom scripts.atomic import aside\n"
-        "with aside(Path(sys.argv[1])) as part:\n    part.write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from scripts import atomic
+
+path = Path(sys.argv[1])
+if sys.argv[2] == "between":
+    atomic._remove = lambda path: os.kill(os.getpid(), signal.SIGKILL) if path.name.endswith(".old.part") else None
+    Path.replace = lambda path, target, replace=Path.replace: (
+        os.kill(os.getpid(), signal.SIGKILL) if path.name.endswith(".part") else replace(path, target)
     )
-    path = tmp_path / "a.txt"
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+with atomic.aside(path) as part:
+    if sys.argv[2] == "between":
+        part.mkdir()
+    else:
+        part.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(path, moment):
+    """Beside `path`, what a process left that was killed at this moment."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), moment], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert names(tmp_path) == ["a.txt.part"]
+    return [left for left in path.parent.iterdir() if left.name.endswith(".part")]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / "a.txt"
+    assert len(killed(path, "writing")) == 1
     write_text(path, "whole")
     assert names(tmp_path) == ["a.txt"]
 
 
 def test_folder_of_a_process_killed_between_its_renames_comes_back(tmp_path):
-    (tmp_path / "b.old.part").mkdir()
-    (tmp_path / "b.old.part" / "x").write_text("old")
-    with aside(tmp_path / "b") as part:
-        assert names(tmp_path / "b") == ["x"]
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "x").write_text("old")
+    assert len(killed(folder, "between")) == 2
+    assert not folder.exists()
+    with aside(folder) as part:
+        assert names(folder) == ["x"]
         part.mkdir()
         (part / "y").write_text("new")
     assert names(tmp_path) == ["b"]
-    assert names(tmp_path / "b") == ["y"]
+    assert names(folder) == ["y"]
+
+
+def test_of_many_who_write_at_a_time_each_is_whole(tmp_path):
+    path, contents = tmp_path / "a.txt", [str(digit) * 200_000 for digit in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(partial(write_text, path), contents * 5))  # raises what a writer raises
+        assert path.read_text() in contents
+    assert names(tmp_path) == ["a.txt"]
 
 
 def test_full_disk_leaves_the_file_as_it_was(tmp_path, mount_disk):
