@@ -109,7 +109,7 @@ ingest: given-FROM .venv/installed-train ## New labelled photos become a new dat
 
 data_of_pipeline = $(shell sed -n 's/^ *- data: *\([^ ]*\).*/\1/p' dvc.yaml)
 
-pipeline: .venv/installed-train ## Photos to archive by DVC: runs the stages of dvc.yaml whose inputs have changed, and no other
+pipeline: .venv/installed-train ## Run the stages of dvc.yaml whose inputs have changed, from photos to archive (dvc repro)
 	@test -e "$(data_of_pipeline)" || { if test -e "$(data_of_pipeline).dvc"; then \
 		echo "error: the photos of $(data_of_pipeline) are not here: make pull fetches them"; else \
 		echo "error: there are no photos in $(data_of_pipeline): make ingest FROM=folder puts them there" \
@@ -137,21 +137,21 @@ train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WE
 	$(ranks) training.train --out "$$out" $(if $(RESUME),--resume $(named_model),$(new_run)) && \
 	ln -sfn "$$(basename "$$out")" runs/latest && echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
 
-profile: .venv/installed-train ## Where a training step's time goes: a trace and the top costs [DATA=photos PARAMS=file WEIGHTS=file]
+profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos PARAMS=file WEIGHTS=file]
 	@$(python) training.speed.profiling $(call option,--data,DATA) --params $(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
 
-bench-train: .venv/installed-train ## The training loop's speed beside a bare loop over timm's loader: [DATA=photos PARAMS=file]
+bench-train: .venv/installed-train ## Measure the training loop beside a bare loop over timm's loader: [DATA=photos PARAMS=file]
 	@$(python) training.speed.bench $(call option,--data,DATA) --params $(call quoted,PARAMS)
 
 sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 PARAMS=params.yaml NAME=sweep SPACE=file]
 	@$(python) training.sweep.sweep --model $(call quoted,MODEL) $(call option,--data,DATA) --params $(call quoted,PARAMS) \
 		$(call option,--space,SPACE) --out runs/$(call quoted,NAME) --trials $(call quoted,TRIALS)
 
-evaluate: .venv/installed-train ## Metrics, tables and plots on photos never trained on: [RUN=runs/latest DATA=photos UNKNOWN=folder]
+evaluate: .venv/installed-train ## Measure a run on photos never trained on: metrics, tables, plots: [RUN=runs/latest DATA=photos UNKNOWN=folder]
 	@$(python) training.evaluation.evaluate --checkpoint $(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA) \
 		--out $(call quoted,RUN) $(call option,--unknown,UNKNOWN)
 
-report: .venv/installed-train ## One page with everything that make evaluate wrote: [RUN=runs/latest]
+report: .venv/installed-train ## Write one page with everything that make evaluate wrote: [RUN=runs/latest]
 	@$(python) training.evaluation.report $(call quoted,RUN)
 
 promote: .venv/installed-train ## Make a run's model the champion if it is better on the same photos: [RUN=runs/latest DATA=photos MODEL=seefood]
@@ -183,7 +183,7 @@ exported:
 	@$(if $(is_old),$(python) training.export.export --checkpoint $(call quoted,RUN)/checkpoint.pt --out $(call quoted,EXPORTED) \
 		$(call option,--format,FORMAT) $(call option,--data,DATA) $(named_model))
 
-compare: .venv/installed-train ## Every export format of a run side by side, size, speed and accuracy: [RUN=runs/latest DATA=photos]
+compare: .venv/installed-train ## Compare all export formats of a run: size, speed, accuracy: [RUN=runs/latest DATA=photos]
 	@$(python) training.export.compare --checkpoint $(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA)
 
 export: given-VERSION exported ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest FORMAT=openvino DATA=photos]
@@ -216,10 +216,10 @@ rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERS
 rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://...]
 	@$(rollout) back
 
-status: .venv/installed-serve ## The instances, what each serves, and what is wrong: [RELEASE=s3://...]
+status: .venv/installed-serve ## Show each instance's versions, default version, state and errors: [RELEASE=s3://...]
 	@$(rollout) status
 
-releases: .venv/installed-serve ## All releases, newest first: [RELEASE=s3://...]
+releases: .venv/installed-serve ## List all releases, newest first: [RELEASE=s3://...]
 	@$(rollout) history
 
 predict: given-PHOTOS .venv/installed-serve $(STARTER) ## Label the photos in a folder without a server: PHOTOS=folder [OUT=labels.csv MODEL=name VERSION=1.0.0]
@@ -233,7 +233,7 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 		$(call option,--field,FIELD) $(call list,--concurrency,CONCURRENCY) $(call list,--rate,RATE) \
 		$(call option,--seconds,SECONDS) $(named_model) $(call option,--version,VERSION) $(call option,--out,OUT)
 
-tune: given-GOAL .venv/installed-serve $(STARTER) ## Find the fastest settings that keep a latency goal: GOAL=p99_ms=50 [CONCURRENCY=16 PHOTOS=folder]
+tune: given-GOAL .venv/installed-serve $(STARTER) ## Find the fastest settings that meet a latency goal: GOAL=p99_ms=50 [CONCURRENCY=16 PHOTOS=folder]
 	@$(python) scripts.bench.tune $(call quoted,GOAL) $(call option,--concurrency,CONCURRENCY) $(call option,--seconds,SECONDS) \
 		$(call option,--photos,PHOTOS) $(named_model) $(call option,--version,VERSION)
 
@@ -258,10 +258,10 @@ run-image: $(STARTER) ## Serve model_store, or RELEASE=s3://..., in the image, h
 tools-image: ## Build the image of the MLflow and the S3 of docker-compose.yml: [as make image]
 	@$(build) --target tools --tag seefood-tools:$(call quoted,TAG) .
 
-compose: image tools-image ## The server, MLflow and an S3 on this machine, all from the Dockerfile: docker-compose.yml [TAG=latest COMPOSE="docker compose"]
+compose: image tools-image ## Start the server, MLflow and an S3 on this machine: docker-compose.yml [TAG=latest COMPOSE="docker compose"]
 	@TAG=$(call quoted,TAG) $(call each,COMPOSE) up --no-build
 
-sbom: .venv/installed-cloud ## What the image is made of, into build/sbom: CycloneDX of the Python packages, Debian's list, known vulnerabilities
+sbom: .venv/installed-cloud ## Write the image's SBOM to build/sbom: CycloneDX of the Python packages, Debian's list, known vulnerabilities
 	@$(build) --target sbom --output build/sbom .
 	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip --requirement build/sbom/python-packages.txt \
 		--output build/sbom/vulnerabilities.txt; status=$$?; ls build/sbom; exit $$status
@@ -283,16 +283,16 @@ destroy: .venv/installed-cloud ## Delete a deployment; asks first, and lists wha
 
 setup: .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
 
-test: lint $(STARTER) ## Lint, type check and tests
+test: lint $(STARTER) ## Lint, check types and run the tests
 	@$(python) pytest -m "not slow" -n 2 --dist loadfile
 
-test-all: lint $(STARTER) ## The same with the tests that take long
+test-all: lint $(STARTER) ## The same with the slow tests
 	@$(python) pytest -n 2 --dist loadfile
 
-container-test: .venv/installed-dev $(STARTER) ## The image built and run for real: needs Docker, or root and Debian's docker.io and mmdebstrap
+container-test: .venv/installed-dev $(STARTER) ## Build and run the image for real: needs Docker, or root and Debian's docker.io and mmdebstrap
 	@$(python) pytest -m container -rs
 
-lint: .venv/installed-dev ## Ruff (style and format), mypy (types), and the GitHub workflows, offline: their schema and zizmor
+lint: .venv/installed-dev ## Check style and format (ruff), types (mypy) and workflows (schema, zizmor)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml

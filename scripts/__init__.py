@@ -1,5 +1,5 @@
 """Everything around the model: archive, backend, release, serving, rollout, bench, ecs. Each room's `__init__.py` is its page.
 
-The files here are the leaves, which any room may import: settings, steps (the log), command, errors, atomic, paths; and
-install.py, which runs before anything is installed. Nothing here imports training/.
+The files here are the leaves, which any room may import: settings, steps (the log), command, errors, atomic, paths,
+model_name; and install.py, which runs before anything is installed. Nothing here imports training/.
 """

@@ -9,11 +9,11 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 
 # from top to bottom: a room may import what lies below it and itself, and never its neighbours on the same line
 LAYERS = (
-    ("scripts.ecs", "scripts.bench", "scripts.monitoring"),
-    ("scripts.rollout", "scripts.serving", "scripts.door"),
+    ("scripts.ecs", "scripts.bench"),
+    ("scripts.rollout", "scripts.serving"),
     ("scripts.release", "scripts.backend"),
     ("scripts.archive",),
-    ("scripts",),  # the leaves: settings, command, errors, atomic, steps, paths, install
+    ("scripts",),  # the leaves: LEAVES below
     ("training",),
     ("handler",),
 )
@@ -32,8 +32,8 @@ PACKAGES = {
         *("tqdm", "yaml"),
     },
     "training": {
-        *("boto3", "botocore", "matplotlib", "mlflow", "nncf", "numpy", "onnxruntime", "openvino", "optuna", "PIL", "psutil"),
-        *("pydantic", "scipy", "timm", "torch", "torchvision", "tqdm", "yaml"),
+        *("boto3", "botocore", "matplotlib", "mlflow", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optuna", "PIL"),
+        *("psutil", "pydantic", "scipy", "timm", "torch", "torchvision", "tqdm", "yaml"),
     },
 }
 
@@ -141,6 +141,6 @@ def test_circle_is_found():
 def test_every_package_has_a_page():
     for module, source in SOURCES.items():
         if f"{module}." in " ".join(f"{other} " for other in SOURCES):
-            assert len(source.splitlines()) >= 1, module
+            assert len(source.splitlines()) >= 3, module
             assert source.startswith('"""'), module
             assert "TODO" not in source, module

@@ -230,6 +230,7 @@ def test_somebody_elses_change_in_torchserve_is_undone(instance, module_store, a
     instance.wait_for(lambda: instance.registered() == ["1.0.0", "1.1.0"])
 
 
+@pytest.mark.slow
 def test_sixteen_requests_in_flight_are_answered_before_sigterm_ends_it(start, store, archives):
     slow = reversion(archives["1.0.0"], "3.0.0", store.folder, "is slow")
     release(store, {"3.0.0": slow}, "3.0.0")

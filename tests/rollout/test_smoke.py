@@ -228,6 +228,7 @@ def test_https_is_asked_and_a_certificate_that_nobody_trusts_fails(golden, store
 
 
 @pytest.mark.server
+@pytest.mark.slow
 def test_a_real_server_passes(archives, store, monkeypatch):
     for name, value in QUICK.items():
         monkeypatch.setenv(name, value)

@@ -60,6 +60,7 @@ def test_describe_header_on_a_prediction_changes_nothing(server):
 
 
 @needs_photos
+@pytest.mark.slow
 def test_most_photos_without_food_are_unsure_and_most_dishes_are_not(server):
     def unsure(folder, count):
         photos = [

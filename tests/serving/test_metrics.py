@@ -44,6 +44,7 @@ def test_workers_metrics_add_up_and_keep_prometheus_rules(server):
     assert found["seefood_handle_seconds_sum"] == pytest.approx(0.15)
 
 
+@pytest.mark.slow
 def test_metrics_of_hundreds_of_ended_workers_stay_counted_in_two_files(server):
     for round_ in range(1, 4):
         work(server.folder, 100)

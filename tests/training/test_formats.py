@@ -37,6 +37,12 @@ def other_format(request, tiny_run, tmp_path_factory):
     return request.param, out
 
 
+def test_exported_file_names_no_path_of_the_machine_that_exported(exported):
+    content = (exported / "model.onnx").read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b"training/" not in content
+
+
 def test_every_format_answers_as_the_default_one_does(other_format, exported, tmp_path):
     answers = []
     for folder in (exported, other_format[1]):

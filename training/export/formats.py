@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
@@ -28,6 +29,17 @@ def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
         external_data=False,
         verbose=False,
     )
+    remove_traces(path)
+
+
+def remove_traces(path: Path) -> None:
+    """Take out of an ONNX file what torch notes for debugging: the paths and lines of code on the machine that exported."""
+    model = onnx.load(path)
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path) -> None:
@@ -36,9 +48,9 @@ def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path) -> No
     import openvino as ov
 
     with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder) / "model.onnx"
-        write_onnx(program, crops, onnx)
-        model = openvino_core().read_model(onnx)
+        file = Path(folder) / "model.onnx"
+        write_onnx(program, crops, file)
+        model = openvino_core().read_model(file)
     # mixed: activations with a zero point of their own; without, MobileNetV2's linear layers lose 9 points
     quantised = nncf.quantize(
         model, nncf.Dataset([crop[None] for crop in crops]), preset=nncf.QuantizationPreset.MIXED, subset_size=len(crops)
