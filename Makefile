@@ -20,7 +20,7 @@ endef
 # A value is taken as it was typed: without $(value) make would run a $(shell ...) in it. Line breaks are refused: make ends a
 # recipe's line there, in quotes or not.
 define from_command_line
-ifneq ($(filter command,$(origin $(1))),)
+ifneq ($(and $(filter command,$(origin $(1))),$(if $(value $(1)),given)),)
 override $(1) := $$(value $(1))
 unexport $(1)
 $$(if $$(findstring $$(newline),$$($(1))),$$(error $(1) holds a line break))
@@ -135,7 +135,9 @@ new_run = --model $(call quoted,MODEL) $(call option,--data,DATA) --params $(cal
 train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RESUME=runs/X]; no DATA: generated pictures
 	@out=$(if $(RESUME),$(call quoted,RESUME),runs/$$(date -u +%Y%m%d-%H%M%S)) && \
 	$(ranks) training.train --out "$$out" $(if $(RESUME),--resume $(named_model),$(new_run)) && \
-	ln -sfn "$$(basename "$$out")" runs/latest && echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
+	{ folder=$$(cd "$$out" 2>/dev/null && pwd -P) || folder=; \
+	case "$$folder" in "$$(pwd -P)"/runs/*) ln -sfn "$${folder##*/}" runs/latest;; esac; } && \
+	echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
 
 profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos PARAMS=file WEIGHTS=file]
 	@$(python) training.speed.profiling $(call option,--data,DATA) --params $(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
@@ -174,14 +176,16 @@ endif
 champion: .venv/installed-train
 	@$(python) training.tracking.promote --model $(call quoted,MODEL) --fetch champion --out $(call quoted,RUN)
 
-# The recipe compares the times, as the folder's name may hold spaces and make's targets may not. Exported anew when the run has
-# changed since; nothing else here needs the training packages.
-is_old = $(shell test ! -e $(call quoted,EXPORTED)/program.json \
-	-o $(call quoted,RUN)/checkpoint.pt -nt $(call quoted,EXPORTED)/program.json && echo yes)
+# The recipe compares the times, as the folder's name may hold spaces and make's targets may not. Exported again when the run has
+# changed since, and when another run was exported there; nothing else here needs the training packages.
+is_old = $(shell run=$$(cd $(call quoted,RUN) 2>/dev/null && pwd -P); cd $(call quoted,EXPORTED) 2>/dev/null || { echo yes; exit; }; \
+	test -e program.json && ! test "$$run/checkpoint.pt" -nt program.json \
+	&& { ! test -e exported-from || test "$$run" = "$$(cat exported-from)"; } || echo yes)
 exported:
 	@$(if $(is_old),$(MAKE) -s .venv/installed-train)
 	@$(if $(is_old),$(python) training.export.export --checkpoint $(call quoted,RUN)/checkpoint.pt --out $(call quoted,EXPORTED) \
-		$(call option,--format,FORMAT) $(call option,--data,DATA) $(named_model))
+		$(call option,--format,FORMAT) $(call option,--data,DATA) $(named_model) && \
+		{ test ! -d $(call quoted,EXPORTED) || (cd $(call quoted,RUN) && pwd -P) > $(call quoted,EXPORTED)/exported-from; })
 
 compare: .venv/installed-train ## Compare all export formats of a run: size, speed, accuracy: [RUN=runs/latest DATA=photos]
 	@$(python) training.export.compare --checkpoint $(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA)

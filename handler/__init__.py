@@ -2,5 +2,5 @@
 
 seefood_handler.py is TorchServe's entry; a photo then passes request, photo_file, preprocess, program and, for heat maps, explain.
 Imports numpy, Pillow, the export format's library and prometheus_client, and nothing of training/ or scripts/, both of which
-may import it: preprocess.py and program.py are shared with training, so that a photo looks the same to both.
+may import it: preprocess.py and program.py are shared with training, so that both see the same crop.
 """

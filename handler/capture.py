@@ -1,7 +1,7 @@
 """A sample of the photos that were answered, kept on the instance for `make rollout SHADOW=N`: off by default.
 
-scripts/serving/serve.py sets SEEFOOD_CAPTURE_DIR and, from scripts/settings.py, _SHARE (0 to 1), _BYTES and _AGE_S, which
-bound the sample. Photos are kept as they came, with whatever their files reveal about people and places.
+scripts/backend/torchserve/process.py sets SEEFOOD_CAPTURE_DIR and, from scripts/settings.py, _SHARE (0 to 1), _BYTES and
+_AGE_S, which bound the sample. Photos are kept as they came, with whatever their files reveal about people and places.
 """
 
 import contextlib

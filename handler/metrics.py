@@ -1,7 +1,7 @@
 """The worker's counters and histograms, for Prometheus.
 
 TorchServe's own metrics cost a log line each, and its histograms' fixed buckets suit seconds. Where
-PROMETHEUS_MULTIPROC_DIR names a folder (scripts/serving/serve.py sets it, before TorchServe starts), each worker keeps its
+PROMETHEUS_MULTIPROC_DIR names a folder (scripts/backend/torchserve/process.py sets it for TorchServe), each worker keeps its
 metrics there in memory-mapped files, and scripts/serving/metrics.py exposes those of all workers; elsewhere they stay in memory.
 """
 

@@ -21,7 +21,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def check_parts(folder: Path) -> dict[str, Any]:
-    """The provenance of an unpacked archive. ValueError naming the parts that were changed, are missing or do not belong."""
+    """The provenance of an unpacked archive. ValueError naming the parts that were changed, are missing or are unexpected."""
     try:
         provenance: dict[str, Any] = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         expected, found = dict(provenance["parts"].items()), checksums(folder)
@@ -30,7 +30,7 @@ def check_parts(folder: Path) -> dict[str, Any]:
             f"{PROVENANCE} cannot be read: {error!r}; the archive was not made by make archive, or is damaged"
         ) from error
     problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"{name} does not belong" for name in sorted(found.keys() - expected.keys())]
+    problems += [f"{name} is unexpected" for name in sorted(found.keys() - expected.keys())]
     problems += [f"{name} was changed" for name in sorted(expected.keys() & found.keys()) if expected[name] != found[name]]
     if problems:
         raise ValueError("the archive differs from what was packed: " + ", ".join(problems))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 # how the bytes of each format begin; nothing else is handed to Pillow, and only to that format's reader
-FORMATS = {
+IMAGE_FORMATS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "WEBP": rb"RIFF....WEBP",
@@ -23,7 +23,7 @@ FORMATS = {
     "JPEG2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     "AVIF": rb"....ftypavi[fs]|....ftypm[is]f1.{0,64}avi[fs]",
 }
-FORMAT_NAMES = ", ".join(FORMATS)
+FORMAT_NAMES = ", ".join(IMAGE_FORMATS)
 # often sent by mistake, HEIC by iPhones: the error names them
 NOT_READ = {
     "HEIC": rb"....ftyp(hei|hev|mif1)",
@@ -95,28 +95,29 @@ class _Counted(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         if self.reads > MAX_READS:
-            raise PhotoError(f"the photo comes in too many pieces: at most {MAX_READS:,} are read", 413)
+            raise PhotoError(f"the photo comes in too many pieces, the limit is {MAX_READS:,}", 413)
         return super().read(size)
 
 
 def open_photo(photo_bytes: bytes) -> Image.Image:
     """The photo with its header read, its pixels not, within all limits. PhotoError."""
     if len(photo_bytes) > MAX_BYTES:
-        raise PhotoError(f"the photo has {len(photo_bytes):,} bytes: at most {MAX_BYTES:,} are read", 413)
+        raise PhotoError(f"the photo has {len(photo_bytes):,} bytes, the limit is {MAX_BYTES:,}", 413)
     if not photo_bytes:
         raise PhotoError("the photo is empty: 0 bytes", 400)
     start = photo_bytes[:128]
-    name = next((name for name, magic in FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
+    name = next((name for name, magic in IMAGE_FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
     if name is None:
-        kind = next((f" but {kind}" for kind, magic in NOT_READ.items() if re.match(magic, start, re.DOTALL)), "")
-        raise PhotoError(f"not an image in a format that is read here ({FORMAT_NAMES}){kind}", 415)
+        kind = next((kind for kind, magic in NOT_READ.items() if re.match(magic, start, re.DOTALL)), None)
+        problem = f"unsupported format: {kind}" if kind else "not an image in a supported format"
+        raise PhotoError(f"{problem}; supported: {FORMAT_NAMES}", 415)
     try:
         _check_claims(name, photo_bytes)
         image = Image.open(_Counted(photo_bytes), formats=(name,))
     except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError(f"the photo has too many pixels: at most {MAX_PIXELS:,} are read", 413) from error
+        raise PhotoError(f"the photo has too many pixels, the limit is {MAX_PIXELS:,}", 413) from error
     except Exception as error:
         reason = "broken or cut off" if isinstance(error, UnidentifiedImageError) else error
         raise text_error(error) or PhotoError(f"the photo's {name} header cannot be read: {reason}") from error
@@ -126,13 +127,13 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
     # counting those of other formats would mean walking through the file
     frames = getattr(image, "n_frames", 1) if image.format in ("WEBP", "AVIF", "PNG", "MPO") else 1
     if frames > MAX_FRAMES:
-        raise PhotoError(f"the photo has {frames:,} frames: at most {MAX_FRAMES:,} are read", 413)
+        raise PhotoError(f"the photo has {frames:,} frames, the limit is {MAX_FRAMES:,}", 413)
     return image
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise PhotoError(f"the photo has {width} x {height} pixels: too many pixels, at most {MAX_PIXELS:,} are read", 413)
+        raise PhotoError(f"the photo has {width} x {height} pixels: too many pixels, the limit is {MAX_PIXELS:,}", 413)
     if min(width, height) < MIN_SIDE:
         raise PhotoError(f"the photo has {width} x {height} pixels: a side needs at least {MIN_SIDE}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
@@ -148,10 +149,10 @@ def text_error(error: Exception) -> PhotoError | None:
 
 
 def _check_claims(name: str, photo_bytes: bytes) -> None:
-    """PhotoError for small files with large claims, which Pillow or the library under it would believe. struct.error if cut off."""
+    """PhotoError for small files with large claims, for which Pillow or its libraries would allocate. struct.error if cut off."""
     # an upper bound, for pixels may hold these four letters by chance
     if name == "WEBP" and photo_bytes.count(b"ANMF") > MAX_FRAMES:
-        raise PhotoError(f"the photo has over {MAX_FRAMES:,} frames: at most {MAX_FRAMES:,} are read", 413)
+        raise PhotoError(f"the photo has over {MAX_FRAMES:,} frames, the limit is {MAX_FRAMES:,}", 413)
     if name == "TIFF":
         _check_tags(photo_bytes)
     if name == "JPEG2000":
@@ -172,7 +173,7 @@ def _check_scans(photo_bytes: bytes, pixels: int) -> None:
     while (found := marker.search(photo_bytes, at)) and found[0] != EOI:
         count += found[0] == SOS
         if count > most:
-            raise PhotoError(f"the photo has over {most} scans of {pixels:,} pixels: at most {most} are read", 413)
+            raise PhotoError(f"the photo has over {most} scans of {pixels:,} pixels, the limit is {most}", 413)
         at = found.end() + int.from_bytes(photo_bytes[found.end() : found.end() + 2])
 
 
@@ -185,18 +186,18 @@ def _check_tags(photo_bytes: bytes) -> None:
     count_format, tag_format = (order + "Q", order + "HHQ8x") if big else (order + "H", order + "HHI4x")
     (tags,) = struct.unpack_from(count_format, photo_bytes, at)
     if tags > MAX_TIFF_TAGS:
-        raise PhotoError(f"the photo has {tags:,} TIFF tags: at most {MAX_TIFF_TAGS:,} are read", 413)
+        raise PhotoError(f"the photo has {tags:,} TIFF tags, the limit is {MAX_TIFF_TAGS:,}", 413)
     tile = {TILE_WIDTH: 1, TILE_LENGTH: 1}
     for i in range(tags):
         place = at + struct.calcsize(count_format) + i * struct.calcsize(tag_format)
         tag, kind, values = struct.unpack_from(tag_format, photo_bytes, place)
         if values > MAX_TIFF_VALUES and kind not in BYTES_AND_TEXT:
-            raise PhotoError(f"the photo's TIFF tag {tag} has {values:,} values: at most {MAX_TIFF_VALUES:,} are read", 413)
+            raise PhotoError(f"the photo's TIFF tag {tag} has {values:,} values, the limit is {MAX_TIFF_VALUES:,}", 413)
         if tag in tile:
             (tile[tag],) = struct.unpack_from(order + ("H" if kind == SHORT else "I"), photo_bytes, place + (12 if big else 8))
     width, length = tile.values()
     if width * length > MAX_TIFF_TILE_PIXELS:
-        raise PhotoError(f"the photo has tiles of {width} x {length}: at most {MAX_TIFF_TILE_PIXELS:,} pixels are read", 413)
+        raise PhotoError(f"the photo has tiles of {width} x {length}, the limit is {MAX_TIFF_TILE_PIXELS:,} pixels", 413)
 
 
 def _check_codestream(photo_bytes: bytes, start: int) -> None:
@@ -208,15 +209,15 @@ def _check_codestream(photo_bytes: bytes, start: int) -> None:
         raise PhotoError("the photo's JPEG2000 header cannot be read: it has no pixels")
     pixels = (right - left) * (bottom - top)
     if pixels > MAX_JPEG2000_PIXELS:
-        raise PhotoError(f"the photo has {pixels:,} pixels: too many, at most {MAX_JPEG2000_PIXELS:,} are read of a JPEG2000", 413)
+        raise PhotoError(f"the photo has {pixels:,} pixels: too many for a JPEG2000, the limit is {MAX_JPEG2000_PIXELS:,}", 413)
     tiles = math.ceil((right - tile_left) / tile_width) * math.ceil((bottom - tile_top) / tile_height)
     if tiles > MAX_JPEG2000_TILES:
-        raise PhotoError(f"the photo has {tiles:,} tiles: at most {MAX_JPEG2000_TILES:,} are read", 413)
+        raise PhotoError(f"the photo has {tiles:,} tiles, the limit is {MAX_JPEG2000_TILES:,}", 413)
     if channels > 4:
-        raise PhotoError(f"the photo has {channels} channels: at most 4 are read", 413)
+        raise PhotoError(f"the photo has {channels} channels, the limit is 4", 413)
     blocks = pixels * channels // min(_block_pixels(photo_bytes, start))
     if blocks > MAX_JPEG2000_BLOCKS:
-        raise PhotoError(f"the photo has {blocks:,} blocks: at most {MAX_JPEG2000_BLOCKS:,} are read", 413)
+        raise PhotoError(f"the photo has {blocks:,} blocks, the limit is {MAX_JPEG2000_BLOCKS:,}", 413)
 
 
 def _block_pixels(photo_bytes: bytes, start: int) -> Iterator[int]:

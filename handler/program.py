@@ -116,7 +116,7 @@ class TorchProgram:
         return probabilities.float().cpu().numpy(), confidence.float().cpu().numpy()
 
 
-FORMATS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {
+PROGRAMS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {
     "openvino": OpenVinoProgram,
     "openvino-int8": OpenVinoProgram,
     "onnxruntime": OnnxRuntimeProgram,
@@ -132,10 +132,10 @@ def load_program(folder: Path, description: Mapping[str, Any], num_threads: int,
 
     ValueError for an unknown format, or if this machine runs none of the archive's precisions.
     """
-    if description["format"] not in FORMATS:
-        raise ValueError(f"format is {description['format']!r}, expected one of {sorted(FORMATS)}")
+    if description["format"] not in PROGRAMS:
+        raise ValueError(f"format is {description['format']!r}, expected one of {sorted(PROGRAMS)}")
     try:
-        program = FORMATS[description["format"]]
+        program = PROGRAMS[description["format"]]
         return program(folder / description["file"], list(description["precisions"]), num_threads, batch_sizes)
     except ModuleNotFoundError as error:
         raise ValueError(

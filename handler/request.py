@@ -77,7 +77,7 @@ def _decoded(value: Any) -> Any:
     if not bytes(value[:64]).lstrip().startswith(b"{"):
         return bytes(value)
     if sum(value.count(sign) for sign in (b"[", b"{", b",")) > MAX_JSON_VALUES:
-        raise RequestError(f"the JSON holds over {MAX_JSON_VALUES:,} values: at most {MAX_JSON_VALUES:,} are read", 413)
+        raise RequestError(f"the JSON holds over {MAX_JSON_VALUES:,} values, the limit is {MAX_JSON_VALUES:,}", 413)
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -102,8 +102,8 @@ def _photo_in_json(value: Any) -> bytes:
     if isinstance(value, dict) and "instances" in value:
         instances = value["instances"]
         if not isinstance(instances, list) or len(instances) != 1:
-            count = len(instances) if isinstance(instances, list) else "no list of"
-            raise RequestError(f"{count} instances in one request, expected 1: send a request for each photo, they are batched")
+            found = len(instances) if isinstance(instances, list) else type(instances).__name__
+            raise RequestError(f"instances must be a list of exactly one, found {found}: send a request for each photo")
         value = instances[0]
     image = value.get("image") if isinstance(value, dict) else None
     if not isinstance(image, str):
@@ -112,7 +112,7 @@ def _photo_in_json(value: Any) -> bytes:
     text = image.partition(",")[2] if image.startswith("data:") else image
     text = "".join(text.split())
     if len(text) > MAX_BASE64:
-        raise RequestError(f"the photo has {len(text):,} characters of base64: at most {MAX_BASE64:,} are read", 413)
+        raise RequestError(f"the photo has {len(text):,} characters of base64, the limit is {MAX_BASE64:,}", 413)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -118,7 +118,7 @@ class SeefoodHandler:
     def _answer(self, batch: list[dict[str, Any]], context: Any) -> list[Any]:
         started = time.perf_counter()
         requests = [Request(fields, context.get_all_request_header(i)) for i, fields in enumerate(batch)]
-        # GET /models/seefood?customized=true comes alone; all others bear "explain", True or False, set by the front end
+        # GET /models/MODEL?customized=true comes alone; all others bear "explain", True or False, set by the front end
         if requests and requests[0].headers.get("describe") and "explain" not in requests[0].headers:
             return [self.describe()]
         self.metrics.batch(len(requests))
@@ -209,7 +209,7 @@ class SeefoodHandler:
         return to_json(explained | {name: request.answer[name] for name in ("sure", "model", "version")}), "application/json"
 
     def describe(self) -> dict[str, Any]:
-        """What is served, for GET /models/seefood?customized=true."""
+        """What is served, for GET /models/MODEL?customized=true."""
         described = {
             "precision": self.program.precision,
             "labels": self.labels,

@@ -41,16 +41,17 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     """Exit status of `main`; its errors go to stderr. `interrupted` says after Ctrl-C or SIGTERM what is left as it was."""
     before = {number: signal.signal(number, _interrupt) for number in _signals()}
     try:
-        try:
-            return main() or 0
-        finally:
+        status = main() or 0
+        if sys.stdout is not None:  # it is None where it was closed from the start: `command >&-`
             sys.stdout.flush()  # not at exit, where a reader that has gone would end in a traceback
+        return status
     except KeyboardInterrupt as error:
         print("interrupted" + (f": {interrupted}" if interrupted else ""), file=sys.stderr, flush=True)
         return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
     except BrokenPipeError:
         # whatever else is printed, at exit too, goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -64,7 +64,7 @@ def pinned(package: str) -> str:
 
 
 def make_venv() -> Path:
-    """The Python of .venv, which is made, or made anew if an earlier set-up was broken off."""
+    """The Python of .venv, which is made, or made again if an earlier set-up was broken off."""
     python = VENV / "bin" / "python"
     works = python.exists() and subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True).returncode == 0
     if not works:
@@ -103,7 +103,7 @@ def commands(python: Path, extras: "list[str]") -> "list[list[str]]":
         [*pip, "--disable-pip-version-check", "--no-input", "--no-deps", "--require-hashes", "-r", str(LISTS / "uv.txt")],
         [*export, "--only-group", "build", "--output-file", build],
         [*export, *(f"--extra={extra}" for extra in extras), "--output-file", packages],
-        # one process that caches bytecode: where Python writes none, each would compile torch anew
+        # one process that caches bytecode: where Python writes none, each would compile torch again
         [*install, "--compile-bytecode", "--require-hashes", "-r", packages],
         [*install, "--no-deps", "--editable", "."],
     ]

@@ -28,7 +28,7 @@ class Settings:
     # --- serving: starting and restarting TorchServe ---
     start_timeout_s: float = 60.0  # until its management API answers
     restart_wait_s: float = 1.0  # before it is restarted after it died; doubles each time ...
-    restart_wait_max_s: float = 60.0  # ... up to this, and begins anew once it has run for as long
+    restart_wait_max_s: float = 60.0  # ... up to this, and begins again once it has run for as long
     stop_timeout_s: float = 20.0  # after SIGTERM to TorchServe, before SIGKILL
     management_timeout_s: float = 30.0  # of one call of its management API
 
@@ -45,7 +45,7 @@ class Settings:
     check_s: float = 10.0  # between two golden photos that readiness rests on
     recheck_s: float = 1.0  # the same while not ready
     check_timeout_s: float = 2.0  # of such a photo; it waits in the queue as all do
-    alive_s: float = 300.0  # main loop silent for longer: not live; fetching a large archive over a slow line takes minutes
+    alive_s: float = 300.0  # no heartbeat for longer: not live; fetching a large archive over a slow line takes minutes
     heartbeat_s: float = 10.0  # a status is written at least this often
     grace_s: float = 0.0  # after SIGTERM: not ready, but still serving, until load balancers have taken the instance out
     http_timeout_s: float = 10.0  # for a client of the health and metrics ports to send its request
@@ -59,7 +59,7 @@ class Settings:
     shadow_timeout_s: float = 30.0  # of one captured photo, sent to both versions
 
     # --- rollout ---
-    stale_s: float = 30.0  # an instance whose status is older counts as gone
+    stale_s: float = 30.0  # an instance whose status is older is stale
     rollout_s: float = 300.0  # until all instances are reconciled
     bake_s: float = 20.0  # the new version is watched for so long, and compared with the old one
     min_requests: int = 100  # of each version; with fewer nothing is compared
@@ -71,7 +71,7 @@ class Settings:
     s3_read_timeout_s: float = 10.0
 
     # --- logs ---
-    log_json: bool = False  # a JSON object a line, for CloudWatch; else words
+    log_json: bool = False  # a JSON object a line, for CloudWatch; else text
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:

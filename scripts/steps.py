@@ -1,4 +1,4 @@
-"""One line on standard output for each step of serving or of a rollout: words, or a JSON object for CloudWatch."""
+"""One line on standard output for each step of serving or of a rollout: text, or a JSON object for CloudWatch."""
 
 import contextlib
 import json

@@ -57,12 +57,14 @@ def load_state(path: Path) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         assert {"progress", "params", "labels", "fingerprint", "root"} <= state.keys()
     except Exception as error:  # torch.load raises pickle, zip, key and type errors alike
-        raise ValueError(f"{path} does not hold the state of a run ({error}); to start over, choose another --out") from error
+        raise ValueError(
+            f"{path} does not hold the state of a run ({error}); to start over, remove it or train into another folder (--out)"
+        ) from error
     return dict(state)
 
 
 def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
-    """Model name, data folder and parameters of the run in the folder `out`; `name` if it is older than model names.
+    """Model name, data folder and parameters of the run in the folder `out`; `name`, if given, is its model name.
 
     ValueError if there is no run, or no name.
     """
@@ -71,7 +73,7 @@ def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
         raise ValueError(f"no run to resume in {out}: {STATE} is missing")
     name = name or state.get("name")
     if name is None:
-        raise ValueError(f"the run in {out} is older than model names: give --model NAME (MODEL=NAME of make)")
+        raise ValueError(f"the run in {out} has no model name: give MODEL=NAME (--model)")
     return name, Path(state["root"]) if state["root"] else None, Params(**state["params"])
 
 
@@ -79,7 +81,7 @@ def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data,
     """OtherRunError, naming what differs, unless a state is of this model, these parameters and this data."""
     old, new = state["params"], params.model_dump()
     names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
-    advice = f"{path} holds another run; to start over, choose another --out"
+    advice = f"{path} holds another run; to start over, leave out RESUME= or choose another --out"
     if state.get("name", name) != name:
         raise OtherRunError(f"the model's name has changed: {state['name']} -> {name}. {advice}")
     if names:

@@ -56,16 +56,13 @@ def stage(exported: Path, model: str, version: str, work: Path) -> Path:
     package = extra / "handler"
     package.mkdir(parents=True)
     for source in sorted(HANDLER_DIR.glob("*.py")):
-        if source.name != "seefood_handler.py":
+        if source.name != "seefood_handler.py":  # --handler puts that one at the top, where TorchServe looks for it
             shutil.copyfile(source, package / source.name)
     for name in names:
         shutil.copyfile(exported / name, extra / name)
-    command = [
-        str(Path(sys.executable).with_name("torch-model-archiver")),
-        *("--model-name", model, "--version", version),
-        *("--handler", str(HANDLER_DIR / "seefood_handler.py"), "--config-file", str(HANDLER_DIR / "model-config.yaml")),
-        *("--extra-files", str(extra), "--archive-format", "no-archive", "--export-path", str(out)),
-    ]
+    command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", model, "--version", version]
+    command += ["--handler", str(HANDLER_DIR / "seefood_handler.py"), "--config-file", str(HANDLER_DIR / "model-config.yaml")]
+    command += ["--extra-files", str(extra), "--archive-format", "no-archive", "--export-path", str(out)]
     # it stages in <temp>/<model name>: a temp folder of its own, or two builds at a time would mix
     done = subprocess.run(command, env={**os.environ, "TMPDIR": str(temp)}, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -98,10 +95,11 @@ def check(archive: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder)
-        # -I: this checkout and PYTHONPATH are out of its sight, as they are out of a server's
+        # -I: without this checkout and PYTHONPATH on its path, as in a server's worker
         command = [sys.executable, "-I", "-m", "scripts.archive.build", "--check-folder", folder]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        # libraries print warnings before the error, and a traceback ends with it
         reason = done.stderr.strip().splitlines()[-1].removeprefix("error: ")
         raise ValueError(f"the archive fails its check: {reason}")
 
@@ -121,8 +119,9 @@ def build(exported: Path, version: str, model_store: Path, force: bool = False, 
         pack(staged, part)
         check(part)
         provenance = json.loads((staged / PROVENANCE).read_text(encoding="utf-8"))
-        facts = {"archive": target.name, "sha256": sha256(part), "bytes": part.stat().st_size}
-        write_json(target.with_suffix(".json"), facts | provenance)
+    # once the archive has its name: the .json must never describe one that is not there
+    facts = {"archive": target.name, "sha256": sha256(target), "bytes": target.stat().st_size}
+    write_json(target.with_suffix(".json"), facts | provenance)
     return target
 
 
@@ -132,7 +131,7 @@ def main() -> int:
     arguments.add_argument("exported", type=Path, nargs="?", help="folder that make export wrote")
     arguments.add_argument("--version", help="e.g. 1.0.0 or 1.1.0-rc.1: semver.org")
     arguments.add_argument("--model", metavar="NAME", help="name to serve it under; default: the one it was trained under")
-    arguments.add_argument("--model-store", type=Path, default=Path("model_store"))
+    arguments.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     arguments.add_argument("--force", action="store_true", help="overwrite (for the starter, which is built from committed files)")
     arguments.add_argument("--check-folder", type=Path, help=argparse.SUPPRESS)  # check() calls it, in a process of its own
     args = arguments.parse_args()

@@ -46,7 +46,7 @@ def find_archives(model_store: Path, model: str | None = None) -> list[Path]:
     for path in model_store.glob("*.mar"):
         try:
             name, version = split_name(path)
-        except ValueError:
+        except ValueError:  # somebody's copy or backup: only what make archive names can be served
             continue
         if model in (None, name):
             found.append((name, precedence(version), path))
@@ -57,7 +57,7 @@ def choose_archive(model_store: Path, version: str | None, model: str | None = N
     """The archive of that version, else the newest, of that model, else of the only one there is. ValueError if there is none."""
     archives = find_archives(model_store, model if model is None else check_model_name(model))
     models = sorted({split_name(path)[0] for path in archives})
-    if len(models) > 1:
+    if len(models) > 1:  # never the newest of all: versions of different models do not compare
         raise ValueError(
             f"{model_store} holds the models {', '.join(models)}: choose one, e.g. MODEL={models[0]} (--model {models[0]})"
         )

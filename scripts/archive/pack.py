@@ -14,4 +14,4 @@ def pack(folder: Path, path: Path) -> None:
             entry = zipfile.ZipInfo(file.relative_to(folder).as_posix(), EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16  # Unix keeps the mode in the upper half
-            archive.writestr(entry, file.read_bytes())
+            archive.writestr(entry, file.read_bytes())  # archive.write() would take the file's own date

@@ -19,6 +19,7 @@ from scripts.archive.name import choose_archive
 from scripts.archive.read import load_handler
 from scripts.atomic import aside
 from scripts.command import parser, run
+from scripts.paths import ROOT
 
 # enough to keep the handler's decoding threads busy; all photos of a batch are in memory together
 BATCH_SIZE = 8
@@ -77,7 +78,7 @@ def main() -> int:
     arguments.add_argument("--out", type=Path, help="file.csv or file.jsonl; default: CSV on standard output")
     arguments.add_argument("--model", metavar="NAME", help="needed where the model store holds several models")
     arguments.add_argument("--version", help="default: the newest")
-    arguments.add_argument("--model-store", type=Path, default=Path("model_store"))
+    arguments.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     args = arguments.parse_args()
     if not args.photos.exists():
         raise ValueError(f"{args.photos} does not exist")
@@ -86,6 +87,7 @@ def main() -> int:
     archive = choose_archive(args.model_store, args.version, args.model)
     paths = [args.photos] if args.photos.is_file() else sorted(path for path in args.photos.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory() as unpacked:
+        # parts are not checked here as unpack() does: the handler checks them when it is initialised
         with zipfile.ZipFile(archive) as content:
             content.extractall(unpacked)
         rows = predict(load_handler(Path(unpacked)), paths)

@@ -69,15 +69,15 @@ def load_handler(unpacked: Path) -> Any:
     sys.path.insert(0, str(unpacked))
     handler = importlib.import_module("seefood_handler").SeefoodHandler()
     # a module that the archive lacks is found in a checkout, but not in a server
-    strangers = [
+    from_elsewhere = [
         name
         for name, module in sys.modules.items()
         if name not in before
         and name.split(".")[0] in ("handler", "training", "scripts")
         and not str(getattr(module, "__file__", None) or unpacked).startswith(str(unpacked))
     ]
-    if strangers:
-        raise ValueError(f"the archive does not hold all that it imports: {strangers} came from elsewhere")
+    if from_elsewhere:
+        raise ValueError(f"the archive lacks modules that it imports: {from_elsewhere} came from elsewhere")
     manifest = read_manifest(unpacked)
     config = yaml.safe_load((unpacked / manifest["model"]["configFile"]).read_text(encoding="utf-8"))
     handler.initialize(

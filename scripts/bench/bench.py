@@ -58,7 +58,7 @@ def mean_of(ceilings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run_steps(target: Target, requests: Sequence[bytes], args: argparse.Namespace) -> list[Result]:
-    """All steps of load, each with a line when it is done. BenchError if the server answers nothing but errors."""
+    """All steps of load, each with a line when it is done. BenchError if the server answers only errors."""
     rates = args.rate or []
     concurrencies = args.concurrency or ([] if rates else list(CONCURRENCY))
     warm_up_s = min(2.0, args.seconds)
@@ -68,7 +68,7 @@ def run_steps(target: Target, requests: Sequence[bytes], args: argparse.Namespac
         for setting in settings:
             result = load(target, requests, setting, args.seconds, warm_up_s, args.timeout)
             if not result.latencies_ms and not results:
-                raise BenchError(f"{target.url} gives no answer but errors; the first was {result.first_error or 'none in time'}")
+                raise BenchError(f"{target.url} answers only errors; the first was {result.first_error or 'none in time'}")
             print(f"  {step_name(result)}: {result.throughput:.1f} photos/s, median {result.percentile(50):.1f} ms", flush=True)
             results.append(result)
     return results
@@ -85,7 +85,7 @@ def route_of(args: argparse.Namespace, archive: Path | None) -> str:
     """The path that takes photos. BenchError if neither that nor the model's name is known."""
     model = args.model or (split_name(archive)[0] if archive else None)
     if args.route is None and model is None:
-        raise BenchError(f"which path of {args.url} takes photos? ROUTE=/predict, or MODEL=name for /predictions/name")
+        raise BenchError(f"the path of {args.url} is unknown: set ROUTE=/predict, or MODEL=name for /predictions/name")
     return args.route or f"/predictions/{model}"
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import os
 import random
 import shutil
 import socket
@@ -34,7 +35,8 @@ class BenchError(SeeFoodError):
 def free_port() -> int:
     """A port that is free with those after it that serving takes, too."""
     while True:
-        port = random.randrange(20000, 50000)
+        # below the range from which the system gives ports to clients
+        port = random.randrange(20000, 32000)
         try:
             check_ports("127.0.0.1", port)
         except PortError:
@@ -46,12 +48,15 @@ def free_port() -> int:
 def own_server(archive: Path, model: str | None = None) -> Iterator[str]:
     """The address of our own server on a free port, serving this archive. BenchError with its output if it does not get ready."""
     port = free_port()
-    # by its version: else a release document in the archive's folder or SEEFOOD_RELEASE would choose another
+    # by its version, and without SEEFOOD_RELEASE: a release document would choose another
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(port), "--version", split_name(archive)[1]]
     command += ["--model-store", str(archive.parent), *(["--model", model] if model else [])]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         # a session of its own: Ctrl-C reaches this script alone, which then ends the server
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        environment = {name: value for name, value in os.environ.items() if name != "SEEFOOD_RELEASE"}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             if problem := _wait_ready(process, ports_of(port)["health"]):
                 output.seek(0)

@@ -1,6 +1,6 @@
 """Find this machine's settings of handler/model-config.yaml by measuring: `make tune GOAL=p99_ms=50`.
 
-They give the highest throughput at --concurrency whose latency keeps the goal. One setting after the other is searched, each from
+They give the highest throughput at --concurrency whose latency meets the goal. One setting after the other is searched, each from
 the best so far: workers and the network's threads, batch size, decoding threads. A candidate is a copy of the newest archive with
 other settings, served and loaded for some seconds. The winner and the present settings are measured twice,
 as the luckiest of many measurements looks better than it is. Values are replaced in the file; its comments stay.
@@ -38,7 +38,7 @@ WORTH = 1.02  # how much faster other settings must be: less is noise, and not w
 
 @dataclass(frozen=True)
 class Goal:
-    """A latency to keep: so many percent of the answers come within `limit_ms`."""
+    """A latency to meet: so many percent of the answers come within `limit_ms`."""
 
     percent: int
     limit_ms: float
@@ -65,11 +65,11 @@ class Outcome:
     problem: str = ""
 
     def meets(self, goal: Goal) -> bool:
-        """Whether it ran without an error and kept the goal."""
+        """Whether it ran without an error and met the goal."""
         return not self.problem and self.latency_ms <= goal.limit_ms
 
     def rank(self, goal: Goal) -> tuple[bool, float]:
-        """The greater the better: those that keep the goal by throughput, below them the others by latency."""
+        """The greater the better: those that meet the goal by throughput, below them the others by latency."""
         return (True, self.throughput) if self.meets(goal) else (False, -math.inf if self.problem else -self.latency_ms)
 
     def with_again(self, again: "Outcome") -> "Outcome":
@@ -176,9 +176,9 @@ class Tuner:
 
     def line(self, outcome: Outcome) -> str:
         """An outcome as one line."""
-        kept = outcome.problem or ("goal kept" if outcome.meets(self.goal) else "goal missed")
+        verdict = outcome.problem or ("goal met" if outcome.meets(self.goal) else "goal missed")
         figures = f"{outcome.throughput:7.1f} photos/s  p{self.goal.percent} {outcome.latency_ms:7.1f} ms"
-        return f"{describe(outcome.settings):62} {figures}  {kept}"
+        return f"{describe(outcome.settings):62} {figures}  {verdict}"
 
     def search(self, present: Settings) -> list[Outcome]:
         """All that was tried, best first. ValueError if the present settings do not even run."""
@@ -193,7 +193,7 @@ class Tuner:
         return sorted(self.outcomes.values(), key=lambda o: o.rank(self.goal), reverse=True)
 
     def choose(self, present: Settings) -> Outcome | None:
-        """The best settings that keep the goal in two measurements, the present ones if those are as good; None if none do."""
+        """The best settings that meet the goal in two measurements, the present ones if those are as good; None if none do."""
         ranked = self.search(present)
         print("the best, and the present settings, once more:", flush=True)
         now = self.outcomes[tuple(present.values())]
@@ -207,7 +207,7 @@ class Tuner:
 
 
 def tune(goal: Goal, args: argparse.Namespace) -> None:
-    """Search, print, and write the file if other settings are better. BenchError if nothing keeps the goal; ValueError as below."""
+    """Search, print, and write the file if other settings are better. BenchError if none meet the goal; ValueError as below."""
     archive, text = choose_archive(args.model_store, args.version, args.model), args.config.read_text(encoding="utf-8")
     present = read_settings(text)
     rewrite(text, present)  # else it would fail only after minutes
@@ -217,8 +217,8 @@ def tune(goal: Goal, args: argparse.Namespace) -> None:
     ranked = sorted(tuner.outcomes.values(), key=lambda outcome: outcome.rank(goal), reverse=True)
     print("\nall of them, best first:\n" + "\n".join(f"     {tuner.line(outcome)}" for outcome in ranked) + "\n")
     if chosen is None:
-        nearest = " ".join(tuner.line(ranked[0]).split())
-        raise BenchError(f"nothing keeps {goal}; the nearest: {nearest}. Nothing was written")
+        closest = " ".join(tuner.line(ranked[0]).split())
+        raise BenchError(f"no settings meet {goal}; closest: {closest}. Nothing was written")
     changes = {name: value for name, value in chosen.settings.items() if value != present[name]}
     figures = f"{chosen.throughput:.1f} photos/s, p{goal.percent} {chosen.latency_ms:.1f} ms in two measurements"
     if not changes:

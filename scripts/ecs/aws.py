@@ -28,9 +28,18 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S, ATTEMPTS = 5, 30, 5
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403")
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 UNKNOWN = (
-    *("InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-    *("InvalidSignatureException", "IncompleteSignature", "AuthFailure", "OptInRequired"),
+    "InvalidClientTokenId",
+    "UnrecognizedClientException",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidSignatureException",
+    "IncompleteSignature",
+    "AuthFailure",
+    "OptInRequired",
 )
+# the service-linked role of ECS, which a new account may lack, and how to create it
+ECS_ROLE = "AWSServiceRoleForECS"
+CREATE_ECS_ROLE = "aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
 # IAM's name of a service where it differs from boto3's
 PREFIX = {"elbv2": "elasticloadbalancing", "service-quotas": "servicequotas"}
 ACRONYMS = {"aws": "AWS"}

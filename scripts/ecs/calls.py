@@ -78,8 +78,12 @@ CALLS: dict[str, tuple[str, ...]] = {
 SHOWN = ("preflight", "deploy", "doctor", "destroy")
 # `docker push` makes these, with the login that ecr:GetAuthorizationToken returns
 PUSH = (
-    *("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"),
-    *("ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:UploadLayerPart"),
+    "ecr:BatchCheckLayerAvailability",
+    "ecr:BatchGetImage",
+    "ecr:CompleteLayerUpload",
+    "ecr:InitiateLayerUpload",
+    "ecr:PutImage",
+    "ecr:UploadLayerPart",
 )
 # the permission for a call where it has another name
 PERMISSION = {"s3:HeadObject": "s3:GetObject", "s3:ListObjectVersions": "s3:ListBucketVersions"}

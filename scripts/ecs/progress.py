@@ -42,7 +42,7 @@ class Limit:
         try:
             answer = input(f"{question} ").strip()
         except EOFError:
-            raise AnswerError(f"no terminal to answer {question!r}: --yes skips the question") from None
+            raise AnswerError(f"no terminal to answer {question!r}: YES=1 (--yes) skips the question") from None
         self._ends += time.monotonic() - asked
         if answer.lower() != expected.lower():
             raise AnswerError(f"the answer is {answer!r}, not {expected!r}: stopped, nothing more was changed")

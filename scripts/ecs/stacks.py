@@ -3,7 +3,6 @@
 A deployment is a file scripts/ecs/deployments/NAME.yaml: its region, its model, and the parameters that differ from the
 templates' defaults. Its stacks are NAME-network, NAME-storage and so on. Parameters and outputs share their names: an output
 of one stack is the value of the parameter of that name in every later stack.
-
 """
 
 from collections.abc import Mapping
@@ -103,7 +102,6 @@ class Deployment(NamedTuple):
         """Each parameter's value for this template: from earlier stacks, this deployment or the default, in that order.
 
         DeploymentError names every parameter that has none.
-
         """
         values, missing = {}, []
         for parameter, declared in template.get("Parameters", {}).items():

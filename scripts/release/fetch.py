@@ -16,6 +16,7 @@ from scripts.steps import Steps
 def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], settings: Settings, steps: Steps) -> Path:
     """The folder of an unpacked archive, checked. StoreError, ValueError, OSError."""
     name = entry["archive"]
+    # the checksum in its name: an archive of the same version that was replaced must not find the old one's folder
     folder = run_dir / "unpacked" / f"{Path(name).stem}-{entry['sha256'][:12]}"
     if folder.is_dir():
         try:
@@ -33,7 +34,8 @@ def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], s
         checksum = sha256(download)
         if checksum != entry["sha256"]:
             raise ValueError(
-                f"{name} has sha256 {checksum[:12]}, the release document says {entry['sha256'][:12]}{_what_changed(download)}"
+                f"{name}: sha256 {checksum[:12]} does not match the release document's "
+                f"{entry['sha256'][:12]}{_what_changed(download)}"
             )
         unpack_as_named(download, name, folder)
     finally:
@@ -50,7 +52,7 @@ def unpack_as_named(archive: Path, name: str, folder: Path) -> tuple[str, str]:
     found, expected = (str(provenance["model"]), str(provenance["version"])), split_name(Path(name))
     if found != expected:
         shutil.rmtree(folder)
-        raise ValueError(f"{name} holds {' '.join(found)}, its name says {' '.join(expected)}")
+        raise ValueError(f"{name} contains {' '.join(found)} but is named {' '.join(expected)}")
     return found
 
 

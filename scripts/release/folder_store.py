@@ -40,7 +40,7 @@ class FolderStore:
             current = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
             return None if current == tag else (self.path.read_text(encoding="utf-8", errors="replace"), current)
         except FileNotFoundError:
-            raise
+            raise  # an OSError, too, but no fault of the store: there is no document yet
         except OSError as error:
             raise StoreError(f"{self.path} cannot be read: {error.strerror}") from error
 

@@ -54,7 +54,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _ago(seconds: float) -> str:
-    seconds = max(0, seconds)
+    seconds = max(0, seconds)  # an instance's clock may be ahead of this machine's
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
@@ -77,10 +77,13 @@ def status_table(store: Store, settings: Settings) -> str:
         state = status["state"] if status["release"] == fingerprint(document) else f"{status['state']}, another document"
         rows.append(
             [
-                *(status["instance"], " ".join(status["versions"]), status["default"] or "-"),
+                status["instance"],
+                " ".join(status["versions"]),
+                status["default"] or "-",
                 f"stale for {_ago(age_s)}" if stale else state,
                 "yes" if status["ready"] and not stale else "no",
-                *(_ago(time.time() - status["since"]), status["why"]),
+                _ago(time.time() - status["since"]),
+                status["why"],
             ]
         )
     return head + "\n" + (_table(rows) if len(rows) > 1 else "no running instance follows it: make serve starts one")
@@ -92,14 +95,19 @@ def history_table(store: Store) -> str:
     for text in store.history():
         try:
             document = parse(text)
-        except ReleaseError as error:
+        except ReleaseError as error:  # one written by another version of this project: the others are still worth a row
             rows.append(["?", "unreadable", "-", "-", "-", "-", str(error)[:80]])
             continue
         canary = f" canary {document['canary']['version']}" if "canary" in document else ""
         rows.append(
             [
-                *(document["written"][:19], document["stage"], document["model"], document["default"] + canary),
-                *(" ".join(sorted(document["versions"])), document["by"], " ".join(document["why"].split())[:100]),
+                document["written"][:19],
+                document["stage"],
+                document["model"],
+                document["default"] + canary,
+                " ".join(sorted(document["versions"])),
+                document["by"],
+                " ".join(document["why"].split())[:100],  # a restored release's reason may have many lines
             ]
         )
     return _table(rows)

@@ -25,7 +25,7 @@ class ChangedError(StoreError):
 class Store(Protocol):
     """A document is identified by its `tag`, which changes whenever it is written; None: there is no document yet."""
 
-    address: str
+    address: str  # as it was given, for messages
 
     def read(self, tag: str | None = None) -> tuple[str, str] | None:
         """(text, tag), or None if it is still the one with this tag. FileNotFoundError if there is none, StoreError."""

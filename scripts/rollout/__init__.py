@@ -1,7 +1,7 @@
 """Roll versions out and back on what runs already, with checks; see whether a deployed server answers correctly.
 
 rollout.py       command: start, back, status, history
-smoke.py         command: golden photos, asked over the network
+smoke.py         command: golden photos, sent over the network, and the answers checked
 plan.py          which documents a rollout writes, decided before anything is changed
 guarded.py       writes them one by one and watches the instances; restores the document before where that fails
 comparison.py    when a version is worse than another, from the counters of all instances

@@ -66,7 +66,7 @@ def percentile(seconds: Mapping[str, float], share: float) -> float:
 def why_worse(new: Mapping[str, Any], old: Mapping[str, Any], settings: Settings) -> tuple[str, str]:
     """(why the new version is worse than the old one, "" if it is not; what was compared)."""
     if new["restarts"]:
-        return f"its worker died {new['restarts']} times", ""
+        return f"its worker died {new['restarts']} time{'s' * (new['restarts'] > 1)}", ""
     requests = (new["requests"], old["requests"])
     if min(requests) < settings.min_requests:
         return "", f"{requests[0]:g} requests (the old version: {requests[1]:g}), too few to compare"

@@ -156,11 +156,11 @@ class Rollout:
         except ChangedError as error:
             raise RolloutError(str(error)) from error  # what somebody else has written stays
         except KeyboardInterrupt:
-            self.steps("restored", because="interrupted", result=self.restore("interrupted"))
+            self.steps("restored", why="interrupted", result=self.restore("interrupted"))
             raise
         except Exception as error:  # whatever it is, the new version must not stay unwatched
             why = str(error) or repr(error)
-            self.steps("restoring", because=why)
+            self.steps("restoring", why=why)
             raise RolloutError(f"{why}\n{self.restore(why)}") from error
 
     def restore(self, why: str) -> str:

@@ -8,6 +8,7 @@ more errors or a worse p99 than the old one while it is watched. A rollout that 
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from dataclasses import replace
@@ -15,13 +16,14 @@ from pathlib import Path
 
 from scripts.archive.name import choose_archive
 from scripts.command import parser, run
+from scripts.paths import ROOT
 from scripts.release.address import open_store
 from scripts.release.document import entry_of
 from scripts.release.fetch import unpack_as_named
 from scripts.release.status import history_table, status_table
 from scripts.rollout.guarded import Rollout
 from scripts.rollout.plan import Candidate, Options, check_model, plan_back, plan_start
-from scripts.rollout.unmanaged import server_at, start_unmanaged
+from scripts.rollout.unmanaged import start_unmanaged, unmanaged_server
 from scripts.settings import Settings
 from scripts.steps import Steps
 
@@ -49,7 +51,7 @@ def back(rollout: Rollout) -> None:
 def _arguments() -> argparse.Namespace:
     arguments = parser(__doc__)
     arguments.add_argument("--release", help="path or s3://bucket/key; default: SEEFOOD_RELEASE, else MODEL_STORE/release.json")
-    arguments.add_argument("--model-store", type=Path, default=Path("model_store"))
+    arguments.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     commands = arguments.add_subparsers(dest="command", required=True)
     starter = commands.add_parser("start", help="roll a version out")
     starter.add_argument("version")
@@ -72,7 +74,7 @@ def _start_by_url(args: argparse.Namespace, settings: Settings, steps: Steps) ->
     if args.canary is not None or args.shadow is not None or args.keep:
         raise ValueError("CANARY, SHADOW and KEEP need a release document, and URL is for a TorchServe without one")
     archive = choose_archive(args.model_store, args.version, args.model)
-    server = server_at(args.url, args.management_url)
+    server = unmanaged_server(args.url, args.management_url)
     model = start_unmanaged(server, archive, args.mar or archive.name, settings, steps)
     steps.say(f"{model} {args.version} answers at {args.url}", "done", model=model, default=args.version, url=args.url)
 
@@ -90,6 +92,8 @@ def main() -> None:
     args, settings = _arguments(), Settings.from_environment()
     steps = Steps(settings.log_json)
     if args.command == "start" and args.bake is not None:
+        if not 0 <= args.bake < math.inf:  # nan, too
+            raise ValueError(f"BAKE is {args.bake:g}, expected a number of seconds from 0")
         settings = replace(settings, bake_s=args.bake)
     if args.command == "start" and args.url:
         return _start_by_url(args, settings, steps)

@@ -19,7 +19,7 @@ def describe(reports: Sequence[dict[str, Any]], old: str, new: str) -> str:
             changes[before, after] += count
     # the median of the instances' medians: a slow machine among them does not decide
     speeds = {version: median([report["median_ms"][version] for report in reports if report["photos"]]) for version in (old, new)}
-    lines = [f"{photos} captured photos: {new} names the same class as {old} for {agreed} of them ({100 * agreed / photos:.1f} %)"]
+    lines = [f"{new} and {old} agree on {agreed} of {photos} captured photos ({100 * agreed / photos:.1f} %)"]
     lines += [f"  {count} x {before} -> {after}" for (before, after), count in changes.most_common(SHOWN)]
     lines.append(f"  a photo at a time: {old} {speeds[old]:.1f} ms, {new} {speeds[new]:.1f} ms")
     refused = {version: sum(report["refused"][version] for report in reports) for version in (old, new)}

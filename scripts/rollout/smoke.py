@@ -18,6 +18,7 @@ from scripts.backend.torchserve.management import Server
 from scripts.backend.torchserve.versions import Golden, UnansweredError, VersionError, read_golden
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
+from scripts.paths import ROOT
 from scripts.release.address import open_store
 from scripts.release.document import ReleaseError, parse
 from scripts.release.fetch import fetch
@@ -32,7 +33,7 @@ class SmokeError(SeeFoodError):
     """The server does not answer, or not correctly; the message names the server and says why."""
 
 
-def server_at(url: str) -> Server:
+def deployed_server(url: str) -> Server:
     """The server, as a client outside sees it. ValueError unless its address is one of HTTPS, or on this machine."""
     parts = urlsplit(url)
     local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost")
@@ -91,9 +92,9 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Command line; see the module's docstring."""
     args, settings = _arguments(), Settings.from_environment()
-    steps, server = Steps(settings.log_json), server_at(args.url)
+    steps, server = Steps(settings.log_json), deployed_server(args.url)
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(args.release or settings.release or "model_store/release.json", settings)
+        store = open_store(args.release or settings.release or str(ROOT / "model_store" / "release.json"), settings)
         versions = expected(store, Path(folder), settings, steps)
     try:
         smoke(server, versions, args.wait, settings, steps)

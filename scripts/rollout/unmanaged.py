@@ -46,7 +46,7 @@ def start_unmanaged(server: Server, archive: Path, url: str, settings: Settings,
     return model
 
 
-def server_at(url: str, management_url: str | None) -> Server:
+def unmanaged_server(url: str, management_url: str | None) -> Server:
     """The server that answers predictions at `url`, with tokens from the environment. ValueError for a bad address.
 
     Its management API is on the port after, as in TorchServe's defaults, unless another address is given.

@@ -60,7 +60,7 @@ class DesiredState:
         else:
             problem = self._invalid
         if self.document is None and problem and self.last_good:
-            self.steps("serving the last good release", because=problem.why)
+            self.steps("serving the last good release", why=problem.why)
             self.document, self.model = self.last_good, self.last_good["model"]
         self.problem = problem
 

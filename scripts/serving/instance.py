@@ -156,7 +156,7 @@ class Instance:
         loaded = self.loaded.get(version)
         if loaded and loaded.sha256 != entry["sha256"]:
             self._refused[version] = (
-                f"version {version} is served with sha256 {loaded.sha256[:12]}, the release document says "
+                f"version {version} is served with sha256 {loaded.sha256[:12]}, which does not match the release document's "
                 f"{entry['sha256'][:12]}: a version never changes"
             )
         if version in self._refused:

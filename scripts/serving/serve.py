@@ -33,6 +33,7 @@ from scripts.paths import ROOT
 from scripts.release.address import open_store
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
+from scripts.release.status import Fleet
 from scripts.release.store import Store
 from scripts.serving.desired import DesiredState
 from scripts.serving.health import Health, health_server
@@ -121,6 +122,12 @@ def newest_release(model_store: Path, store: FolderStore, model: str | None, ste
     ours = document is None or document["by"] == SELF
     if document is not None and not ours and model not in (None, document["model"]):
         raise ValueError(f"{store.address} is a release of the model {document['model']}, not of {model}: leave MODEL out")
+    followed = Fleet.of(store, store.settings).statuses if ours and document is not None else {}
+    if document is not None and followed and model not in (None, document["model"]):
+        raise ValueError(
+            f"{', '.join(followed)} serves {document['model']} by {store.address}: each model has a release document of its own, "
+            f"e.g. RELEASE=model_store/{model}.json"
+        )
     if document is not None:
         model = model or document["model"]
         if not find_archives(model_store, model):
@@ -195,6 +202,7 @@ def _store(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: S
         return own_release(choose_archive(args.model_store, args.version, args.model), run_dir / "own")
     if address := args.release or settings.release:
         return open_store(address, settings)
+    check_ports(args.host, args.port)  # before the document is written, which a server that runs there may follow
     store = FolderStore(args.model_store / "release.json", settings)
     newest_release(args.model_store, store, args.model, steps)
     return store
@@ -218,7 +226,7 @@ def main() -> int:
         serve(store, args.host, args.port, name, run_dir, settings, steps, args.model)
     except KeyboardInterrupt as interrupt:  # the orderly end of a server, so no error
         signal_name = _signal_name(interrupt)
-        steps.say(f"stopped by {signal_name}: no process left", "stopped", because=signal_name)
+        steps.say(f"stopped by {signal_name}: no process left", "stopped", why=signal_name)
     return 0
 
 

@@ -114,7 +114,7 @@ class Supervisor:
         self.health.drain()
         now = True
         try:
-            self.steps("draining", because=why, grace_s=self.settings.grace_s)
+            self.steps("draining", why=why, grace_s=self.settings.grace_s)
             time.sleep(self.settings.grace_s)
             idle = self.instance.drain()
             self.steps("drained", idle=idle)

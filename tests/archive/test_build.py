@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,20 @@ def test_same_inputs_give_the_same_bytes_even_at_a_time(archive, exported, tmp_p
     for again in built:
         assert hashlib.sha256(again.read_bytes()).digest() == hashlib.sha256(archive.read_bytes()).digest()
         assert sorted(path.name for path in again.parent.iterdir()) == ["seefood-1.0.0.json", "seefood-1.0.0.mar"]
+
+
+def test_archive_that_cannot_take_its_name_is_not_described_either(exported, tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def refuse(path, target):
+        if Path(target).suffix == ".mar":
+            raise OSError("no such luck")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="no such luck"):
+        build(exported, "1.0.0", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_version_is_never_overwritten(archive, exported):

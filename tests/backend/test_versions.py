@@ -68,11 +68,19 @@ def test_version_that_answers_its_golden_photos_is_proved_with_its_precision(tor
     ("status", "answer", "reason"),
     [
         (200, {**RIGHT, "version": "0.9.0"}, "is answered by version 0.9.0, not 1.0.0"),
-        (200, {**RIGHT, "predictions": [{"index": 0, "probability": 0.8}]}, "is answered wrong: off by 0.05, at most 0.001"),
-        (200, {**RIGHT, "predictions": [{"index": 0, "probability": float("nan")}]}, "is answered wrong: off by nan"),
-        (200, {"version": "1.0.0"}, "another format"),
-        (200, ["x"], "another format"),
-        (503, {}, "is answered 503"),
+        (
+            200,
+            {**RIGHT, "predictions": [{"index": 0, "probability": 0.8}]},
+            "answered incorrectly: probability off by 0.05, tolerance 0.001",
+        ),
+        (
+            200,
+            {**RIGHT, "predictions": [{"index": 0, "probability": float("nan")}]},
+            "answered incorrectly: probability off by nan",
+        ),
+        (200, {"version": "1.0.0"}, "unexpected answer format"),
+        (200, ["x"], "unexpected answer format"),
+        (503, {}, "got status 503"),
     ],
 )
 def test_any_other_answer_is_an_error_that_names_the_photo(torchserve, golden, status, answer, reason):

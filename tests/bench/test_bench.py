@@ -49,10 +49,10 @@ def test_bench_of_any_url_writes_table_json_and_picture(monkeypatch, tmp_path, c
             "--model-store",
             tmp_path,
         )
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert status == 0
-    assert re.search(r"^4 connections +[\d.]+ +- .* x 503$", said, re.MULTILINE)
-    assert "the first error was 503: busy" in said
+    assert re.search(r"^4 connections +[\d.]+ +- .* x 503$", output, re.MULTILINE)
+    assert "the first error was 503: busy" in output
     report = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [step.get("concurrency", step.get("rate")) for step in report["steps"]] == [1, 4, 50]
     assert report["photos"] == 3
@@ -72,9 +72,9 @@ def test_bench_says_what_is_wrong(monkeypatch, tmp_path, capsys):
         there = ["--url", server.url, "--photos", photo, "--out", tmp_path, "--model-store", tmp_path]
         assert bench(monkeypatch, *there, "--seconds", 0.2, "--model", "flowers") == 1
         assert server.requests[0].startswith(b"POST /predictions/flowers HTTP/1.1")
-        assert "gives no answer but errors; the first was 503: busy" in capsys.readouterr().err
+        assert "answers only errors; the first was 503: busy" in capsys.readouterr().err
         assert bench(monkeypatch, *there) == 1
-        assert f"which path of {server.url} takes photos? ROUTE=/predict, or MODEL=name" in capsys.readouterr().err
+        assert f"the path of {server.url} is unknown: set ROUTE=/predict, or MODEL=name" in capsys.readouterr().err
     assert bench(monkeypatch, *there, "--route", "/predict") == 1
     assert "does not answer: [Errno 111] Connection refused. Is the server up?" in capsys.readouterr().err
     assert bench(monkeypatch, "--url", "127.0.0.1:8080") == 1
@@ -211,11 +211,11 @@ def test_make_bench_of_our_own_server_leaves_nothing_behind(tmp_path):
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(making.pid).children(recursive=True):
                 ports |= set(re.findall(r"scripts\.serving\.serve --port (\d+)", " ".join(process.cmdline())))
-    said = making.communicate()[0]
-    assert making.returncode == 0, said
+    output = making.communicate()[0]
+    assert making.returncode == 0, output
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["ceiling"]["photos_per_s"] > 5
-    assert report["ceiling"]["precision"] in said
+    assert report["ceiling"]["precision"] in output
     for step in report["steps"]:
         assert not step["errors"]
         assert 0.1 < step["of_ceiling"] < 3

@@ -78,7 +78,7 @@ def tuner_of(monkeypatch, outcome):
 PRESENT = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "num_threads": 0}
 
 
-def test_search_finds_the_fastest_that_keeps_the_goal_and_measures_it_twice(monkeypatch):
+def test_search_finds_the_fastest_that_meets_the_goal_and_measures_it_twice(monkeypatch):
     # larger batches are faster, but from 16 on too late; workers slow it down
     tuner = tuner_of(monkeypatch, lambda s: (100 + s["batchSize"] - 10 * s["maxWorkers"], 5 * s["batchSize"]))
     small = {**PRESENT, "batchSize": 2}
@@ -96,7 +96,7 @@ def test_present_settings_stay_where_nothing_is_clearly_better_and_none_is_chose
     assert tuner.choose(PRESENT) is None
 
 
-def test_settings_that_were_lucky_once_are_not_chosen_nor_called_the_nearest(monkeypatch):
+def test_settings_that_were_lucky_once_are_not_chosen_nor_called_the_closest(monkeypatch):
     seen = []
 
     def outcome(settings):
@@ -175,9 +175,9 @@ def test_better_settings_are_written_and_printed(scripted_measurements, capsys):
     assert not list(scripted_measurements.model_store.glob("*.part"))
 
 
-def test_goal_that_nothing_keeps_writes_nothing_and_names_the_nearest(scripted_measurements):
+def test_goal_that_no_settings_meet_writes_nothing_and_names_the_closest(scripted_measurements):
     before = scripted_measurements.config.read_text()
-    message = r"nothing keeps p99_ms=9; the nearest: workers 1.* batch 1,.* p99 10.0 ms .* Nothing was written"
+    message = r"no settings meet p99_ms=9; closest: workers 1.* batch 1,.* p99 10.0 ms .* Nothing was written"
     with pytest.raises(BenchError, match=message):
         tune(Goal.parse("p99_ms=9"), scripted_measurements)
     assert scripted_measurements.config.read_text() == before

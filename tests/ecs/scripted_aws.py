@@ -26,8 +26,7 @@ from moto.elbv2.models import FakeHealthStatus
 from moto.server import ThreadedMotoServer
 
 from scripts.ecs import stacks
-from scripts.ecs.aws import PREFIX, Aws
-from scripts.ecs.doctor.service_state import LINKED_ROLE
+from scripts.ecs.aws import ECS_ROLE, PREFIX, Aws
 from scripts.ecs.stack import STACK
 
 REGION, ACCOUNT = "eu-central-1", "123456789012"
@@ -314,7 +313,7 @@ class Fleet:
         backends: Any = get_backend("ecs")
         self.ecs = backends[ACCOUNT][REGION]
         path = "/aws-service-role/ecs.amazonaws.com/"
-        outside("iam").create_role(RoleName=LINKED_ROLE, AssumeRolePolicyDocument="{}", Path=path)
+        outside("iam").create_role(RoleName=ECS_ROLE, AssumeRolePolicyDocument="{}", Path=path)
         vpc = outside("ec2").describe_vpcs()["Vpcs"][0]["VpcId"]
         subnet = outside("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
         template = {"ImageId": "ami-12c6146b", "InstanceType": "c7i.large"}

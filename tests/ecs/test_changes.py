@@ -23,7 +23,7 @@ def test_question_answered_with_no_leaves_nothing_behind(scripted, command, monk
     monkeypatch.setattr("builtins.input", lambda question: (_ for _ in ()).throw(EOFError))
     status, output = command("--image", "abc")
     assert status == 1
-    assert "no terminal to answer 'Apply these changes to seefood-network? [y/n]': --yes skips the question" in output
+    assert "no terminal to answer 'Apply these changes to seefood-network? [y/n]': YES=1 (--yes) skips the question" in output
     assert not scripted.stacks
 
 
@@ -36,7 +36,7 @@ def test_what_cannot_be_created_again_is_replaced_only_if_it_is_named(scripted, 
     assert status == 1
     assert "REPLACED (the old one stays in AWS)  ModelBucket  AWS::S3::Bucket  BucketName" in output
     assert "which may destroy the release document, its history and the archives: nothing was changed" in output
-    assert "--replace ModelBucket" in output
+    assert "REPLACE=ModelBucket (--replace)" in output
     assert not scripted.calls["ExecuteChangeSet"]
     status, output = command("--image", "old", "--yes", "--only", "storage", "--replace", "ModelBucket")
     assert status == 0, output

@@ -271,10 +271,10 @@ def test_tag_is_the_commit_and_uncommitted_files_are_refused(monkeypatch, tmp_pa
     git("commit", "--quiet", "--message", "one")
     assert image.commit_tag() == git("rev-parse", "HEAD")[:12]
     (tmp_path / "file").write_text("2")
-    with pytest.raises(image.ImageError, match=r"M file\nCommit them, or .* --image TAG"):
+    with pytest.raises(image.ImageError, match=r"M file\nCommit them, or .* IMAGE=TAG \(--image TAG\)"):
         image.commit_tag()
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(image.ImageError, match=r"cannot run git .* --image TAG"):
+    with pytest.raises(image.ImageError, match=r"cannot run git .* IMAGE=TAG \(--image TAG\)"):
         image.commit_tag()
 
 

@@ -8,12 +8,13 @@ from moto.core.responses import ActionResult
 from werkzeug.exceptions import Forbidden
 
 from scripts.command import run
+from scripts.ecs.aws import ECS_ROLE
 from scripts.ecs.calls import calls_of
 from scripts.ecs.doctor import doctor
 from scripts.ecs.doctor.causes import explain, findings
 from scripts.ecs.doctor.history import since
 from scripts.ecs.doctor.reasons import known_reason
-from scripts.ecs.doctor.service_state import LINKED_ROLE, State
+from scripts.ecs.doctor.service_state import State
 from scripts.ecs.stacks import ORDER, Deployment
 from tests.ecs.scripted_aws import NAME, REGION, Fleet, ScriptedStacks, now, outside, reset
 
@@ -121,7 +122,7 @@ def alarm(name):
 
 
 def no_role(fleet):
-    outside("iam").delete_role(RoleName=LINKED_ROLE)
+    outside("iam").delete_role(RoleName=ECS_ROLE)
 
 
 def no_release(fleet):

@@ -96,6 +96,7 @@ def test_folder_that_cannot_be_written_any_more_harms_nothing(capture, tmp_path,
 def test_folder_that_cannot_be_made_does_not_keep_a_worker_from_starting(capture, tmp_path):
     (tmp_path / "captured").touch()
     capture(share=1, bytes=10**6, age_s=3600)(b"photo")
+    assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("captured", 0)]
 
 
 def test_share_alone_is_enough_as_the_bounds_have_defaults(capture, tmp_path, monkeypatch):

@@ -41,8 +41,8 @@ def test_photo_is_found_wherever_it_may_be(value):
         ({"body": {"image": 7}}, "holds no photo"),
         ({"body": {"image": "?!"}}, "not base64"),
         ({"body": {"image": "é"}}, "not base64"),
-        ({"body": {"instances": [{"image": BASE64}] * 2}}, "2 instances"),
-        ({"body": {"instances": "x"}}, "no list of instances"),
+        ({"body": {"instances": [{"image": BASE64}] * 2}}, "instances must be a list of exactly one, found 2"),
+        ({"body": {"instances": "x"}}, "instances must be a list of exactly one, found str"),
         ({"body": b'{"image": '}, "not valid JSON"),
         ({"body": b'{"image": "\xff"}'}, "not valid JSON"),
         ({"body": b'{"image": ' + b"[" * 900}, "not valid JSON"),
@@ -57,8 +57,8 @@ def test_request_without_a_photo_is_refused_with_what_was_expected(request_field
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"image": "A" * (MAX_BASE64 + 4)}, "27,962,032 characters of base64: at most 27,962,028 are read"),
-        (b'{"image": [' + b"{}," * 2000 + b"{}]}", "at most 1,000 are read"),
+        ({"image": "A" * (MAX_BASE64 + 4)}, "27,962,032 characters of base64, the limit is 27,962,028"),
+        (b'{"image": [' + b"{}," * 2000 + b"{}]}", "the limit is 1,000"),
     ],
 )
 def test_request_over_a_limit_is_refused_before_it_is_decoded(body, message):

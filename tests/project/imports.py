@@ -29,7 +29,7 @@ def _read_imports(source: str) -> tuple[tuple[str, tuple[str, ...], int], ...]:
     """(module, names taken from it, line) of each import, inside functions too; those for the type checker alone excepted."""
     tree = ast.parse(source)
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    for_types = {id(node) for block in blocks for node in ast.walk(block)}
+    for_types = {id(node) for block in blocks for line in block.body for node in ast.walk(line)}  # not its `else`
     found: list[tuple[str, tuple[str, ...], int]] = []
     for node in ast.walk(tree):
         if id(node) in for_types:

@@ -69,6 +69,12 @@ def test_reader_that_goes_away_ends_the_command_without_a_traceback():
     assert errors == f"status {128 + signal.SIGPIPE}\n"
 
 
+def test_closed_output_is_no_fault():
+    process = command("print('nobody reads this')", "{} >&-")
+    _, errors = process.communicate()
+    assert (errors, process.returncode) == ("", 0)
+
+
 def test_signals_are_handled_as_before_when_the_command_has_ended():
     before = signal.getsignal(signal.SIGTERM)
     run(lambda: 0)

@@ -26,8 +26,13 @@ IMAGE = f"seefood:{TAG}"
 SECRET = "canary-2f7c1e"  # what must not be found in the image
 MAX_BYTES = 1.6e9
 HARDENED = [
-    *("--read-only", "--tmpfs", "/tmp:size=512m,mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
-    *("--pids-limit", "512", "--memory", "2g", "--stop-timeout", "90"),
+    "--read-only",
+    "--tmpfs=/tmp:size=512m,mode=1777",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--pids-limit=512",
+    "--memory=2g",
+    "--stop-timeout=90",
 ]
 
 
@@ -156,8 +161,8 @@ def test_image_is_small_and_has_what_it_needs_and_no_more(docker):
         "print([n for n in ('torchvision', 'timm', 'mlflow', 'dvc', 'pip', 'uv', 'training', 'pytest') if u.find_spec(n)]); "
         "print([n for n in ('cc', 'gcc', 'make', 'git', 'curl') if shutil.which(n)])"
     )
-    said = docker("run", "--rm", "--entrypoint", "python", IMAGE, "-c", program)
-    assert said.split("\n")[:4] == ["None", "[]", "[]", "[]"]
+    output = docker("run", "--rm", "--entrypoint", "python", IMAGE, "-c", program)
+    assert output.split("\n")[:4] == ["None", "[]", "[]", "[]"]
 
 
 def test_no_layer_holds_a_build_secret(docker):
@@ -174,8 +179,8 @@ def test_no_layer_holds_a_build_secret(docker):
 
 def test_devcontainer_has_what_make_setup_needs(docker):
     program = "whoami; make --version; git --version; python3 -m venv /tmp/v && /tmp/v/bin/pip --version"
-    said = docker("run", "--rm", f"seefood-dev:{TAG}", "sh", "-ec", program)
-    assert said.startswith("dev\nGNU Make")
+    output = docker("run", "--rm", f"seefood-dev:{TAG}", "sh", "-ec", program)
+    assert output.startswith("dev\nGNU Make")
     about = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
     assert (about["build"]["target"], about["remoteUser"]) == ("dev", "dev")
 
@@ -276,7 +281,7 @@ def test_stays_within_its_memory_while_two_versions_are_loaded_and_big_photos_co
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         (["--env=SEEFOOD_GRACE=15"], "SEEFOOD_GRACE is set, expected one of"),
         (["--env=SEEFOOD_GRACE_S=soon"], "SEEFOOD_GRACE_S is 'soon', expected a number"),
@@ -284,11 +289,11 @@ def test_stays_within_its_memory_while_two_versions_are_loaded_and_big_photos_co
         ([], "no archive"),
     ],
 )
-def test_wrong_configuration_ends_it_with_the_reason(run, options, said):
+def test_wrong_configuration_ends_it_with_the_reason(run, options, reason):
     container = run(None, *options)
     container.wait_for(lambda: not container.state()["Running"])
     assert container.state()["ExitCode"] == 1
-    assert said in container.log
+    assert reason in container.log
     assert "Traceback" not in container.log
 
 

@@ -190,7 +190,7 @@ def test_inputs_that_cannot_be_used_are_refused_before_anything_is_done(tmp_path
     assert "::error::" in played.printed
 
 
-def test_make_packs_what_the_pipeline_exported_without_exporting_anew(tmp_path):
+def test_make_packs_what_the_pipeline_exported_without_exporting_again(tmp_path):
     (tmp_path / "program.json").touch()
     command = ["make", "-n", "archive", "VERSION=9.9.9", f"EXPORTED={tmp_path}", f"RUN={tmp_path}/none"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

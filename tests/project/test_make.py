@@ -168,8 +168,8 @@ def test_a_value_is_one_argument_whatever_is_in_it(project, target, names):
 def test_a_list_is_an_argument_for_each_word(project, target, name):
     value = r"""docker a'b c"d $(touch) `touch` ;touch #x"""
     commands = project.run(target, f"{name}={value}", *needed(target))
-    words = value.split()
-    assert any(command[at : at + len(words)] == words for command in commands for at in range(len(command))), commands
+    arguments = value.split()
+    assert any(command[at : at + len(arguments)] == arguments for command in commands for at in range(len(command))), commands
     assert project.left() == set()
 
 

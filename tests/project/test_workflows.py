@@ -113,12 +113,12 @@ def test_nothing_is_made_or_deployed_that_was_not_checked():
 def test_every_make_target_of_the_workflows_exists():
     targets = set(re.findall(r"^([\w./-]+)(?: [\w./-]+)*:(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
-        word
+        argument
         for where in JOBS
         for step in steps_of(where)
-        for words in re.findall(r"\bmake ([^|;&\n]+)", step.get("run", ""))
-        for word in words.split()
-        if "=" not in word
+        for arguments in re.findall(r"\bmake ([^|;&\n]+)", step.get("run", ""))
+        for argument in arguments.split()
+        if "=" not in argument
     }
     assert {"test", "container-test", "preflight", "image", "deploy", "smoke", "pull", "archive", "rollout", "rollback"} <= named
     assert named <= targets, named - targets
@@ -194,7 +194,7 @@ SUBJECT = "repo:ORG/REPO:environment:production"
 
 
 @pytest.mark.parametrize(
-    ("subject", "said"),
+    ("subject", "reason"),
     [
         ("repo:ORG/REPO:environment:staging", "says environment:production, AWS trusts environment:staging"),
         ("repo:ORG/REPO:ref:refs/heads/main", "says environment:production"),
@@ -205,8 +205,8 @@ SUBJECT = "repo:ORG/REPO:environment:production"
         ("ORG/REPO:environment:production", "no subject of one repository"),
     ],
 )
-def test_another_subject_is_found(subject, said):
-    assert any(said in problem for problem in disagreements(DEPLOYING, trust(), subject))
+def test_another_subject_is_found(subject, reason):
+    assert any(reason in problem for problem in disagreements(DEPLOYING, trust(), subject))
 
 
 def _changed(path, value):
@@ -222,7 +222,7 @@ def _changed(path, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "reason"),
     [
         (["environment"], None, "main.yml deploy says ref:refs/heads/main"),
         (["environment"], "Production", "main.yml deploy says environment:Production"),
@@ -230,8 +230,8 @@ def _changed(path, value):
         (["permissions", "id-token"], None, "main.yml deploy gets no token"),
     ],
 )
-def test_a_job_that_aws_would_refuse_is_found(path, value, said):
-    assert any(said in problem for problem in disagreements(_changed(path, value), trust(), SUBJECT))
+def test_a_job_that_aws_would_refuse_is_found(path, value, reason):
+    assert any(reason in problem for problem in disagreements(_changed(path, value), trust(), SUBJECT))
 
 
 @pytest.mark.parametrize("fault", ["StringLike", "no audience", "another parameter", "a pattern"])

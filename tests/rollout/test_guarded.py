@@ -13,7 +13,7 @@ from scripts.command import run
 from scripts.release.document import parse
 from scripts.release.folder_store import FolderStore
 from scripts.rollout.rollout import main
-from scripts.rollout.unmanaged import server_at
+from scripts.rollout.unmanaged import unmanaged_server
 from tests.conftest import ROOT
 from tests.rollout.rolling import release, report, reversion
 
@@ -87,7 +87,7 @@ def test_every_line_of_a_watched_rollout_and_of_the_way_back_is_json(store, foll
     assert status == 0, error
     assert stages(store) == [("released", "1.0.0"), ("shadow", "1.0.0"), ("baking", "1.1.0"), ("released", "1.1.0")]
     (compared,) = [step for step in steps if step["step"] == "compared by captured photos"]
-    assert "1.1.0 names the same class as 1.0.0 for 1 of them (50.0 %)\n  1 x ramen -> pho" in compared["report"]
+    assert "1.1.0 and 1.0.0 agree on 1 of 2 captured photos (50.0 %)\n  1 x ramen -> pho" in compared["report"]
     assert steps[-1]["default"] == "1.1.0"
     assert store.has("seefood-1.1.0.mar")
     written = [parse(text)["written"] for text in store.history()]
@@ -151,7 +151,7 @@ def test_instance_that_stops_reporting_fails_the_rollout(store, follow, rollout,
 def test_management_is_the_port_after_predictions_unless_given(url, management_url, management, monkeypatch):
     monkeypatch.setenv("SEEFOOD_MANAGEMENT_TOKEN", "m")
     monkeypatch.setenv("SEEFOOD_INFERENCE_TOKEN", "i")
-    server = server_at(url, management_url)
+    server = unmanaged_server(url, management_url)
     assert (server.management, server.inference) == (management, url.rstrip("/"))
     assert (server.management_token, server.inference_token) == ("m", "i")
 
@@ -159,4 +159,4 @@ def test_management_is_the_port_after_predictions_unless_given(url, management_u
 @pytest.mark.parametrize("url", ["host:8080", "http://", "ftp://host:8080", "http://host:8080/predictions/seefood", "http://host"])
 def test_address_that_cannot_be_rolled_is_refused(url):
     with pytest.raises(ValueError, match="URL is '"):
-        server_at(url, None)
+        unmanaged_server(url, None)

@@ -120,7 +120,7 @@ def test_archive_that_holds_another_than_its_name_says_is_refused(store, rollout
     shutil.rmtree(store.folder)
     status, _, error = rollout("start", name.split("-")[1].removesuffix(".mar"), model_store=models)
     assert status == 1
-    assert f"{name} holds seefood 1.1.0, its name says {name.removesuffix('.mar').replace('-', ' ')}" in error
+    assert f"{name} contains seefood 1.1.0 but is named {name.removesuffix('.mar').replace('-', ' ')}" in error
     assert not store.folder.exists()
 
 

@@ -132,8 +132,8 @@ def test_a_service_that_starts_is_waited_for(golden, store):
     ("fault", "reason"),
     [
         ({"version": "0.9.0"}, "is answered by version 0.9.0, not 1.0.0"),
-        ({"off": 0.2}, "is answered wrong: off by 0.2"),
-        ({"refusals": 1000}, "is answered 503"),
+        ({"off": 0.2}, "answered incorrectly: probability off by 0.2"),
+        ({"refusals": 1000}, "got status 503"),
     ],
 )
 def test_a_service_that_answers_otherwise_fails_with_the_reason(golden, store, fault, reason):
@@ -157,7 +157,7 @@ def test_a_service_that_answered_once_must_answer_on(golden, store):
     with serving(Tired(golden)) as service:
         status, output = smoke(service.url, store, "--wait", "60")
     assert status == 1
-    assert f"{golden.names[1]!r} is answered 503" in output
+    assert f"{golden.names[1]!r} got status 503" in output
     assert len(service.seen) == 2
 
 
@@ -194,7 +194,7 @@ def test_a_release_that_is_not_there_and_an_archive_that_was_changed_are_named(g
         changed = smoke(service.url, store)
     assert (nowhere[0], changed[0]) == (1, 1)
     assert "there is no release document" in nowhere[1]
-    assert "the release document says 000000000000" in changed[1]
+    assert "does not match the release document's 000000000000" in changed[1]
     assert not service.seen
 
 

@@ -20,7 +20,8 @@ class Server:
         self.url = f"http://127.0.0.1:{port}/predictions/{model}"
         command = [
             sys.executable,
-            *("-m", "scripts.serving.serve"),
+            "-m",
+            "scripts.serving.serve",
             "--port",
             str(port),
             "--model-store",

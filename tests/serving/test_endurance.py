@@ -1,4 +1,4 @@
-"""The starter under a real TorchServe: heat maps, what it says of itself, too much work, clients that go, 5,000 requests."""
+"""The starter under a real TorchServe: heat maps, its description of itself, too much work, clients that go, 5,000 requests."""
 
 import io
 import json
@@ -46,12 +46,17 @@ def test_heat_map_comes_as_a_picture_and_as_a_grid(server):
 
 def test_model_describes_itself(server):
     answer = httpx.get(f"http://127.0.0.1:{server.port + 1}/models/seefood", params={"customized": "true"}).json()[0]
-    told = answer["customizedMetadata"]
-    told = json.loads(told) if isinstance(told, str) else told
-    assert (told["format"], told["precision"], told["version"], len(told["labels"])) == ("openvino", "f32", "0.2.0", 10)
-    assert told["accuracy"]["top1"] == pytest.approx(0.852, abs=0.001)
-    assert told["spec"]["input_size"] == [3, 224, 224]
-    assert told["provenance"]["data"]["source"] == "class folders in food10"
+    description = answer["customizedMetadata"]
+    description = json.loads(description) if isinstance(description, str) else description
+    assert (description["format"], description["precision"], description["version"], len(description["labels"])) == (
+        "openvino",
+        "f32",
+        "0.2.0",
+        10,
+    )
+    assert description["accuracy"]["top1"] == pytest.approx(0.852, abs=0.001)
+    assert description["spec"]["input_size"] == [3, 224, 224]
+    assert description["provenance"]["data"]["source"] == "class folders in food10"
 
 
 def test_describe_header_on_a_prediction_changes_nothing(server):

@@ -132,11 +132,11 @@ def test_every_line_of_json_logs_is_a_json_object(model_store, tmp_path, monkeyp
     assert steps["newer archive"]["archive"] == "seefood-1.1.0.mar"
     assert (steps["serving"]["model"], steps["serving"]["version"]) == ("seefood", "1.0.0")
     assert lines[-1]["step"] == "stopped"
-    assert lines[-1]["because"] == "SIGTERM"
+    assert lines[-1]["why"] == "SIGTERM"
 
 
 @pytest.mark.slow
-def test_readiness_names_the_version_with_json_logs_as_with_words(model_store, monkeypatch):
+def test_readiness_names_the_version_with_json_logs_as_with_text(model_store, monkeypatch):
     monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
     server = Server(model_store, free_port()).wait_ready()
     readiness = httpx.get(f"http://127.0.0.1:{ports_of(server.port)['health']}/readyz").json()

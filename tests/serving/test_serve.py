@@ -110,6 +110,6 @@ def test_release_may_come_from_the_environment():
 def test_message_for_people_is_a_step_where_logs_are_json(capsys):
     Steps(False).say("ready, go", "ready", version="1.0.0")
     Steps(True).say("ready, go", "ready", version="1.0.0")
-    words, line = capsys.readouterr().out.splitlines()
-    assert words == "ready, go"
+    message, line = capsys.readouterr().out.splitlines()
+    assert message == "ready, go"
     assert json.loads(line) == {"at": json.loads(line)["at"], "step": "ready", "version": "1.0.0"}

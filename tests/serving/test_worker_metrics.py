@@ -36,7 +36,11 @@ def test_worker_makes_the_folder_that_is_missing(tmp_path, missing):
 
 def test_outcomes_are_few_and_each_status_has_one():
     assert [outcome(status) for status in (200, 400, 413, 415, 422)] == [
-        *("answered", "bad_request", "too_large", "unsupported", "unreadable"),
+        "answered",
+        "bad_request",
+        "too_large",
+        "unsupported",
+        "unreadable",
     ]
     metrics = Metrics("1.0.0", ["ramen"])
     for status in range(400, 600):

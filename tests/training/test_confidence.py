@@ -46,7 +46,7 @@ def test_auroc_counts_every_pair_and_a_tie_half():
 
 
 @pytest.mark.parametrize(("photos", "rate"), [(19, 0.05), (40, 0.05), (99, 0.29), (583, 0.05), (50, 0.01)])
-def test_threshold_keeps_its_false_alarm_rate(photos, rate):
+def test_threshold_keeps_its_false_positive_rate(photos, rate):
     generator = torch.Generator().manual_seed(photos)
     scores = torch.rand(2000, photos, generator=generator).square()  # validation photos of 2000 trials
     thresholds = torch.tensor([fit_threshold(row, rate) for row in scores])
@@ -70,7 +70,7 @@ def test_threshold_with_ties_and_with_too_few_photos_gives_none_too_many_low_con
 
 @pytest.mark.parametrize(
     ("scores", "rate", "message"),
-    [([0.5], 0.0, "false_alarm_rate is 0.0, expected more than 0"), ([0.5, float("nan")], 0.1, "1 of 2 scores are not finite")],
+    [([0.5], 0.0, "false_positive_rate is 0.0, expected more than 0"), ([0.5, float("nan")], 0.1, "1 of 2 scores are not finite")],
 )
 def test_threshold_of_bad_values_is_refused(scores, rate, message):
     with pytest.raises(ValueError, match=message):
@@ -199,7 +199,7 @@ def test_evaluation_with_out_of_distribution_photos_writes_table_and_picture(eva
     assert {"entropy", "energy", "top probability", "Mahalanobis distance"} <= found["scores"].keys()
     for score in found["scores"].values():
         assert 0 <= score["auroc"] <= 1
-        assert 0 <= score["caught_at_5_percent"] <= 1
+        assert 0 <= score["detected_at_5_percent_fpr"] <= 1
     with Image.open(folder / "confidence.png") as image:
         assert image.width > 800
     page = (folder / "report.html").read_text()

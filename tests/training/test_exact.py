@@ -240,7 +240,7 @@ def test_run_of_another_model_is_not_resumed_and_one_without_a_name_takes_any(tm
     older = load_state(one_process / "last.pt")
     del older["name"]
     save_whole(older, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match="older than model names: give --model NAME"):
+    with pytest.raises(ValueError, match="has no model name: give MODEL=NAME"):
         read_run(tmp_path, None)
     assert read_run(tmp_path, "flowers")[0] == "flowers"
     train("flowers", generated, params, tmp_path)

@@ -69,7 +69,7 @@ def test_program_json_names_the_trained_model_or_the_one_that_is_given(exported,
     assert json.loads((exported / "program.json").read_text())["model"] == checkpoint.name
     monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
     older = replace(checkpoint, name=None)
-    with pytest.raises(ValueError, match="older than model names: give --model NAME"):
+    with pytest.raises(ValueError, match="has no model name: give MODEL=NAME"):
         export(older, tmp_path / "export", format_name="onnxruntime")
     export(older, tmp_path / "export", format_name="onnxruntime", model="flowers")
     assert json.loads((tmp_path / "export" / "program.json").read_text())["model"] == "flowers"
@@ -97,9 +97,9 @@ def test_every_format_is_served_by_torchserve_heat_maps_too(other_format, tmp_pa
     [
         (0.895, 0.99, "bf16", None),
         (0.894, 0.99, "bf16", r"top-1 is 89\.40%, 0\.60 points below float32's, at most 0\.5 are allowed"),
-        (0.9, 0.989, "bf16", r"names float32's class for 98\.90% of the photos, expected 99%"),
+        (0.9, 0.989, "bf16", r"agrees with float32 torch on 98\.90% of photos, 99% are required"),
         (0.9, 0.98, "int8", None),
-        (0.9, 0.979, "int8", r"names float32's class for 97\.90% of the photos, expected 98%"),
+        (0.9, 0.979, "int8", r"agrees with float32 torch on 97\.90% of photos, 98% are required"),
     ],
 )
 def test_gate_allows_half_a_point_and_one_other_class_in_a_hundred_or_in_fifty_for_int8(top1, agreement, precision, reason):
@@ -125,7 +125,7 @@ def test_format_that_answers_otherwise_is_refused_with_its_figures_and_the_next_
         gate("onnxruntime", tmp_path, prepared.reference)
     printed = capsys.readouterr().out
     assert re.search(
-        r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), the same class for .*% of \d+ photos; refused: ", printed
+        r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), agrees with float32 torch on .*% of \d+ photos; refused: ", printed
     )
 
 

@@ -319,7 +319,7 @@ def test_old_photos_stay_on_their_side_and_the_summary_says_so(monkeypatch, caps
     for number in range(1000, 1060):
         give(f"class_{number % 4}", number)
     _, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)
-    assert "no old photos changed sides" in output
+    assert "no old photos moved between train and held-out" in output
     after = read_data(food, 0.1, 0)
     assert re.search(rf"train +\d+ -> {len(after.train)}\n +held out +\d+ -> {len(after.held_out)}\n", output)
     assert f"-> {after.fingerprint[:12]}" in output

@@ -111,8 +111,8 @@ def test_each_end_of_a_trial_is_told_as_what_it_is(tmp_path, settings, tiny_para
     good = run(study, settings, params, tmp_path, lr=0.06)
     assert (good.state, good.value) == (TrialState.COMPLETE, pytest.approx(0.6))  # the second epoch's, the best
     assert good.intermediate_values.keys() == {1, 2, 3, 4, 5, 6}
-    hopeless = run(study, settings, params, tmp_path, lr=0.002)
-    assert hopeless.state == TrialState.PRUNED
+    weak = run(study, settings, params, tmp_path, lr=0.002)
+    assert weak.state == TrialState.PRUNED
     assert len(read_history(trial_folder(tmp_path, 1))) < 6
     failed = run(study, settings, params, tmp_path, lr=0.095)
     assert (failed.state, failed.user_attrs) == (TrialState.FAIL, {"error": "error: the loss is nan"})

@@ -1,4 +1,4 @@
-"""What `make ingest` changed in a data set: photos a class and a side before and after, and whether old photos changed sides."""
+"""What `make ingest` changed in a data set: photos a class and a split before and after, and which old photos changed splits."""
 
 from collections import Counter
 from pathlib import Path
@@ -27,19 +27,19 @@ def _print_classes(before: Data, after: Data) -> None:
 
 
 def _print_moved(before: Data, after: Data) -> None:
-    old, new = _side_of_each(before), _side_of_each(after)
-    # a photo that is left out now, as a near-duplicate on the other side came, has not moved
+    old, new = _split_of_each(before), _split_of_each(after)
+    # a photo that is left out now, as a near-duplicate came into the other split, has not moved
     moved = [path for path in old if path in new and old[path] != new[path]]
-    print(f"  {len(moved) or 'no'} old photos changed sides")
+    print(f"  {len(moved) or 'no'} old photos moved between train and held-out")
     for path in moved:
         print(f"    {path} -> {new[path]}")
     if moved:
-        print("  (their class was so small that one photo filled a side of it, see hold_out in training/data/split.py)")
+        print("  (their class is so small that one photo was the whole of a split, see hold_out in training/data/split.py)")
 
 
 def _photos_per_class(data: Data) -> Counter[str]:
     return Counter(data.labels[photo.index] for photo in data.train + data.held_out)
 
 
-def _side_of_each(data: Data) -> dict[Path, str]:
+def _split_of_each(data: Data) -> dict[Path, str]:
     return {photo.path: "train" for photo in data.train} | {photo.path: "held_out" for photo in data.held_out}

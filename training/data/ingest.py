@@ -34,14 +34,13 @@ from scripts.errors import SeeFoodError
 from training.data.duplicates import thumbnail
 from training.data.growth import print_growth
 from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
-from training.data.sets import HELD_OUT_FOLDERS, Data, food101_folder, read_data
+from training.data.sets import HASH_CACHE, HELD_OUT_FOLDERS, Data, food101_folder, read_data
 from training.params import Params, read_params
 from training.tracking.provenance import dvc_version
 
 # a training crop of a quarter of the area still has 256 px then: more than the 224 that most networks take
 SHORT_SIDE = 512
 JPEG_QUALITY = 90
-CACHE = Path("build/photo-hashes")
 NO_LABELS = {"", "train", *HELD_OUT_FOLDERS}  # folders of a split, given by mistake
 
 
@@ -201,7 +200,7 @@ def write_refused(refused: list[Refusal], path: Path) -> None:
 def read_split(root: Path, params: Params) -> Data | None:
     """The data set as it is trained on; None, and why on stderr, if it cannot be."""
     try:
-        return read_data(root, params.val_fraction, params.seed, CACHE)
+        return read_data(root, params.val_fraction, params.seed)
     except ValueError as error:
         print(f"not enough to train on yet: {error}", file=sys.stderr)
         return None
@@ -241,7 +240,7 @@ def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: 
     """Add the new photos of `source` to the data set in `root`. IngestError, ValueError or OSError if there is none to add."""
     given = read_given(source)
     with staging_folder(root) as staging:
-        known = read_known_photos(root, CACHE)
+        known = read_known_photos(root, HASH_CACHE)
         check_labels(given, known, new_classes)
         before, version = read_split(root, params) if known.photos else None, dvc_version(root)
         selection = known.select(stage(given, known, staging))

@@ -35,8 +35,7 @@ def main() -> None:
     if args.data.suffix == ".json" or args.out.suffix != ".json":
         raise ValueError(f"--data is {args.data} and --out {args.out}, expected a folder and a .json")
     params = read_params(args.params)
-    # the cache of make ingest and make train, too: photos that were hashed once are not read again
-    data = read_data(args.data, params.val_fraction, params.seed, Path("build/photo-hashes"))
+    data = read_data(args.data, params.val_fraction, params.seed)
     write_prepared(data, params.val_fraction, params.seed, args.out)
     print_summary(data)
     print(f"{args.out} is written. Next: make train DATA={args.out}")

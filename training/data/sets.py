@@ -16,6 +16,8 @@ from training.data.split import Photo, hash_photos, split_photos
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 PREPARED = "seefood data, prepared"
+# of all commands: photos that one has hashed, no other reads again
+HASH_CACHE = Path("build/photo-hashes")
 # the first of them that a data set has: a validation folder beside a test folder is not used
 HELD_OUT_FOLDERS = ("test", "val", "validation", "valid")
 
@@ -45,10 +47,10 @@ class Data:
         }
 
 
-def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | None = None) -> Data:
+def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | None = HASH_CACHE) -> Data:
     """The data set in `root`, hashed and split; generated pictures if `root` is None. A prepared one's photos are not read.
 
-    `cache` is a folder that keeps the hashes, so that a large data set is read whole only once.
+    `cache` is a folder that keeps the hashes, so that a large data set is read whole only once; None: no cache.
     ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable; or if `root`
     is a .json that prepare.py did not write, or wrote for another seed or fraction, or for photos that are gone.
     """
@@ -65,7 +67,7 @@ def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | N
     if not train or not held_out:
         raise ValueError(f"{folder} gives {len(train)} photos to train on and {len(held_out)} to hold out, expected some of both")
     if left_out := len(photos) - len(train) - len(held_out):
-        print(f"left out {left_out} photos of {folder}: near-duplicates of photos on the other side", file=sys.stderr)
+        print(f"left out {left_out} photos of {folder}: near-duplicates of photos in the other split", file=sys.stderr)
     return Data(labels, tuple(train), tuple(held_out), _fingerprint(labels, photos), source, root)
 
 

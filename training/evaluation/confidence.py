@@ -21,7 +21,7 @@ from handler.preprocess import PhotoError, Spec, preprocess
 from training.data.split import Photo
 from training.model import Classifier
 
-FALSE_ALARM_RATE = 0.05
+FALSE_POSITIVE_RATE = 0.05  # share of photos of known classes that get low confidence
 # the class means of all 3,163 training photos of food10 gave no better AUROC than those of 10 a class
 PHOTOS_A_CLASS = 100
 SHRINKAGE = 0.1  # of a covariance towards a sphere: there may be fewer photos than features
@@ -126,7 +126,7 @@ def auroc(known: Tensor, unknown: Tensor) -> float:
     return int(below + not_above) / (2 * len(known) * len(unknown))
 
 
-def fit_threshold(scores: Tensor, false_alarm_rate: float = FALSE_ALARM_RATE) -> float:
+def fit_threshold(scores: Tensor, false_positive_rate: float = FALSE_POSITIVE_RATE) -> float:
     """Scores below this are low confidence: the k-th lowest of validation scores (N,), k = floor(rate * (N + 1)).
 
     Guaranteed for any N and any distribution (split conformal prediction, arXiv:2107.07511): of new photos like those, on
@@ -135,12 +135,12 @@ def fit_threshold(scores: Tensor, false_alarm_rate: float = FALSE_ALARM_RATE) ->
     export format. Where N is too small for the rate (N + 1 < 1 / rate), it is the lowest float32: no photo is below it.
     ValueError for a rate outside 0..1 or scores that are not finite.
     """
-    if not 0 < false_alarm_rate < 1:
-        raise ValueError(f"false_alarm_rate is {false_alarm_rate}, expected more than 0 and less than 1")
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate is {false_positive_rate}, expected more than 0 and less than 1")
     if not scores.isfinite().all():
         raise ValueError(f"{int((~scores.isfinite()).sum())} of {len(scores)} scores are not finite")
     # + 1e-9, as 0.07 * 100 is 7.000000000000001 but 0.29 * 100 is 28.999999999999996
-    k = int(false_alarm_rate * (len(scores) + 1) + 1e-9)
+    k = int(false_positive_rate * (len(scores) + 1) + 1e-9)
     return float(scores.sort().values[k - 1]) if k else torch.finfo(torch.float32).min
 
 

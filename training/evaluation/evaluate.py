@@ -23,7 +23,7 @@ from scripts.command import parser, run
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import (
-    FALSE_ALARM_RATE,
+    FALSE_POSITIVE_RATE,
     all_scores,
     auroc,
     extract_features,
@@ -105,10 +105,10 @@ def evaluate_unknown(
     for name, score in all_scores(features, logits, targets, checkpoint.temperature).items():
         of_known, of_unknown = score(known_features, known_logits), score(unknown_features, unknown_logits)
         threshold = fit_threshold(of_known)
-        caught = float((of_unknown < threshold).float().mean())
-        scores[name] = {"auroc": round(auroc(of_known, of_unknown), 4), "caught_at_5_percent": round(caught, 4)}
+        detected = float((of_unknown < threshold).float().mean())
+        scores[name] = {"auroc": round(auroc(of_known, of_unknown), 4), "detected_at_5_percent_fpr": round(detected, 4)}
         if len(scores) == 1:  # the first is the one that is served
-            report |= {"score": name, "threshold": threshold, "false_alarm_rate": FALSE_ALARM_RATE}
+            report |= {"score": name, "threshold": threshold, "false_positive_rate": FALSE_POSITIVE_RATE}
             plot_confidence(of_known, of_unknown, threshold, out / "confidence.png")
     return report
 
@@ -144,7 +144,7 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     """
     unknown_paths = unknown_photos(unknown) if unknown is not None else []  # before the long part: it may be a wrong path
     params = Params(**checkpoint.params)
-    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed, Path("build/photo-hashes")))
+    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed))
     classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logits, targets = predict(classifier.to(device), eval_loader(data.held_out, params, spec), device)
@@ -179,7 +179,7 @@ def track(out: Path, metrics: dict[str, float], epoch: int) -> None:
 
 
 def print_summary(out: Path) -> None:
-    """The main metrics, the five worst classes, and what is caught of out-of-distribution photos."""
+    """The main metrics, the five worst classes, and how many out-of-distribution photos are detected."""
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     print(f"{metrics['photos']} held-out photos of {metrics['data']}, none of them trained on")
     for name in ("top1", "top5", "f1"):
@@ -192,10 +192,10 @@ def print_summary(out: Path) -> None:
         mostly = f", {row['times']} of them predicted as {row['most_confused_with']}" if row["most_confused_with"] else ""
         print(f"  {row['label']}: F1 {float(row['f1']):.2f} on {row['support']} photos{mostly}")
     if found := metrics.get("out_of_distribution"):
-        rate = f"{100 * found['false_alarm_rate']:g} %"
-        print(f"  {found['photos']} out-of-distribution photos of {found['unknown']}, share caught at {rate} false alarms:")
+        rate = f"{100 * found['false_positive_rate']:g} %"
+        print(f"  {found['photos']} out-of-distribution photos of {found['unknown']}, detected at a false positive rate of {rate}:")
         for name, score in found["scores"].items():
-            print(f"    {name:34s} {100 * score['caught_at_5_percent']:5.1f} %   AUROC {score['auroc']:.4f}")
+            print(f"    {name:34s} {100 * score['detected_at_5_percent_fpr']:5.1f} %   AUROC {score['auroc']:.4f}")
     print(f"{out} holds metrics.json, tables and plots. Next: make report")
 
 
@@ -205,7 +205,7 @@ def main() -> None:
     arguments.add_argument("--checkpoint", type=Path, required=True)
     arguments.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
     arguments.add_argument("--out", type=Path, required=True)
-    arguments.add_argument("--unknown", type=Path, help="folder of out-of-distribution photos, to see how many are caught")
+    arguments.add_argument("--unknown", type=Path, help="folder of out-of-distribution photos, to see how many are detected")
     args = arguments.parse_args()
     checkpoint = Checkpoint.load(args.checkpoint)
     metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown)

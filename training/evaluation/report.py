@@ -82,15 +82,16 @@ def out_of_distribution(run_folder: Path, metrics: dict[str, Any]) -> str:
     if "out_of_distribution" not in metrics:
         return ""
     found = metrics["out_of_distribution"]
-    rate = f"{100 * found['false_alarm_rate']:g} %"
-    rows = [row(["score", "AUROC", f"caught at {rate} false alarms"], "th")]
+    rate = f"{100 * found['false_positive_rate']:g} %"
+    rows = [row(["score", "AUROC", f"detected at {rate} false positive rate"], "th")]
     for name, score in found["scores"].items():
-        rows.append(row([name, f"{score['auroc']:.4f}", f"{100 * score['caught_at_5_percent']:.1f} %"]))
+        rows.append(row([name, f"{score['auroc']:.4f}", f"{100 * score['detected_at_5_percent_fpr']:.1f} %"]))
     left_out = f" ({found['left_out']} could not be read)" if found["left_out"] else ""
     text = (
         f"{found['photos']} photos of {escape(found['unknown'])}{left_out}, compared with the held-out photos. An answer has low "
         f"confidence if the {escape(found['score'])} is below the threshold. At most {rate} of photos like the held-out ones are "
-        "below it: the false alarms. AUROC is the probability that a held-out photo scores higher than an out-of-distribution one."
+        "below it: the false positive rate. AUROC is the probability that a held-out photo scores higher than an "
+        "out-of-distribution one."
     )
     section = picture(run_folder / "confidence.png", "Out-of-distribution photos")
     return f'{section}\n<p>{text}</p>\n<div class="wide"><table>{"".join(rows)}</table></div>'
@@ -129,8 +130,9 @@ def write_report(run_folder: Path) -> Path:
     shown = {"top-1": "top1", "top-5": "top5", "F1 (macro)": "f1", "calibration error": "calibration_error"}
     with (run_folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
+    named = f"{checkpoint.name}: " if checkpoint.name else ""  # checkpoints of before names have none
     page = PAGE.substitute(
-        title=f"{escape(checkpoint.params['model'])} on {len(checkpoint.labels)} classes",
+        title=escape(f"{named}{checkpoint.params['model']} on {len(checkpoint.labels)} classes"),
         summary=f"{metrics['photos']} held-out photos of {escape(metrics['data'])}, none of them trained on.",
         metrics="".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
         calibration=calibration(metrics),

@@ -18,7 +18,7 @@ import torch
 from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.model_name import check_model_name
-from training.evaluation.confidence import FALSE_ALARM_RATE
+from training.evaluation.confidence import FALSE_POSITIVE_RATE
 from training.evaluation.metrics import summarise
 from training.export.formats import EXPORT_FORMATS, FASTEST
 from training.export.gate import AccuracyGateError, Measured, gate
@@ -45,7 +45,7 @@ def export(
     """
     model = model or checkpoint.name
     if model is None:
-        raise ValueError("the checkpoint is older than model names: give --model NAME")
+        raise ValueError("the run has no model name: give MODEL=NAME (--model)")
     check_model_name(model)
     prepared = prepare(checkpoint, root)
     with aside(out) as part:
@@ -109,7 +109,7 @@ def describe(
         "model": model,
         "file": EXPORT_FORMATS[format_name].file,
         "precisions": precisions,
-        "confidence": {"score": "cosine of the features to the nearest class mean", "false_alarm_rate": FALSE_ALARM_RATE},
+        "confidence": {"score": "cosine of the features to the nearest class mean", "false_positive_rate": FALSE_POSITIVE_RATE},
         "accuracy": {key: round(value, 5) for key, value in accuracy.items()} | {"of": "float32 torch, on photos never trained on"},
         "provenance": {
             "model": checkpoint.params["model"],
@@ -138,7 +138,7 @@ def main() -> None:
     size = sum(path.stat().st_size for path in args.out.iterdir())
     network, count = checkpoint.params["model"], len(checkpoint.labels)
     model = args.model or checkpoint.name
-    print(f"{args.out}: {model}, {network} with {count} classes for {name}, {size / 1e6:.1f} MB. Next: make archive")
+    print(f"{args.out}: {model}, {network} with {count} classes for {name}, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class Format:
     write: Callable[[nn.Module, np.ndarray, Path], None]
 
 
-# by the names that handler.program.FORMATS loads; `make compare` times them
+# by the names that handler.program.PROGRAMS loads; `make compare` times them
 EXPORT_FORMATS = {
     "openvino": Format("model.onnx", ("bf16", "f32"), write_onnx),
     "openvino-int8": Format("model.xml", ("int8",), write_openvino_int8),

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.program import FORMATS as PROGRAMS
-from handler.program import Program
+from handler.program import PROGRAMS, Program
 from scripts.errors import SeeFoodError
 from training.evaluation.confidence import fit_threshold
 from training.export.formats import EXPORT_FORMATS
@@ -83,7 +82,7 @@ def failure(precision: str, metrics: dict[str, float]) -> str | None:
     if loss > MAX_LOSS:
         return f"top-1 is {metrics['top1']:.2%}, {100 * loss:.2f} points below float32's, at most {100 * MAX_LOSS} are allowed"
     if metrics["agreement"] < MIN_AGREEMENT[precision]:
-        return f"names float32's class for {metrics['agreement']:.2%} of the photos, expected {MIN_AGREEMENT[precision]:.0%}"
+        return f"agrees with float32 torch on {metrics['agreement']:.2%} of photos, {MIN_AGREEMENT[precision]:.0%} are required"
     return None
 
 
@@ -96,7 +95,7 @@ def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]
         reason = failure(program.precision, metrics)
         print(
             f"  {format_name} in {program.precision}: top-1 {metrics['top1']:.2%} (float32 torch {metrics['top1_float32']:.2%}), "
-            f"the same class for {metrics['agreement']:.2%} of {metrics['photos']} photos; "
+            f"agrees with float32 torch on {metrics['agreement']:.2%} of {metrics['photos']} photos; "
             + (f"refused: {reason}" if reason else "passes"),
             flush=True,
         )

@@ -56,11 +56,13 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     ValueError as read_data, held_out_photos and load_program, or if none of the photos that it was trained on is there.
     """
     params = Params(**checkpoint.params)
-    data = read_data(root or checkpoint.data_root, params.val_fraction, params.seed, Path("build/photo-hashes"))
+    data = read_data(root or checkpoint.data_root, params.val_fraction, params.seed)
     data = held_out_photos(checkpoint, data)
     seen = training_photos(data.train + data.held_out, checkpoint.trained_on)
     if not seen:
-        raise ValueError(f"no photo in {data.source} is one that the checkpoint was trained on: give their folder with --data")
+        raise ValueError(
+            f"no photo in {data.source} is one that the checkpoint was trained on: give their folder: DATA=folder (--data)"
+        )
     program, spec = load_program(checkpoint, seen)
     # fixed seeds: the same checkpoint and photos give the same export
     held_out = random.Random(0).sample(data.held_out, min(len(data.held_out), GATE_PHOTOS))

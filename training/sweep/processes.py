@@ -14,8 +14,8 @@ from training.tracking.store import CLOSE_S
 POLL_S = 0.5
 
 
-def watch(command: list[str], output: IO[bytes], hopeless: Callable[[], bool]) -> tuple[bool, int]:
-    """Run a training until it ends; (whether it was ended as hopeless, its exit status). It never outlives this call."""
+def watch(command: list[str], output: IO[bytes], should_prune: Callable[[], bool]) -> tuple[bool, int]:
+    """Run a training until it ends; (whether it was pruned, its exit status). It never outlives this call."""
     # in a session of its own: Ctrl-C reaches the sweep alone, which then ends the training
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -23,7 +23,7 @@ def watch(command: list[str], output: IO[bytes], hopeless: Callable[[], bool]) -
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return pruned, process.wait(POLL_S)
-            if not pruned and hopeless():
+            if not pruned and should_prune():
                 pruned = True
                 process.terminate()
     finally:

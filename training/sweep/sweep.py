@@ -1,7 +1,7 @@
 """Search hyper-parameters: `python -m training.sweep.sweep --model food --data photos --out runs/sweep --trials 20`.
 
 Optuna chooses values from the ranges in sweep.yaml; the first trial is the parameter file as it is. Each trial is a run of
-training/train.py in a folder of its own, ended early if its metrics are hopeless. After an interruption the same command
+training/train.py in a folder of its own, pruned (ended early) if its metrics fall behind. After an interruption the same command
 continues: the interrupted trial from its last saved state, and optuna.db keeps the trials that have ended. Writes best.yaml
 (for make train PARAMS=...) and sweep.png; in MLflow the trials are children of the sweep's run.
 """
@@ -42,8 +42,8 @@ def run_trial(study: optuna.Study, trial: Trial, settings: Settings, command: li
     print(f"trial {trial.number}: " + ", ".join(f"{name} {shown(value)}" for name, value in values.items()), flush=True)
     reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
-    def hopeless() -> bool:
-        """Report new epochs to Optuna; whether the trial is to be ended early."""
+    def should_prune() -> bool:
+        """Report new epochs to Optuna; whether to prune the trial."""
         history = read_history(out)
         for row in history:
             if (epoch := int(row["epoch"])) not in reported:
@@ -52,12 +52,12 @@ def run_trial(study: optuna.Study, trial: Trial, settings: Settings, command: li
         # not after the last epoch: a trial that has ended by itself counts in full
         return 0 < len(history) < params.epochs and trial.should_prune()
 
-    # at once, too: it may have been found hopeless in the moment in which the sweep was interrupted
-    pruned, status = hopeless(), -1
+    # at once, too: the sweep may have been interrupted just when this trial was to be pruned
+    pruned, status = should_prune(), -1
     if not pruned:
         with (out / "output.txt").open("ab") as output:
-            pruned, status = watch([*command, "--params", f"{out}/params.yaml", "--out", str(out)], output, hopeless)
-        hopeless()  # to report the epochs since the last poll
+            pruned, status = watch([*command, "--params", f"{out}/params.yaml", "--out", str(out)], output, should_prune)
+        should_prune()  # to report the epochs since the last poll
     if status == 0:  # even if it was to be pruned: it ended first
         best = best_epoch(study, read_history(out), settings.metric)
         study.tell(trial, best[settings.metric])

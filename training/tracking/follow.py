@@ -27,7 +27,7 @@ def follow(sender: Sender) -> None:
         try:
             sender.send_all()
             if failures:
-                say(f"{address} takes records again")
+                say(f"{address} is reachable again")
             failures = 0
             if ended:
                 return sender.finish()

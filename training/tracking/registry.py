@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts.atomic import aside
 from scripts.model_name import check_model_name
 from training.model import Checkpoint
 from training.tracking.store import CHALLENGER, CHAMPION, TrackingError, open_client, public, read_state, reason_of, sha256_of
@@ -75,13 +76,14 @@ class Registry:
         if path.is_file() and sha256_of(path) == sha256:
             return path
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".fetch-") as folder:
-            part = Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self.uri))
-            if sha256_of(part) != sha256:
+        # MLflow names the file itself, so it gets a folder: beside `path`, as a rename does not cross file systems
+        with aside(path) as part, tempfile.TemporaryDirectory(dir=out, prefix=".fetch-") as folder:
+            fetched = Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self.uri))
+            if (found := sha256_of(fetched)) != sha256:
                 raise TrackingError(
-                    f"{version.source} has sha256 {sha256_of(part)}, {self.model} {version.version} was registered with {sha256}"
+                    f"{version.source} has sha256 {found}, {self.model} {version.version} was registered with {sha256}"
                 )
-            part.replace(path)
+            fetched.replace(part)
         return path
 
     def load(self, version: "ModelVersion") -> Checkpoint:

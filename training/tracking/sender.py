@@ -190,7 +190,7 @@ class Sender(AbstractContextManager["Sender"]):
     def _register(self, model: str | None, path: Path, sha256: str, time_ms: int) -> None:
         """Add the checkpoint to the registry, once, with the alias challenger unless a newer one has it already."""
         if model is None:
-            raise RejectedRecordError("the record is older than model names, and names no registered model")
+            raise RejectedRecordError("the run has no model name: give MODEL=NAME (--model)")
         if not path.is_file() or sha256_of(path) != sha256:
             raise RejectedRecordError(f"{path} is not the checkpoint that was to be registered any more")
         registered = self.client.search_model_versions(f"name = '{model}' and run_id = '{self.run_id}'")

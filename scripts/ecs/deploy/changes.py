@@ -221,7 +221,7 @@ def refuse_losses(proposed: ChangeSet, replaceable: Collection[str]) -> None:
         if change.destructive and change.name not in replaceable:
             raise StackError(
                 f"{proposed.stack.name}: {change.name} ({change.type}) would be {change.label}, "
-                f"which may destroy {STATEFUL[change.type]}: nothing was changed. To allow it: --replace {change.name}"
+                f"which may destroy {STATEFUL[change.type]}: nothing was changed. To allow it: REPLACE={change.name} (--replace)"
             )
 
 

@@ -24,7 +24,7 @@ def commit_tag() -> str:
     if changed:
         raise ImageError(
             f"these files differ from the commit, so its hash cannot name the image:\n{changed}\n"
-            "Commit them, or choose a name for the image: --image TAG"
+            "Commit them, or choose a name for the image: IMAGE=TAG (--image TAG)"
         )
     return _run(["git", "rev-parse", "--short=12", "HEAD"], "is git installed?")
 
@@ -77,7 +77,9 @@ def _run(command: list[str], hint: str, stdin: str | None = None, shown: bool = 
     try:
         done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=not shown, text=True, check=False)
     except FileNotFoundError as error:
-        raise ImageError(f"cannot run {command[0]} ({hint}); or deploy an image that is in the registry: --image TAG") from error
+        raise ImageError(
+            f"cannot run {command[0]} ({hint}); or deploy an image that is in the registry: IMAGE=TAG (--image TAG)"
+        ) from error
     if done.returncode != 0:
         output = "; see its output above" if shown else f": {(done.stdout + done.stderr).strip()}"
         raise ImageError(f"`{' '.join(command)}` failed with status {done.returncode}{output}")

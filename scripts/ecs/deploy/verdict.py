@@ -62,4 +62,4 @@ def _rolled_back(state: State, primary: Answer, requested: str, reason: str, not
     if noticed:
         return message
     retry = f"aws ecs update-service --cluster {state.cluster} --service {state.service_name} --task-definition {wanted}"
-    return f"{message}\nCloudFormation has not noticed. Deploy another image, or retry: {retry}"
+    return f"{message}\nCloudFormation still reports success. Deploy another image, or retry: {retry}"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from scripts.ecs.aws import CREATE_ECS_ROLE
 from scripts.ecs.doctor.history import rollback_of, short, since
 from scripts.ecs.doctor.reasons import count_by_reason, known_reason, stop_reason, unexpected
 from scripts.ecs.doctor.service_state import LONG_AGO, Answer, State
@@ -72,7 +73,7 @@ def _linked_role(state: State) -> Iterator[Finding]:
     if state.linked_role is False or any("service linked role" in failure.lower() for failure in state.stack_failures):
         yield Finding(
             "the account lacks the service-linked role of ECS",
-            "aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com",
+            CREATE_ECS_ROLE,
         )
 
 
@@ -286,19 +287,17 @@ def _counts(state: State) -> Iterator[Finding]:
 _EVENTS = "if no other cause is listed here, see the service's events in the ECS console"
 # in the order in which a person should fix them: the later ones often follow from the earlier
 CAUSES: tuple[Callable[[State], Iterator[Finding]], ...] = (
-    *(
-        _stacks,
-        _gone,
-        _linked_role,
-        _release,
-        _quota,
-        _instances,
-        _size,
-        _placement,
-        _rolled_back,
-        _stopped,
-        _targets,
-        _alarms,
-        _counts,
-    ),
+    _stacks,
+    _gone,
+    _linked_role,
+    _release,
+    _quota,
+    _instances,
+    _size,
+    _placement,
+    _rolled_back,
+    _stopped,
+    _targets,
+    _alarms,
+    _counts,
 )

@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from scripts.ecs.aws import Aws, AwsError
+from scripts.ecs.aws import ECS_ROLE, Aws, AwsError
 from scripts.ecs.doctor.reasons import stop_reason, unexpected
 from scripts.ecs.stack import Stack, physical
 
 MAX_DESCRIBED = 100  # ECS's limit for one call
 LOG_LINES, LOG_TASKS, LINE_LENGTH = 8, 3, 300
 SERVICE = "AWS::ECS::Service"
-LINKED_ROLE = "AWSServiceRoleForECS"
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 Answer = dict[str, Any]  # as boto3 returns it
@@ -151,7 +150,7 @@ def add_details(aws: Aws, state: State, alarms: list[str]) -> None:
         state.scalable = next(iter(answer["ScalableTargets"]), None)
     with state.part("the service-linked role"):
         try:
-            aws.call("iam", "get_role", RoleName=LINKED_ROLE)
+            aws.call("iam", "get_role", RoleName=ECS_ROLE)
             state.linked_role = True
         except AwsError as error:
             if error.code != "NoSuchEntity":

@@ -1,7 +1,6 @@
 """Checks that only the account can answer: quotas, the image and its processor, certificate, AMI parameter, role, names.
 
 Each check reads from AWS and changes nothing. A check that the credentials do not allow is skipped, and names the permission.
-
 """
 
 import json
@@ -12,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from scripts.ecs.aws import DENIED, Aws, AwsError
+from scripts.ecs.aws import CREATE_ECS_ROLE, DENIED, ECS_ROLE, Aws, AwsError
 from scripts.ecs.preflight.resolve.templates import Stacks
 from scripts.ecs.preflight.resolve.wiring import LISTENER, number_or, serving_container, types_of
 from scripts.ecs.preflight.result import FAILED, OK, SKIPPED, Result
 from scripts.ecs.preflight.rules.instances import launch_templates
 from scripts.ecs.preflight.rules.task import IMAGE
 
-# quotas on running On-Demand instances, in vCPUs, by the first letter of the instance type
+# quotas on running On-Demand instances, in vCPUs, by the first letter of the instance type; others are too rare to list
 QUOTAS = {"L-1216C47A": "acdhimrtz", "L-DB2E81BA": "gv", "L-417A185B": "p"}
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
@@ -56,7 +55,7 @@ def vcpu_quota_is_enough(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
         for name in types_of(stacks, group):
             code = next((code for code, letters in QUOTAS.items() if name[0] in letters), None)
             if code is None:
-                yield SKIPPED, f"preflight does not know the quota of {name}"
+                yield SKIPPED, f"the quota of {name} is not listed"
                 continue
             quota = _quota(aws, code)
             try:
@@ -226,13 +225,13 @@ def ami_parameter_exists(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
 def ecs_role_exists(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
     """ECS attaches network interfaces and registers targets with its service-linked role, which a new account may lack."""
     try:
-        aws.call("iam", "get_role", RoleName="AWSServiceRoleForECS")
+        aws.call("iam", "get_role", RoleName=ECS_ROLE)
     except AwsError as error:
         if error.code != "NoSuchEntity":
             raise
-        yield FAILED, "AWSServiceRoleForECS is missing: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com"
+        yield FAILED, f"{ECS_ROLE} is missing: {CREATE_ECS_ROLE}"
         return
-    yield OK, "AWSServiceRoleForECS exists"
+    yield OK, f"{ECS_ROLE} exists"
 
 
 def bucket_name_is_free(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,7 @@ ASSOCIATION = "AWS::ECS::ClusterCapacityProviderAssociations"
 
 
 def instance_type_is_known(stacks: Stacks) -> Iterator[Finding]:
-    """Preflight can only size an instance type that it knows: correct the name, or add the type to instance_types.csv."""
+    """Preflight can only size an instance type listed in instance_types.csv: correct the name, or add the type to the list."""
     for _, group, template in launch_templates(stacks):
         names = types_of(stacks, group)
         for name in names:

@@ -220,7 +220,7 @@ def log_group_exists(stacks: Stacks) -> Iterator[Finding]:
                 yield Finding(
                     f"{task}",
                     f"LogDriver of {name} is {shown(logs.get('LogDriver'))}",
-                    "awslogs, or nobody sees why a task stopped",
+                    "awslogs, or the reason of a stop is lost",
                 )
                 continue
             group = stacks.find(options.get("awslogs-group"), LOG_GROUP, "name")
