@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from scripts.ecs.aws import Aws, AwsError
 from scripts.ecs.deploy.verdict import Outcome, judge
-from scripts.ecs.doctor.causes import Finding, explain, failed_activities, findings
-from scripts.ecs.doctor.history import short
+from scripts.ecs.doctor.causes import Finding, explain, findings
+from scripts.ecs.doctor.history import failed_activities, short
 from scripts.ecs.doctor.reasons import count_by_reason
 from scripts.ecs.doctor.service_state import SERVICE, Answer, State, add_details, cluster_and_name, read_state
 from scripts.ecs.progress import Limit, log

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from scripts.ecs.aws import CREATE_ECS_ROLE
-from scripts.ecs.doctor.history import rollback_of, short, since
+from scripts.ecs.doctor.history import failed_activities, rollback_of, short, since
 from scripts.ecs.doctor.reasons import count_by_reason, known_reason, stop_reason, unexpected
 from scripts.ecs.doctor.service_state import LONG_AGO, Answer, State
 from scripts.ecs.stack import Stack
@@ -99,17 +99,6 @@ def _quota(state: State) -> Iterator[Finding]:
             yield Finding(
                 f"an activity of the auto-scaling group failed: {message}", "check the launch template in the cluster stack"
             )
-
-
-def failed_activities(activities: list[Answer]) -> list[Answer]:
-    """Those of an auto-scaling group that failed since the last success, newest first."""
-    failed = []
-    for activity in activities:
-        if activity["StatusCode"] == "Successful":
-            break
-        if activity["StatusCode"] in ("Failed", "Cancelled"):
-            failed.append(activity)
-    return failed
 
 
 def _instances(state: State) -> Iterator[Finding]:

@@ -1,8 +1,8 @@
-"""The past of a service, by its deployments and events: whether the last one was rolled back, and the last steady state."""
+"""The past of a service: whether the last deployment was rolled back, the last steady state, and failed activities since."""
 
 from datetime import datetime
 
-from scripts.ecs.doctor.service_state import LONG_AGO, State
+from scripts.ecs.doctor.service_state import LONG_AGO, Answer, State
 
 
 def since(state: State) -> datetime:
@@ -37,3 +37,14 @@ def rollback_of(state: State) -> str | None:
 def short(arn: str) -> str:
     """Family and revision in a task definition's ARN, e.g. seefood:7."""
     return arn.rpartition("/")[2]
+
+
+def failed_activities(activities: list[Answer]) -> list[Answer]:
+    """Those of an auto-scaling group that failed since the last success, newest first."""
+    failed = []
+    for activity in activities:
+        if activity["StatusCode"] == "Successful":
+            break
+        if activity["StatusCode"] in ("Failed", "Cancelled"):
+            failed.append(activity)
+    return failed

@@ -148,6 +148,7 @@ def _image(aws: Aws, parts: re.Match[str], wanted: str) -> tuple[str, str]:
         if error.code != "RepositoryNotFoundException":
             raise
         return FAILED, f"there is no registry {parts['repository']} in {aws.region}: make deploy ONLY=storage creates it"
+    # ECR reports a missing tag under `failures`, not as an error
     if not answer["images"]:
         return FAILED, f"{parts[0]} is not in the registry: make deploy without Image builds and pushes this commit's"
     found = _processors(aws, where, json.loads(answer["images"][0]["imageManifest"]))
@@ -187,6 +188,7 @@ def certificate_is_issued(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]
                 raise
             yield FAILED, f"there is no certificate {arn}: request one from ACM in {aws.region}"
             continue
+        # subject alternative names usually repeat the domain name, so a set is shown
         names = [found.get("DomainName", ""), *found.get("SubjectAlternativeNames", [])]
         if found["Status"] != "ISSUED":
             yield FAILED, f"{arn} is {found['Status']}, expected ISSUED: create the DNS record that ACM shows"
@@ -264,6 +266,7 @@ def _stack_has(aws: Aws, stack: str, logical_id: str) -> bool:
     try:
         aws.call("cloudformation", "describe_stack_resource", StackName=stack, LogicalResourceId=logical_id)
     except AwsError as error:
+        # also the code for a stack that does not exist yet
         if error.code != "ValidationError":
             raise
         return False

@@ -25,6 +25,7 @@ def run_cfn_lint(deployment: Deployment, folder: Path) -> list[Result]:
     if not program.exists():
         return [Result("cfn-lint", FAILED, f"{program} is missing: make setup, or uv pip install cfn-lint")]
     files = [str(folder / f"{kind}.yaml") for kind in ORDER]
+    # after --, as --regions would take the files for regions, too
     done = _run([str(program), "--format", "json", "--regions", deployment.region, "--", *files])
     try:
         found = json.loads(done.stdout or "[]")
@@ -54,6 +55,7 @@ def run_checkov(folder: Path) -> list[Result]:
         report = json.loads(done.stdout)
     except ValueError:
         return [Result("checkov", FAILED, _output(done))]
+    # checkov prints a list where it ran more than one of its frameworks
     return checkov_results(report if isinstance(report, dict) else report[0])
 
 
@@ -88,6 +90,7 @@ def make_checkov_venv() -> str:
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(CHECKOV_VENV)],
         [uv, "pip", "install", "--quiet", "--python", python, CHECKOV],
     ):
+        # uv does not read pip's configuration, so it is passed the index
         done = _run(command, {**index_of_pip(Path(sys.executable)), **os.environ})
         if done.returncode != 0:
             return f"checkov could not be installed: {(done.stderr or done.stdout).strip().rpartition(chr(10))[2]}"

@@ -25,6 +25,7 @@ from scripts.ecs.stacks import ORDER, TEMPLATE_FOLDER, Deployment, read_template
 # Optional parts are checked even where this deployment leaves them off: they must work on the day they are switched on.
 VARIANTS: dict[str, dict[str, str]] = {
     "GitHub": {"GitHubSubject": "repo:ORGANISATION/REPOSITORY:environment:production", "AlarmEmail": "somebody@example.com"},
+    # tasks cannot share a GPU, so one task takes the whole instance
     "GPU": {"Gpu": "yes", "InstanceType": "g5.xlarge", "TaskCpu": "4096", "TaskMemory": "12288", "DiskGiB": "100"},
     "Graviton": {
         "InstanceType": "c7g.large",
@@ -77,6 +78,7 @@ def account_results(deployment: Deployment, folder: Path) -> list[Result]:
         aws = Aws(deployment.region)
         account = str(aws.call("sts", "get_caller_identity")["Account"])
     except AwsError as error:
+        # a pull request has no credentials: all that needs none is still checked
         return [Result("account", SKIPPED if error.bad_credentials else FAILED, str(error).splitlines()[0])]
     stacks = resolve(deployment, templates_in(folder), account)
     return [result._replace(check=f"account {result.check}") for result in check_all(aws, stacks)]

@@ -108,6 +108,7 @@ def _allowed(documents: list[Any], action: str, resource: str, context: Mapping[
 def concerns(statement: Mapping[str, Any], action: str, resource: str) -> bool:
     """Whether a statement covers this action on this resource."""
     if "NotAction" in statement:
+        # IAM compares actions without case, and resources with it
         acts = not any(matches(str(one).lower(), action.lower()) for one in as_list(statement["NotAction"]))
     else:
         acts = any(matches(str(one).lower(), action.lower()) for one in as_list(statement.get("Action")))
@@ -124,6 +125,7 @@ def _holds(statement: Mapping[str, Any], context: Mapping[str, str]) -> bool:
     for operator, keys in conditions.items():
         for key, values in keys.items():
             known = {name.lower(): value for name, value in context.items()}.get(key.lower())
+            # the context holds only the keys that a rule is about; others are assumed to suit the caller
             if known is None:
                 if statement.get("Effect") == "Deny":
                     return False

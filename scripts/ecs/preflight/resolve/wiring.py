@@ -120,6 +120,7 @@ def serving_container(stacks: Stacks, task: Resource) -> Mapping[str, Any] | Non
     """The serving container: the one behind the load balancer, else the one with our port, else the first."""
     named = {entry.get("ContainerName") for service in services(stacks) for entry in service.list("LoadBalancers")}
     found = containers(task)
+    # sidecars may come first, or map a port as well
     by_name = [one for one in found if one.get("Name") in named]
     by_port = [one for one in found if any(TRAFFIC_PORT in ports for ports, _ in port_mappings(one))]
     return next(iter([*by_name, *by_port, *found]), None)

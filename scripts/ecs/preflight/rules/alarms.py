@@ -40,6 +40,7 @@ def alarms_watch_these_resources(stacks: Stacks) -> Iterator[Finding]:
     """An alarm on a metric or resource that does not exist never goes off: use a metric and dimensions of this service."""
     known = {"ClusterName": [one.identifiers["name"] for one in stacks.of("ECS::Cluster")]}
     known["ServiceName"] = [one.identifiers["name"] for one in services(stacks)]
+    # AWS makes up full names, so these are symbols: see resolve/naming.py
     known["LoadBalancer"] = [f"«{one}.LoadBalancerFullName»" for one in stacks.of(LOAD_BALANCER)]
     known["TargetGroup"] = [f"«{one}.TargetGroupFullName»" for one in stacks.of(TARGET_GROUP)]
     ours = [
@@ -79,6 +80,7 @@ def alarms_can_go_off(stacks: Stacks) -> Iterator[Finding]:
             yield Finding(f"{alarm}", found, "1 or more periods, and no more points than periods")
         if number(alarm.get("Threshold")) is None:
             yield Finding(f"{alarm}", f"Threshold is {shown(alarm.get('Threshold'))}", "a number")
+        # ReturnData is true where it is left out
         returned = [one for one in alarm.list("Metrics") if str(one.get("ReturnData", True)).lower() == "true"]
         if alarm.list("Metrics") and len(returned) != 1:
             yield Finding(f"{alarm}", f"{len(returned)} of its Metrics return data", "exactly one, which the threshold applies to")

@@ -90,6 +90,7 @@ def task_fits_instance(stacks: Stacks) -> Iterator[Finding]:
 
 def tasks_per_instance(stacks: Stacks, group: Resource, task: Resource, one: InstanceType) -> int:
     """The number of tasks that fit an instance by memory, CPU, GPUs, fixed ports and, with awsvpc, network interfaces."""
+    # max: a missing size has a rule of its own, and must not divide by zero here
     limits = [(one.memory_mib - reserved_mib(stacks, group)) / max(1, mib(task) or 1), one.cpu_units / max(1, cpu_of(task))]
     if gpus_of(task):
         limits.append(one.gpus / gpus_of(task))

@@ -72,6 +72,7 @@ def task_role_may_serve(stacks: Stacks) -> Iterator[Finding]:
         arn, key = bucket.identifiers["arn"], match[2]
         # archives lie beside the release document
         archive = key.rpartition("/")[0] + ("/" if "/" in key else "") + ANY_ARCHIVE
+        # without ListBucket S3 answers 403 instead of 404 for a missing object
         wanted = [("s3:GetObject", f"{arn}/{key}.json"), ("s3:GetObject", f"{arn}/{archive}"), ("s3:ListBucket", arn)]
         # a stopping task deletes its status
         wanted += [(action, f"{arn}/{key}.status/x.json") for action in ("s3:PutObject", "s3:DeleteObject")]

@@ -140,6 +140,7 @@ def roles_are_narrow(stacks: Stacks) -> Iterator[Finding]:
                     )
                 elif everywhere and str(action).lower() == "iam:passrole":
                     yield Finding(f"{role}", "it may pass every role", "only the roles that it passes")
+            # these also allow what AWS adds later
             for key in ("NotAction", "NotResource"):
                 if key in statement:
                     yield Finding(f"{role}", f"a statement allows all but {key}", "Action and Resource")
@@ -165,6 +166,7 @@ def stack_role_may_make_service(stacks: Stacks) -> Iterator[Finding]:
         missing = [
             action
             for action in CALLS.get(resource.type, ())
+            # the other stacks are created with the rights of whoever runs make deploy
             if resource.stack == "service"
             if not may(
                 stacks, role, action, "*" if ":Describe" in action and not action.startswith("ecs:DescribeServices") else target
@@ -202,6 +204,7 @@ def deploy_role_may_deploy(stacks: Stacks) -> Iterator[Finding]:
             yield Finding("identity", f"DeployRoleArn is {shown(stacks.outputs.get('DeployRoleArn'))}", "the deploy role's ARN")
         return
     here = f"{stacks.pseudo['AWS::Region']}:{stacks.pseudo['AWS::AccountId']}"
+    # a stack's ARN ends with an id that AWS makes up: any will do, as policies end with a wildcard
     stack = f"{prefix}cloudformation:{here}:stack/{stacks.deployment.stack('service')}/1"
     changes = (
         "CreateChangeSet",

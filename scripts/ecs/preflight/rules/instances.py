@@ -98,6 +98,7 @@ def instances_join_cluster(stacks: Stacks) -> Iterator[Finding]:
         script, raw = user_data(template), template.get("LaunchTemplateData", "UserData")
         if raw is not None and not script:
             yield Finding(f"{template}", "UserData is not encoded", "Fn::Base64, as EC2 refuses plain text")
+        # cloud-init skips user data whose first line it does not recognise, and the instance starts all the same
         elif not re.match(r"#!|#cloud-config|Content-Type: multipart|MIME-Version:", script):
             yield Finding(f"{template}", f"UserData begins with {script[:20]!r}", "#!/bin/bash, or it is not run")
         elif "/etc/ecs/ecs.config" not in script:
@@ -149,6 +150,7 @@ def instances_have_profile(stacks: Stacks) -> Iterator[Finding]:
             yield Finding(f"{template}", f"IamInstanceProfile is {profile}", "Arn or Name of an instance profile")
             continue
         roles = [stacks.find(one, "AWS::IAM::Role", "name") for one in found.list("Roles")]
+        # an instance profile holds exactly one role, although the property is a list
         if len(roles) != 1 or roles[0] is None:
             yield Finding(f"{found}", f"Roles is {found.get('Roles')}", "only the name of the instance role")
 

@@ -108,6 +108,7 @@ def deregistration_fits_stop(stacks: Stacks) -> Iterator[Finding]:
     for service in services(stacks):
         task = task_of(stacks, service)
         container = serving_container(stacks, task) if task else None
+        # 30 s is the ECS agent's default
         limit_s = number_or(container.get("StopTimeout"), 30) if container else 30
         for group in target_groups_of(stacks, service):
             delay_s = number_or(_attribute(group, "deregistration_delay.timeout_seconds"), 300)
@@ -125,6 +126,7 @@ def target_group_speaks_http(stacks: Stacks) -> Iterator[Finding]:
     """The container serves plain HTTP/1.1 on port 8080: set the target group's protocol, version and port to match."""
     for group in stacks.of(TARGET_GROUP):
         for key, default in (("Protocol", "HTTP"), ("ProtocolVersion", "HTTP1")):
+            # ProtocolVersion has a default, Protocol has none
             value = group.get(key) or (None if key == "Protocol" else default)
             if value != default:
                 yield Finding(f"{group}", f"{key} is {shown(value)}", default)

@@ -92,6 +92,7 @@ def _missing_endpoints(stacks: Stacks, subnet: Resource) -> list[str]:
         name = str(endpoint.get("ServiceName")).removeprefix(f"com.amazonaws.{stacks.deployment.region}.")
         gateway = (endpoint.get("VpcEndpointType") or "Gateway") == "Gateway"
         table = route_table(stacks, subnet)
+        # without private DNS the public name still leads past an interface endpoint
         if endpoint.get("VpcId") == subnet.get("VpcId") and (
             table in endpoint.list("RouteTableIds") if gateway else str(endpoint.get("PrivateDnsEnabled")).lower() == "true"
         ):
@@ -171,6 +172,7 @@ def names_are_resolved(stacks: Stacks) -> Iterator[Finding]:
     for vpc in stacks.of(VPC):
         # an endpoint with private DNS answers under the service's public name
         private = [one for one in stacks.of("EC2::VPCEndpoint") if str(one.get("PrivateDnsEnabled")).lower() == "true"]
+        # EC2 resolves names unless told not to, but gives host names only on request
         if str(vpc.get("EnableDnsSupport")).lower() == "false":
             yield Finding(f"{vpc}", "EnableDnsSupport is false", "true")
         if private and str(vpc.get("EnableDnsHostnames")).lower() != "true":
@@ -213,6 +215,7 @@ def instances_may_call_out(stacks: Stacks) -> Iterator[Finding]:
     for service in services(stacks):
         for group in {str(one): one for one in [*instance_groups(stacks, service), *task_groups(stacks, service)]}.values():
             rules = egress(stacks, group)
+            # a group without outbound rules of its own allows everything
             if rules is None:
                 continue
             out = any(

@@ -54,6 +54,7 @@ def outputs_match_their_names(stacks: Stacks) -> Iterator[Finding]:
     """Later stacks and commands read outputs by name: each must exist, and hold what its name says."""
     for name, (type_, identifier) in OUTPUTS.items():
         value = stacks.outputs.get(name)
+        # compared by kind, too: an output that exists may still hold another resource's value
         if stacks.find(value, f"AWS::{type_}", identifier) is None:
             yield Finding("outputs", f"{name} is {shown(value)}", f"the {identifier} of an {type_}")
 

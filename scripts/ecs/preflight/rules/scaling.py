@@ -21,6 +21,7 @@ CLUSTER = "AWS::ECS::Cluster"
 def scaling_targets(stacks: Stacks, service: Resource) -> list[Resource]:
     """The targets that scale a service; all targets if none names it."""
     found = stacks.of("ApplicationAutoScaling::ScalableTarget")
+    # a misspelt ResourceId has a rule of its own, and must not hide wrong limits
     named = [one for one in found if one.get("ResourceId") == resource_id(stacks, service)]
     return named or found
 

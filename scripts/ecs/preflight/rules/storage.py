@@ -40,6 +40,7 @@ def bucket_is_private(stacks: Stacks) -> Iterator[Finding]:
             for one in statements(policy.get("PolicyDocument"))
             if one.get("Effect") == "Deny" and one.get("Principal") in ("*", {"AWS": "*"}) and _requires_tls(one.get("Condition"))
         ]
+        # one call on an object and one on the bucket, as a Deny may name either ARN and miss the other
         for action, resource in (("s3:PutObject", f"{arn}/release.json"), ("s3:ListBucket", arn)):
             if not any(concerns(one, action, resource) for one in denied):
                 yield Finding(
@@ -70,6 +71,7 @@ def bucket_policy_allows_tasks(stacks: Stacks) -> Iterator[Finding]:
 
 def _requires_tls(conditions: Any) -> bool:
     keys = {name.lower(): value for one in (conditions or {}).values() for name, value in one.items()}
+    # a minimum version of TLS excludes plain HTTP as well
     if "s3:tlsversion" in keys:
         return True
     return str(keys.get("aws:securetransport")).lower() in ("false", "['false']")

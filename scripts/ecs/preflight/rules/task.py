@@ -56,6 +56,7 @@ def network_mode_fits_target_type(stacks: Stacks) -> Iterator[Finding]:
         for group in target_groups_of(stacks, service) if task else []:
             assert task is not None
             mode, type_ = network_mode(task), str(group.get("TargetType") or "instance")
+            # the group would register each instance at the target group's port, whatever runs there
             for instances in stacks.of("AutoScaling::AutoScalingGroup"):
                 if group.identifiers["arn"] in instances.list("TargetGroupARNs"):
                     yield Finding(
