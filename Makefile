@@ -32,8 +32,8 @@ $(foreach name,$(VALUES),$(eval $(call from_command_line,$(name))))
 
 # the value of a name as one word for the shell, whatever is in it; $(2) if there is none
 quoted = '$(subst ','\'',$(or $($(1)),$(2)))'
-# the option $(1) with the value of the name $(2), if there is one
-option = $(if $($(2)),$(1) $(call quoted,$(2)))
+# the option $(1) with the value of the name $(2), if there is one; with =, as the value may begin with a dash
+option = $(if $($(2)),$(1)=$(call quoted,$(2)))
 # the option alone; the option with each word of a value that is a list; those words alone
 flag = $(if $($(2)),$(1))
 list = $(if $($(2)),$(1) $(call each,$(2)))
@@ -101,11 +101,11 @@ $(ASKED:%=given-%): given-%:
 ##@ Data
 
 data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
-	@$(python) training.data.download $(call quoted,DATA,data)
+	@$(python) training.data.download -- $(call quoted,DATA,data)
 
 ingest: given-FROM .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]
-	@$(python) training.data.ingest $(call quoted,FROM) --data $(call quoted,DATA,data/food) --params $(call quoted,PARAMS) \
-		$(call flag,--new-classes,NEW_CLASSES)
+	@$(python) training.data.ingest --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) \
+		$(call flag,--new-classes,NEW_CLASSES) -- $(call quoted,FROM)
 
 data_of_pipeline = $(shell sed -n 's/^ *- data: *\([^ ]*\).*/\1/p' dvc.yaml)
 
@@ -117,7 +117,7 @@ pipeline: .venv/installed-train ## Run the stages of dvc.yaml whose inputs have 
 	@PATH="$$PWD/$(BIN):$$PATH" $(BIN)/dvc repro
 
 remote: given-BUCKET .venv/installed-train ## Keep data and models in a versioned S3 bucket: BUCKET=s3://bucket/prefix [ENDPOINT=url MOVE=1]
-	@$(python) training.data.remote set $(call quoted,BUCKET) $(call option,--endpoint,ENDPOINT) $(call flag,--move,MOVE)
+	@$(python) training.data.remote set $(call option,--endpoint,ENDPOINT) $(call flag,--move,MOVE) -- $(call quoted,BUCKET)
 
 push: .venv/installed-train ## Upload data and models to the bucket, checked first
 	@$(python) training.data.remote push
@@ -130,38 +130,38 @@ pull: .venv/installed-train ## Fetch the data and models of this commit from the
 # a store of its own for each start of the ranks: torchrun would otherwise keep the addresses of ranks that have ended
 ranks = $(if $(filter-out 1,$(GPUS)),TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(BIN)/torchrun --standalone \
 	--nproc-per-node=$(call quoted,GPUS) --max-restarts=3,$(BIN)/python) -m
-new_run = --model $(call quoted,MODEL) $(call option,--data,DATA) --params $(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
+new_run = --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
 
 train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RESUME=runs/X]; no DATA: generated pictures
 	@out=$(if $(RESUME),$(call quoted,RESUME),runs/$$(date -u +%Y%m%d-%H%M%S)) && \
-	$(ranks) training.train --out "$$out" $(if $(RESUME),--resume $(named_model),$(new_run)) && \
-	{ folder=$$(cd "$$out" 2>/dev/null && pwd -P) || folder=; \
+	$(ranks) training.train --out="$$out" $(if $(RESUME),--resume $(named_model),$(new_run)) && \
+	{ folder=$$(cd -- "$$out" 2>/dev/null && pwd -P) || folder=; \
 	case "$$folder" in "$$(pwd -P)"/runs/*) ln -sfn "$${folder##*/}" runs/latest;; esac; } && \
 	echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
 
 profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos PARAMS=file WEIGHTS=file]
-	@$(python) training.speed.profiling $(call option,--data,DATA) --params $(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
+	@$(python) training.speed.profiling $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
 
 bench-train: .venv/installed-train ## Measure the training loop beside a bare loop over timm's loader: [DATA=photos PARAMS=file]
-	@$(python) training.speed.bench $(call option,--data,DATA) --params $(call quoted,PARAMS)
+	@$(python) training.speed.bench $(call option,--data,DATA) --params=$(call quoted,PARAMS)
 
 sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 PARAMS=params.yaml NAME=sweep SPACE=file]
-	@$(python) training.sweep.sweep --model $(call quoted,MODEL) $(call option,--data,DATA) --params $(call quoted,PARAMS) \
-		$(call option,--space,SPACE) --out runs/$(call quoted,NAME) --trials $(call quoted,TRIALS)
+	@$(python) training.sweep.sweep --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) \
+		$(call option,--space,SPACE) --out=runs/$(call quoted,NAME) --trials=$(call quoted,TRIALS)
 
 evaluate: .venv/installed-train ## Measure a run on photos never trained on: metrics, tables, plots: [RUN=runs/latest DATA=photos UNKNOWN=folder]
-	@$(python) training.evaluation.evaluate --checkpoint $(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA) \
-		--out $(call quoted,RUN) $(call option,--unknown,UNKNOWN)
+	@$(python) training.evaluation.evaluate --checkpoint=$(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA) \
+		--out=$(call quoted,RUN) $(call option,--unknown,UNKNOWN)
 
 report: .venv/installed-train ## Write one page with everything that make evaluate wrote: [RUN=runs/latest]
-	@$(python) training.evaluation.report $(call quoted,RUN)
+	@$(python) training.evaluation.report -- $(call quoted,RUN)
 
 promote: .venv/installed-train ## Make a run's model the champion if it is better on the same photos: [RUN=runs/latest DATA=photos MODEL=seefood]
-	@$(python) training.tracking.promote --model $(call quoted,MODEL) --run $(call quoted,RUN) $(call option,--data,DATA) \
+	@$(python) training.tracking.promote --model=$(call quoted,MODEL) --run=$(call quoted,RUN) $(call option,--data,DATA) \
 		$(call option,--alpha,ALPHA)
 
 track: .venv/installed-train ## Send the records of a run that a tracking server does not have yet: [RUN=runs/latest]
-	@$(python) training.tracking.track $(call quoted,RUN)
+	@$(python) training.tracking.track -- $(call quoted,RUN)
 
 mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C
 	@exec $(python) training.tracking.ui
@@ -174,48 +174,48 @@ override RUN := runs/champion
 exported: champion
 endif
 champion: .venv/installed-train
-	@$(python) training.tracking.promote --model $(call quoted,MODEL) --fetch champion --out $(call quoted,RUN)
+	@$(python) training.tracking.promote --model=$(call quoted,MODEL) --fetch champion --out=$(call quoted,RUN)
 
 # The recipe compares the times, as the folder's name may hold spaces and make's targets may not. Exported again when the run has
 # changed since, and when another run was exported there; nothing else here needs the training packages.
-is_old = $(shell run=$$(cd $(call quoted,RUN) 2>/dev/null && pwd -P); cd $(call quoted,EXPORTED) 2>/dev/null || { echo yes; exit; }; \
+is_old = $(shell run=$$(cd -- $(call quoted,RUN) 2>/dev/null && pwd -P); cd -- $(call quoted,EXPORTED) 2>/dev/null || { echo yes; exit; }; \
 	test -e program.json && ! test "$$run/checkpoint.pt" -nt program.json \
 	&& { ! test -e exported-from || test "$$run" = "$$(cat exported-from)"; } || echo yes)
 exported:
 	@$(if $(is_old),$(MAKE) -s .venv/installed-train)
-	@$(if $(is_old),$(python) training.export.export --checkpoint $(call quoted,RUN)/checkpoint.pt --out $(call quoted,EXPORTED) \
+	@$(if $(is_old),$(python) training.export.export --checkpoint=$(call quoted,RUN)/checkpoint.pt --out=$(call quoted,EXPORTED) \
 		$(call option,--format,FORMAT) $(call option,--data,DATA) $(named_model) && \
-		{ test ! -d $(call quoted,EXPORTED) || (cd $(call quoted,RUN) && pwd -P) > $(call quoted,EXPORTED)/exported-from; })
+		{ test ! -d $(call quoted,EXPORTED) || (cd -- $(call quoted,RUN) && pwd -P) > $(call quoted,EXPORTED)/exported-from; })
 
 compare: .venv/installed-train ## Compare all export formats of a run: size, speed, accuracy: [RUN=runs/latest DATA=photos]
-	@$(python) training.export.compare --checkpoint $(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA)
+	@$(python) training.export.compare --checkpoint=$(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA)
 
 export: given-VERSION exported ## Export a run for serving into build/VERSION: VERSION=1.0.0 [RUN=runs/latest FORMAT=openvino DATA=photos]
 
 archive: given-VERSION .venv/installed-serve exported ## Pack the export into model_store/MODEL-VERSION.mar: VERSION=1.0.0 [RUN=champion FORMAT=openvino MODEL=name]
-	@$(python) scripts.archive.build $(call quoted,EXPORTED) --version $(call quoted,VERSION) $(named_model)
+	@$(python) scripts.archive.build --version=$(call quoted,VERSION) $(named_model) -- $(call quoted,EXPORTED)
 
 $(STARTER): $(wildcard handler/* model_store/starter/* scripts/archive/*.py) | .venv/installed-serve
 	@$(python) scripts.archive.build model_store/starter --version $(STARTER_VERSION) --force
 
 inspect: given-MAR .venv/installed-serve ## Check an archive's parts, and show where it comes from: MAR=model_store/seefood-1.0.0.mar
-	@$(python) scripts.archive.inspect $(call quoted,MAR)
+	@$(python) scripts.archive.inspect -- $(call quoted,MAR)
 
 ##@ Serve and roll out
 
 serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://...]
-	@exec $(python) scripts.serving.serve --port $(call quoted,PORT) $(call option,--host,HOST) $(named_model) \
+	@exec $(python) scripts.serving.serve --port=$(call quoted,PORT) $(call option,--host,HOST) $(named_model) \
 		$(call option,--version,VERSION) $(call option,--release,RELEASE) $(call option,--instance,INSTANCE)
 
 stop: .venv/installed-serve ## Stop a server that runs in another terminal: [PORT=8080]
-	@$(python) scripts.serving.serve --stop --port $(call quoted,PORT)
+	@$(python) scripts.serving.serve --stop --port=$(call quoted,PORT)
 
 rollout = $(python) scripts.rollout.rollout $(call option,--release,RELEASE)
 
 rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 RELEASE=s3://... MODEL=name URL=http://...:8080]
-	@$(rollout) start $(call quoted,VERSION) $(named_model) $(call option,--canary,CANARY) $(call option,--shadow,SHADOW) \
+	@$(rollout) start $(named_model) $(call option,--canary,CANARY) $(call option,--shadow,SHADOW) \
 		$(call option,--bake,BAKE) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call option,--url,URL) \
-		$(call option,--management-url,MANAGEMENT_URL) $(call option,--mar,MAR)
+		$(call option,--management-url,MANAGEMENT_URL) $(call option,--mar,MAR) -- $(call quoted,VERSION)
 
 rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://...]
 	@$(rollout) back
@@ -227,10 +227,10 @@ releases: .venv/installed-serve ## List all releases, newest first: [RELEASE=s3:
 	@$(rollout) history
 
 predict: given-PHOTOS .venv/installed-serve $(STARTER) ## Label the photos in a folder without a server: PHOTOS=folder [OUT=labels.csv MODEL=name VERSION=1.0.0]
-	@$(python) scripts.archive.predict $(call quoted,PHOTOS) $(call option,--out,OUT) $(named_model) $(call option,--version,VERSION)
+	@$(python) scripts.archive.predict $(call option,--out,OUT) $(named_model) $(call option,--version,VERSION) -- $(call quoted,PHOTOS)
 
 smoke: given-URL .venv/installed-serve ## Send golden photos to a deployed server and check its answers: URL=https://... [RELEASE=s3://...]
-	@$(python) scripts.rollout.smoke $(call quoted,URL) $(call option,--release,RELEASE)
+	@$(python) scripts.rollout.smoke $(call option,--release,RELEASE) -- $(call quoted,URL)
 
 bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside the in-process ceiling: [URL=http://host:8080 ROUTE=/predict PHOTOS=folder CONCURRENCY="1 16" RATE=100]
 	@$(python) scripts.bench.bench $(call option,--url,URL) $(call option,--route,ROUTE) $(call option,--photos,PHOTOS) \
@@ -238,8 +238,8 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 		$(call option,--seconds,SECONDS) $(named_model) $(call option,--version,VERSION) $(call option,--out,OUT)
 
 tune: given-GOAL .venv/installed-serve $(STARTER) ## Find the fastest settings that meet a latency goal: GOAL=p99_ms=50 [CONCURRENCY=16 PHOTOS=folder]
-	@$(python) scripts.bench.tune $(call quoted,GOAL) $(call option,--concurrency,CONCURRENCY) $(call option,--seconds,SECONDS) \
-		$(call option,--photos,PHOTOS) $(named_model) $(call option,--version,VERSION)
+	@$(python) scripts.bench.tune $(call option,--concurrency,CONCURRENCY) $(call option,--seconds,SECONDS) \
+		$(call option,--photos,PHOTOS) $(named_model) $(call option,--version,VERSION) -- $(call quoted,GOAL)
 
 ##@ Deploy
 
@@ -263,7 +263,7 @@ tools-image: ## Build the image of the MLflow and the S3 of docker-compose.yml: 
 	@$(build) --target tools --tag seefood-tools:$(call quoted,TAG) .
 
 compose: image tools-image ## Start the server, MLflow and an S3 on this machine: docker-compose.yml [TAG=latest COMPOSE="docker compose"]
-	@TAG=$(call quoted,TAG) $(call each,COMPOSE) up --no-build
+	@SEEFOOD_TAG=$(call quoted,TAG) $(call each,COMPOSE) up --no-build
 
 sbom: .venv/installed-cloud ## Write the image's SBOM to build/sbom: CycloneDX of the Python packages, Debian's list, known vulnerabilities
 	@$(build) --target sbom --output build/sbom .
@@ -271,17 +271,17 @@ sbom: .venv/installed-cloud ## Write the image's SBOM to build/sbom: CycloneDX o
 		--output build/sbom/vulnerabilities.txt; status=$$?; ls build/sbom; exit $$status
 
 preflight: .venv/installed-cloud ## Check the templates, and the account if there are credentials, before a deploy: [STACK=seefood]
-	@$(python) scripts.ecs.preflight.preflight $(call quoted,STACK)
+	@$(python) scripts.ecs.preflight.preflight -- $(call quoted,STACK)
 
 deploy: .venv/installed-cloud $(STARTER) ## Create or update a deployment on ECS, watched: [STACK=seefood IMAGE=tag ONLY=service YES=1 MODEL=name]
-	@$(python) scripts.ecs.deploy.deploy $(call quoted,STACK) $(named_model) $(call option,--image,IMAGE) \
-		$(call option,--only,ONLY) $(call flag,--yes,YES) $(call option,--replace,REPLACE) $(call option,--limit-s,LIMIT_S)
+	@$(python) scripts.ecs.deploy.deploy $(named_model) $(call option,--image,IMAGE) \
+		$(call option,--only,ONLY) $(call flag,--yes,YES) $(call option,--replace,REPLACE) $(call option,--limit-s,LIMIT_S) -- $(call quoted,STACK)
 
 doctor: .venv/installed-cloud ## Explain why a deployment is unhealthy, and what to do: [STACK=seefood]
-	@$(python) scripts.ecs.doctor.doctor $(call quoted,STACK)
+	@$(python) scripts.ecs.doctor.doctor -- $(call quoted,STACK)
 
 destroy: .venv/installed-cloud ## Delete a deployment; asks first, and lists what stays: [STACK=seefood]
-	@$(python) scripts.ecs.deploy.destroy $(call quoted,STACK) $(call flag,--yes,YES)
+	@$(python) scripts.ecs.deploy.destroy $(call flag,--yes,YES) -- $(call quoted,STACK)
 
 ##@ Develop
 

@@ -96,8 +96,8 @@ class Settings:
 
 # less would be a busy loop
 SHORTEST_S = 0.05
-# set by the server for its workers, and read by `make rollout URL=...` for the tokens of a TorchServe that wants some
-NOT_SETTINGS = ("SEEFOOD_CAPTURE_DIR", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
+# set by the server for its workers, by make for docker-compose.yml, and by whoever calls a TorchServe that wants tokens
+NOT_SETTINGS = ("SEEFOOD_CAPTURE_DIR", "SEEFOOD_TAG", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
 
 
 def _value(variable: str, text: str, kind: type) -> bool | int | float | str:

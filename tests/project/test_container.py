@@ -300,7 +300,7 @@ def test_wrong_configuration_ends_it_with_the_reason(run, options, reason):
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose here")
 def test_compose_serves_what_is_released_on_its_s3_and_mlflow_takes_runs(docker, archives, monkeypatch):
     compose = ["docker-compose", "--project-name", "seefood-under-test"]
-    docker.environment["TAG"] = TAG
+    docker.environment["SEEFOOD_TAG"] = TAG
     try:
         docker.run(*compose, "up", "--detach", "--no-build", timeout=LONG_S)
         for name, value in {

@@ -164,6 +164,15 @@ def test_a_value_is_one_argument_whatever_is_in_it(project, target, names):
     assert project.left() == set()
 
 
+@pytest.mark.parametrize(("target", "names"), [one for one in TAKEN if one[0] not in ("run-image", "sbom")], ids=str)
+def test_a_value_that_begins_with_a_dash_is_no_option(project, target, names):
+    """As argparse reads it: after =, after --, or within a word."""
+    values = [f"{name}=--x-{name}" for name in names.split() if name not in ("PORT", "GPUS")]
+    for command in project.run(target, *values, *needed(target, names.split())):
+        options = command[1 : command.index("--")] if "--" in command else command[1:]
+        assert [word for word in options if word.startswith("--x-")] == [], command
+
+
 @pytest.mark.parametrize(("target", "name"), LISTS, ids=str)
 def test_a_list_is_an_argument_for_each_word(project, target, name):
     value = r"""docker a'b c"d $(touch) `touch` ;touch #x"""
@@ -243,13 +252,13 @@ def test_a_model_is_named_to_what_makes_one_and_to_others_only_if_it_was_given(p
 
 def named(command):
     """The model that a command is given."""
-    return command[command.index("--model") + 1] if "--model" in command else None
+    return next((word.partition("=")[2] for word in command if word.startswith("--model=")), None)
 
 
 def test_the_champion_is_fetched_each_time_and_exported_when_it_has_changed(project):
-    fetch = ["python", "-m", "training.tracking.promote", "--model", "seefood", "--fetch", "champion", "--out", "runs/champion"]
-    export = ["training.export.export", "--checkpoint", "runs/champion/checkpoint.pt", "--out", "build/1.0.0"]
-    pack = ["scripts.archive.build", "build/1.0.0", "--version", "1.0.0"]
+    fetch = ["python", "-m", "training.tracking.promote", "--model=seefood", "--fetch", "champion", "--out=runs/champion"]
+    export = ["training.export.export", "--checkpoint=runs/champion/checkpoint.pt", "--out=build/1.0.0"]
+    pack = ["scripts.archive.build", "--version=1.0.0", "--", "build/1.0.0"]
     archive = ("archive", "VERSION=1.0.0", "RUN=champion")
     assert project.run(*archive) == [fetch, ["python", "-m", *export], ["python", "-m", *pack]]
     checkpoint, program = project.folder / "runs/champion/checkpoint.pt", project.folder / "build/1.0.0/program.json"
@@ -260,6 +269,36 @@ def test_the_champion_is_fetched_each_time_and_exported_when_it_has_changed(proj
     assert project.run(*archive) == [fetch, ["python", "-m", *pack]]
     os.utime(program, (0, 0))
     assert project.run(*archive) == [fetch, ["python", "-m", *export], ["python", "-m", *pack]]
+
+
+def test_exports_of_two_runs_under_one_version_are_told_apart(project):
+    runs, program = [project.folder / "runs" / name for name in ("a", "b")], project.folder / "build/1.0.0/program.json"
+    program.parent.mkdir(parents=True)
+    for run in runs:
+        run.mkdir()
+        (run / "checkpoint.pt").touch()
+
+    def exports(run):
+        commands = project.run("export", "VERSION=1.0.0", f"RUN=runs/{run}")
+        return [word for command in commands for word in command if word.startswith("--checkpoint=")]
+
+    assert exports("a") == ["--checkpoint=runs/a/checkpoint.pt"]
+    program.touch()
+    assert exports("a") == []
+    assert exports("b") == ["--checkpoint=runs/b/checkpoint.pt"]  # although the program is newer than its checkpoint
+    assert exports("b") == []
+    (project.folder / "runs/latest").symlink_to("b")
+    assert exports("latest") == []  # another name of the same run
+
+
+def test_a_resumed_run_is_the_latest_however_it_is_named(project):
+    (project.folder / "runs/a").mkdir()
+    (project.folder / "elsewhere").mkdir()
+    for resumed in ("runs/a", "./runs/a/", str(project.folder / "runs/a"), "runs/latest"):
+        project.run("train", f"RESUME={resumed}")
+        assert (project.folder / "runs/latest").readlink().name == "a"
+    project.run("train", "RESUME=elsewhere")
+    assert (project.folder / "runs/latest").readlink().name == "a"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import http.server
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -14,6 +16,8 @@ from scripts.release.folder_store import FolderStore
 from scripts.serving.serve import newest_release, own_name, stop
 from scripts.settings import Settings
 from scripts.steps import Steps
+from tests.conftest import ROOT, free_port
+from tests.rollout.rolling import report
 
 
 @pytest.fixture
@@ -70,6 +74,38 @@ def test_first_document_is_for_the_newest_archive_of_the_model(model_store):
     assert released(store) == ("flowers", "1.2.0")
     newest_release(model_store, store, "seefood", Steps(False))
     assert released(store) == ("seefood", "0.2.0")
+
+
+def test_another_model_is_not_written_into_a_document_that_a_running_server_follows(model_store):
+    store = FolderStore(model_store / "release.json")
+    newest_release(model_store, store, "flowers", Steps(False))
+    report(store, "host-8080")
+    with pytest.raises(ValueError, match=r"host-8080 serves flowers by .*release.json: .*RELEASE=model_store/seefood.json"):
+        newest_release(model_store, store, "seefood", Steps(False))
+    assert released(store) == ("flowers", "1.1.0")
+    newest_release(model_store, store, "flowers", Steps(False))  # a second server of the same model
+    store.write_status("host-8080", None)
+    newest_release(model_store, store, "seefood", Steps(False))
+    assert released(store) == ("seefood", "0.2.0")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--version", "1.0.0"]], ids=str)
+def test_a_taken_port_changes_no_release_and_no_folder(model_store, tmp_path, arguments):
+    store = FolderStore(model_store / "release.json")
+    newest_release(model_store, store, "flowers", Steps(False))
+    (model_store / "flowers-2.0.0.mar").write_bytes(b"newer")
+    kept = model_store / "run" / "own" / "release.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the server that holds the port")
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(port), "--model-store", str(model_store)]
+        command += ["--run-dir", str(model_store / "run"), "--model", "flowers", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"the inference port {port} is taken" in done.stderr
+    assert released(store) == ("flowers", "1.1.0")
+    assert kept.read_text() == "of the server that holds the port"
 
 
 def test_document_that_somebody_rolled_out_stays_and_another_model_is_refused(model_store, capsys):

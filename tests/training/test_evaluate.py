@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 from training.evaluation.evaluate import evaluate
 from training.evaluation.metrics import calibration_error
 from training.evaluation.plots import Mistake, plot_confusion, plot_mistakes
+from training.evaluation.report import out_of_distribution, write_report
 from training.evaluation.tables import per_class
 from training.model import Checkpoint
 
@@ -132,6 +133,29 @@ def test_page_contains_its_pictures_and_needs_no_network(evaluated):
     assert f"{100 * metrics['top1']:.1f} %" in page
     assert "class_0" in page
     assert Checkpoint.load(evaluated / "checkpoint.pt").git in page
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"photos": 1, "data": "photos"}', "has no 'top1'"),
+        ("{", "cannot be read: Expecting property name"),
+        ("[]", "cannot be read: list indices must be integers"),
+    ],
+)
+def test_page_of_metrics_that_another_version_wrote_is_refused_and_the_page_before_stays(tmp_path, content, reason):
+    (tmp_path / "metrics.json").write_text(content)
+    (tmp_path / "report.html").write_text("the page before")
+    with pytest.raises(ValueError, match=rf"metrics.json {reason}.*: make evaluate RUN={tmp_path} writes it again"):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "the page before"
+
+
+def test_page_of_an_out_of_distribution_section_that_another_version_wrote_names_the_key(tmp_path):
+    score = {"auroc": 0.9, "caught_at_5_percent_false_alarms": 0.5}
+    found = {"scores": {"confidence": score}, "photos": 1, "left_out": 0, "unknown": "x", "score": "confidence"}
+    with pytest.raises(KeyError, match="false_positive_rate"):
+        out_of_distribution(tmp_path, {"out_of_distribution": found})
 
 
 @pytest.mark.slow

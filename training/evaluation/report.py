@@ -121,26 +121,40 @@ def calibration(metrics: dict[str, Any]) -> str:
     return f"Expected calibration error: {before} before temperature scaling, {after} after it (T = {temperature}). {note}"
 
 
+def parts_of_metrics(run_folder: Path, metrics: dict[str, Any]) -> dict[str, str]:
+    """The parts of the page that metrics.json fills. KeyError for what it lacks."""
+    shown = {"top-1": "top1", "top-5": "top5", "F1 (macro)": "f1", "calibration error": "calibration_error"}
+    return {
+        "summary": f"{metrics['photos']} held-out photos of {escape(metrics['data'])}, none of them trained on.",
+        "metrics": "".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
+        "calibration": calibration(metrics),
+        "out_of_distribution": out_of_distribution(run_folder, metrics),
+    }
+
+
 def write_report(run_folder: Path) -> Path:
-    """Write report.html into the folder of a run and return its path. ValueError if the run was not evaluated."""
+    """Write report.html into the folder of a run and return its path.
+
+    ValueError if the run was not evaluated, or by a version of this project whose metrics.json had other keys.
+    """
     if not (run_folder / "metrics.json").is_file():
         raise ValueError(f"{run_folder} has no metrics.json: make evaluate RUN={run_folder} first")
-    metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))
+    try:
+        parts = parts_of_metrics(run_folder, json.loads((run_folder / "metrics.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        missing = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read: {error}"
+        raise ValueError(f"{run_folder}/metrics.json {missing}: make evaluate RUN={run_folder} writes it again") from error
     checkpoint = Checkpoint.load(run_folder / "checkpoint.pt")
-    shown = {"top-1": "top1", "top-5": "top5", "F1 (macro)": "f1", "calibration error": "calibration_error"}
     with (run_folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     named = f"{checkpoint.name}: " if checkpoint.name else ""  # checkpoints of before names have none
     page = PAGE.substitute(
         title=escape(f"{named}{checkpoint.params['model']} on {len(checkpoint.labels)} classes"),
-        summary=f"{metrics['photos']} held-out photos of {escape(metrics['data'])}, none of them trained on.",
-        metrics="".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
-        calibration=calibration(metrics),
         pictures="\n".join(picture(run_folder / name, heading) for name, heading in PICTURES.items()),
-        out_of_distribution=out_of_distribution(run_folder, metrics),
         classes=row([name.replace("_", " ") for name in header], "th") + "".join(row([*cells]) for cells in rows),
         provenance=provenance(checkpoint),
         run=escape(str(run_folder)),
+        **parts,
     )
     write_text(run_folder / "report.html", page)
     return run_folder / "report.html"
