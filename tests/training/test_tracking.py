@@ -16,13 +16,12 @@ import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
-from handler import parts
 from tests.conftest import free_port
 from training.tracking.journal import Tracker
 from training.tracking.machine import system_metrics
 from training.tracking.registry import Registry
 from training.tracking.sender import Sender, lock, send
-from training.tracking.store import JOURNAL, STATE, open_client, records_left
+from training.tracking.store import JOURNAL, STATE, open_client, records_left, sha256_of
 
 # MLflow asks SQLAlchemy for what that deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -115,7 +114,7 @@ def test_run_lands_in_the_embedded_store_while_the_caller_never_waits(here, monk
     assert (run.data.tags["git_commit"], run.data.tags["git_tree"]) == ("abc", "dirty")
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"checkpoints", "params.json", "report.html"}
     version = client.get_model_version_by_alias("food", "challenger")
-    assert (version.run_id, version.tags["sha256"]) == (run.info.run_id, parts.sha256(folder / "checkpoint.pt"))
+    assert (version.run_id, version.tags["sha256"]) == (run.info.run_id, sha256_of(folder / "checkpoint.pt"))
 
 
 @pytest.mark.slow
@@ -370,7 +369,7 @@ def test_artifacts_go_to_s3_and_come_back(here, monkeypatch):
         tracker.register("food", folder / "checkpoint.pt")
         tracker.close()
         uri = f"sqlite:///{here}/mlflow.db"
-        run_id, sha256 = send(folder, uri), parts.sha256(folder / "checkpoint.pt")
+        run_id, sha256 = send(folder, uri), sha256_of(folder / "checkpoint.pt")
         (stored,) = s3.list_objects_v2(Bucket="bucket")["Contents"]
         assert stored["Key"] == f"some/{run_id}/artifacts/checkpoints/{sha256[:12]}/checkpoint.pt"
         registry = Registry(uri, "food")

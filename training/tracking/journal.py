@@ -19,8 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handler import parts
-from training.tracking.store import CLOSE_S, JOURNAL, public, read_state, records_left, say, tracking_uri
+from training.tracking.store import CLOSE_S, JOURNAL, public, read_state, records_left, say, sha256_of, tracking_uri
 
 PATIENCE_S = 5.0  # how long close() waits before it prints that it does
 
@@ -64,7 +63,7 @@ class Tracker:
         """Keep the checkpoint, as it is now, with the run, as a new version of the registered model; alias challenger."""
         try:
             # by its hash: the file may be another one by the time it is sent
-            self._append("register", model=model, path=self._stored(checkpoint), sha256=parts.sha256(checkpoint))
+            self._append("register", model=model, path=self._stored(checkpoint), sha256=sha256_of(checkpoint))
         except OSError as error:
             say(f"{checkpoint} is not registered: {error}")
 

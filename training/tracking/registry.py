@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handler import parts
 from scripts.atomic import aside
 from scripts.model_name import check_model_name
 from training.model import Checkpoint
-from training.tracking.store import CHALLENGER, CHAMPION, TrackingError, open_client, public, read_state, reason_of
+from training.tracking.store import CHALLENGER, CHAMPION, TrackingError, open_client, public, read_state, reason_of, sha256_of
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -74,13 +73,13 @@ class Registry:
         from mlflow.artifacts import download_artifacts
 
         path, sha256 = out / "checkpoint.pt", version.tags.get("sha256")
-        if path.is_file() and parts.sha256(path) == sha256:
+        if path.is_file() and sha256_of(path) == sha256:
             return path
         out.mkdir(parents=True, exist_ok=True)
         # MLflow names the file itself, so it gets a folder: beside `path`, as a rename does not cross file systems
         with aside(path) as part, tempfile.TemporaryDirectory(dir=out, prefix=".fetch-") as folder:
             fetched = Path(download_artifacts(version.source, dst_path=folder, tracking_uri=self.uri))
-            if (found := parts.sha256(fetched)) != sha256:
+            if (found := sha256_of(fetched)) != sha256:
                 raise TrackingError(
                     f"{version.source} has sha256 {found}, {self.model} {version.version} was registered with {sha256}"
                 )

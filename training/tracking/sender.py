@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from handler import parts
 from scripts.errors import SeeFoodError
 from training.tracking.store import (
     CHALLENGER,
@@ -24,6 +23,7 @@ from training.tracking.store import (
     reason_of,
     records_left,
     say,
+    sha256_of,
     write_state,
 )
 
@@ -191,7 +191,7 @@ class Sender(AbstractContextManager["Sender"]):
         """Add the checkpoint to the registry, once, with the alias challenger unless a newer one has it already."""
         if model is None:
             raise RejectedRecordError("the run has no model name: give MODEL=NAME (--model)")
-        if not path.is_file() or parts.sha256(path) != sha256:
+        if not path.is_file() or sha256_of(path) != sha256:
             raise RejectedRecordError(f"{path} is not the checkpoint that was to be registered any more")
         registered = self.client.search_model_versions(f"name = '{model}' and run_id = '{self.run_id}'")
         number = next((v.version for v in registered if v.tags.get("sha256") == sha256), None)

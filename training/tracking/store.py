@@ -5,6 +5,7 @@ MLFLOW_DEFAULT_ARTIFACT_ROOT, e.g. s3://bucket/prefix; `none` means that records
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -80,6 +81,12 @@ def say(message: str) -> None:
     """One line on stderr; nothing if stderr is gone."""
     with contextlib.suppress(OSError, ValueError):
         print(f"tracking: {message}", file=sys.stderr, flush=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file. OSError as it comes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state(folder: Path, uri: str) -> tuple[str, int]:
