@@ -23,6 +23,8 @@ from training.params import Params
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+# how long a test waits for a process or an event, on a machine however slow: what takes longer has hung
+LIMIT_S = 900
 
 needs_photos = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the real photos of ../shared are not here")
 

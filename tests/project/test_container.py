@@ -13,9 +13,9 @@ import pytest
 from scripts.archive.build import build
 from scripts.release.address import open_store
 from scripts.release.folder_store import FolderStore
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.project.containers import build_image, docker_daemon, need_base_image
-from tests.rollout.rolling import LONG_S, QUICK, Load, get, make_archives, release, reversion
+from tests.rollout.rolling import QUICK, Load, get, make_archives, release, reversion
 from training.export.export import export
 from training.model import Checkpoint
 
@@ -58,7 +58,7 @@ class Container:
         self.name = docker("run", "--detach", *HARDENED, *ports, *volume, *environment, *options, IMAGE).split()[-1][:12]
 
     def wait_for(self, condition):
-        deadline = time.monotonic() + LONG_S
+        deadline = time.monotonic() + LIMIT_S
         while not (found := condition()):
             assert time.monotonic() < deadline, self.log
             time.sleep(0.1)
@@ -228,7 +228,7 @@ def test_rollout_inside_fails_no_request_and_changes_the_export_format(served, a
         ]
         environment = {**os.environ, **QUICK}
         done = subprocess.run(
-            [*command, "start", version], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LONG_S, check=False
+            [*command, "start", version], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr + container.log
         assert container.ask()["version"] == version
@@ -302,7 +302,7 @@ def test_compose_serves_what_is_released_on_its_s3_and_mlflow_takes_runs(docker,
     compose = ["docker-compose", "--project-name", "seefood-under-test"]
     docker.environment["SEEFOOD_TAG"] = TAG
     try:
-        docker.run(*compose, "up", "--detach", "--no-build", timeout=LONG_S)
+        docker.run(*compose, "up", "--detach", "--no-build", timeout=LIMIT_S)
         for name, value in {
             "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -322,11 +322,11 @@ def test_compose_serves_what_is_released_on_its_s3_and_mlflow_takes_runs(docker,
         print(docker.run(*compose, "logs", "--tail", "20", check=False)[1])
         raise
     finally:
-        docker.run(*compose, "down", "--volumes", timeout=LONG_S, check=False)
+        docker.run(*compose, "down", "--volumes", timeout=LIMIT_S, check=False)
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + LONG_S
+    deadline = time.monotonic() + LIMIT_S
     while True:
         try:
             if condition():

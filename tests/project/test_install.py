@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from scripts import install
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from tests.project.containers import QuietHandler
 
 PYTHON = Path(sys.executable)
@@ -125,7 +125,7 @@ class Mirror:
             env={**os.environ, **own, **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT_S,
             check=False,
         )
 
@@ -197,7 +197,7 @@ def test_a_signal_ends_it_with_the_signals_status(mirror, number, status):
     process = subprocess.Popen(command, cwd=mirror.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline().startswith("making .venv")
     process.send_signal(number)
-    assert "interrupted: run the same command again, it goes on where it stopped" in process.communicate(timeout=60)[1]
+    assert "interrupted: run the same command again, it goes on where it stopped" in process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == status
 
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from tests.project.test_workflows import job_of, steps_of
 
 MAKE = """#!/bin/bash
@@ -75,7 +75,9 @@ class Played:
         output.write_text("")
         environment = self.environment | self.values(step.get("env", {})) | {"GITHUB_OUTPUT": str(output)}
         command = ["bash", "-e", "-c", step["run"]]
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
         self.printed += done.stdout + done.stderr
         self.outcomes[name] = "success" if done.returncode == 0 else "failure"
         self.failed |= done.returncode != 0

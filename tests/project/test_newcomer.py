@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 
 pytestmark = pytest.mark.server
 
@@ -64,7 +64,7 @@ def end(process, signal_number, whole_group):
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("java" in member.name() for member in family)
     (os.killpg if whole_group else os.kill)(process.pid, signal_number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=LIMIT_S)
     assert not psutil.wait_procs(family, timeout=20)[1]
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.project.pages import console, shell_lines
 from training.data.pictures import generate
 
@@ -23,7 +23,6 @@ README = ROOT / "README.md"
 CLOUD = ("make preflight", "make deploy", "make doctor", "make destroy")
 ITSELF = "make test"
 PORT = "8080"
-LIMIT_S = 600
 
 
 @pytest.fixture(scope="module")

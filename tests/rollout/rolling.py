@@ -17,7 +17,7 @@ from scripts.archive.read import unpack
 from scripts.atomic import write_json
 from scripts.release.address import open_store
 from scripts.release.document import entry_of, fingerprint, make, parse, write
-from tests.conftest import picture_bytes
+from tests.conftest import LIMIT_S, picture_bytes
 from tests.serving.server import Server
 
 # short intervals, so that tests need not wait
@@ -88,10 +88,6 @@ def get(url: str):
         return 0, {}
 
 
-# what is waited for happens in seconds, but a loaded machine may take ten times as long
-LONG_S = 180
-
-
 class Instance(Server):
     """A server that follows a release document."""
 
@@ -117,7 +113,7 @@ class Instance(Server):
         self.wait_for(lambda: self.ready)
         return self
 
-    def wait_for(self, condition, seconds=LONG_S):
+    def wait_for(self, condition, seconds=LIMIT_S):
         deadline = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < deadline, f"{self.output}\n{self.status()}"

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.release.document import entry_of, make, write
 from scripts.release.folder_store import FolderStore
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, Load, flip_a_byte, get, make_archives, put, release, reversion, truncate
 
 pytestmark = pytest.mark.server
@@ -344,6 +344,6 @@ def test_no_release_can_be_served_ends_with_the_reason(quick, store, archives):
     document, reason = broken_version("raises", archives, store)
     put(store, write(make({"2.0.0": document["versions"]["2.0.0"]}, "2.0.0", "released", "bad alone")))
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--release", store.address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 1
     assert reason in done.stderr

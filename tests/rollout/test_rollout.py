@@ -14,7 +14,7 @@ from scripts.backend.torchserve.process import java_home
 from scripts.release.address import open_store
 from scripts.release.document import parse
 from scripts.release.folder_store import FolderStore
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, Load, make_archives, p99_ms, release, reversion
 
 pytestmark = pytest.mark.server
@@ -64,7 +64,7 @@ def command(instance, archives, *arguments):
 
 def run(instance, archives, *arguments):
     """(exit status, all that it printed) of a rollout command."""
-    done = subprocess.run(command(instance, archives, *arguments), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command(instance, archives, *arguments), capture_output=True, text=True, timeout=LIMIT_S, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -177,7 +177,7 @@ def test_interrupted_rollout_is_taken_back(instance, store, archives):
     )
     instance.wait_for(lambda: instance.registered() == ["1.0.0", "2.3.0"])
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=LIMIT_S)[0]
     assert process.returncode == 130
     assert "1.0.0 is served again" in output
     assert output.endswith("interrupted\n")
@@ -330,7 +330,7 @@ def test_torchserve_without_a_release_document_is_rolled_with_its_tokens(unmanag
     start = [sys.executable, "-m", "scripts.rollout.rollout", "--model-store", str(archives["1.0.0"].parent), "start"]
 
     def roll(version):
-        return subprocess.run([*start, version, "--url", url], capture_output=True, text=True, timeout=300, check=False)
+        return subprocess.run([*start, version, "--url", url], capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
     refused = roll("1.1.0")
     assert refused.returncode == 1

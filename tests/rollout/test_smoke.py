@@ -22,7 +22,7 @@ from scripts.archive.read import unpack
 from scripts.backend.torchserve.versions import read_golden
 from scripts.release.document import make, write
 from scripts.release.folder_store import FolderStore
-from tests.conftest import ROOT, free_port
+from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.rollout.rolling import QUICK, Instance, release, reversion
 
 
@@ -98,7 +98,7 @@ def serving(service):
 def smoke(url, store, *arguments, **environment):
     """(exit status, all that it printed)."""
     command = [sys.executable, "-m", "scripts.rollout.smoke", url, "--release", store.address, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, env=os.environ | environment)
     return done.returncode, done.stdout + done.stderr
 
 

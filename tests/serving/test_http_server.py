@@ -11,6 +11,7 @@ from scripts.serving.health import Health, health_server
 from scripts.serving.http_server import Answer, HttpServer
 from scripts.settings import Settings
 from scripts.steps import Steps
+from tests.conftest import LIMIT_S
 
 
 @pytest.fixture
@@ -60,12 +61,18 @@ def test_idle_clients_hold_up_nobody_and_are_cut_off(capfd):
 
 
 def test_livez_and_readyz_before_anything_is_served():
-    health = Health(Settings(alive_s=0.2), Steps(False))
+    health = Health(Settings(alive_s=LIMIT_S), Steps(False))
     with health_server("127.0.0.1", 0, health) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         assert httpx.get(f"{url}/livez").json() == {"live": True}
         answer = httpx.get(f"{url}/readyz")
         assert (answer.status_code, answer.json()) == (503, {"ready": False, "version": None, "why": "starting"})
         assert answer.headers["content-type"] == "application/json"
-        time.sleep(0.3)
-        assert httpx.get(f"{url}/livez").status_code == 503  # the main loop has not called beat()
+
+
+def test_livez_ends_when_the_main_loop_has_not_called_beat_for_too_long():
+    health = Health(Settings(alive_s=0.05), Steps(False))
+    with health_server("127.0.0.1", 0, health) as server:
+        deadline = time.monotonic() + LIMIT_S
+        while httpx.get(f"http://127.0.0.1:{server.server_address[1]}/livez").status_code != 503:
+            assert time.monotonic() < deadline

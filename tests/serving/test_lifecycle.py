@@ -20,7 +20,7 @@ from scripts.atomic import write_json
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
 from scripts.settings import ports_of
-from tests.conftest import ROOT, free_port
+from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.serving.server import Server, status_of
 
 pytestmark = pytest.mark.server
@@ -110,7 +110,7 @@ def test_full_disk_is_reported(model_store, mount_disk, tmp_path):
         shutil.copytree(ROOT / folder, disk / folder)
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(model_store)]
     environment = {**os.environ, "PYTHONPATH": str(disk)}
-    done = subprocess.run(command, cwd=disk, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=disk, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 1
     assert "the disk is full" in done.stderr
 

@@ -19,7 +19,7 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from scripts.archive.build import check
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.serving.server import Server
 from training.data.pictures import generate
 from training.model import Checkpoint
@@ -60,7 +60,7 @@ def environment(folder: Path) -> dict[str, str]:
 def run(folder: Path, *command: str, code: int = 0, **extra: str) -> str:
     """Output of a command that must end with this exit code."""
     done = subprocess.run(
-        command, cwd=folder, env=environment(folder) | extra, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env=environment(folder) | extra, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -80,7 +80,7 @@ def interrupt(folder: Path, *command: str, when) -> tuple[int, str]:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     os.set_blocking(process.stdout.fileno(), True)
-    output += process.communicate(timeout=60)[0]
+    output += process.communicate(timeout=LIMIT_S)[0]
     return process.returncode, output.decode()
 
 

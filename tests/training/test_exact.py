@@ -20,7 +20,7 @@ import yaml
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from training.data.loader import Batches
 from training.data.pictures import generate
 from training.data.split import Photo
@@ -75,7 +75,7 @@ def run_train(params: Params, data: Path, out: Path, processes: int = 0, **optio
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == code, out + err
     return out, err
 
@@ -212,7 +212,7 @@ def test_sigterm_to_torchrun_saves_and_ends_all_ranks(tmp_path, generated, param
     process = run_train(long, generated, tmp_path / "run", processes=2, start_new_session=True)
     wait_for_step(tmp_path / "run", process, least=6)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode != 0
     assert "stopped by SIGTERM after step" in out
     state = load_state(tmp_path / "run" / "last.pt")

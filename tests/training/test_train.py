@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from training.loop import train
 from training.model import Checkpoint, build, save_whole
 from training.recipe import freeze, lr_factor, parameter_groups
@@ -45,7 +45,7 @@ def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, gen
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def test_command_line_trains_on_generated_pictures_and_says_so(tmp_path, tiny_pa
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(tiny_params.model_copy(update={"epochs": 1}).model_dump()))
     command = [sys.executable, "-m", "training.train", "--model", "food", "--params", str(params), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
     assert "generated pictures, not photos" in done.stdout
     for shown in ("loss", "accuracy", "images/s", "epoch 1/1"):
