@@ -41,7 +41,7 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     """Exit status of `main`; its errors go to stderr. `interrupted` says after Ctrl-C or SIGTERM what is left as it was."""
     before = {number: signal.signal(number, _interrupt) for number in _signals()}
     try:
-        status = main() or 0
+        status = _unmasked(main) or 0
         if sys.stdout is not None:  # it is None where it was closed from the start: `command >&-`
             sys.stdout.flush()  # not at exit, where a reader that has gone would end in a traceback
         return status
@@ -61,6 +61,19 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _unmasked(main: Callable[[], int | None]) -> int | None:
+    """What `main` returns or raises; its interruption even where cleaning up after that raised, as closing a half-written zip does."""
+    try:
+        return main()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from None
+        raise
 
 
 def _signals() -> list[signal.Signals]:
