@@ -412,6 +412,11 @@ CONTAINERS = [
     fault("task-role-may-serve", "the execution role", put("service/TaskDefinition/TaskRoleArn", ref("ExecutionRoleArn"))),
     fault("task-role-may-serve", "may not read", not_allowed("identity", "TaskRole", "s3:GetObject")),
     fault("task-role-may-serve", "may not list", not_allowed("identity", "TaskRole", "s3:ListBucket")),
+    fault(
+        "task-role-may-serve",
+        "may not list statuses",
+        put("identity/TaskRole/Policies/0/PolicyDocument/Statement/1/Condition", {"StringLike": {"s3:prefix": "dvc/*"}}),
+    ),
     fault("task-role-may-serve", "may not write its status", not_allowed("identity", "TaskRole", "s3:PutObject")),
     fault(
         "task-role-may-serve",
