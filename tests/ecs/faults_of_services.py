@@ -223,6 +223,31 @@ SCALING = [
     fault("alarms-can-go-off", "no threshold", drop("service/UnhealthyAlarm/Threshold")),
     fault("alarms-can-go-off", "more points than periods", put("service/ErrorAlarm/DatapointsToAlarm", "5")),
     fault("alarms-can-go-off", "a metric that is missing", drop("service/ErrorAlarm/Metrics/2")),
+    fault(
+        "alarms-watch-these-resources",
+        "the load balancer's by group",
+        append(
+            "service/ErrorAlarm/Metrics/2/MetricStat/Metric/Dimensions",
+            {"Name": "TargetGroup", "Value": att("TargetGroup", "TargetGroupFullName")},
+        ),
+    ),
+    fault("deployment-alarms-see-crashes", "tasks alone", replaced("service/ErrorAlarm/Metrics", "FILL(crashed, 0) + ", "")),
+    fault(
+        "deployment-alarms-see-crashes",
+        "not those that hang",
+        put("service/ErrorAlarm/Metrics/4/MetricStat/Metric/MetricName", "HTTPCode_ELB_503_Count"),
+    ),
+    fault(
+        "deployment-alarms-see-crashes",
+        "clients' faults",
+        put("service/ErrorAlarm/Metrics/3/MetricStat/Metric/MetricName", "HTTPCode_ELB_4XX_Count"),
+    ),
+    fault(
+        "deployment-alarms-see-crashes",
+        "no latency",
+        put(f"{DEPLOYMENT}/Alarms/AlarmNames", [ref("ErrorAlarm"), ref("UnhealthyAlarm")]),
+    ),
+    fault("deployment-alarms-see-crashes", "mean latency", put("service/SlowAlarm/Metrics/1/MetricStat/Stat", "Average")),
     fault("alarms-notify-someone", "nobody", put("observability/CpuAlarm/AlarmActions", [])),
     fault("alarms-notify-someone", "not a topic", put("service/ErrorAlarm/AlarmActions", [ref("LogGroupName")])),
     fault("alarms-notify-someone", "switched off", put("service/ErrorAlarm/ActionsEnabled", False)),

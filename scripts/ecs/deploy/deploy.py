@@ -63,10 +63,11 @@ def deploy(aws: Aws, deployment: Deployment, args: argparse.Namespace, limit: Li
         if kind == args.only:
             return
         if kind == "storage" and tag:
-            if not pinned:
-                default = templates["service"]["Parameters"]["Architecture"]["Default"]
-                ensure_pushed(aws, outputs["RepositoryUri"], tag, deployment.parameters.get("Architecture", default))
-            first_release(f"s3://{outputs['BucketName']}/{RELEASE_KEY}", args.model_store, args.model or deployment.model)
+            # an image with CUDA alone may take half an hour to build and push
+            with limit.paused():
+                if not pinned:
+                    ensure_pushed(aws, outputs["RepositoryUri"], tag, deployment.build)
+                first_release(f"s3://{outputs['BucketName']}/{RELEASE_KEY}", args.model_store, args.model or deployment.model)
 
 
 def outputs_of(aws: Aws, deployment: Deployment, kind: str) -> dict[str, str]:
