@@ -52,10 +52,15 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(
 def read_template(kind: str, folder: Path = TEMPLATE_FOLDER) -> dict[str, Any]:
     """A template with its short forms written out. DeploymentError if it is not valid YAML."""
     path = folder / f"{kind}.yaml"
+    return parse_template(path.read_text(encoding="utf-8"), path.name)
+
+
+def parse_template(text: str, name: str) -> dict[str, Any]:
+    """The same of a template's text. DeploymentError, with its name, if it is not valid YAML."""
     try:
-        return dict(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
+        return dict(yaml.load(text, Loader=_Loader))
     except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise DeploymentError(f"{path.name} is not a valid template: {error}") from error
+        raise DeploymentError(f"{name} is not a valid template: {error}") from error
 
 
 # Docker's names of the values of the parameter Architecture; TORCH of `make image` for those of Gpu
@@ -86,7 +91,7 @@ class Deployment(NamedTuple):
 
     @property
     def build(self) -> Build:
-        """How its image is built: for its instances, whatever machine builds it. DeploymentError for an unknown Architecture or Gpu."""
+        """How its image is built: for its instances, whatever machine builds it. DeploymentError for unknown parameters."""
         given = {key: self.parameters.get(key, default) for key, default in (("Architecture", "X86_64"), ("Gpu", "no"))}
         for key, known in (("Architecture", PLATFORMS), ("Gpu", TORCH)):
             if given[key] not in known:

@@ -316,6 +316,23 @@ TASKS = [
     ),
     fault("architecture-matches", "ARM on x86", Architecture="ARM64"),
     fault(
+        "image-is-built-for-its-task",
+        "a GPU for an image without CUDA",
+        put("service/TaskDefinition/ContainerDefinitions/0/ResourceRequirements", [{"Type": "GPU", "Value": "1"}]),
+    ),
+    fault(
+        "image-is-built-for-its-task",
+        "CUDA without a GPU",
+        drop("service/TaskDefinition/ContainerDefinitions/0/ResourceRequirements"),
+        Gpu="yes",
+        InstanceType="g5.xlarge",
+    ),
+    fault(
+        "image-is-built-for-its-task",
+        "another architecture than the deployment's",
+        put("service/TaskDefinition/RuntimePlatform/CpuArchitecture", "ARM64"),
+    ),
+    fault(
         "architecture-matches",
         "x86 on ARM by default",
         drop("service/TaskDefinition/RuntimePlatform"),

@@ -211,7 +211,11 @@ def main(arguments: list[str] | None = None) -> int:
     deploy(aws, deployment, args, Limit(args.limit_s))
     service = find(aws, deployment.stack("service"))
     deployed = args.name if args.only is None else deployment.stack(args.only)
-    print(f"{deployed} is deployed. {(service.outputs if service else {}).get('Url', '')}".strip())
+    outputs = service.outputs if service else {}
+    print(f"{deployed} is deployed. {outputs.get('Url', '')}".strip())
+    domain, own_name = deployment.parameters.get("DomainName"), outputs.get("LoadBalancerDnsName")
+    if domain and own_name:
+        print(f"{domain} must be a CNAME of {own_name}")
     return 0
 
 

@@ -46,8 +46,8 @@ def ensure_pushed(aws: Aws, repository: str, tag: str, build: Build) -> str:
     if f"linux/{machine}" != build.platform:
         # tags are immutable: a wrong image would occupy this one for good
         raise ImageError(
-            f"the image is built for {machine}, but Architecture is {build.architecture}, {build.platform}: build it on a machine of "
-            "that architecture, or change Architecture together with InstanceType and AmiParameter"
+            f"the image is built for {machine}, but Architecture is {build.architecture} ({build.platform}): build it on a machine "
+            "of that architecture, or change Architecture together with InstanceType and AmiParameter"
         )
     _log_in(aws, host)
     _run(["docker", "tag", built, image], DOCKER_HINT)
