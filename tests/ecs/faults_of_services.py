@@ -219,6 +219,18 @@ SCALING = [
         put("service/UnhealthyAlarm/Dimensions/0/Value", ref("LoadBalancer")),
     ),
     fault("alarms-watch-these-resources", "a metric that nobody writes", put("observability/ProblemAlarm/MetricName", "Problem")),
+    fault(
+        "zones-do-not-share-a-nat-gateway",
+        "both subnets use the first",
+        put("network/PrivateSubnetBRouteTable/RouteTableId", ref("PrivateRouteTable")),
+        NatGateways="each-zone",
+    ),
+    fault(
+        "zones-do-not-share-a-nat-gateway",
+        "both gateways are in one zone",
+        put("network/NatGatewayB/SubnetId", ref("PublicSubnetA")),
+        NatGateways="each-zone",
+    ),
     fault("alarms-can-go-off", "a period of 45 s", put("observability/CpuAlarm/Period", 45)),
     fault("alarms-can-go-off", "no threshold", drop("service/UnhealthyAlarm/Threshold")),
     fault("alarms-can-go-off", "more points than periods", put("service/ErrorAlarm/DatapointsToAlarm", "5")),

@@ -146,6 +146,8 @@ MESSAGES = {
     "a task did not get its network interface": [
         INIT + "failed to configure ENI: failed to setup regular eni: netplugin failed with no error message",
         "Timeout waiting for network interface provisioning to complete.",
+        "TaskFailedToStart: Unexpected EC2 error while attempting to create the network interface in subnet 'subnet-1': "
+        "InsufficientFreeAddressesInSubnet",
     ],
     "a task could not get what it needs": [
         INIT + "failed to create new container runtime task: OCI",
@@ -174,6 +176,7 @@ MESSAGES = {
         CREATE + 'Conflict. The container name "/ecs-seefood-1" is already in use by container "1"',
         "ContainerRuntimeError: failed to create container",
         "Task failed to start",
+        "TaskFailedToStart",
     ],
     # --- running ---
     "the container used more memory": [
@@ -217,12 +220,15 @@ MESSAGES = {
     ],
     "ECS has no connection to the agent": [
         CLOSEST + 'encountered error "AGENT".',
+        "TaskFailedToStart: AGENT",
         "Timed out waiting for Amazon ECS Agent to start",
     ],
     # --- placement ---
     "no instance has joined": [
         PLACE + "Reason: No Container Instances were found in your cluster.",
         PLACE + "Reason: No Container Instances were found in your capacity provider.",
+        "TaskFailedToStart: EMPTY CAPACITY PROVIDER",
+        "TaskFailedToStart: NO ACTIVE INSTANCES",
     ],
     "no instance has enough free": [
         CLOSEST + "has insufficient CPU units available.",
@@ -230,6 +236,8 @@ MESSAGES = {
         CLOSEST + "has insufficient GPU resource available.",
         "Unable to place: RESOURCE:MEMORY",
         CLOSEST + 'encountered error "RESOURCE:CPU".',
+        "TaskFailedToStart: RESOURCE",
+        "TaskFailedToStart: RESOURCE:MEMORY",
     ],
     "no instance has a free network interface": [
         CLOSEST + 'encountered error "RESOURCE:ENI".',
@@ -243,6 +251,8 @@ MESSAGES = {
     "no instance meets the task definition's": [
         CLOSEST + "is missing an attribute required by your task.",
         CLOSEST + 'encountered error "ATTRIBUTE".',
+        "TaskFailedToStart: ATTRIBUTE",
+        "TaskFailedToStart: MemberOf placement constraint unsatisfied",
         CLOSEST + "encountered error: MemberOf placement constraint unsatisfied.",
     ],
     "no instance meets all requirements": [
@@ -250,7 +260,9 @@ MESSAGES = {
         "(service seefood) is unable to place a task in Availability Zone eu-central-1a because no container instance met all of "
         "its requirements.",
     ],
-    "a quota of ECS": [
+    "a quota of the account": [
+        "(service seefood) was unable to place a task. Reason: VcpuLimitExceeded: You have requested more vCPU capacity than your "
+        "current vCPU limit of 1",
         "(service seefood) was unable to place a task. Reason: You've reached the limit on the number of tasks you can run "
         "concurrently.",
         "(service seefood) was unable to place a task. Reason: You've reached the limit on the number of vCPUs you can run "
@@ -274,6 +286,7 @@ MESSAGES = {
         "provided for this task.)",
     ],
     "ECS cannot assume its service-linked role": [
+        "Unable to assume the service linked role. Please verify that the ECS service linked role exists.",
         "InvalidParameterException: Unable to assume the service linked role. Please verify that the ECS service linked role exists.",
     ],
     "ECS cannot register a task": [

@@ -17,6 +17,8 @@ from scripts.release.store import DeniedError
 from scripts.rollout.guarded import Rollout, RolloutError
 from scripts.rollout.plan import Candidate, Options, plan_start
 from scripts.serving.desired import DesiredState
+from scripts.serving.health import Health
+from scripts.serving.instance import Instance
 from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.rollout.roles import BUCKET, enforced, enforcing
@@ -143,6 +145,16 @@ def test_one_task_alone_has_no_canary(play):
     assert "one instance alone has no canary" in error
     assert document["stage"] == "released"
     assert served == {"task-a": "1.0.0"}
+
+
+def test_task_that_may_not_fetch_archives_fails_with_the_permission(bucket, tmp_path):
+    credentials = bucket.credentials("TaskRole", without="s3:GetObject")
+    desired = DesiredState("task-a", bucket.store(credentials, SETTINGS), tmp_path, SETTINGS, Steps(True))
+    instance = Instance(desired, tmp_path, Health(SETTINGS, Steps(True)), SETTINGS, Steps(True))
+    with enforcing():
+        instance._load("1.1.0", entry("1.1.0"))
+    assert instance.state == "failed"
+    assert "s3:GetObject is denied" in instance.problems["1.1.0"].why
 
 
 def test_rollout_that_may_not_read_statuses_fails_at_once(bucket):

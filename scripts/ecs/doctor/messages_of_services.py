@@ -20,9 +20,9 @@ SERVICES = (
     # --- no place for a task ---
     Reason(
         "placement",
-        r"reached the limit|above your limit|[Qq]uota",
-        "a quota of ECS does not allow another task",
-        "raise it in Service Quotas (Amazon ECS, AWS Fargate), or lower MaxTasks",
+        r"reached the limit|above your limit|[Qq]uota|VcpuLimit|current (vCPU )?limit",
+        "a quota of the account does not allow another task or instance",
+        "raise it in Service Quotas (Amazon ECS, EC2), or lower MaxTasks and MaxInstances",
     ),
     Reason(
         "placement",
@@ -38,14 +38,14 @@ SERVICES = (
     ),
     Reason(
         "placement",
-        r"RESOURCE:(MEMORY|CPU|GPU)|insufficient (memory|CPU units|GPU)|enough (memory|CPU units|GPU)",
+        r"RESOURCE:(MEMORY|CPU|GPU)|: RESOURCE\b(?!:)|insufficient (memory|CPU units|GPU)|enough (memory|CPU units|GPU)",
         "no instance has enough free CPU, memory or GPUs for a task",
         "allow more instances (MaxInstances), use larger ones (InstanceType), or a smaller task (TaskMemory, TaskCpu); "
         "during a deployment old and new tasks must fit at the same time",
     ),
     Reason(
         "placement",
-        r'error "?AGENT|agent.*disconnected',
+        r"\bAGENT\b|agent.*disconnected",
         "ECS has no connection to the agent of an instance",
         f"replace the instance; if all are affected, {ROUTE}",
     ),
@@ -57,7 +57,7 @@ SERVICES = (
     ),
     Reason(
         "placement",
-        r"No Container Instances were found",
+        r"No Container Instances were found|EMPTY CAPACITY PROVIDER|NO ACTIVE INSTANCES",
         "no instance has joined the cluster",
         "wait for the auto-scaling group; if no instance starts, check its activities",
     ),

@@ -12,19 +12,20 @@ REASONS = (*TASKS, *SERVICES)
 # A message belongs to the first scope whose pattern it has. So a word such as "secret" counts only where secrets are what it is
 # about, and a message about a pull that timed out is not taken for one about placement.
 SCOPES = {
+    "placement": r"unable to place|Unable to place|RESOURCE:|No Container Instances|Capacity is unavailable|capacity provider|"
+    r"TaskFailedToStart: (MemberOf|[A-Z]{5,})|EMPTY CAPACITY PROVIDER|NO ACTIVE INSTANCES|MemberOf placement|VcpuLimit",
     "pull": r"CannotPull|pull access denied",
     "logging": r"log(ging)? driver|logger args|log stream|awslogs",
-    "init": r"ResourceInitializationError|pull secrets or registry auth|Fetching secret data|network interface provision|"
+    "init": r"ResourceInitializationError|pull secrets or registry auth|Fetching secret data|network interface|"
     r"EphemeralStorage provisioning",
     "start": r"Cannot(Start|Create|Inspect|Stop)\w*Error|CannotUpdateManagedAgents|DockerTimeoutError|DockerStateError|"
-    r"ContainerRuntime(Timeout)?Error|Error response from daemon|^Task failed to start",
-    "placement": r"unable to place|Unable to place|RESOURCE:|No Container Instances|Capacity is unavailable|capacity provider",
+    r"ContainerRuntime(Timeout)?Error|Error response from daemon|Task ?[Ff]ailed ?[Tt]o ?[Ss]tart",
     "health": r"failed (ELB|container) health checks|is unhealthy in ",
     "instance": r"Host EC2|Spot ?(Task|Interruption)|spot interruption|instance (is )?(being )?(drain|deregist|terminat)|"
     r"maintenance on the underlying|Timed out waiting for Amazon ECS Agent|^InternalError|agent.*disconnected|task retirement",
     "exit": r"Essential container|OutOfMemory|exec format error|exit code",
     "rollback": r"deployment failed|rolling back to deployment|[Cc]ircuit breaker|consistently start tasks",
-    "service": r"unable to|failed to (launch|register|deregister|stop)|throttled|InvalidParameter",
+    "service": r"[Uu]nable to|failed to (launch|register|deregister|stop)|throttled|InvalidParameter",
 }
 # said before the cause itself, and true of several causes
 BOILERPLATE = r"unable to pull secrets or registry auth:?|execution resource retrieval failed:?|service call has been retried"
