@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from scripts.ecs import progress
+from scripts.ecs.deploy.image import build_of
 from scripts.ecs.progress import Limit
 from scripts.ecs.stacks import DEPLOYMENTS, Deployment, DeploymentError
 from tests.conftest import ROOT
@@ -38,6 +39,21 @@ def test_torch_may_be_another_version_of_cuda_and_nothing_else(tmp_path):
         loaded(tmp_path, "parameters:\n", "torch: gpu\nparameters:\n")
     with pytest.raises(DeploymentError, match="Gpu is 'True'|Gpu is True"):
         _ = loaded(tmp_path, "parameters:\n", "parameters:\n  Gpu: yes\n").build
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("InstanceType: c7g.large", "c7g.large is ARM64, but Architecture is X86_64: set it"),
+        ("Architecture: ARM64", "c7i.large is X86_64, but Architecture is ARM64"),
+        ('Gpu: "yes"', "TORCH is cu130, but InstanceType c7i.large has no GPU"),
+    ],
+)
+def test_image_that_the_instances_could_not_run_is_not_built(tmp_path, lines, message):
+    with pytest.raises(DeploymentError, match=message):
+        build_of(loaded(tmp_path, "parameters:\n", f"parameters:\n  {lines}\n"))
+    fitting = "parameters:\n  InstanceType: g5g.xlarge\n  Architecture: ARM64\n  Gpu: 'yes'\n"
+    assert build_of(loaded(tmp_path, "parameters:\n", fitting)).platform == "linux/arm64"
 
 
 def test_workflow_reads_both_as_lines():

@@ -7,6 +7,7 @@ platform=...   PLATFORM of `make image`: that of its instances, not of the machi
 import sys
 
 from scripts.command import parser, run
+from scripts.ecs.deploy.image import build_of
 from scripts.ecs.stacks import Deployment
 
 
@@ -14,7 +15,7 @@ def main() -> None:
     """Command line; see the module's docstring. Makes no call of AWS."""
     command = parser(__doc__)
     command.add_argument("name", help="the name of a file in scripts/ecs/deployments, without .yaml")
-    build = Deployment.load(command.parse_args().name).build
+    build = build_of(Deployment.load(command.parse_args().name))
     print(f"torch={build.torch}\nplatform={build.platform}")
 
 

@@ -16,7 +16,7 @@ from scripts.archive.name import choose_archive, split_name
 from scripts.command import parser, run
 from scripts.ecs.aws import Aws
 from scripts.ecs.deploy.changes import ChangeSet, StackRequest, discard, execute, prepare, propose, refuse_losses, table
-from scripts.ecs.deploy.image import commit_tag, ensure_pushed
+from scripts.ecs.deploy.image import build_of, commit_tag, ensure_pushed
 from scripts.ecs.deploy.watch import DeployError, Watch
 from scripts.ecs.progress import Limit, log
 from scripts.ecs.stack import RELEASE_KEY, WAITING, LimitError, Stack, StackError, StackFailedError, find
@@ -50,6 +50,7 @@ def deploy(aws: Aws, deployment: Deployment, args: argparse.Namespace, limit: Li
     pinned = "" if args.image else deployment.parameters.get("Image", "")
     # before anything is changed: a dirty tree should not be noticed between two stacks
     tag = (args.image or pinned or commit_tag()) if args.only in (None, "service") else ""
+    build = build_of(deployment)
     outputs: dict[str, str] = {}
     for kind in ORDER:
         if args.only not in (None, kind):
@@ -66,7 +67,7 @@ def deploy(aws: Aws, deployment: Deployment, args: argparse.Namespace, limit: Li
             # an image with CUDA alone may take half an hour to build and push
             with limit.paused():
                 if not pinned:
-                    ensure_pushed(aws, outputs["RepositoryUri"], tag, deployment.build)
+                    ensure_pushed(aws, outputs["RepositoryUri"], tag, build)
                 first_release(f"s3://{outputs['BucketName']}/{RELEASE_KEY}", args.model_store, args.model or deployment.model)
 
 

@@ -4,8 +4,9 @@ import base64
 import subprocess
 
 from scripts.ecs.aws import Aws, AwsError
+from scripts.ecs.preflight.resolve.wiring import instance_types
 from scripts.ecs.progress import log
-from scripts.ecs.stacks import Build
+from scripts.ecs.stacks import Build, Deployment, DeploymentError, read_template
 from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
 
@@ -15,6 +16,22 @@ DOCKER_HINT = "is docker installed?"
 
 class ImageError(SeeFoodError):
     """There is no image to deploy; the message says why and what to do."""
+
+
+def build_of(deployment: Deployment) -> Build:
+    """How a deployment's image is built. DeploymentError if its instances could not run it, before anything is built."""
+    build = deployment.build
+    default = read_template("cluster")["Parameters"]["InstanceType"]["Default"]
+    # preflight asks for a type that it knows; what it does not know may be right
+    found = instance_types().get(deployment.parameters.get("InstanceType", default))
+    if found and found.architecture.upper() != build.architecture:
+        raise DeploymentError(
+            f"InstanceType {found.name} is {found.architecture.upper()}, but Architecture is {build.architecture}: set it "
+            f"in deployments/{deployment.name}.yaml, and AmiParameter to an AMI for it"
+        )
+    if found and build.torch.startswith("cu") and not found.gpus:
+        raise DeploymentError(f"TORCH is {build.torch}, but InstanceType {found.name} has no GPU: choose one that has, or Gpu: no")
+    return build
 
 
 def commit_tag() -> str:
