@@ -37,6 +37,7 @@ MESSAGES = {
         PULL + "AccessDeniedException: " + USER + "ecr:GetAuthorizationToken on resource: *",
         DAEMON + "denied: Your authorization token has expired. Reauthenticate and try again.",
         DAEMON + "unauthorized: authentication required",
+        PULL + "failed to resolve ref x: failed to authorize: failed to fetch anonymous token: unexpected status: 401 Unauthorized",
         PULL + "The task can't pull the image from Amazon Elastic Container Registry using the task execution role "
         "'arn:aws:iam::1:role/x'. " + USER + "ecr:BatchGetImage",
     ],
@@ -82,6 +83,7 @@ MESSAGES = {
     ],
     # --- logs ---
     "the container's log cannot be written: there is no log group": [
+        INIT + "failed to validate logger args: The task cannot find the Amazon CloudWatch log group '/x' defined in the task.",
         START + "failed to initialize logging driver: failed to create Cloudwatch log stream: ResourceNotFoundException: The "
         "specified log group does not exist.",
         INIT + "failed to validate logger args: create stream has been retried 1 times: failed to create Cloudwatch log stream: "
@@ -92,6 +94,8 @@ MESSAGES = {
         "AccessDeniedException: " + USER + "logs:CreateLogStream",
     ],
     "the container's log cannot be written: CloudWatch": [
+        INIT + "The task cannot find the Amazon CloudWatch log group defined in the task definition. There is a connection issue between "
+        "the task and Amazon CloudWatch. Check your network configuration.",
         INIT + "failed to validate logger args: failed to create Cloudwatch log stream: RequestCanceled: request context canceled "
         "caused by: context deadline exceeded : exit status 1",
         START + "failed to initialize logging driver: Post https://logs.eu-central-1.amazonaws.com: dial tcp 1.2.3.4:443: i/o timeout",
@@ -118,6 +122,8 @@ MESSAGES = {
         + "ecr:GetAuthorizationToken on resource: *",
     ],
     "the execution role may not read a secret of": [
+        AUTH + "unable to get registry auth from asm: service call has been retried 1 time(s): asm fetching secret from the service "
+        "for x: AccessDeniedException",
         AUTH + "unable to retrieve secret from asm: service call has been retried 1 time(s): failed to fetch secret arn:x from "
         "secrets manager: AccessDeniedException: " + USER + "secretsmanager:GetSecretValue on resource: arn:x",
         AUTH + "unable to retrieve secrets from ssm: AccessDeniedException: " + USER + "ssm:GetParameters on resource: arn:x",
@@ -125,7 +131,8 @@ MESSAGES = {
         "Fetching secret data from AWS Secrets Manager in region eu-central-1: secret x: AccessDeniedException: Access to KMS is "
         "not allowed",
     ],
-    "the execution role may not read a secret or": [INIT + "unable to pull secrets or registry auth: AccessDenied"],
+    "the execution role may not read a secret or": [
+        INIT + "unable to pull secrets or registry auth: unable to get registry auth from ECR: NoCredentialProviders: no valid providers",INIT + "unable to pull secrets or registry auth: AccessDenied"],
     "a secret of the task definition does not exist": [
         AUTH + "unable to retrieve secret from asm: service call has been retried 1 time(s): retrieved secret from Secrets Manager "
         "did not contain json key password",
@@ -136,6 +143,7 @@ MESSAGES = {
         "Fetching secret data from SSM Parameter Store in eu-central-1: invalid parameters: /seefood/token: ParameterNotFound",
     ],
     "a file of environment variables": [
+        INIT + "failed to download env files: file download command: non empty error stream: AccessDenied",
         INIT + "failed to download env files: file download command: non empty error stream: RequestFailure: NotFound 404"
     ],
     "a volume of the task cannot be mounted": [

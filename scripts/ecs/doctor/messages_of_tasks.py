@@ -25,7 +25,7 @@ UNREACHED = (
     r"connection issue|time(d )?\s?out|dial tcp|deadline exceeded|connection (refused|reset|timed)|no such host|TLS handshake|"
     r"request (context )?cancell?ed|context cancell?ed|RequestError|server misbehaving|unexpected EOF|no route to host"
 )
-DENIED = r"no basic auth|Access ?Denied|Forbidden|\b403\b|not authorized|unauthorized|denied|authorization token has expired"
+DENIED = r"no basic auth|Access ?Denied|Forbidden|\b403\b|not authorized|[Uu]nauthorized|denied|authorization token has expired"
 # not in "assumed-role", which is in every denial
 ASSUME = r"assume (the |a )?(\w+ )?role|AssumeRole"
 # within a scope the first pattern counts; the last of a scope has none and is for whatever else it says
@@ -78,14 +78,14 @@ TASKS = (
         "check what the message names: the tag, the execution role, or the network route to the registry",
     ),
     # --- what a task needs before its container starts; before "logging", whose words may be in the same message ---
+    Reason("logging", UNREACHED, "the container's log cannot be written: CloudWatch Logs is not reached", ROUTE),
     Reason(
         "logging",
-        r"log group does not exist|ResourceNotFoundException",
+        r"log group does not exist|ResourceNotFoundException|cannot find .*log group",
         "the container's log cannot be written: there is no log group",
         "the log group must exist before the service: make deploy ONLY=observability creates it (observability stack)",
     ),
     Reason("logging", DENIED, "the container's log cannot be written: the execution role may not", ROLE),
-    Reason("logging", UNREACHED, "the container's log cannot be written: CloudWatch Logs is not reached", ROUTE),
     Reason(
         "logging",
         "",
@@ -101,7 +101,13 @@ TASKS = (
     Reason("init", UNREACHED, "the instances cannot reach the registry, or the store of secrets", ROUTE),
     Reason(
         "init",
-        rf"perform: ecr:|^(?!.*perform: ).*registry auth.*({DENIED})",
+        r"env(ironment)? files?",
+        "a file of environment variables cannot be read",
+        "check that the object exists and that the execution role may read it",
+    ),
+    Reason(
+        "init",
+        rf"perform: ecr:|^(?!.*perform: ).*\b(ecr|ECR)\b.*({DENIED})",
         "the execution role may not log in to the registry",
         ROLE,
     ),
@@ -111,7 +117,12 @@ TASKS = (
         "the execution role may not read a secret of the task definition",
         "allow it secretsmanager:GetSecretValue or ssm:GetParameters, and kms:Decrypt for a key of your own: identity stack",
     ),
-    Reason("init", rf"{ASSUME}|{DENIED}", "the execution role may not read a secret or log in to the registry", ROLE),
+    Reason(
+        "init",
+        rf"{ASSUME}|NoCredentialProviders|{DENIED}",
+        "the execution role may not read a secret or log in to the registry",
+        ROLE,
+    ),
     Reason(
         "init",
         r"did not contain json key|invalid character|invalid ssm parameters|"
@@ -119,12 +130,6 @@ TASKS = (
         r"can.t find the specified secret|ResourceNotFoundException|ParameterNotFound",
         "a secret of the task definition does not exist, or lacks the field",
         "create the secret or parameter that the message names, in this region, or correct the task definition",
-    ),
-    Reason(
-        "init",
-        r"env(ironment)? files?",
-        "a file of environment variables cannot be read",
-        "check that the object exists and that the execution role may read it",
     ),
     Reason("init", r"EFS|volume|mount", "a volume of the task cannot be mounted", "check the volumes of the task definition"),
     Reason("init", "", "a task could not get what it needs to start", f"{ROLE}; {ROUTE}"),

@@ -15,7 +15,7 @@ SCOPES = {
     "placement": r"unable to place|Unable to place|RESOURCE:|No Container Instances|Capacity is unavailable|capacity provider|"
     r"TaskFailedToStart: (MemberOf|[A-Z]{5,})|EMPTY CAPACITY PROVIDER|NO ACTIVE INSTANCES|MemberOf placement|VcpuLimit",
     "pull": r"CannotPull|pull access denied",
-    "logging": r"log(ging)? driver|logger args|log stream|awslogs",
+    "logging": r"log(ging)? driver|logger args|log stream|log group|awslogs",
     "init": r"ResourceInitializationError|pull secrets or registry auth|Fetching secret data|network interface|"
     r"EphemeralStorage provisioning",
     "start": r"Cannot(Start|Create|Inspect|Stop)\w*Error|CannotUpdateManagedAgents|DockerTimeoutError|DockerStateError|"
