@@ -61,9 +61,12 @@ ENV PYTHONPATH=/opt/seefood PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m compileall -q /opt/seefood
 ARG VERSION=0.0.0
 ARG COMMIT=unknown
+# make preflight compares it with the deployment
+ARG TORCH=cpu
 LABEL org.opencontainers.image.title=seefood \
       org.opencontainers.image.version=${VERSION} \
-      org.opencontainers.image.revision=${COMMIT}
+      org.opencontainers.image.revision=${COMMIT} \
+      seefood.torch=${TORCH}
 USER 10001:10001
 EXPOSE 8080 8086
 # all that is written: unpacked models, logs. Any other folder may be read-only.

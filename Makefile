@@ -9,7 +9,7 @@ endif
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
 VALUES := ALPHA BAKE BASE_IMAGE BUCKET CANARY COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
-	GOAL GPUS HOST IMAGE INSTANCE KEEP LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PORT PYTHON \
+	GOAL GPUS HOST IMAGE INSTANCE KEEP LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PYTHON \
 	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
 	URL VERSION WEIGHTS YES
 
@@ -244,11 +244,11 @@ tune: given-GOAL .venv/installed-serve $(STARTER) ## Find the fastest settings t
 ##@ Deploy
 
 docker = $(call each,DOCKER)
-build = DOCKER_BUILDKIT=1 $(docker) build $(call each,DOCKER_FLAGS) \
+build = DOCKER_BUILDKIT=1 $(docker) build $(call option,--platform,PLATFORM) $(call each,DOCKER_FLAGS) \
 	$(foreach name,BASE_IMAGE TORCH TORCH_VERSION TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$(call quoted,$(name))))
 hardened := --read-only --tmpfs /tmp:size=1g,mode=1777 --cap-drop ALL --security-opt no-new-privileges --memory 3g --pids-limit 512
 
-image: ## Build the server's image: [TAG=latest TORCH=cpu|cu130|none TORCH_VERSION= TORCH_INDEX= BASE_IMAGE= DOCKER_FLAGS=]
+image: ## Build the server's image: [TAG=latest TORCH=cpu|cu130|none PLATFORM=linux/arm64 TORCH_VERSION= TORCH_INDEX= BASE_IMAGE= DOCKER_FLAGS=]
 	@$(build) --build-arg VERSION=$(call quoted,TAG) --build-arg COMMIT="$$(git rev-parse HEAD)" --tag seefood:$(call quoted,TAG) .
 
 # expr, as some shells run commands in a value that $$((...)) is given

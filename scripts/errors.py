@@ -29,6 +29,7 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
         StackFailedError - scripts.ecs.stack
       StoreError - scripts.release.store
         ChangedError - scripts.release.store
+        DeniedError - scripts.release.store
       TrackingError - training.tracking.store
       VersionError - scripts.backend.torchserve.versions
         UnansweredError - scripts.backend.torchserve.versions

@@ -99,12 +99,23 @@ class FolderStore:
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
+    def _status_files(self) -> list[tuple[float, Path]]:
+        """(age in seconds, file) of each status, sorted. StoreError."""
+        files = []
+        try:
+            # not glob(), which finds nothing where it may not read
+            for path in sorted(self.status_dir.iterdir()) if self.status_dir.exists() else []:
+                with contextlib.suppress(FileNotFoundError):  # the instance has just stopped
+                    files += [(time.time() - path.stat().st_mtime, path)] if path.suffix == ".json" else []
+        except OSError as error:
+            raise StoreError(f"{self.status_dir} cannot be read: {error.strerror}") from error
+        return files
+
     def statuses(self) -> list[tuple[float, dict[str, Any]]]:
         """See Store."""
         statuses = []
-        for path in sorted(self.status_dir.glob("*.json")):
+        for age_s, path in self._status_files():
             try:
-                age_s = time.time() - path.stat().st_mtime
                 if age_s > self.settings.forget_status_s:
                     path.unlink()
                     continue
@@ -112,3 +123,7 @@ class FolderStore:
             except (FileNotFoundError, ValueError):
                 continue  # the instance has just stopped, or somebody else wrote that file
         return statuses
+
+    def instances(self) -> list[tuple[float, str]]:
+        """See Store."""
+        return [(age_s, path.stem) for age_s, path in self._status_files()]

@@ -18,6 +18,10 @@ class StoreError(SeeFoodError):
     """The store cannot be reached, or refuses: worth a retry later."""
 
 
+class DeniedError(StoreError):
+    """A permission is missing; the message names it. No retry helps before it is granted."""
+
+
 class ChangedError(StoreError):
     """Somebody else has written the document meanwhile."""
 
@@ -50,6 +54,9 @@ class Store(Protocol):
 
     def statuses(self) -> list[tuple[float, dict[str, Any]]]:
         """(age in seconds, an instance's status), sorted by the instances' names. StoreError."""
+
+    def instances(self) -> list[tuple[float, str]]:
+        """(age of its status in seconds, an instance's name), sorted by name. Reads no status, so it is cheap. StoreError."""
 
 
 def check_same(archive: Path, sha256: str, stored_sha256: str, address: str) -> None:

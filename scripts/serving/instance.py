@@ -18,7 +18,7 @@ from scripts.backend.torchserve.process import TorchServe
 from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
 from scripts.release.document import fingerprint
 from scripts.release.fetch import fetch
-from scripts.release.store import StoreError
+from scripts.release.store import DeniedError, StoreError
 from scripts.serving.desired import DesiredState, Problem
 from scripts.serving.health import DefaultVersion, Health
 from scripts.serving.shadow import compare
@@ -170,7 +170,8 @@ class Instance:
         except NotWantedError:
             return self.steps("not wanted any more", version=version)
         except StoreError as error:
-            return self._note(version, Problem(str(error), False))
+            # a missing permission ends a rollout at once, by its name
+            return self._note(version, Problem(str(error), isinstance(error, DeniedError)))
         except FileNotFoundError as error:
             return self._note(version, Problem(f"the archive is not there: {error}", True))
         except (VersionError, ValueError) as error:

@@ -124,6 +124,15 @@ def test_every_make_target_of_the_workflows_exists():
     assert named <= targets, named - targets
 
 
+def test_jobs_that_install_different_things_have_different_caches():
+    keys = [step["with"]["key"] for where in JOBS for step in steps_of(where) if "actions/cache@" in step.get("uses", "")]
+    assert len(keys) == len(set(keys)) == 3
+    # neither do Pythons install the same
+    assert [key for key in keys if "matrix.python" in key] == [
+        "packages-${{ runner.os }}-test-${{ matrix.python }}-${{ hashFiles('uv.lock') }}"
+    ]
+
+
 def test_pythons_are_those_that_the_project_supports():
     tested = WORKFLOWS["pull-request.yml"]["jobs"]["test"]["strategy"]["matrix"]["python"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
