@@ -64,7 +64,7 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
 
 
 def _unmasked(main: Callable[[], int | None]) -> int | None:
-    """What `main` returns or raises; its interruption even where cleaning up after that raised, as closing a half-written zip does."""
+    """What `main` returns or raises: an interruption also where cleaning up after it raised, as closing a half-written zip does."""
     try:
         return main()
     except Exception as error:
