@@ -27,7 +27,7 @@ import httpx
 import psutil
 
 from scripts.archive.name import choose_archive, find_archives, precedence, split_name
-from scripts.backend.torchserve.process import ServeError
+from scripts.backend.torchserve.process import ServeError, make_private
 from scripts.command import parser, run
 from scripts.paths import ROOT
 from scripts.release.address import open_store
@@ -57,7 +57,7 @@ def serve(
     """Serve the store's release until a signal comes, which is a KeyboardInterrupt. ServeError if it cannot start."""
     check_ports(host, port)
     ports = ports_of(port)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_private(run_dir)
     health = Health(settings, steps)
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
     supervisor = Supervisor(instance, run_dir, host, port)
@@ -199,6 +199,7 @@ def _store(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: S
         if settings.release:
             raise ValueError(f"--version serves no release, but SEEFOOD_RELEASE is {settings.release}: leave one out")
         check_ports(args.host, args.port)  # before the files of one that serves there are touched
+        make_private(run_dir)
         return own_release(choose_archive(args.model_store, args.version, args.model), run_dir / "own")
     if address := args.release or settings.release:
         return open_store(address, settings)

@@ -11,7 +11,7 @@ from handler.capture import PRUNE_EVERY, Capture, captured_photos, prune
 from scripts.archive.build import stage
 from scripts.archive.predict import OfflineContext
 from scripts.archive.read import load_handler
-from scripts.backend.torchserve.process import server_environment
+from scripts.backend.torchserve.environment import server_environment
 from scripts.settings import Settings
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 
