@@ -4,8 +4,8 @@ The only place of this project that unpacks an archive. An archive is a zip: a f
 name twice, or a place outside its folder. torch-model-archiver and pack.py write none of what is refused here.
 """
 
+import errno
 import io
-import lzma
 import shutil
 import stat
 import unicodedata
@@ -56,7 +56,11 @@ def extract(archive: Path, folder: Path) -> None:
                 raise full_disk(folder, needed, free)
             for member in members:
                 _write(content, member, folder / member.filename)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{archive.name} is damaged: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a position before the file's beginning; all others are the disk's
+            raise
         raise ValueError(f"{archive.name} is damaged: {error}") from error
     except ValueError as error:
         raise ValueError(f"{archive.name} is refused: {error}") from error

@@ -90,7 +90,7 @@ def _make_temp(run_dir: Path) -> None:
     _remove_temp(run_dir)
     temp = run_dir / "temp"
     if _fits(temp):
-        temp.mkdir()
+        temp.mkdir(mode=0o700)
         return
     short = Path(tempfile.mkdtemp(prefix=SHORT_PREFIX))  # for this user alone
     if not _fits(short):
