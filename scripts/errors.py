@@ -7,6 +7,7 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
     SeeFoodError
       AccuracyGateError - training.export.gate
       AnswerError - scripts.ecs.progress
+      AuditError - scripts.audit.vulnerabilities
       AwsError - scripts.ecs.aws
       BenchError - scripts.bench.server
       DeployError - scripts.ecs.deploy.watch
