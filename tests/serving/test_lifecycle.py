@@ -67,7 +67,7 @@ def test_stop_command_ends_it_from_elsewhere(model_store):
     [
         ("other labels", "label map has 1 names"),
         ("changed labels", "index_to_name.json was changed"),
-        ("renamed", r"seefood-3\.0\.1\.mar holds version 3\.0\.2"),
+        ("renamed", r"seefood-3\.0\.1\.mar contains seefood 3\.0\.2 but is named seefood 3\.0\.1"),
     ],
 )
 def test_archive_that_cannot_be_served_ends_with_what_is_wrong_with_it(exported, tmp_path, damage, reason):
