@@ -80,7 +80,7 @@ ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
 	serve stop rollout rollback status releases predict smoke bench tune \
-	image tools-image run-image compose sbom preflight deploy doctor destroy
+	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
 help: ## List every target (this)
@@ -248,8 +248,15 @@ build = DOCKER_BUILDKIT=1 $(docker) build $(call option,--platform,PLATFORM) $(c
 	$(foreach name,BASE_IMAGE TORCH TORCH_VERSION TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$(call quoted,$(name))))
 hardened := --read-only --tmpfs /tmp:size=1g,mode=1777 --cap-drop ALL --security-opt no-new-privileges --memory 3g --pids-limit 512
 
+# what the base image's tag stands for on this machine: its digest, or that of its content where it comes from no registry
+base = $(call quoted,BASE_IMAGE,debian:bookworm-slim)
+inspect_base = $(docker) image inspect --format '{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}' $(base) 2>/dev/null
+base_digest = --build-arg BASE_DIGEST="$$({ $(inspect_base) || { $(docker) pull --quiet $(base) >/dev/null 2>&1 && $(inspect_base); } \
+	|| echo unknown; } | sed 's/.*@//')"
+
 image: ## Build the server's image: [TAG=latest TORCH=cpu|cu130|none PLATFORM=linux/arm64 TORCH_VERSION= TORCH_INDEX= BASE_IMAGE= DOCKER_FLAGS=]
-	@$(build) --build-arg VERSION=$(call quoted,TAG) --build-arg COMMIT="$$(git rev-parse HEAD)" --tag seefood:$(call quoted,TAG) .
+	@$(build) $(base_digest) --build-arg VERSION=$(call quoted,TAG) --build-arg COMMIT="$$(git rev-parse HEAD)" \
+		--tag seefood:$(call quoted,TAG) .
 
 # expr, as some shells run commands in a value that $$((...)) is given
 run-image: $(STARTER) ## Serve model_store, or RELEASE=s3://..., in the image, hardened as on ECS: [PORT=8080 TAG=latest]
@@ -265,10 +272,11 @@ tools-image: ## Build the image of the MLflow and the S3 of docker-compose.yml: 
 compose: image tools-image ## Start the server, MLflow and an S3 on this machine: docker-compose.yml [TAG=latest COMPOSE="docker compose"]
 	@SEEFOOD_TAG=$(call quoted,TAG) $(call each,COMPOSE) up --no-build
 
-sbom: .venv/installed-cloud ## Write the image's SBOM to build/sbom: CycloneDX of the Python packages, Debian's list, known vulnerabilities
-	@$(build) --target sbom --output build/sbom .
-	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip --requirement build/sbom/python-packages.txt \
-		--output build/sbom/vulnerabilities.txt; status=$$?; ls build/sbom; exit $$status
+sbom: ## Write the image's SBOM, build/sbom/sbom.cdx.json: packages of Python and Debian, what is in wheels and jars: [as make image]
+	@$(build) $(base_digest) --target sbom --output build/sbom .
+
+audit: .venv/installed-serve ## Ask for known vulnerabilities of uv.lock, and of the SBOM if make sbom has written it
+	@$(python) scripts.audit.vulnerabilities uv.lock $(wildcard build/sbom/sbom.cdx.json)
 
 preflight: .venv/installed-cloud ## Check the templates, and the account if there are credentials, before a deploy: [STACK=seefood]
 	@$(python) scripts.ecs.preflight.preflight -- $(call quoted,STACK)

@@ -38,7 +38,7 @@ class Settings:
     golden_timeout_s: float = 10.0  # of one golden photo of a version that proves itself
     drain_s: float = 60.0  # for a version that leaves, until nothing of it is queued or running
     settle_s: float = 1.0  # with nothing queued or running for this long a version counts as drained
-    keep_archives: int = 3  # unpacked ones in the cache beyond those that the document names
+    keep_archives: int = 3  # in the cache, beyond those that the document names
     min_free_bytes: int = 300 * 1024 * 1024  # on the disk, or nothing is fetched
 
     # --- serving: health, metrics and status ---

@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import yaml
 from handler.parts import PROVENANCE, checksums
 from scripts.archive.name import choose_archive, split_name
 from scripts.archive.pack import pack
-from scripts.archive.read import read_manifest
+from scripts.archive.read import read_manifest, unpack
 from scripts.atomic import write_json, write_text
 from scripts.bench.http_message import Target, build_request
 from scripts.bench.load import MAX_CONCURRENCY, closed_loop
@@ -125,9 +124,8 @@ def searches(cores: int, concurrency: int, present: Settings) -> list[list[Setti
 def candidate_archive(archive: Path, text: str, folder: Path) -> None:
     """A copy of the archive in `folder`, with `text` as its model-config.yaml."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        unpacked = Path(work)
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(unpacked)
+        unpacked = Path(work) / "archive"
+        unpack(archive, unpacked)
         (unpacked / read_manifest(unpacked)["model"]["configFile"]).write_text(text, encoding="utf-8")
         provenance = json.loads((unpacked / PROVENANCE).read_text(encoding="utf-8"))
         write_json(unpacked / PROVENANCE, provenance | {"parts": checksums(unpacked)})

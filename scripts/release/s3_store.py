@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.parts import sha256
-from scripts.release.store import ChangedError, DeniedError, StoreError, check_same
+from scripts.release.store import ChangedError, DeniedError, StoreError, check_same, save
 from scripts.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ HISTORY = 50  # documents: each is a request of its own
 DENIED = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
 # calls whose permission has another name
 PERMISSION = {"HeadObject": "GetObject", "ListObjectsV2": "ListBucket", "ListObjectVersions": "ListBucketVersions"}
+CHUNK = 1024 * 1024  # bytes of an archive that are in memory
 
 
 class S3Store:
@@ -136,10 +137,8 @@ class S3Store:
     def fetch(self, name: str, target: Path) -> None:
         """See Store."""
         with self._calls() as s3:
-            body = s3.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"]
-            with target.open("wb") as file:
-                for chunk in body.iter_chunks(1024 * 1024):
-                    file.write(chunk)
+            answer = s3.get_object(Bucket=self.bucket, Key=self.prefix + name)
+            save(name, answer["ContentLength"], answer["Body"].iter_chunks(CHUNK), target)
 
     def put(self, archive: Path) -> None:
         """See Store. StoreError unless the bucket keeps versions: no document could be written for the archive."""

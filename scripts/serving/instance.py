@@ -17,7 +17,7 @@ from scripts.backend.torchserve.management import ManagementError
 from scripts.backend.torchserve.process import TorchServe
 from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
 from scripts.release.document import fingerprint
-from scripts.release.fetch import fetch
+from scripts.release.fetch import fetch, remove_old
 from scripts.release.store import DeniedError, StoreError
 from scripts.serving.desired import DesiredState, Problem
 from scripts.serving.health import DefaultVersion, Health
@@ -249,9 +249,7 @@ class Instance:
 
     def _remove_old_archives(self) -> None:
         needed = {loaded.folder for loaded in self.loaded.values()}
-        others = [path for path in (self.run_dir / "unpacked").iterdir() if path not in needed]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[self.settings.keep_archives :]:
-            shutil.rmtree(path, ignore_errors=True)
+        remove_old(self.run_dir, needed, self.settings.keep_archives)
 
     def _compare(self, document: Mapping[str, Any]) -> None:
         assert self.torchserve is not None

@@ -110,7 +110,8 @@ class Supervisor:
             time.sleep(min(TICK_S, seconds))
 
     def stop(self, why: str) -> None:
-        """Drain and stop TorchServe; a second signal stops it at once."""
+        """Drain and stop TorchServe; a second SIGINT or SIGTERM stops it at once."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed sends several
         self.health.drain()
         now = True
         try:
@@ -123,7 +124,7 @@ class Supervisor:
             self.steps("stopping at once")
         finally:
             # a third signal must not leave TorchServe behind
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
             if self.torchserve is not None:
                 self.torchserve.stop(now)
