@@ -1,6 +1,7 @@
 """TorchServe's management API, and the predictions that check a version: one function for each call."""
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,8 @@ from scripts.errors import SeeFoodError
 from scripts.settings import Settings
 
 PING_TIMEOUT_S = 2  # of one attempt while TorchServe starts; many follow
+# the answer to /ping, up to the end of its body, which is one of JSON
+COMPLETE = re.compile(rb"HTTP/1\.[^{]*\r\n\r\n\{[^}]*\}\s*", re.DOTALL)
 READ_TIMEOUT_S = 10  # of a call that the front end answers by itself, without a worker: it hangs if it takes longer
 
 
@@ -160,13 +163,20 @@ def responds(server: Server) -> bool:
 
 
 def answers(server: Server, timeout_s: float) -> bool:
-    """Whether the front end answers anything on a new connection, within that time in all; needs no worker."""
+    """Whether the front end gives any answer on a new connection, within that time in all; needs no worker."""
     address, deadline = urlsplit(server.inference), time.monotonic() + timeout_s
     try:
         # not httpx: its time-outs are those of each read, and a connection that it keeps does not show that new ones are taken
         with socket.create_connection((address.hostname or "", address.port or 80), timeout_s) as connection:
             connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            connection.settimeout(max(0.01, deadline - time.monotonic()))
-            return connection.recv(64).startswith(b"HTTP/1.1 ")
+            answer = b""
+            # to its end: TorchServe logs each connection that is closed before
+            while not COMPLETE.match(answer):
+                connection.settimeout(max(0.01, deadline - time.monotonic()))
+                received = connection.recv(4096)
+                if not received or time.monotonic() > deadline:
+                    return False
+                answer += received
+            return True
     except OSError:
         return False
