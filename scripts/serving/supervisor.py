@@ -38,7 +38,7 @@ class Supervisor:
                 self.steps("repair", what="TorchServe restarted", why=error)
                 self._clear()
                 continue
-            except ServeError as error:
+            except (ServeError, OSError) as error:  # there may be room on the disk, or for a process, the next time
                 if not self.announced:
                     raise
                 log_lines = str(error)

@@ -112,22 +112,24 @@ def stopped_for_good(server, name):
     until_repaired(server)
 
 
-def dead_thread(server):
-    # it does not die each time, as clients' photos may be in the same batch
+def dead_thread(server, clients):
+    # it does not die each time, as clients' photos may be in the same batch; and what waits for a dead one kills the next
     while status_of(server.readyz) == 200:
         kill_front_ends_thread(ports_of(server.port)["gRPC inference"], "seefood", picture_bytes(1, (100, 100)))
-        time.sleep(0.5)
+        answered = len(clients.answers)
+        while len(clients.answers) == answered and status_of(server.readyz) == 200:
+            time.sleep(0.1)
     until_repaired(server)
 
 
-def full_disk(server, disk):
+def full_disk(server, disk, name):
     if not disk.is_mount():
         pytest.skip("this machine does not let tests mount a disk")
     filler = disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    part(server, "worker").kill()
+    part(server, name).kill()
     time.sleep(HELD_S)
     filler.unlink()
 
@@ -144,16 +146,17 @@ def few_files(server):
 
 
 CAUSES = {
-    "worker: SIGKILL": lambda server, photo, disk: killed(server, "worker"),
-    "worker: SIGSTOP, then SIGCONT": lambda server, photo, disk: stopped_for_a_while(server, "worker"),
-    "worker: SIGSTOP, until it is restarted": lambda server, photo, disk: stopped_for_good(server, "worker"),
-    "front end's thread dead, until the worker is restarted": lambda server, photo, disk: dead_thread(server),
-    "JVM: SIGKILL": lambda server, photo, disk: killed(server, "JVM"),
-    "JVM: SIGSTOP, then SIGCONT": lambda server, photo, disk: stopped_for_a_while(server, "JVM"),
-    "JVM: SIGSTOP, until it is restarted": lambda server, photo, disk: stopped_for_good(server, "JVM"),
-    "serve: SIGSTOP, then SIGCONT": lambda server, photo, disk: stopped_for_a_while(server, "serve"),
-    "disk full, worker: SIGKILL": lambda server, photo, disk: full_disk(server, disk),
-    "JVM: no file left for a connection": lambda server, photo, disk: few_files(server),
+    "worker: SIGKILL": lambda server, clients, disk: killed(server, "worker"),
+    "worker: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "worker"),
+    "worker: SIGSTOP, until it is restarted": lambda server, clients, disk: stopped_for_good(server, "worker"),
+    "front end's thread dead, until the worker is restarted": lambda server, clients, disk: dead_thread(server, clients),
+    "JVM: SIGKILL": lambda server, clients, disk: killed(server, "JVM"),
+    "JVM: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "JVM"),
+    "JVM: SIGSTOP, until it is restarted": lambda server, clients, disk: stopped_for_good(server, "JVM"),
+    "serve: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "serve"),
+    "disk full, worker: SIGKILL": lambda server, clients, disk: full_disk(server, disk, "worker"),
+    "disk full, JVM: SIGKILL": lambda server, clients, disk: full_disk(server, disk, "JVM"),
+    "JVM: no file left for a connection": lambda server, clients, disk: few_files(server),
 }
 
 
@@ -170,7 +173,7 @@ def test_no_request_hangs_and_answers_come_back(server, photo, disk, cause):
     with Clients(server.url, photo) as clients:
         began = time.monotonic()
         clients.wait_right(began)
-        CAUSES[cause](server, photo, disk)
+        CAUSES[cause](server, clients, disk)
         ended = time.monotonic()
         recovered_s = clients.wait_right(ended)
     wait(server, 200)
@@ -214,8 +217,9 @@ def register(server, disk):
         shutil.copytree(served, copy, dirs_exist_ok=True)
         manifest = copy / "MAR-INF" / "MANIFEST.json"
         manifest.write_text(manifest.read_text().replace('"1.0.0"', f'"{version}"'))
-        # without a worker: such an archive does not start, for its parts were changed
-        httpx.post(management, params={"url": copy.name, "model_name": name, "initial_workers": "0"}).raise_for_status()
+        # not synchronous: its worker will not start, for its parts were changed
+        params = {"url": copy.name, "model_name": name, "synchronous": "false"}
+        httpx.post(management, params=params, timeout=LONG_S).raise_for_status()
         return management
 
     return register
@@ -232,7 +236,7 @@ def until(true, server):
 def test_workers_scaled_by_hand_are_scaled_back(server, photo, workers):
     wait(server, 200)
     version = f"http://127.0.0.1:{ports_of(server.port)['management']}/models/seefood/1.0.0"
-    httpx.put(version, params={"min_worker": str(workers), "max_worker": str(workers)}).raise_for_status()
+    httpx.put(version, params={"min_worker": str(workers), "max_worker": str(workers)}, timeout=LONG_S).raise_for_status()
     until(lambda: f"they were scaled to {workers} to {workers} by hand" in server.output, server)
     until(lambda: [worker["status"] for worker in httpx.get(version).json()[0]["workers"]] == ["READY"], server)
     wait(server, 200)
@@ -249,7 +253,7 @@ def test_models_registered_by_hand_are_unregistered(server, register):
 def test_default_changed_by_hand_is_set_back(server, register, photo):
     wait(server, 200)
     management = register("seefood", "9.0.1")
-    httpx.put(f"{management}/seefood/9.0.1/set-default")
+    httpx.put(f"{management}/seefood/9.0.1/set-default", timeout=LONG_S)
     until(lambda: "what=unregistered model=seefood version=9.0.1" in server.output, server)
     wait(server, 200)
     assert httpx.post(server.url, content=photo, timeout=LONG_S).json()["version"] == "1.0.0"
