@@ -22,7 +22,7 @@ from handler.metrics import Metrics
 from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, coarse, preprocess, read_photo, resized_side
 from handler.program import Answers, load_program
-from handler.request import Request, RequestError, read_request
+from handler.request import Request, RequestError, is_probe, read_request
 
 PHRASES = {400: "Bad Request", 413: "Content Too Large", 415: "Unsupported Media Type", 422: "Unprocessable Content"}
 
@@ -161,7 +161,7 @@ class SeefoodHandler:
             body, request.content_type = self.explain(request)
             self.metrics.explained()
             return body
-        if "x-probe" not in request.headers:  # golden photos and comparisons of versions are no traffic
+        if not is_probe(request):
             best = request.answer["predictions"][0]
             self.metrics.answered(best["label"], best["probability"], request.answer["sure"])
             self.capture(request.photo)

@@ -13,6 +13,7 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
       DownloadError - training.data.download
+      HangsError - scripts.serving.repair
       ImageError - scripts.ecs.deploy.image
       IngestError - training.data.ingest
       ManagementError - scripts.backend.torchserve.management

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -57,14 +58,15 @@ def serve(
 ) -> None:
     """Serve the store's release until a signal comes, which is a KeyboardInterrupt. ServeError if it cannot start."""
     check_ports(host, port)
+    allow_open_files(settings.open_files)
     ports = ports_of(port)
     make_private(run_dir)
-    health = Health(settings, steps)
+    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"], settings, steps)
+    health = Health(settings, steps, metrics.progress)
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
     supervisor = Supervisor(instance, run_dir, host, port)
     pid_file = run_dir / "serve.pid"
     pid_file.write_text(str(os.getpid()))
-    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"], settings, steps)
     try:
         # left in reverse: the checks end first, and the last status still needs the metrics
         with metrics, health_server(host, ports["health"], health), Reporter(instance, metrics), health:
@@ -80,6 +82,18 @@ def serve(
                 raise
     finally:
         pid_file.unlink(missing_ok=True)
+
+
+def allow_open_files(least: int) -> None:
+    """Let this process and those that it starts open as many files as the system allows. ServeError if those are too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < least:
+        raise ServeError(
+            f"{hard} files may be open at a time (ulimit -Hn), expected at least {least}, as each connection takes one: "
+            "raise the limit, or set SEEFOOD_OPEN_FILES"
+        )
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _signal_name(interrupt: KeyboardInterrupt) -> str:

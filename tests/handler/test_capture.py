@@ -123,17 +123,22 @@ def test_share_alone_is_enough_as_the_bounds_have_defaults(capture, tmp_path, mo
 
 
 class ProbeContext(OfflineContext):
+    def __init__(self, token):
+        super().__init__()
+        self.token = token
+
     def get_all_request_header(self, index):
-        return {"x-probe": "true"}
+        return {"x-probe": self.token}
 
 
-def test_worker_keeps_what_it_answered_and_nothing_that_it_refused_or_that_was_no_traffic(capture, tmp_path):
+def test_worker_keeps_what_it_answered_and_nothing_that_it_refused_or_that_was_no_traffic(capture, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_PROBE_TOKEN", "of this start")
     capture(share=1, bytes=10**6, age_s=3600)
     unpacked, photos = stage(ROOT / "model_store" / "starter", "seefood", "1.0.0", tmp_path), [picture_bytes(0), picture_bytes(1)]
     with modules_of_a_worker():
         handler = load_handler(unpacked)
         handler.handle([{"body": body} for body in (photos[0], b"no photo", photos[1], b"")], OfflineContext())
-        handler.handle([{"body": picture_bytes(2)}], ProbeContext())
+        handler.handle([{"body": picture_bytes(2)}], ProbeContext("of this start"))
     assert captured_photos(tmp_path / "captured", 100) == [strip(photo) for photo in photos]
 
 

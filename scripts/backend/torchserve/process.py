@@ -6,6 +6,7 @@ the two patched classes of frontend_patch.py; addresses and folders come from th
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import stat
@@ -132,7 +133,8 @@ class TorchServe:
         """
         self.run_dir, self.log, self.settings = run_dir, run_dir / "logs" / "torchserve.log", settings
         management = f"http://127.0.0.1:{ports_of(port)['management']}"
-        self.server = Server(management, local_address(host, port), client=new_client(settings.management_timeout_s))
+        probe_token, client = secrets.token_hex(16), new_client(settings.management_timeout_s)
+        self.server = Server(management, local_address(host, port), probe_token=probe_token, client=client)
         _prepare(run_dir, settings.min_free_bytes)
         command = [sys.executable, str(FOLDER / "guard.py"), str(settings.stop_timeout_s)]
         command += [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
@@ -143,7 +145,8 @@ class TorchServe:
             self.process = subprocess.Popen(
                 command,
                 cwd=run_dir,
-                env=server_environment(run_dir, host, port, settings),
+                # the system shows a process's environment to its own user alone
+                env=server_environment(run_dir, host, port, settings) | {"SEEFOOD_PROBE_TOKEN": probe_token},
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -185,7 +188,7 @@ class TorchServe:
                 self.process.stdin.flush()
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(self.settings.stop_timeout_s + 5)
+            self.process.wait(5 if now else self.settings.stop_timeout_s + 5)
         with contextlib.suppress(ProcessLookupError):  # in case the guard itself was killed
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
