@@ -37,8 +37,8 @@ class Factors(NamedTuple):
 
 
 FACTORS = {
-    "JPEG": Factors(0, 1, 2.5, 16),
-    "JPEG in scans": Factors(0, 1, 9, 48),
+    "JPEG": Factors(0, 1, 2, 13),
+    "JPEG in scans": Factors(0, 1, 0, 40),
     "PNG": Factors(0, 1, 9, 7),
     "PNG interlaced": Factors(0, 1, 16, 7),
     "GIF": Factors(0.1, 1, 5, 12),
@@ -51,9 +51,8 @@ FACTORS = {
     "JPEG2000": Factors(17, 2, 60, 165),
     "AVIF": Factors(14, 2, 22, 110),
 }
-# each pass over a JPEG's coefficients, for each pixel; and their memory, for each of its samples
-SCAN_NS = 1.1
-COEFFICIENT_MEMORY = 2
+# of a JPEG in scans: each pass over its coefficients, for each pixel; decoding these and their memory, for each of its samples
+SCAN_NS, COEFFICIENT_NS, COEFFICIENT_MEMORY = 1.0, 2, 2
 # what Pillow keeps for a pixel, and what turning it to RGB and to the crop's scale takes, by its mode; others are as RGB
 MODE_MEMORY = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 MODE_NS = {"RGB": 6, "I;16": 24, "I;16B": 24, "I;16L": 24}
@@ -71,7 +70,7 @@ def estimate(image: Image.Image, photo_bytes: bytes, factor: int) -> Cost:
     memory, cpu_ns = factors.pixel_memory * pixels, factors.pixel_ns * pixels
     if kind == "JPEG in scans":
         memory += COEFFICIENT_MEMORY * pixels * _samples(image)
-        cpu_ns += SCAN_NS * pixels * passes
+        cpu_ns += (SCAN_NS * passes + COEFFICIENT_NS * _samples(image)) * pixels
     # a JPEG is decoded at its reduced scale
     decoded = pixels // factor**2 if kind in ("JPEG", "JPEG in scans") else pixels
     alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
