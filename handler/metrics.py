@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
-OUTCOMES = {200: "answered", 400: "bad_request", 413: "too_large", 415: "unsupported", 422: "unreadable"}
+OUTCOMES = {200: "answered", 400: "bad_request", 413: "too_large", 415: "unsupported", 422: "unreadable", 503: "busy"}
 # seconds: three steps a decade show a change of milliseconds, from a batch's bookkeeping to one that nearly timed out
 TIME_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -69,6 +69,9 @@ class Metrics:
         predictions = Counter("seefood_predictions_total", "Answers by top-1 label.", (*names, "label"), registry=self.registry)
         self._predictions = {label: predictions.labels(version, label) for label in labels}
         self._unsure = Counter("seefood_unsure_total", "Answers that are not sure.", names, registry=self.registry).labels(version)
+        died = "Photos whose decoder died, hung or ran out of memory."
+        deaths = Counter("seefood_decoder_deaths_total", died, names, registry=self.registry)
+        self._deaths = deaths.labels(version)
         self._batch = histogram("seefood_batch_size", "Requests in a batch.", BATCH_BUCKETS)
         self._decode = histogram("seefood_decode_seconds", "Decoding and cropping one photo.", TIME_BUCKETS)
         self._inference = histogram("seefood_inference_seconds", "The network, one batch.", TIME_BUCKETS)
@@ -82,6 +85,10 @@ class Metrics:
     def decoded(self, seconds: float) -> None:
         """One photo was decoded and cropped, or refused, in that time."""
         self._decode.observe(seconds)
+
+    def decoder_died(self) -> None:
+        """A decoder ended, hung or ran out of memory under a photo."""
+        self._deaths.inc()
 
     def inferred(self, seconds: float) -> None:
         """The network took that long for one batch."""

@@ -26,7 +26,7 @@ MAX_JSON_VALUES = 1000
 class RequestError(ValueError):
     """The request holds no photo where one is expected, or a top_k that cannot be; the message says what was expected.
 
-    `status` is HTTP's: 400, or 413 where the photo is over the limit.
+    `status` is HTTP's: 400; 413 where the photo is over the limit; 503 for a heat map over the batch's budget.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -46,6 +46,7 @@ class Request:
     photo: bytes = field(init=False)
     top_k: int = field(init=False)
     crop: np.ndarray = field(init=False)  # uint8 (H, W, 3)
+    size: tuple[int, int] = field(init=False)  # (width, height) of the upright photo, in whatever scale it was decoded
     answer: dict[str, Any] = field(init=False)
     error: RequestError | PhotoError | None = None  # once there is one, the steps that are left pass the request over
     content_type: str = "application/json"

@@ -31,7 +31,7 @@ from scripts.command import parser, run
 from scripts.paths import ROOT
 
 Settings = dict[str, int]  # by the names that they have in model-config.yaml
-NAMES = ("minWorkers", "maxWorkers", "batchSize", "num_threads", "decode_threads")
+NAMES = ("minWorkers", "maxWorkers", "batchSize", "num_threads", "decoders")
 WORTH = 1.02  # how much faster other settings must be: less is noise, and not worth changing a file
 
 
@@ -105,8 +105,8 @@ def rewrite(text: str, settings: Settings) -> str:
 def describe(settings: Settings) -> str:
     """The settings as one line."""
     parts = [f"workers {settings['maxWorkers']}", f"threads {settings['num_threads'] or 'all'}", f"batch {settings['batchSize']}"]
-    if "decode_threads" in settings:
-        parts.append(f"decoding {settings['decode_threads'] or 'all'}")
+    if "decoders" in settings:
+        parts.append(f"decoding {settings['decoders'] or 'all'}")
     return ", ".join(parts)
 
 
@@ -117,8 +117,8 @@ def searches(cores: int, concurrency: int, present: Settings) -> list[list[Setti
         pairs |= {(4, cores // 4)}
     workers = [{"minWorkers": w, "maxWorkers": w, "num_threads": threads} for w, threads in sorted(pairs)]
     batches = [{"batchSize": size} for size in (1, 2, 4, 8, 16, 32) if size <= concurrency]
-    decoding = [{"decode_threads": threads} for threads in sorted({1, 2, cores, 2 * cores})]
-    return [workers, batches, decoding if "decode_threads" in present else []]
+    decoding = [{"decoders": threads} for threads in sorted({1, 2, cores, 2 * cores})]
+    return [workers, batches, decoding if "decoders" in present else []]
 
 
 def candidate_archive(archive: Path, text: str, folder: Path) -> None:
