@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
@@ -176,7 +176,8 @@ class Decoders:
         size = spec.input_size[1]
         self._shape = (size, size, 3)
         self.processes = [Decoder(spec, budget.memory) for _ in range(budget.decoders)]
-        self._idle: SimpleQueue[Decoder] = SimpleQueue()
+        # the last that was used is the next: its memory is warm
+        self._idle: LifoQueue[Decoder] = LifoQueue()
         for decoder in self.processes:
             if not decoder.has_started(START_S):
                 raise ValueError(f"a process that decodes photos did not start within {START_S:g} s, or ended at once")

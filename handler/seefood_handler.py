@@ -177,7 +177,7 @@ class SeefoodHandler:
     def _decode(self, requests: Sequence[Request]) -> list[Request]:
         """The requests that now have a crop, and may go on; the others have their error."""
         # golden photos first: whatever the others cost, some of the budget is left for these
-        ordered = sorted(requests, key=lambda request: "x-probe" not in request.headers)
+        ordered = sorted(requests, key=lambda request: not is_probe(request))
         outcomes, cpu_s = self.decoders.decode([request.photo for request in ordered])
         cpu_left, maps = self.budget.batch_cpu_s - cpu_s, 0
         for request, outcome in zip(ordered, outcomes, strict=True):
