@@ -70,7 +70,7 @@ def _answer(photo_bytes: bytes, spec: Spec, limit: Cost, base: int) -> tuple[dic
             return {"cost": [cost.memory, cost.cpu_s]}, b""
         _limit_memory(base + cost.memory)
         photo = decode(image, factor)
-        return {"size": photo.size}, memoryview(np.ascontiguousarray(crop(photo, spec))).cast("B")
+        return {"size": photo.size}, np.ascontiguousarray(crop(photo, spec)).data.cast("B")
     except PhotoError as error:
         return {"status": error.status, "message": str(error), "out_of_memory": isinstance(error.__cause__, MemoryError)}, b""
     except MemoryError:
