@@ -252,7 +252,7 @@ build = DOCKER_BUILDKIT=1 $(docker) build $(call option,--platform,PLATFORM) $(c
 hardened := --read-only --tmpfs /tmp:size=1g,mode=1777 --cap-drop ALL --security-opt no-new-privileges --memory 3g --pids-limit 512
 
 # what the base image's tag stands for on this machine: its digest, or that of its content where it comes from no registry
-base = $(call quoted,BASE_IMAGE,debian:bookworm-slim)
+base = -- $(call quoted,BASE_IMAGE,debian:bookworm-slim)
 inspect_base = $(docker) image inspect --format '{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}' $(base) 2>/dev/null
 base_digest = --build-arg BASE_DIGEST="$$({ $(inspect_base) || { $(docker) pull --quiet $(base) >/dev/null 2>&1 && $(inspect_base); } \
 	|| echo unknown; } | sed 's/.*@//')"

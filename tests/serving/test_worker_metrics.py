@@ -35,18 +35,19 @@ def test_worker_makes_the_folder_that_is_missing(tmp_path, missing):
 
 
 def test_outcomes_are_few_and_each_status_has_one():
-    assert [outcome(status) for status in (200, 400, 413, 415, 422)] == [
+    assert [outcome(status) for status in (200, 400, 413, 415, 422, 503)] == [
         "answered",
         "bad_request",
         "too_large",
         "unsupported",
         "unreadable",
+        "busy",
     ]
     metrics = Metrics("1.0.0", ["ramen"])
     for status in range(400, 600):
         metrics.refused(status)
     text = generate_latest(metrics.registry).decode()
-    assert values(text, outcome="failed") == {"seefood_requests_total": 196}
+    assert values(text, outcome="failed") == {"seefood_requests_total": 195}
     assert values(text)["seefood_requests_total"] == 200
 
 
