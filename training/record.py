@@ -63,7 +63,7 @@ def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> t
             dist.broadcast(buffer, 0)
     try:
         with signals.interrupt():
-            return predict(run.average.averaged, held_out, run.device)
+            return predict(run.average.averaged, held_out, run.device, skip_unreadable=True)
     except Stopped:
         run.save_or_warn(run.progress)
         raise
@@ -100,12 +100,17 @@ def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor
         raise ValueError(f"{error}: make room, and the same command resumes from the last saved state") from error
 
 
+def check_finite(step: int, *losses: float) -> None:
+    """ValueError if a loss, or a sum of losses over all ranks, is not finite."""
+    if not all(map(math.isfinite, losses)):
+        shown = ", held-out ".join(f"{loss:g}" for loss in losses)
+        raise ValueError(f"after step {step} the loss is {shown}: try a smaller lr, a clip_norm, or precision: float32")
+
+
 def epoch_row(progress: Progress, metrics: dict[str, float], speed: dict[str, float]) -> dict[str, float]:
     """The epoch's row in history.csv. ValueError if a loss is not finite."""
     loss = progress.loss_sum / progress.seen
-    if not math.isfinite(loss + metrics["loss"]):
-        held_out = metrics["loss"]
-        raise ValueError(f"epoch {progress.epochs}: the loss is {loss}, held-out {held_out}; try smaller rates or a clip_norm")
+    check_finite(progress.step, loss, metrics["loss"])
     row = {"epoch": progress.epochs, "step": progress.step, "loss": loss, "accuracy": progress.hits / progress.seen} | speed
     return row | {"val_loss" if name == "loss" else name: value for name, value in metrics.items() if name != "photos"}
 

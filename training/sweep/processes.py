@@ -1,5 +1,7 @@
 """The training process of a trial: watched while it runs, and ended with its sweep."""
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import psutil
 from training.tracking.store import CLOSE_S
 
 POLL_S = 0.5
+SAVE_S = 4 * CLOSE_S  # for a training to end its step, save its state and send its records
 
 
 def watch(command: list[str], output: IO[bytes], should_prune: Callable[[], bool]) -> tuple[bool, int]:
@@ -29,7 +32,12 @@ def watch(command: list[str], output: IO[bytes], should_prune: Callable[[], bool
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SAVE_S)
+        # its session: the loader's workers, too, and a training that does not end
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def trainings(out: Path) -> list[psutil.Process]:
@@ -46,7 +54,7 @@ def trainings(out: Path) -> list[psutil.Process]:
 
 def end_left_over(out: Path) -> None:
     """End a training into this folder that outlived its sweep, after it has saved its state: two must not write there."""
-    for end, limit_s in (("terminate", 2 * CLOSE_S), ("kill", CLOSE_S)):
+    for end, limit_s in (("terminate", SAVE_S), ("kill", CLOSE_S)):
         for process in (left := trainings(out)):
             with suppress(psutil.Error):
                 getattr(process, end)()
