@@ -5,7 +5,10 @@
 #
 # Other targets: `dev`, the devcontainer's, and `tools`, the laptop's MLflow and S3 (docker-compose.yml). Three optional build
 # secrets serve networks with a mirror or certificates of their own: pip_conf, uv_conf (a uv.toml) and ca_bundle.
+# The base image: a tag, or better a digest, which cannot come to mean another one: debian:bookworm-slim@sha256:...
+# `make image` writes the digest that a tag stood for into the image's label org.opencontainers.image.base.digest.
 ARG BASE_IMAGE=debian:bookworm-slim
+ARG BASE_DIGEST=unknown
 
 # --- what every stage has ---
 FROM ${BASE_IMAGE} AS base
@@ -36,16 +39,18 @@ RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     $EXPORT --extra serve --extra image > serve.txt && uv pip install --require-hashes -r serve.txt
 # torch, for archives that `make archive FORMAT=torch` packed: cpu, a CUDA version as PyTorch writes it (cu130), or none.
 ARG TORCH=cpu
-# another version than uv.lock names
+# another version than uv.lock names, with the checksum of its wheel: 2.13.0@sha256:... Without one, this wheel alone is not
+# compared with a checksum of ours: PyTorch's builds for the CPU are not on the index that uv.lock names.
 ARG TORCH_VERSION=
 # another index than PyTorch's own for that kind of build
 ARG TORCH_INDEX=
 RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     if [ "${TORCH}" != none ]; then \
-        $EXPORT --all-extras --no-hashes > all.txt && grep -v '^torch==' all.txt > others.txt \
-        && pinned="$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' all.txt)" \
-        && uv pip install -c others.txt "torch==${TORCH_VERSION:-$pinned}" \
+        $EXPORT --all-extras | sed -e ':a' -e '/\\$/{N;s/\\\n *//;ba' -e '}' > all.txt && grep -v '^torch==' all.txt > others.txt \
+        && pinned="$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' all.txt)" && version="${TORCH_VERSION:-$pinned}" \
+        && echo "torch==${version%%@*}$(echo "${version}" | sed -n 's/[^@]*@/ --hash=/p')" > torch.txt \
+        && uv pip install -c others.txt -r torch.txt \
             $(if [ -n "${TORCH_INDEX}" ]; then echo "--index ${TORCH_INDEX}"; else echo "--torch-backend ${TORCH}"; fi) \
         && cd /opt/venv/lib/python3*/site-packages/torch && rm -rf test include bin/test_* bin/protoc*; \
     fi
@@ -61,9 +66,16 @@ ENV PYTHONPATH=/opt/seefood PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m compileall -q /opt/seefood
 ARG VERSION=0.0.0
 ARG COMMIT=unknown
+# make preflight compares it with the deployment
+ARG TORCH=cpu
+ARG BASE_IMAGE
+ARG BASE_DIGEST
 LABEL org.opencontainers.image.title=seefood \
       org.opencontainers.image.version=${VERSION} \
-      org.opencontainers.image.revision=${COMMIT}
+      org.opencontainers.image.revision=${COMMIT} \
+      org.opencontainers.image.base.name=${BASE_IMAGE} \
+      org.opencontainers.image.base.digest=${BASE_DIGEST} \
+      seefood.torch=${TORCH}
 USER 10001:10001
 EXPOSE 8080 8086
 # all that is written: unpacked models, logs. Any other folder may be read-only.
@@ -85,13 +97,10 @@ WORKDIR /tmp
 
 # --- what the server is made of, for `make sbom` ---
 FROM packages AS audit
-RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
-    --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    mkdir /sbom && dpkg-query --show > /sbom/debian-packages.txt \
-    && $EXPORT --only-group audit > audit.txt \
-    && uv venv /opt/audit && uv pip install --python /opt/audit --require-hashes -r audit.txt \
-    && /opt/audit/bin/cyclonedx-py environment --output-reproducible --output-file /sbom/python-packages.cdx.json /opt/venv \
-    && uv pip freeze | sed 's/+cpu$//' > /sbom/python-packages.txt
+COPY scripts /opt/seefood/scripts
+ARG BASE_IMAGE
+ARG BASE_DIGEST
+RUN /opt/venv/bin/python -m scripts.audit.sbom --out /sbom/sbom.cdx.json --base "${BASE_IMAGE} ${BASE_DIGEST}"
 FROM scratch AS sbom
 COPY --from=audit /sbom /
 

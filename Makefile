@@ -9,7 +9,7 @@ endif
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
 VALUES := ALPHA BAKE BASE_IMAGE BUCKET CANARY COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
-	GOAL GPUS HOST IMAGE INSTANCE KEEP LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PORT PYTHON \
+	GOAL GPUS HOST IMAGE INSTANCE KEEP LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PYTHON \
 	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
 	URL VERSION WEIGHTS YES
 
@@ -79,8 +79,8 @@ ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
 	data ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
-	serve stop rollout rollback status releases predict smoke bench tune \
-	image tools-image run-image compose sbom preflight deploy doctor destroy
+	serve stop rollout rollback status releases predict smoke bench photo-costs tune \
+	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
 help: ## List every target (this)
@@ -237,6 +237,9 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 		$(call option,--field,FIELD) $(call list,--concurrency,CONCURRENCY) $(call list,--rate,RATE) \
 		$(call option,--seconds,SECONDS) $(named_model) $(call option,--version,VERSION) $(call option,--out,OUT)
 
+photo-costs: .venv/installed-serve ## Measure what decoding the costliest photos of each format takes, beside the estimates
+	@$(python) scripts.bench.photo_costs
+
 tune: given-GOAL .venv/installed-serve $(STARTER) ## Find the fastest settings that meet a latency goal: GOAL=p99_ms=50 [CONCURRENCY=16 PHOTOS=folder]
 	@$(python) scripts.bench.tune $(call option,--concurrency,CONCURRENCY) $(call option,--seconds,SECONDS) \
 		$(call option,--photos,PHOTOS) $(named_model) $(call option,--version,VERSION) -- $(call quoted,GOAL)
@@ -244,12 +247,19 @@ tune: given-GOAL .venv/installed-serve $(STARTER) ## Find the fastest settings t
 ##@ Deploy
 
 docker = $(call each,DOCKER)
-build = DOCKER_BUILDKIT=1 $(docker) build $(call each,DOCKER_FLAGS) \
+build = DOCKER_BUILDKIT=1 $(docker) build $(call option,--platform,PLATFORM) $(call each,DOCKER_FLAGS) \
 	$(foreach name,BASE_IMAGE TORCH TORCH_VERSION TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$(call quoted,$(name))))
 hardened := --read-only --tmpfs /tmp:size=1g,mode=1777 --cap-drop ALL --security-opt no-new-privileges --memory 3g --pids-limit 512
 
-image: ## Build the server's image: [TAG=latest TORCH=cpu|cu130|none TORCH_VERSION= TORCH_INDEX= BASE_IMAGE= DOCKER_FLAGS=]
-	@$(build) --build-arg VERSION=$(call quoted,TAG) --build-arg COMMIT="$$(git rev-parse HEAD)" --tag seefood:$(call quoted,TAG) .
+# what the base image's tag stands for on this machine: its digest, or that of its content where it comes from no registry
+base = $(call quoted,BASE_IMAGE,debian:bookworm-slim)
+inspect_base = $(docker) image inspect --format '{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}' $(base) 2>/dev/null
+base_digest = --build-arg BASE_DIGEST="$$({ $(inspect_base) || { $(docker) pull --quiet $(base) >/dev/null 2>&1 && $(inspect_base); } \
+	|| echo unknown; } | sed 's/.*@//')"
+
+image: ## Build the server's image: [TAG=latest TORCH=cpu|cu130|none PLATFORM=linux/arm64 TORCH_VERSION= TORCH_INDEX= BASE_IMAGE= DOCKER_FLAGS=]
+	@$(build) $(base_digest) --build-arg VERSION=$(call quoted,TAG) --build-arg COMMIT="$$(git rev-parse HEAD)" \
+		--tag seefood:$(call quoted,TAG) .
 
 # expr, as some shells run commands in a value that $$((...)) is given
 run-image: $(STARTER) ## Serve model_store, or RELEASE=s3://..., in the image, hardened as on ECS: [PORT=8080 TAG=latest]
@@ -265,10 +275,11 @@ tools-image: ## Build the image of the MLflow and the S3 of docker-compose.yml: 
 compose: image tools-image ## Start the server, MLflow and an S3 on this machine: docker-compose.yml [TAG=latest COMPOSE="docker compose"]
 	@SEEFOOD_TAG=$(call quoted,TAG) $(call each,COMPOSE) up --no-build
 
-sbom: .venv/installed-cloud ## Write the image's SBOM to build/sbom: CycloneDX of the Python packages, Debian's list, known vulnerabilities
-	@$(build) --target sbom --output build/sbom .
-	@$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip --requirement build/sbom/python-packages.txt \
-		--output build/sbom/vulnerabilities.txt; status=$$?; ls build/sbom; exit $$status
+sbom: ## Write the image's SBOM, build/sbom/sbom.cdx.json: packages of Python and Debian, what is in wheels and jars: [as make image]
+	@$(build) $(base_digest) --target sbom --output build/sbom .
+
+audit: .venv/installed-serve ## Ask for known vulnerabilities of uv.lock, and of the SBOM if make sbom has written it
+	@$(python) scripts.audit.vulnerabilities uv.lock $(wildcard build/sbom/sbom.cdx.json)
 
 preflight: .venv/installed-cloud ## Check the templates, and the account if there are credentials, before a deploy: [STACK=seefood]
 	@$(python) scripts.ecs.preflight.preflight -- $(call quoted,STACK)

@@ -1,7 +1,8 @@
 """A sample of the photos that were answered, kept on the instance for `make rollout SHADOW=N`: off by default.
 
 scripts/backend/torchserve/process.py sets SEEFOOD_CAPTURE_DIR and, from scripts/settings.py, _SHARE (0 to 1), _BYTES and
-_AGE_S, which bound the sample. Photos are kept as they came, with whatever their files reveal about people and places.
+_AGE_S, which bound the sample. A photo's file is stripped of all but its pixels and its orientation (handler/strip.py); one
+that cannot be stripped is not kept. Only the server's user can read what is kept.
 """
 
 import contextlib
@@ -9,6 +10,8 @@ import os
 import random
 import time
 from pathlib import Path
+
+from handler.strip import strip
 
 PRUNE_EVERY = 20  # photos kept: pruning reads the whole folder, while a request waits
 
@@ -49,12 +52,17 @@ class Capture:
         """Keep the photo, perhaps. On a full disk none is kept, and the answer goes out all the same."""
         if random.random() >= self.share:
             return
+        try:
+            photo = strip(photo)
+        except Exception:  # whatever is wrong with the file, the photo was answered
+            return
         # the time first, for captured_photos() sorts by name; the process after it, for two workers may share a nanosecond
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.photo"
         part = path.with_suffix(".part")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(photo)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(photo)
             part.replace(path)  # handler/ may not import scripts.atomic: an archive does not hold it
         except OSError:
             with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ from handler.preprocess import Spec, resized_side
 # for each crop: 10 x 10 patches, each a fifth of the side, so that each pixel is covered by about four
 POSITIONS = 10
 PATCH = 0.2
+HEAT_MAP_CROPS = POSITIONS**2 + 1  # that the program answers for one heat map
 GRID = 14
 BATCH_SIZE = 8
 # a map of differences below this is not stretched to full colour: it would show noise
@@ -32,7 +33,7 @@ def heat_map(program: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], cro
     """How much covering each part of a crop uint8 (H, W, 3) lowers the probability of class `index`: float32 (GRID, GRID).
 
     In probability, mean over the patches that lie on a part; below 0 where covering it makes the class more probable.
-    POSITIONS ** 2 + 1 crops go through the program, BATCH_SIZE at a time; the same crop and program give the same bits.
+    HEAT_MAP_CROPS crops go through the program, BATCH_SIZE at a time; the same crop and program give the same bits.
     """
     rows, columns = _patches(crop.shape[0]), _patches(crop.shape[1])
     # the crop's own mean colour: black or grey would be a shape of its own in many photos

@@ -37,6 +37,17 @@ NOT_READ = {
 MAX_BYTES = 20 * 1024 * 1024
 # Pillow warns of a decompression bomb from here on; a phone's 50 megapixels are well below
 MAX_PIXELS = 89_478_485
+# only a JPEG is decoded at the crop's scale; of the others all pixels are held, several times over. By `make photo-costs` one at
+# its limit takes 384 MB and 0.75 s of CPU at most: a WebP of 38 bytes and 88 megapixels took 1.35 GB and 2 s
+MAX_PIXELS_OF = {
+    "PNG": 51_000_000,
+    "GIF": 36_000_000,
+    "BMP": 36_000_000,
+    "TIFF": 36_000_000,
+    "WEBP": 20_000_000,
+    "AVIF": 20_000_000,
+    "JPEG2000": 10_000_000,
+}
 # one pixel a side shows nothing
 MIN_SIDE = 2
 # the resized long side is this many times the crop at most, which bounds the memory that a 1 x 60000 strip takes
@@ -46,21 +57,24 @@ MAX_FRAMES = 1000
 # of a JPEG: one pass over all pixels each, and a thousand empty ones fit into 16 kB; cameras write 1 or 10
 MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
-# pieces that Pillow reads one by one in Python: a photo has hundreds, 20 MB of empty chunks are ten seconds of nothing else
-MAX_READS = 250_000
+# pieces that Pillow reads one by one in Python, some microseconds each: a photo has hundreds, a PNG of 20 MB in blocks of 4 kB has
+# 20,000; 20 MB of empty chunks are ten seconds of nothing else
+MAX_READS = 100_000
 # numbers in one tag of a TIFF, and tags: a strip for each row is the usual maximum, and Pillow keeps 200 bytes for each
 MAX_TIFF_VALUES = 65_536
 MAX_TIFF_TAGS = 4096
 # libtiff takes memory for a whole tile, whatever the photo's size; 256 x 256 is usual
 MAX_TIFF_TILE_PIXELS = 16_777_216
-# OpenJPEG takes 9 kB for each tile and 500 bytes for each block before it has read one, and a second for 10 megapixels:
-# a file of 138 bytes took 6 GB and 37 s
-MAX_JPEG2000_PIXELS = 25_000_000
+# OpenJPEG takes 9 kB for each tile and 500 bytes for each block before it has read one: a file of 138 bytes took 6 GB and 37 s
 MAX_JPEG2000_TILES = 4096
 MAX_JPEG2000_BLOCKS = 500_000
 
 # JPEG's markers: ITU-T T.81, table B.1
 SOS, EOI = b"\xff\xda", b"\xff\xd9"  # start of scan, end of image
+# start of frame: sequential and progressive, by Huffman's and by arithmetic coding
+PROGRESSIVE_FRAMES = (b"\xff\xc2", b"\xff\xca")
+FRAMES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc9", *PROGRESSIVE_FRAMES)
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")
 
 # TIFF 6.0, section 2 and page 67: the types of values and the tags that are looked at; 43 where TIFF has 42 is a BigTIFF
 BIG_TIFF = 43
@@ -79,7 +93,8 @@ SOT_BYTES, SOD_BYTES = 12, 2  # both markers with what belongs to them
 class PhotoError(ValueError):
     """These bytes are not a photo that we can read; the message says why, for the person who sent them.
 
-    `status` is HTTP's: 413 over a limit, 415 an unknown format, 422 a known one, but broken or of no use.
+    `status` is HTTP's: 413 over a limit, 415 an unknown format, 422 a known one, but broken or of no use, 503 over what may be
+    decoded at a time: later it may be read.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:
@@ -121,7 +136,7 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
     except Exception as error:
         reason = "broken or cut off" if isinstance(error, UnidentifiedImageError) else error
         raise text_error(error) or PhotoError(f"the photo's {name} header cannot be read: {reason}") from error
-    _check_size(image.width, image.height)
+    check_size(name, image.width, image.height)
     if name == "JPEG":
         _check_scans(photo_bytes, image.width * image.height)
     # counting those of other formats would mean walking through the file
@@ -131,9 +146,17 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
     return image
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
+def check_size(name: str, width: int, height: int) -> None:
+    """PhotoError for a photo of format `name` with too many pixels, too few or too long a side."""
+    pixels, limit = width * height, MAX_PIXELS_OF.get(name, MAX_PIXELS)
+    if pixels > MAX_PIXELS:
         raise PhotoError(f"the photo has {width} x {height} pixels: too many pixels, the limit is {MAX_PIXELS:,}", 413)
+    if pixels > limit:
+        raise PhotoError(
+            f"the photo has {width} x {height} pixels: too many for a {name}, the limit is {limit:,}; "
+            f"send it smaller, or as a JPEG, whose limit is {MAX_PIXELS:,}",
+            413,
+        )
     if min(width, height) < MIN_SIDE:
         raise PhotoError(f"the photo has {width} x {height} pixels: a side needs at least {MIN_SIDE}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
@@ -153,6 +176,9 @@ def _check_claims(name: str, photo_bytes: bytes) -> None:
     # an upper bound, for pixels may hold these four letters by chance
     if name == "WEBP" and photo_bytes.count(b"ANMF") > MAX_FRAMES:
         raise PhotoError(f"the photo has over {MAX_FRAMES:,} frames, the limit is {MAX_FRAMES:,}", 413)
+    if name == "WEBP":
+        # Pillow's reader takes the memory of two canvases when it opens one
+        check_size(name, *_webp_size(photo_bytes))
     if name == "TIFF":
         _check_tags(photo_bytes)
     if name == "JPEG2000":
@@ -165,16 +191,38 @@ def _check_scans(photo_bytes: bytes, pixels: int) -> None:
     """PhotoError if the first picture in a JPEG of so many pixels has too many scans."""
     most = min(MAX_SCANS, MAX_SCANNED_PIXELS // pixels)
     # any bytes may follow the picture (a phone's video does), so only a count that is too high is examined
-    if photo_bytes.count(SOS) <= most:
-        return
-    count, at = 0, 2
+    if photo_bytes.count(SOS) > most and scans(photo_bytes, most + 1) > most:
+        raise PhotoError(f"the photo has over {most} scans of {pixels:,} pixels, the limit is {most}", 413)
+
+
+def scans(photo_bytes: bytes, stop: int = MAX_SCANS + 1) -> int:
+    """How many scans the first picture in a JPEG has, counted up to `stop`; 1 where the first scan holds all there is."""
+    count, at, channels, progressive = 0, 2, 0, False
     # in a scan, 0xff is followed by 0, by a restart marker or by a filling 0xff
-    marker = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")
-    while (found := marker.search(photo_bytes, at)) and found[0] != EOI:
-        count += found[0] == SOS
-        if count > most:
-            raise PhotoError(f"the photo has over {most} scans of {pixels:,} pixels, the limit is {most}", 413)
-        at = found.end() + int.from_bytes(photo_bytes[found.end() : found.end() + 2])
+    while count < stop and (found := JPEG_MARKER.search(photo_bytes, at)) and found[0] != EOI:
+        at = found.end()
+        if found[0] == SOS:
+            count += 1
+            # a sequential one is decoded as its only scan is read
+            if not progressive and photo_bytes[at + 2 : at + 3] == bytes((channels,)):
+                return 1
+        elif found[0] in FRAMES:
+            progressive, channels = found[0] in PROGRESSIVE_FRAMES, photo_bytes[at + 7] if at + 7 < len(photo_bytes) else 0
+        at += int.from_bytes(photo_bytes[at : at + 2])
+    return max(1, count)
+
+
+def _webp_size(photo_bytes: bytes) -> tuple[int, int]:
+    """(width, height) that a WebP states: RFC 9649, sections 2.5 to 2.7. struct.error if it is cut off."""
+    kind = photo_bytes[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(photo_bytes[at : at + 3], "little") for at in (24, 27))
+        return width + 1, height + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", photo_bytes, 21)
+        return bits % 2**14 + 1, (bits >> 14) % 2**14 + 1
+    width, height = struct.unpack_from("<HH", photo_bytes, 26)
+    return width % 2**14, height % 2**14
 
 
 def _check_tags(photo_bytes: bytes) -> None:
@@ -207,9 +255,9 @@ def _check_codestream(photo_bytes: bytes, start: int) -> None:
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top, channels = sizes
     if left >= right or top >= bottom or not tile_width or not tile_height:
         raise PhotoError("the photo's JPEG2000 header cannot be read: it has no pixels")
-    pixels = (right - left) * (bottom - top)
-    if pixels > MAX_JPEG2000_PIXELS:
-        raise PhotoError(f"the photo has {pixels:,} pixels: too many for a JPEG2000, the limit is {MAX_JPEG2000_PIXELS:,}", 413)
+    pixels, most = (right - left) * (bottom - top), MAX_PIXELS_OF["JPEG2000"]
+    if pixels > most:
+        raise PhotoError(f"the photo has {pixels:,} pixels: too many for a JPEG2000, the limit is {most:,}", 413)
     tiles = math.ceil((right - tile_left) / tile_width) * math.ceil((bottom - tile_top) / tile_height)
     if tiles > MAX_JPEG2000_TILES:
         raise PhotoError(f"the photo has {tiles:,} tiles, the limit is {MAX_JPEG2000_TILES:,}", 413)

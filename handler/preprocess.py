@@ -17,7 +17,7 @@ from handler.photo_file import PhotoError as PhotoError
 from handler.photo_file import open_photo, text_error
 
 # rows times columns of a big photo that are turned to RGB at a time
-STRIP_PIXELS = 4_000_000
+STRIP_PIXELS = 1_000_000
 
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -90,8 +90,17 @@ def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
     Raises PhotoError if the bytes are not an image, a broken one, or one over a limit of photo_file.py.
     """
     image = open_photo(photo_bytes)
+    return decode(image, reduction(image, short_side))
+
+
+def reduction(image: Image.Image, short_side: int) -> int:
+    """The factor by which a photo is decoded smaller where only `short_side` pixels of its short side are needed; 0: all are."""
     # powers of two, as JPEG's decoder has them: sizes of cameras and screens divide by them
-    factor = next((factor for factor in (8, 4, 2) if short_side and min(image.size) >= factor * short_side), 1)
+    return next((factor for factor in (8, 4, 2) if short_side and min(image.size) >= factor * short_side), 1)
+
+
+def decode(image: Image.Image, factor: int) -> Image.Image:
+    """An opened photo as read_photo returns it, at 1 / factor of its size. PhotoError if it is broken."""
     # rounded: of the last pixels, too few to make half of one are left out, or a thin photo's far side would be out of place
     width, height = round(image.width / factor), round(image.height / factor)
     # Pillow's decoders raise almost anything on hostile bytes: OSError, SyntaxError, struct.error, TypeError ...
@@ -107,7 +116,7 @@ def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
     except PhotoError:
         raise
     except Exception as error:
-        raise text_error(error) or PhotoError(f"the photo cannot be decoded: {error}") from error
+        raise text_error(error) or PhotoError(f"the photo cannot be decoded: {error or type(error).__name__}") from error
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,8 +5,10 @@ A photo comes as the raw body, as a multipart field (data, image or body), or ba
 
 import base64
 import binascii
+import hmac
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +26,7 @@ MAX_JSON_VALUES = 1000
 class RequestError(ValueError):
     """The request holds no photo where one is expected, or a top_k that cannot be; the message says what was expected.
 
-    `status` is HTTP's: 400, or 413 where the photo is over the limit.
+    `status` is HTTP's: 400; 413 where the photo is over the limit; 503 for a heat map over the batch's budget.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -44,12 +46,20 @@ class Request:
     photo: bytes = field(init=False)
     top_k: int = field(init=False)
     crop: np.ndarray = field(init=False)  # uint8 (H, W, 3)
+    size: tuple[int, int] = field(init=False)  # (width, height) of the upright photo, in whatever scale it was decoded
     answer: dict[str, Any] = field(init=False)
     error: RequestError | PhotoError | None = None  # once there is one, the steps that are left pass the request over
     content_type: str = "application/json"
 
     def __post_init__(self) -> None:
         self.headers = {name.lower(): value for name, value in self.headers.items()}
+
+
+def is_probe(request: Request) -> bool:
+    """Whether it bears the token that the server gave this worker: a golden photo, or a comparison of versions, but no traffic."""
+    token, given = os.environ.get("SEEFOOD_PROBE_TOKEN", ""), str(request.headers.get("x-probe", ""))
+    # in constant time: else a stranger could find the token byte by byte
+    return bool(token) and hmac.compare_digest(given.encode(errors="replace"), token.encode())
 
 
 def read_request(request: Request, num_classes: int, default_top_k: int) -> tuple[bytes, int]:

@@ -10,21 +10,27 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from handler.capture import Capture
-from handler.explain import explanation, heat_map, overlay
+from handler.decoders import Budget, Decoders
+from handler.explain import HEAT_MAP_CROPS, explanation, heat_map, overlay
 from handler.metrics import Metrics
 from handler.parts import check_parts
-from handler.preprocess import PhotoError, Spec, coarse, preprocess, read_photo, resized_side
+from handler.preprocess import PhotoError, Spec, coarse
 from handler.program import Answers, load_program
-from handler.request import Request, RequestError, read_request
+from handler.request import Request, RequestError, is_probe, read_request
 
-PHRASES = {400: "Bad Request", 413: "Content Too Large", 415: "Unsupported Media Type", 422: "Unprocessable Content"}
+PHRASES = {
+    400: "Bad Request",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Content",
+    503: "Service Unavailable",
+}
 
 
 def to_json(answer: dict[str, Any]) -> bytes:
@@ -60,13 +66,14 @@ class SeefoodHandler:
         settings = context.model_yaml_config["handler"]
         self.top_k = settings["top_k"]
         batch_size = context.model_yaml_config["batchSize"]
+        self.budget = Budget.from_config(context.model_yaml_config)
         # the usual sizes at low and at high load
         batch_sizes = sorted({1, batch_size})
         self.program = load_program(model_dir, self.description, settings["num_threads"], batch_sizes)
         self.threshold = self.description["precisions"][self.program.precision]["confidence_threshold"]
-        self.decoders = ThreadPoolExecutor(settings["decode_threads"], thread_name_prefix="decode")
         self.model, self.version = context.model_name, context.manifest["model"]["modelVersion"]
         self.metrics = Metrics(self.version, self.labels)
+        self.decoders = Decoders(self.spec, self.budget, self.metrics)
         self.capture = Capture()
         self._check_golden(content("golden.json"), batch_sizes)
         self._warm_up(batch_size)
@@ -76,8 +83,12 @@ class SeefoodHandler:
 
     def _check_golden(self, golden: dict[str, Any], batch_sizes: Sequence[int]) -> None:
         """ValueError unless this machine computes training's answers, in batches of these sizes and of all golden photos."""
-        crops = [preprocess(base64.b64decode(photo["image"]), self.spec) for photo in golden["photos"]]
-        for photo, crop in zip(golden["photos"], crops, strict=True):
+        crops = []
+        for photo in golden["photos"]:
+            (crop,) = self.preprocess([base64.b64decode(photo["image"])])
+            if isinstance(crop, PhotoError):
+                raise ValueError(f"golden photo {photo['name']!r}: {crop}")
+            crops.append(crop)
             off_crop = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
             if off_crop > golden["crop_tolerance"]:
                 raise ValueError(f"golden photo {photo['name']!r}: the crop is off by {off_crop} of 255 from the training side's")
@@ -100,10 +111,12 @@ class SeefoodHandler:
                     )
 
     def _warm_up(self, batch_size: int) -> None:
-        """Every batch size that can occur, twice: the first of each compiles what the others use."""
+        """Every batch size that can occur, twice: the first of each compiles what the others use. Measures a heat map's cost."""
         crops = np.zeros((batch_size, *self.spec.input_size[1:], 3), np.uint8)
         for size in [*range(1, batch_size + 1)] * 2:
+            before = time.process_time()  # of all threads
             self.program(crops[:size])
+        self.heat_map_cpu_s = (time.process_time() - before) / batch_size * HEAT_MAP_CROPS
 
     def handle(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
         """One body a request, in their order: JSON, or a heat map's PNG. A request with a bad photo gets its own error."""
@@ -112,7 +125,7 @@ class SeefoodHandler:
         except Exception:
             # TorchServe answers the whole batch with 503
             for _ in requests:
-                self.metrics.refused(503)
+                self.metrics.refused(500)
             raise
 
     def _answer(self, batch: list[dict[str, Any]], context: Any) -> list[Any]:
@@ -124,13 +137,7 @@ class SeefoodHandler:
         self.metrics.batch(len(requests))
         for request in requests:
             self._read(request)
-        readable = [request for request in requests if request.error is None]
-        for request, crop in zip(readable, self.preprocess([request.photo for request in readable]), strict=True):
-            if isinstance(crop, PhotoError):
-                request.error = crop
-            else:
-                request.crop = crop
-        cropped = [request for request in readable if request.error is None]
+        cropped = self._decode([request for request in requests if request.error is None])
         if cropped:
             inferred = self.inference([request.crop for request in cropped])
             for request, answer in zip(cropped, self.postprocess(inferred, [request.top_k for request in cropped]), strict=True):
@@ -161,25 +168,32 @@ class SeefoodHandler:
             body, request.content_type = self.explain(request)
             self.metrics.explained()
             return body
-        if "x-probe" not in request.headers:  # golden photos and comparisons of versions are no traffic
+        if not is_probe(request):
             best = request.answer["predictions"][0]
             self.metrics.answered(best["label"], best["probability"], request.answer["sure"])
             self.capture(request.photo)
         return to_json(request.answer)
 
-    def preprocess(self, photos: Sequence[bytes]) -> list[np.ndarray | PhotoError]:
-        """The crop of each photo, uint8 (H, W, 3), or why there is none; decoded in threads, as Pillow releases the GIL."""
-        return list(map(self._crop, photos) if len(photos) == 1 else self.decoders.map(self._crop, photos))
+    def _decode(self, requests: Sequence[Request]) -> list[Request]:
+        """The requests that now have a crop, and may go on; the others have their error."""
+        # golden photos first: whatever the others cost, some of the budget is left for these
+        ordered = sorted(requests, key=lambda request: not is_probe(request))
+        outcomes, cpu_s = self.decoders.decode([request.photo for request in ordered])
+        cpu_left, maps = self.budget.batch_cpu_s - cpu_s, 0
+        for request, outcome in zip(ordered, outcomes, strict=True):
+            if isinstance(outcome, PhotoError):
+                request.error = outcome
+                continue
+            request.crop, request.size = outcome.crop, outcome.size
+            if request.headers.get("explain") == "True":
+                maps += 1
+                if maps > max(1, cpu_left / self.heat_map_cpu_s):  # one goes through, whatever it costs
+                    request.error = RequestError("too many heat maps at a time: send this request again in a few seconds", 503)
+        return [request for request in requests if request.error is None]
 
-    def _crop(self, photo_bytes: bytes) -> np.ndarray | PhotoError:
-        started = time.perf_counter()
-        try:
-            return preprocess(photo_bytes, self.spec)
-        except PhotoError as error:
-            drop_traceback(error)
-            return error
-        finally:
-            self.metrics.decoded(time.perf_counter() - started)
+    def preprocess(self, photos: Sequence[bytes]) -> list[np.ndarray | PhotoError]:
+        """The crop of each photo, uint8 (H, W, 3), or why there is none."""
+        return [outcome if isinstance(outcome, PhotoError) else outcome.crop for outcome in self.decoders.decode(photos)[0]]
 
     def inference(self, crops: Sequence[np.ndarray]) -> Answers:
         """Probabilities float32 (B, num_classes) and confidence (B,) of B crops uint8 (H, W, 3)."""
@@ -204,8 +218,7 @@ class SeefoodHandler:
         heat = heat_map(self.program, request.crop, best["index"])
         if "image/png" in request.headers.get("accept", ""):
             return overlay(request.crop, heat), "image/png"
-        size = read_photo(request.photo, resized_side(self.spec)).size
-        explained = explanation(best["label"], best["index"], best["probability"], heat, size, self.spec)
+        explained = explanation(best["label"], best["index"], best["probability"], heat, request.size, self.spec)
         return to_json(explained | {name: request.answer[name] for name in ("sure", "model", "version")}), "application/json"
 
     def describe(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ interrupted: 130 Ctrl-C, 143 SIGTERM, 129 a closed terminal; 141 when whoever re
 """
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from scripts.errors import SeeFoodError
+from scripts.errors import SeeFoodError, is_full
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,7 +34,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def fail(message: object) -> int:
     """Print `error: message` on stderr. Returns the exit status, 1."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    _print_error(f"error: {message}")
     return 1
 
 
@@ -41,26 +42,59 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     """Exit status of `main`; its errors go to stderr. `interrupted` says after Ctrl-C or SIGTERM what is left as it was."""
     before = {number: signal.signal(number, _interrupt) for number in _signals()}
     try:
-        status = main() or 0
-        if sys.stdout is not None:  # it is None where it was closed from the start: `command >&-`
-            sys.stdout.flush()  # not at exit, where a reader that has gone would end in a traceback
+        status = _unmasked(main) or 0
+        _flush()
         return status
     except KeyboardInterrupt as error:
-        print("interrupted" + (f": {interrupted}" if interrupted else ""), file=sys.stderr, flush=True)
+        _print_error("interrupted" + (f": {interrupted}" if interrupted else ""))
         return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
     except BrokenPipeError:
-        # whatever else is printed, at exit too, goes nowhere
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return fail(f"the disk is full ({error}): make room, then run the same command again" if full else error)
+        if str(error.strerror).startswith("the disk is full"):  # of errors.full_disk, with its own advice
+            return fail(error.strerror)
+        return fail(f"the disk is full ({error}): make room, then run the same command again" if is_full(error) else error)
     except (SeeFoodError, ValueError) as error:
         return fail(error)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _unmasked(main: Callable[[], int | None]) -> int | None:
+    """What `main` returns or raises: an interruption also where cleaning up after it raised, as closing a half-written zip does."""
+    try:
+        return main()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from None
+        raise
+
+
+def _flush() -> None:
+    # not at exit, where a reader or a terminal that has gone would end in a traceback
+    try:
+        if sys.stdout is not None:  # it is None where it was closed from the start: `command >&-`
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EIO:  # the terminal was closed
+            raise
+        _print_nowhere()
+
+
+def _print_nowhere() -> None:
+    """Whatever else is printed, at exit too, goes nowhere."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # a closed terminal
+        print(text, file=sys.stderr, flush=True)
 
 
 def _signals() -> list[signal.Signals]:

@@ -7,11 +7,13 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
     SeeFoodError
       AccuracyGateError - training.export.gate
       AnswerError - scripts.ecs.progress
+      AuditError - scripts.audit.vulnerabilities
       AwsError - scripts.ecs.aws
       BenchError - scripts.bench.server
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
       DownloadError - training.data.download
+      HangsError - scripts.serving.repair
       ImageError - scripts.ecs.deploy.image
       IngestError - training.data.ingest
       ManagementError - scripts.backend.torchserve.management
@@ -29,11 +31,26 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
         StackFailedError - scripts.ecs.stack
       StoreError - scripts.release.store
         ChangedError - scripts.release.store
+        DeniedError - scripts.release.store
       TrackingError - training.tracking.store
       VersionError - scripts.backend.torchserve.versions
         UnansweredError - scripts.backend.torchserve.versions
 """
 
+import errno
+from pathlib import Path
+
 
 class SeeFoodError(Exception):
     """Something that a person can act on."""
+
+
+def full_disk(folder: Path, needed: float, free: float) -> OSError:
+    """The error of a disk that has no room: what is free in `folder`, what is needed, both in bytes, and what to do."""
+    sizes = f"{free / 1e6:.0f} MB are free in {folder}, {needed / 1e6:.0f} MB are needed"
+    return OSError(errno.ENOSPC, f"the disk is full: {sizes}: make room there")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk or a quota has no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -28,23 +28,27 @@ class Settings:
     # --- serving: starting and restarting TorchServe ---
     start_timeout_s: float = 60.0  # until its management API answers
     restart_wait_s: float = 1.0  # before it is restarted after it died; doubles each time ...
-    restart_wait_max_s: float = 60.0  # ... up to this, and begins again once it has run for as long
+    restart_wait_max_s: float = 5.0  # ... up to this; not longer, for it serves again this long after the cause has gone
     stop_timeout_s: float = 20.0  # after SIGTERM to TorchServe, before SIGKILL
     management_timeout_s: float = 30.0  # of one call of its management API
 
     # --- serving: reconciling with the release document ---
     poll_s: float = 2.0  # between two reads of the document
     load_timeout_s: float = 150.0  # of a version, until its workers are ready; more than model-config.yaml's startupTimeout
-    golden_timeout_s: float = 10.0  # of one golden photo of a version that proves itself
+    golden_timeout_s: float = 60.0  # of one golden photo of a version that proves itself, behind the photos of clients
     drain_s: float = 60.0  # for a version that leaves, until nothing of it is queued or running
     settle_s: float = 1.0  # with nothing queued or running for this long a version counts as drained
-    keep_archives: int = 3  # unpacked ones in the cache beyond those that the document names
+    keep_archives: int = 3  # in the cache, beyond those that the document names
     min_free_bytes: int = 300 * 1024 * 1024  # on the disk, or nothing is fetched
 
     # --- serving: health, metrics and status ---
-    check_s: float = 10.0  # between two golden photos that readiness rests on
-    recheck_s: float = 1.0  # the same while not ready
-    check_timeout_s: float = 2.0  # of such a photo; it waits in the queue as all do
+    check_s: float = 5.0  # between two golden photos that readiness rests on
+    check_timeout_s: float = 120.0  # of such a photo, which waits in the queue as clients' photos do
+    look_s: float = 1.0  # between two looks at the front end and at the workers' counters
+    look_timeout_s: float = 2.0  # for the front end to answer; the second time that it does not, in a row, is not ready
+    stall_s: float = 10.0  # requests wait and none is answered for longer: not ready; a batch of heavy photos takes seconds
+    repair_s: float = 20.0  # ... the worker is restarted, and after as long again TorchServe
+    open_files: int = 1024  # the least that the system must allow the server; each connection takes one
     alive_s: float = 300.0  # no heartbeat for longer: not live; fetching a large archive over a slow line takes minutes
     heartbeat_s: float = 10.0  # a status is written at least this often
     grace_s: float = 0.0  # after SIGTERM: not ready, but still serving, until load balancers have taken the instance out
@@ -88,7 +92,7 @@ class Settings:
         settings = cls(**given)  # type: ignore[arg-type]
         if settings.capture_share > 1:
             raise ValueError(f"SEEFOOD_CAPTURE_SHARE is {settings.capture_share:g}, expected a share from 0 to 1")
-        for name in ("poll_s", "settle_s", "check_s", "recheck_s", "check_timeout_s", "golden_timeout_s"):
+        for name in ("poll_s", "settle_s", "check_s", "look_s", "look_timeout_s", "stall_s", "repair_s", "golden_timeout_s"):
             if getattr(settings, name) < SHORTEST_S:
                 raise ValueError(f"SEEFOOD_{name.upper()} is {getattr(settings, name):g}, expected at least {SHORTEST_S:g}")
         return settings

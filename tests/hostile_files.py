@@ -42,6 +42,13 @@ def webp(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 100) + b"WEBPVP8X" + struct.pack("<I", 10) + canvas + b"VP8L" + bytes(24)
 
 
+def webp_lossless(width: int, height: int) -> bytes:
+    """A WebP of one colour: 38 bytes, whatever its size."""
+    small = bytes_of(Image.new("RGB", (16, 16)), "WEBP", lossless=True)
+    bits = int.from_bytes(small[21:25], "little") & ~(2**28 - 1) | (height - 1) << 14 | width - 1
+    return small[:21] + struct.pack("<I", bits) + small[25:]
+
+
 def jpeg_of(width: int, height: int) -> bytes:
     small = bytes_of(Image.new("RGB", (64, 48)), "JPEG")
     frame = small.index(b"\xff\xc0") + 5
@@ -74,12 +81,16 @@ MADE = {
     ),
     "3.6 gigapixels of TIFF": (lambda: tiff({256: (4, 1, 60000), 257: (4, 1, 60000)}), 413, "too many pixels"),
     "0.3 gigapixels of WebP": (lambda: webp(16383, 16383), 413, "too many pixels"),
-    "3.6 gigapixels of JPEG 2000": (lambda: jpeg2000(60000, 60000), 413, "the limit is 25,000,000"),
+    "3.6 gigapixels of JPEG 2000": (lambda: jpeg2000(60000, 60000), 413, "too many for a JPEG2000"),
     "4.3 gigapixels of JPEG": (lambda: jpeg_of(65500, 65500), 413, "too many pixels"),
     "3.6 gigapixels of AVIF": (
         lambda: bytes_of(Image.new("RGB", (64, 64)), "AVIF").replace(struct.pack(">II", 64, 64), struct.pack(">II", 60000, 60000)),
         *(422, "AVIF header cannot be read"),
     ),
+    # within the limit on pixels of all formats, but no other than JPEG is decoded at the crop's scale
+    "88 megapixels of lossless WebP": (lambda: webp_lossless(9400, 9400), 413, "9400 x 9400 pixels: too many for a WEBP"),
+    "88 megapixels of WebP": (lambda: webp(9400, 9400), 413, "9400 x 9400 pixels: too many for a WEBP"),
+    "88 megapixels of PNG": (lambda: png(9400, 9400), 413, "9400 x 9400 pixels: too many for a PNG"),
     "no pixels of JPEG": (lambda: jpeg_of(0, 0), 422, "JPEG header cannot be read"),
     "no pixels of PNG": (lambda: png(0, 0), 422, "PNG header cannot be read"),
     # the others would cost Pillow, or the library under it, memory and time
@@ -87,16 +98,16 @@ MADE = {
     "iTXt": (lambda: png(9, 9, chunk(b"iTXt", packed(b"a\0\1\0\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
     "iCCP": (lambda: png(9, 9, chunk(b"iCCP", packed(b"a\0\0", 20_000_000))), 413, "unpacks to over 1,048,576 bytes"),
     "100 zTXt": (lambda: png(9, 9, chunk(b"zTXt", packed(b"a\0\0", 1_000_000)) * 100), 413, "67,108,864 together"),
-    "PNG chunks": (lambda: png(9, 9, chunk(b"tEXt", b"") * 200_000), 413, "pieces, the limit is 250,000"),
-    "JPEG segments": (lambda: b"\xff\xd8\xff" + b"\xfe\0\2\xff" * 200_000, 413, "pieces, the limit is 250,000"),
-    "JPEG junk": (lambda: b"\xff\xd8\xff\xe0\0\2" + bytes(900_000), 413, "pieces, the limit is 250,000"),
-    "GIF comments": (lambda: b"GIF89a\x09\0\x09\0\0\0\0" + b"!\xfe\1a\0" * 200_000, 413, "pieces, the limit is 250,000"),
-    "JPEG 2000 boxes": (lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * 300_000, 413, "pieces, the limit is 250,000"),
+    "PNG chunks": (lambda: png(9, 9, chunk(b"tEXt", b"") * 200_000), 413, "pieces, the limit is 100,000"),
+    "JPEG segments": (lambda: b"\xff\xd8\xff" + b"\xfe\0\2\xff" * 200_000, 413, "pieces, the limit is 100,000"),
+    "JPEG junk": (lambda: b"\xff\xd8\xff\xe0\0\2" + bytes(900_000), 413, "pieces, the limit is 100,000"),
+    "GIF comments": (lambda: b"GIF89a\x09\0\x09\0\0\0\0" + b"!\xfe\1a\0" * 200_000, 413, "pieces, the limit is 100,000"),
+    "JPEG 2000 boxes": (lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * 300_000, 413, "pieces, the limit is 100,000"),
     "JPEG scans": (lambda: scans(500, 1000), 413, "over 100 scans"),
     "scans of a big JPEG": (lambda: scans(7000, 50), 413, "over 36 scans of 49,000,000 pixels"),
-    "JPEG 2000 tiles": (lambda: jpeg2000(4000, 36), 413, "12,544 tiles, the limit is 4,096"),
+    "JPEG 2000 tiles": (lambda: jpeg2000(3000, 36), 413, "7,056 tiles, the limit is 4,096"),
     "JPEG 2000 channels": (lambda: jpeg2000(400, 400, channels=16000), 413, "16000 channels"),
-    "JPEG 2000 blocks": (lambda: jpeg2000(4000, 4000, block=0), 413, "3,000,000 blocks, the limit is 500,000"),
+    "JPEG 2000 blocks": (lambda: jpeg2000(3000, 3000, block=0), 413, "1,687,500 blocks, the limit is 500,000"),
     "JPEG 2000 precincts": (lambda: jpeg2000(2000, 2000, precinct=b"\0"), 413, "12,000,000 blocks"),
     "BigTIFF tags": (lambda: b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 1 << 40) + bytes(900), 413, "tags, the limit is 4,096"),
     "TIFF strips": (lambda: tiff({273: (4, 4_000_000, 200)}), 413, "tag 273 has 4,000,000 values, the limit is 65,536"),

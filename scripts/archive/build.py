@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from handler.parts import PROVENANCE, checksums, sha256
 from scripts.archive.name import archive_name, split_name
 from scripts.archive.pack import pack
 from scripts.archive.read import MANIFEST, load_handler, read_manifest
+from scripts.archive.unzip import extract
 from scripts.atomic import aside, write_json
 from scripts.command import parser, run
 from scripts.paths import ROOT
@@ -93,8 +93,7 @@ def provenance_of(folder: Path) -> dict[str, Any]:
 def check(archive: Path) -> None:
     """Let an archive prove itself in a clean process. ValueError with the last line of that process's log if it cannot."""
     with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(folder)
+        extract(archive, Path(folder))
         # -I: without this checkout and PYTHONPATH on its path, as in a server's worker
         command = [sys.executable, "-I", "-m", "scripts.archive.build", "--check-folder", folder]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -8,7 +8,6 @@ import csv
 import json
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +15,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from scripts.archive.name import choose_archive
-from scripts.archive.read import load_handler
+from scripts.archive.read import load_handler, unpack
 from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.paths import ROOT
@@ -86,11 +85,10 @@ def main() -> int:
         raise ValueError(f"--out is {args.out}, expected a name that ends in .csv or .jsonl")
     archive = choose_archive(args.model_store, args.version, args.model)
     paths = [args.photos] if args.photos.is_file() else sorted(path for path in args.photos.rglob("*") if path.is_file())
-    with tempfile.TemporaryDirectory() as unpacked:
-        # parts are not checked here as unpack() does: the handler checks them when it is initialised
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(unpacked)
-        rows = predict(load_handler(Path(unpacked)), paths)
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder) / "archive"
+        unpack(archive, unpacked)  # all parts checked before any of its code runs
+        rows = predict(load_handler(unpacked), paths)
         if args.out is None:
             write_csv(rows, sys.stdout)
             return 0

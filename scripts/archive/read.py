@@ -1,13 +1,9 @@
 """An archive, read: unpacked with all its parts checked, its manifest, and its handler as TorchServe's worker loads it."""
 
-import errno
 import importlib
 import json
-import lzma
 import sys
 import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +11,7 @@ from typing import Any
 import yaml
 
 from handler.parts import check_parts, sha256
+from scripts.archive.unzip import extract
 from scripts.atomic import aside
 
 MANIFEST = Path("MAR-INF/MANIFEST.json")
@@ -29,19 +26,10 @@ def read_manifest(unpacked: Path) -> dict[str, Any]:
 def unpack(archive: Path, folder: Path) -> dict[str, Any]:
     """Unpack an archive into `folder`, which appears only when all parts are right, and return its provenance.
 
-    ValueError naming what is wrong with the archive.
+    ValueError naming what is wrong with the archive, OSError if the disk has no room.
     """
     with aside(folder) as part:
-        try:
-            with zipfile.ZipFile(archive) as content:
-                content.extractall(part)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
-            raise ValueError(f"{archive.name} is damaged: {error}") from error
-        except OSError as error:
-            # damage: None is bz2's, EINVAL a position before the file's beginning; all others are the disk's
-            if error.errno not in (None, errno.EINVAL):
-                raise
-            raise ValueError(f"{archive.name} is damaged: {error}") from error
+        extract(archive, part)
         try:
             return check_parts(part)
         except ValueError as error:

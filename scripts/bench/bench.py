@@ -16,13 +16,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from scripts.archive.name import choose_archive, find_archives, split_name
+from scripts.archive.read import unpack
 from scripts.bench.http_message import Target, build_request
 from scripts.bench.load import MAX_CONCURRENCY, closed_loop, open_loop
 from scripts.bench.photos import read_photos
@@ -38,10 +38,10 @@ WARM_UP_S = 5.0  # of a server before the first step: about a thousand requests 
 
 def measure_ceiling(archive: Path, photos: Path | None, seconds: float) -> dict[str, Any]:
     """The figures of scripts/bench/ceiling.py, in its own process. BenchError with its last line if it fails."""
-    with tempfile.TemporaryDirectory() as unpacked:
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(unpacked)
-        command = [sys.executable, "-m", "scripts.bench.ceiling", unpacked, "--seconds", str(seconds)]
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder) / "archive"
+        unpack(archive, unpacked)
+        command = [sys.executable, "-m", "scripts.bench.ceiling", str(unpacked), "--seconds", str(seconds)]
         command += ["--photos", str(photos.resolve())] if photos else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

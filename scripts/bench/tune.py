@@ -13,7 +13,6 @@ import os
 import re
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import yaml
 from handler.parts import PROVENANCE, checksums
 from scripts.archive.name import choose_archive, split_name
 from scripts.archive.pack import pack
-from scripts.archive.read import read_manifest
+from scripts.archive.read import read_manifest, unpack
 from scripts.atomic import write_json, write_text
 from scripts.bench.http_message import Target, build_request
 from scripts.bench.load import MAX_CONCURRENCY, closed_loop
@@ -32,7 +31,7 @@ from scripts.command import parser, run
 from scripts.paths import ROOT
 
 Settings = dict[str, int]  # by the names that they have in model-config.yaml
-NAMES = ("minWorkers", "maxWorkers", "batchSize", "num_threads", "decode_threads")
+NAMES = ("minWorkers", "maxWorkers", "batchSize", "num_threads", "decoders")
 WORTH = 1.02  # how much faster other settings must be: less is noise, and not worth changing a file
 
 
@@ -106,8 +105,8 @@ def rewrite(text: str, settings: Settings) -> str:
 def describe(settings: Settings) -> str:
     """The settings as one line."""
     parts = [f"workers {settings['maxWorkers']}", f"threads {settings['num_threads'] or 'all'}", f"batch {settings['batchSize']}"]
-    if "decode_threads" in settings:
-        parts.append(f"decoding {settings['decode_threads'] or 'all'}")
+    if "decoders" in settings:
+        parts.append(f"decoding {settings['decoders'] or 'all'}")
     return ", ".join(parts)
 
 
@@ -118,16 +117,15 @@ def searches(cores: int, concurrency: int, present: Settings) -> list[list[Setti
         pairs |= {(4, cores // 4)}
     workers = [{"minWorkers": w, "maxWorkers": w, "num_threads": threads} for w, threads in sorted(pairs)]
     batches = [{"batchSize": size} for size in (1, 2, 4, 8, 16, 32) if size <= concurrency]
-    decoding = [{"decode_threads": threads} for threads in sorted({1, 2, cores, 2 * cores})]
-    return [workers, batches, decoding if "decode_threads" in present else []]
+    decoding = [{"decoders": threads} for threads in sorted({1, 2, cores, 2 * cores})]
+    return [workers, batches, decoding if "decoders" in present else []]
 
 
 def candidate_archive(archive: Path, text: str, folder: Path) -> None:
     """A copy of the archive in `folder`, with `text` as its model-config.yaml."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        unpacked = Path(work)
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(unpacked)
+        unpacked = Path(work) / "archive"
+        unpack(archive, unpacked)
         (unpacked / read_manifest(unpacked)["model"]["configFile"]).write_text(text, encoding="utf-8")
         provenance = json.loads((unpacked / PROVENANCE).read_text(encoding="utf-8"))
         write_json(unpacked / PROVENANCE, provenance | {"parts": checksums(unpacked)})

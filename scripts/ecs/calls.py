@@ -72,10 +72,11 @@ CALLS: dict[str, tuple[str, ...]] = {
         "s3:ListObjectVersions",
         "sts:GetCallerIdentity",
     ),
+    "unapplied": ("cloudformation:DescribeStacks", "cloudformation:GetTemplate"),
     "running": ("cloudformation:DescribeStacks", "ecs:DescribeServices", "ecs:DescribeTaskDefinition"),
 }
 # `running` calls nothing that deploy does not call, and only workflows run it: no column of its own
-SHOWN = ("preflight", "deploy", "doctor", "destroy")
+SHOWN = ("preflight", "deploy", "unapplied", "doctor", "destroy")
 # `docker push` makes these, with the login that ecr:GetAuthorizationToken returns
 PUSH = (
     "ecr:BatchCheckLayerAvailability",

@@ -1,7 +1,9 @@
-"""What a person sees while AWS works: lines with the time, questions, and a limit that excludes the time for answers."""
+"""What a person sees while AWS works: lines with the time, questions, and a limit on AWS's time alone."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from tqdm import tqdm
@@ -34,15 +36,23 @@ class Limit:
         """Wait so long, but not beyond the limit."""
         time.sleep(max(0.0, min(seconds, self.left_s)))
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is not AWS's time: a person thinks, or this machine builds."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._ends += time.monotonic() - began
+
     def confirm(self, question: str, yes: bool, expected: str = "y") -> None:
         """Return if the answer is the expected one, or without asking if `yes`. AnswerError otherwise."""
         if yes:
             return
-        asked = time.monotonic()  # a person may take an hour, and AWS has done nothing meanwhile
-        try:
-            answer = input(f"{question} ").strip()
-        except EOFError:
-            raise AnswerError(f"no terminal to answer {question!r}: YES=1 (--yes) skips the question") from None
-        self._ends += time.monotonic() - asked
+        with self.paused():  # a person may take an hour
+            try:
+                answer = input(f"{question} ").strip()
+            except EOFError:
+                raise AnswerError(f"no terminal to answer {question!r}: YES=1 (--yes) skips the question") from None
         if answer.lower() != expected.lower():
             raise AnswerError(f"the answer is {answer!r}, not {expected!r}: stopped, nothing more was changed")

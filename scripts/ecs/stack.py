@@ -39,6 +39,7 @@ class Stack(NamedTuple):
     status: str
     reason: str
     outputs: dict[str, str]
+    parameters: dict[str, str]
 
     @property
     def in_progress(self) -> bool:
@@ -56,7 +57,9 @@ def find(aws: Aws, name: str) -> Stack | None:
             return None
         raise
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
-    return Stack(found["StackId"], found["StackName"], found["StackStatus"], found.get("StackStatusReason", ""), outputs)
+    parameters = {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", [])}
+    reason = found.get("StackStatusReason", "")
+    return Stack(found["StackId"], found["StackName"], found["StackStatus"], reason, outputs, parameters)
 
 
 def resources(aws: Aws, name: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ templates' defaults. Its stacks are NAME-network, NAME-storage and so on. Parame
 of one stack is the value of the parameter of that name in every later stack.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,10 +52,32 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(
 def read_template(kind: str, folder: Path = TEMPLATE_FOLDER) -> dict[str, Any]:
     """A template with its short forms written out. DeploymentError if it is not valid YAML."""
     path = folder / f"{kind}.yaml"
+    return parse_template(path.read_text(encoding="utf-8"), path.name)
+
+
+def parse_template(text: str, name: str) -> dict[str, Any]:
+    """The same of a template's text. DeploymentError, with its name, if it is not valid YAML."""
     try:
-        return dict(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
+        return dict(yaml.load(text, Loader=_Loader))
     except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise DeploymentError(f"{path.name} is not a valid template: {error}") from error
+        raise DeploymentError(f"{name} is not a valid template: {error}") from error
+
+
+# Docker's names of the values of the parameter Architecture; TORCH of `make image` for those of Gpu
+PLATFORMS = {"X86_64": "linux/amd64", "ARM64": "linux/arm64"}
+TORCH = {"no": "cpu", "yes": "cu130"}
+
+
+class Build(NamedTuple):
+    """How a deployment's image is built: TORCH and PLATFORM of `make image`."""
+
+    torch: str
+    architecture: str
+
+    @property
+    def platform(self) -> str:
+        """Docker's name of the architecture."""
+        return PLATFORMS[self.architecture]
 
 
 class Deployment(NamedTuple):
@@ -64,6 +87,16 @@ class Deployment(NamedTuple):
     region: str
     parameters: dict[str, str]
     model: str | None = None
+    torch: str | None = None
+
+    @property
+    def build(self) -> Build:
+        """How its image is built: for its instances, whatever machine builds it. DeploymentError for unknown parameters."""
+        given = {key: self.parameters.get(key, default) for key, default in (("Architecture", "X86_64"), ("Gpu", "no"))}
+        for key, known in (("Architecture", PLATFORMS), ("Gpu", TORCH)):
+            if given[key] not in known:
+                raise DeploymentError(f"{key} is {given[key]!r}, expected one of {', '.join(known)}")
+        return Build(self.torch or TORCH[given["Gpu"]], given["Architecture"])
 
     @classmethod
     def load(cls, name: str, folder: Path = DEPLOYMENTS) -> "Deployment":
@@ -76,13 +109,17 @@ class Deployment(NamedTuple):
             raise DeploymentError(f"there is no deployment {name!r}, expected one of {deployments} ({path})") from None
         except yaml.YAMLError as error:
             raise DeploymentError(f"{path} is not valid YAML: {error}") from error
-        if not isinstance(content, dict) or not {"region", "parameters"} <= set(content) <= {"region", "model", "parameters"}:
-            raise DeploymentError(f"{path} must have the keys region and parameters, and may have model")
+        keys = {"region", "model", "torch", "parameters"}
+        if not isinstance(content, dict) or not {"region", "parameters"} <= set(content) <= keys:
+            raise DeploymentError(f"{path} must have the keys region and parameters, and may have model and torch")
         if not isinstance(content["parameters"], dict):
             raise DeploymentError(f"{path}: parameters is {content['parameters']!r}, expected a mapping")
         model = content.get("model")
         if not isinstance(model, str | None) or model == "":
             raise DeploymentError(f"{path}: model is {model!r}, expected the name of a model")
+        torch = content.get("torch")
+        if torch is not None and not re.fullmatch(r"cpu|none|cu\d+", str(torch)):
+            raise DeploymentError(f"{path}: torch is {torch!r}, expected cpu, none or a version of CUDA such as cu130")
         # CloudFormation only knows a template's own parameters, so a misspelt one would silently leave the default
         known = {parameter for kind in ORDER for parameter in read_template(kind).get("Parameters", {})}
         parameters = {}
@@ -92,7 +129,7 @@ class Deployment(NamedTuple):
             if not isinstance(value, str | int | float) or isinstance(value, bool):
                 raise DeploymentError(f"{path}: {key} is {value!r}, expected text or a number")
             parameters[key] = str(value)
-        return cls(name, str(content["region"]), parameters, model)
+        return cls(name, str(content["region"]), parameters, model, torch)
 
     def stack(self, kind: str) -> str:
         """The name of one of its stacks."""

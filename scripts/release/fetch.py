@@ -1,46 +1,67 @@
-"""An archive from the store onto this machine: fetched, compared with its checksum, unpacked, all parts checked."""
+"""An archive from the store onto this machine: fetched, compared with its checksum, unpacked, all parts checked.
 
-import errno
+RUN_DIR/archives/    archives as they were fetched, a cache: each is compared with the release document whenever it is used
+RUN_DIR/unpacked/    what TorchServe loads: unpacked anew each time, as what a worker could have changed since proves nothing
+"""
+
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from handler.parts import check_parts, sha256
+from handler.parts import sha256
 from scripts.archive.name import split_name
 from scripts.archive.read import unpack
+from scripts.atomic import aside
+from scripts.errors import full_disk, is_full
 from scripts.release.store import Store
 from scripts.settings import Settings
 from scripts.steps import Steps
 
 
 def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], settings: Settings, steps: Steps) -> Path:
-    """The folder of an unpacked archive, checked. StoreError, ValueError, OSError."""
+    """The folder of an archive that has the document's checksum, just unpacked from it. StoreError, ValueError, OSError."""
     name = entry["archive"]
-    # the checksum in its name: an archive of the same version that was replaced must not find the old one's folder
+    # the checksum in its name: an archive of the same version that was replaced must not find the old one
     folder = run_dir / "unpacked" / f"{Path(name).stem}-{entry['sha256'][:12]}"
-    if folder.is_dir():
-        try:
-            check_parts(folder)
-            return folder
-        except ValueError:  # its files were changed since: fetch another copy
-            shutil.rmtree(folder)
-    # not atomic.aside: the download is only unpacked, and never takes a place of its own
-    download = run_dir / f"{name}.part"
-    if shutil.disk_usage(run_dir).free < settings.min_free_bytes:
-        raise OSError(errno.ENOSPC, f"the disk is full: less than {settings.min_free_bytes / 1e6:.0f} MB are free")
+    archive = run_dir / "archives" / f"{folder.name}.mar"
     try:
-        steps("fetching", version=version, archive=name)
-        store.fetch(name, download)
-        checksum = sha256(download)
-        if checksum != entry["sha256"]:
-            raise ValueError(
-                f"{name}: sha256 {checksum[:12]} does not match the release document's "
-                f"{entry['sha256'][:12]}{_what_changed(download)}"
-            )
-        unpack_as_named(download, name, folder)
-    finally:
-        download.unlink(missing_ok=True)
+        if not archive.is_file() or sha256(archive) != entry["sha256"]:
+            free = shutil.disk_usage(run_dir).free
+            if free < settings.min_free_bytes:
+                raise full_disk(run_dir, settings.min_free_bytes, free)
+            steps("fetching", version=version, archive=name)
+            _download(store, name, entry["sha256"], archive)
+        folder.parent.mkdir(exist_ok=True)
+        unpack_as_named(archive, name, folder)
+    except OSError as error:
+        if is_full(error) and error.filename:  # the system's, which has no advice
+            raise full_disk(run_dir, settings.min_free_bytes, shutil.disk_usage(run_dir).free) from error
+        raise
     return folder
+
+
+def _download(store: Store, name: str, expected: str, archive: Path) -> None:
+    """Fetch an archive to its place. ValueError, with nothing of it kept or unpacked, if its checksum is another one."""
+    archive.parent.mkdir(exist_ok=True)
+    with aside(archive) as part:
+        store.fetch(name, part)
+        found = sha256(part)
+        if found != expected:
+            raise ValueError(
+                f"{name}: sha256 {found[:12]} does not match the release document's {expected[:12]}: it was changed or cut off "
+                f"beside {store.address}; put the original back, or release another version"
+            )
+
+
+def remove_old(run_dir: Path, needed: Collection[Path], keep: int) -> None:
+    """Remove the unpacked folders that are not needed, and of their archives all but the newest `keep`."""
+    for folder in (run_dir / "unpacked").iterdir():
+        if folder not in needed:
+            shutil.rmtree(folder, ignore_errors=True)
+    names = {f"{folder.name}.mar" for folder in needed}
+    others = [path for path in (run_dir / "archives").iterdir() if path.name not in names]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
+        path.unlink(missing_ok=True)
 
 
 def unpack_as_named(archive: Path, name: str, folder: Path) -> tuple[str, str]:
@@ -54,15 +75,3 @@ def unpack_as_named(archive: Path, name: str, folder: Path) -> tuple[str, str]:
         shutil.rmtree(folder)
         raise ValueError(f"{name} contains {' '.join(found)} but is named {' '.join(expected)}")
     return found
-
-
-def _what_changed(archive: Path) -> str:
-    """Which of a wrong archive's parts differ from its own list of checksums, "" if none do."""
-    aside = archive.with_name("wrong")
-    try:
-        unpack(archive, aside)
-        return ""
-    except ValueError as error:
-        return f" ({error})"
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

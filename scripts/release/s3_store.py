@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.parts import sha256
-from scripts.release.store import ChangedError, StoreError, check_same
+from scripts.release.store import ChangedError, DeniedError, StoreError, check_same, save
 from scripts.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 
 HISTORY = 50  # documents: each is a request of its own
+# a response to HEAD has no body, and so no code but the status
+DENIED = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
+# calls whose permission has another name
+PERMISSION = {"HeadObject": "GetObject", "ListObjectsV2": "ListBucket", "ListObjectVersions": "ListBucketVersions"}
+CHUNK = 1024 * 1024  # bytes of an archive that are in memory
 
 
 class S3Store:
@@ -59,6 +64,11 @@ class S3Store:
             if code in ("PreconditionFailed", "ConditionalRequestConflict", "412"):
                 raise ChangedError(
                     f"{self.address} was written by somebody else meanwhile: see make status, then try again"
+                ) from error
+            if code in DENIED:
+                permission = f"s3:{PERMISSION.get(error.operation_name, error.operation_name)}"
+                raise DeniedError(
+                    f"{self.address}: {permission} is denied ({code}): allow it for this role; on ECS, in the identity stack"
                 ) from error
             raise StoreError(f"{self.address}: {error}") from error
         except BotoCoreError as error:
@@ -105,6 +115,8 @@ class S3Store:
         """The present document's tag if this is its text."""
         try:
             present = self.read()
+        except DeniedError:
+            raise
         except (StoreError, FileNotFoundError):
             return None
         return present[1] if present and present[0] == text else None
@@ -125,10 +137,8 @@ class S3Store:
     def fetch(self, name: str, target: Path) -> None:
         """See Store."""
         with self._calls() as s3:
-            body = s3.get_object(Bucket=self.bucket, Key=self.prefix + name)["Body"]
-            with target.open("wb") as file:
-                for chunk in body.iter_chunks(1024 * 1024):
-                    file.write(chunk)
+            answer = s3.get_object(Bucket=self.bucket, Key=self.prefix + name)
+            save(name, answer["ContentLength"], answer["Body"].iter_chunks(CHUNK), target)
 
     def put(self, archive: Path) -> None:
         """See Store. StoreError unless the bucket keeps versions: no document could be written for the archive."""
@@ -162,21 +172,31 @@ class S3Store:
             else:
                 s3.put_object(Bucket=self.bucket, Key=key, Body=json.dumps(status).encode(), ContentType="application/json")
 
+    def _status_entries(self, s3: "S3Client") -> Iterator[tuple[float, str]]:
+        """(age in seconds by S3's own clock, key) of each status object, 1000 to a request."""
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.status_prefix):
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
+            for entry in page.get("Contents", []):
+                yield (now - entry["LastModified"]).total_seconds(), entry["Key"]
+
     def statuses(self) -> list[tuple[float, dict[str, Any]]]:
-        """See Store. Ages are by S3's own clock."""
+        """See Store."""
         statuses = []
         with self._calls() as s3:
-            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.status_prefix):
-                now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"]).astimezone(UTC)
-                for entry in page.get("Contents", []):
-                    age_s = (now - entry["LastModified"]).total_seconds()
-                    if age_s > self.settings.forget_status_s:
-                        s3.delete_object(Bucket=self.bucket, Key=entry["Key"])
-                        continue
-                    try:
-                        with self._calls():
-                            body = s3.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
-                        statuses.append((age_s, json.loads(body)))
-                    except (FileNotFoundError, ValueError):
-                        continue  # the instance has just stopped, or somebody else wrote that object
+            for age_s, key in self._status_entries(s3):
+                if age_s > self.settings.forget_status_s:
+                    s3.delete_object(Bucket=self.bucket, Key=key)
+                    continue
+                try:
+                    with self._calls():
+                        body = s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+                    statuses.append((age_s, json.loads(body)))
+                except (FileNotFoundError, ValueError):
+                    continue  # the instance has just stopped, or somebody else wrote that object
         return statuses
+
+    def instances(self) -> list[tuple[float, str]]:
+        """See Store."""
+        with self._calls() as s3:
+            found = [(age_s, key.removeprefix(self.status_prefix)) for age_s, key in self._status_entries(s3)]
+        return [(age_s, name.removesuffix(".json")) for age_s, name in found if name.endswith(".json")]

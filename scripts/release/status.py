@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from scripts.release.document import ReleaseError, fingerprint, parse
+from scripts.release.document import ReleaseError, default_of, fingerprint, parse
 from scripts.release.store import Store
 from scripts.settings import Settings
 
@@ -40,12 +40,21 @@ class Fleet(NamedTuple):
         return ""
 
     def reconciled(self, document: Mapping[str, Any]) -> list[str]:
-        """The instances that serve all that this document says, and are ready."""
+        """The instances that serve all that this document says, and are ready; each canary with the canary's version."""
         return [
             name
             for name, status in self.statuses.items()
-            if status["release"] == fingerprint(document) and status["state"] == "reconciled" and status["ready"]
+            if status["release"] == fingerprint(document)
+            and status["state"] == "reconciled"
+            and status["ready"]
+            # an instance that cannot see the others would not know that it is a canary, and report no problem
+            and status["default"] == default_of(document, name, self.statuses)
         ]
+
+
+def running(store: Store, settings: Settings) -> list[str]:
+    """The instances that report, from one listing: a thousand instances must not read a thousand statuses each. StoreError."""
+    return [name for age_s, name in store.instances() if age_s < settings.stale_s]
 
 
 def _table(rows: list[list[str]]) -> str:

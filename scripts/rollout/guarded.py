@@ -7,15 +7,16 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import SeeFoodError
-from scripts.release.document import ReleaseError, fingerprint, make, parse, stamped, write
+from scripts.release.document import ReleaseError, default_of, fingerprint, make, parse, stamped, write
 from scripts.release.status import Fleet
-from scripts.release.store import ChangedError, Store, StoreError
+from scripts.release.store import ChangedError, DeniedError, Store, StoreError
 from scripts.rollout.comparison import between, counters_of, why_worse
 from scripts.rollout.plan import Plan
 from scripts.rollout.shadow import describe
 from scripts.settings import Settings
 from scripts.steps import Steps
 
+SHOWN = 10  # instances in a message
 POLL_S = 0.5  # between two readings of all statuses: small beside any time that is waited for here
 
 
@@ -86,7 +87,9 @@ class Rollout:
                     if done and len(done) == len(fleet.statuses):
                         self.steps("reconciled", instances=len(done), default=self.document["default"])
                         return
-                    why = _still_reconciling(fleet, done)
+                    why = _still_reconciling(fleet, done, self.document)
+                except DeniedError:
+                    raise
                 except StoreError as error:
                     why = str(error)  # it may come back in time
                 if time.monotonic() > deadline:
@@ -106,14 +109,15 @@ class Rollout:
         start = Fleet.of(self.store, self.settings).statuses
         self.steps("watching", version=new, seconds=self.settings.bake_s)
         # a status may be as late as an instance polls
-        deadline, comparison = time.monotonic() + self.settings.bake_s + self.settings.poll_s, ""
+        deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
+        comparison, requests = "", 0.0
         with tqdm(total=round(self.settings.bake_s), unit="s", disable=None, leave=False, desc="watching") as progress:
             while True:
                 left_s = deadline - time.monotonic()
                 try:
-                    comparison = self._compare(new, old, start)
-                except StoreError:
-                    if left_s <= 0:
+                    comparison, requests = self._compare(new, old, start)
+                except StoreError as error:
+                    if left_s <= 0 or isinstance(error, DeniedError):
                         raise
                 if left_s <= 0:
                     break
@@ -121,10 +125,16 @@ class Rollout:
                 time.sleep(min(POLL_S, left_s))
         # a version that hangs counts no requests, but is not ready; while the old one is still loaded, going back takes no time
         self.wait(self.settings.stale_s)
+        assert self.document is not None
+        if "canary" in self.document and not requests:
+            raise RolloutError(
+                f"the canary {new} got no requests in {self.settings.bake_s:g} s, so nothing is known about it: "
+                "send requests meanwhile, or watch for longer (BAKE=300)"
+            )
         self.steps("watched", version=new, found=comparison)
 
-    def _compare(self, new: str, old: str, start: Mapping[str, Any]) -> str:
-        """What was compared. RolloutError if the new version is worse, or an instance has failed meanwhile."""
+    def _compare(self, new: str, old: str, start: Mapping[str, Any]) -> tuple[str, float]:
+        """(what was compared, the new version's requests). RolloutError if it is worse, or an instance has failed meanwhile."""
         fleet = self._healthy_fleet()
         during = {version: between(fleet.statuses, start, version) for version in (new, old)}
         # once the new version is the default everywhere, the old one gets no requests: it is judged by those before
@@ -132,7 +142,7 @@ class Rollout:
         why, comparison = why_worse(during[new], other, self.settings)
         if why:
             raise RolloutError(f"{new} is worse: {why}")
-        return comparison
+        return comparison, during[new]["requests"]
 
     def compare_answers(self, new: str, old: str) -> None:
         """Show what both versions answered to the captured photos of all instances. RolloutError if that takes too long."""
@@ -186,10 +196,13 @@ class Rollout:
         return f"{before['default']} is served again"
 
 
-def _still_reconciling(fleet: Fleet, done: list[str]) -> str:
-    others = "; ".join(
-        f"{name} is {status['state']}: {status['why'] or 'no reason given'}"
-        for name, status in fleet.statuses.items()
-        if name not in done
-    )
-    return f"{len(done)} of {len(fleet.statuses)} instances have reconciled; {others}"
+def _still_reconciling(fleet: Fleet, done: list[str], document: Mapping[str, Any]) -> str:
+    others = []
+    for name, status in fleet.statuses.items():
+        if name not in done:
+            expected = default_of(document, name, fleet.statuses)
+            other = f" with {status['default']} as its default, expected {expected}" if status["default"] != expected else ""
+            others.append(f"{name} is {status['state']}{other}: {status['why'] or 'no reason given'}")
+    # of a thousand instances the first few say what the others would
+    more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    return f"{len(done)} of {len(fleet.statuses)} instances have reconciled; {'; '.join(others[:SHOWN])}{more}"

@@ -101,11 +101,12 @@ def _check_options(instances: Collection[str], asked: Options) -> None:
     if not 0 < asked.canary < 100:  # nan, too
         raise ValueError(f"CANARY is {asked.canary:g}, expected a share of the instances in percent, between 0 and 100")
     if not canaries(instances, asked.canary):
-        advice = (
-            f"CANARY={math.ceil(100 / len(instances))} is one"
-            if len(instances) > 1
-            else "one instance alone cannot be a share; leave CANARY out"
-        )
+        if len(instances) == 1:
+            raise ValueError(
+                "one instance alone has no canary, as all requests would go to it: leave CANARY out, or run two or more "
+                "(on ECS: MinTasks)"
+            )
+        advice = f"CANARY={math.ceil(100 / len(instances))} is one"
         raise ValueError(f"{asked.canary:g} % of {len(instances)} instances is less than one of them: {advice}")
 
 

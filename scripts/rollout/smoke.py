@@ -2,7 +2,7 @@
 
 Waits until it answers at all, then sends it every golden photo of the released version's archive, as its users would: through
 the load balancer, over HTTPS, at /predictions/MODEL. The answers must be correct, and that version's. While a canary is out
-either version may answer there, so each is asked under its own number. These requests are left out of the metrics.
+either version may answer there, so each is asked under its own number. These requests count in the metrics, as any client's do.
 """
 
 import argparse

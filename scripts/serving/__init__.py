@@ -5,6 +5,8 @@ supervisor.py     runs TorchServe, restarts it, announces it, drains it
 desired.py        what shall be served: the release document, polled
 instance.py       what is served, and one pass of reconciling it with what shall be
 health.py         /livez and /readyz;  metrics.py  /metrics;  http_server.py  the server of both
+probe.py          a golden photo on its way, which readiness rests on
+repair.py         restarts what hangs, and undoes what was changed by hand
 reporter.py       the instance's status, beside the release document
 shadow.py         two versions compared on captured photos
 ports.py          whether the ports are free

@@ -1,6 +1,5 @@
 """What an instance shall serve: the release document, polled, and the last release that was wholly served here."""
 
-import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
@@ -9,8 +8,8 @@ from typing import Any, NamedTuple
 
 from scripts.atomic import write_json
 from scripts.release.document import ReleaseError, default_of, fingerprint, parse
-from scripts.release.status import Fleet
-from scripts.release.store import Store, StoreError
+from scripts.release.status import running
+from scripts.release.store import DeniedError, Store, StoreError
 from scripts.settings import Settings
 from scripts.steps import Steps
 
@@ -42,6 +41,7 @@ class DesiredState:
         self._invalid: Problem | None = None  # what is wrong with the document of this tag
         self._peers: list[str] = []
         self._peers_due = 0.0
+        self._peers_problem: Problem | None = None
 
     def poll(self) -> None:
         """Read the document if it has changed. If it cannot be read or followed, the one before stays in force."""
@@ -58,7 +58,7 @@ class DesiredState:
         except ReleaseError as error:
             self._invalid = problem = Problem(str(error), True)
         else:
-            problem = self._invalid
+            problem = self._invalid or self._read_peers()
         if self.document is None and problem and self.last_good:
             self.steps("serving the last good release", why=problem.why)
             self.document, self.model = self.last_good, self.last_good["model"]
@@ -73,14 +73,21 @@ class DesiredState:
         self.followed_since, self._peers_due = time.monotonic(), 0.0
         self.steps("release", document=fingerprint(document), default=document["default"], why=document["why"])
 
+    def _read_peers(self) -> Problem | None:
+        """Read which instances run, if that decides about a canary; why not, while they cannot be read."""
+        if self.document is None or "canary" not in self.document:
+            return None
+        if time.monotonic() > self._peers_due:
+            self._peers_due, self._peers_problem = time.monotonic() + self.settings.heartbeat_s, None
+            try:
+                self._peers = running(self.store, self.settings)
+            except StoreError as error:  # the instances count that were seen last
+                self._peers_problem = Problem(f"the canaries cannot be chosen: {error}", isinstance(error, DeniedError))
+        return self._peers_problem
+
     def default(self) -> str:
         """The version that shall be this instance's default, canaries considered. Only with a document."""
         assert self.document is not None
-        if "canary" in self.document and time.monotonic() > self._peers_due:
-            self._peers_due = time.monotonic() + self.settings.heartbeat_s
-            # while the store is away the instances count that were seen last
-            with contextlib.suppress(StoreError):
-                self._peers = list(Fleet.of(self.store, self.settings).statuses)
         return default_of(self.document, self.instance, self._peers)
 
     def proved(self, version: str, entry: Mapping[str, str]) -> bool:

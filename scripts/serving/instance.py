@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 
 from handler.capture import captured_photos, prune
 from scripts.backend.torchserve import management
-from scripts.backend.torchserve.management import ManagementError
+from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.backend.torchserve.process import TorchServe
 from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
 from scripts.release.document import fingerprint
-from scripts.release.fetch import fetch
-from scripts.release.store import StoreError
+from scripts.release.fetch import fetch, remove_old
+from scripts.release.store import DeniedError, StoreError
 from scripts.serving.desired import DesiredState, Problem
-from scripts.serving.health import DefaultVersion, Health
+from scripts.serving.health import Health
+from scripts.serving.probe import DefaultVersion
+from scripts.serving.repair import Repair, undo_changes
 from scripts.serving.shadow import compare
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -35,6 +37,7 @@ class Loaded(NamedTuple):
     folder: Path
     golden: Golden
     precision: str
+    workers: management.Workers  # that its model-config.yaml asks for
 
 
 class NotWantedError(RuntimeError):
@@ -54,6 +57,7 @@ class Instance:
         self.problems: dict[str, Problem] = {}  # by version; "" is the document itself
         self.shadow: dict[str, Any] | None = None
         self._refused: dict[str, str] = {}  # versions that failed, under this document
+        self._repair = Repair(health, settings, steps)
 
     @property
     def model(self) -> str:
@@ -98,14 +102,15 @@ class Instance:
         self.problems[version] = problem
 
     def reconcile(self) -> None:
-        """One pass towards the document. ManagementError if TorchServe does not answer."""
+        """One pass towards the document. ManagementError if TorchServe does not answer, HangsError if it has to be restarted."""
         document = self.desired.document
         if document is None or self.torchserve is None:
             return
+        self.repair()
         self.wanted = self.desired.default()
         for version in [key for key in self.problems if key not in ("", UNEXPECTED, *document["versions"])]:
             del self.problems[version]
-        self._compare_with_torchserve()
+        self._undo_changes(self.torchserve.server)
         for version in self._in_order(document):
             self._load(version, document["versions"][version])
             if self.desired.document is not document:
@@ -131,12 +136,17 @@ class Instance:
             ),
         )
 
-    def _compare_with_torchserve(self) -> None:
-        """Forget versions that somebody else has unregistered, and a default that somebody else has changed."""
-        assert self.torchserve is not None
-        registered = management.versions(self.torchserve.server, self.model)
-        self.loaded = {version: loaded for version, loaded in self.loaded.items() if version in registered}
-        if self.default and (not registered or management.default_version(self.torchserve.server, self.model) != self.default):
+    def repair(self) -> None:
+        """Restart what hangs. HangsError if it is TorchServe."""
+        if self.default is not None:
+            self._repair(self.loaded[self.default].workers)
+
+    def _undo_changes(self, server: Server) -> None:
+        """Undo what somebody else has changed by hand; versions that were unregistered are loaded again."""
+        wanted = {version: loaded.workers for version, loaded in self.loaded.items()}
+        for version in undo_changes(server, self.model, wanted, self.default, self.steps):
+            del self.loaded[version]
+        if self.default not in self.loaded:
             self.default = None
 
     def _fall_back(self, document: Mapping[str, Any]) -> None:
@@ -170,7 +180,8 @@ class Instance:
         except NotWantedError:
             return self.steps("not wanted any more", version=version)
         except StoreError as error:
-            return self._note(version, Problem(str(error), False))
+            # a missing permission ends a rollout at once, by its name
+            return self._note(version, Problem(str(error), isinstance(error, DeniedError)))
         except FileNotFoundError as error:
             return self._note(version, Problem(f"the archive is not there: {error}", True))
         except (VersionError, ValueError) as error:
@@ -191,7 +202,8 @@ class Instance:
             load(server, self.model, version, folder.name, self.settings.load_timeout_s, self.torchserve.log, self._watch(version))
             try:
                 golden = read_golden(folder)
-                precision = prove(server, self.model, version, golden, self.settings.golden_timeout_s)
+                precision = prove(server, self.model, version, golden, self.settings.golden_timeout_s, self._watch(version))
+                workers = management.Workers.of(management.version(server, self.model, version))
             except BaseException:
                 forget(server, self.model, version)
                 raise
@@ -199,7 +211,7 @@ class Instance:
             if not self.desired.proved(version, entry):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        self.loaded[version] = Loaded(entry["sha256"], folder, golden, precision)
+        self.loaded[version] = Loaded(entry["sha256"], folder, golden, precision, workers)
 
     def _watch(self, version: str) -> Callable[[], None]:
         """What goes on while a version loads, which may take minutes: the heartbeat, and polls of the document."""
@@ -209,6 +221,7 @@ class Instance:
             self.health.beat()
             if self.torchserve is not None and self.torchserve.ended:
                 raise VersionError("TorchServe ended meanwhile")
+            self.repair()
             if time.monotonic() - self.desired.polled_at > self.settings.poll_s:
                 self.poll()
                 now = self.desired.document
@@ -248,9 +261,7 @@ class Instance:
 
     def _remove_old_archives(self) -> None:
         needed = {loaded.folder for loaded in self.loaded.values()}
-        others = [path for path in (self.run_dir / "unpacked").iterdir() if path not in needed]
-        for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[self.settings.keep_archives :]:
-            shutil.rmtree(path, ignore_errors=True)
+        remove_old(self.run_dir, needed, self.settings.keep_archives)
 
     def _compare(self, document: Mapping[str, Any]) -> None:
         assert self.torchserve is not None

@@ -27,6 +27,8 @@ KINDS = ("counter", "histogram")
 # stands where a worker's file has its process id, and no process has this one
 ENDED = "0"
 MERGE_EVERY_S = 30
+# what a worker counts when something is done, not when it comes in
+PROGRESS = ("seefood_requests_total", "seefood_decode_seconds_sum", "seefood_handle_seconds_sum")
 
 
 def _read(path: Path) -> dict[str, tuple[float, float]]:
@@ -131,6 +133,17 @@ class MetricsServer(HttpServer):
                 self.merge()
             except OSError as error:  # a full disk: their files stay, and count, until there is room
                 self.steps("metrics of ended workers cannot be merged", why=error)
+
+    def progress(self, version: str) -> float:
+        """Another number after each photo, request and batch that the version's workers have finished."""
+        with self._lock:
+            files = [_read(path) for path in self.folder.glob("*_*.db")]
+        return sum(
+            value
+            for series in files
+            for key, (value, _) in series.items()
+            if json.loads(key)[1].startswith(PROGRESS) and _version(key) == version
+        )
 
     def totals(self) -> dict[str, dict[str, Any]]:
         """What a rollout compares, for each version: requests by outcome, and cumulative counts of batches by their seconds."""

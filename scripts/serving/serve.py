@@ -6,14 +6,16 @@ for the newest archive. With --version, a document of its own names that version
 /livez and /readyz answer on the health port, and a status beside the release document shows how far this instance is.
 Everything else is written to build/serve-PORT/.
 
-On SIGTERM: not ready at once, but serving for SEEFOOD_GRACE_S; then queued and running requests are answered, and TorchServe
-is stopped. A second signal stops it at once. Even after SIGKILL no process is left (scripts/backend/torchserve/guard.py).
+On SIGTERM, Ctrl-C or a closed terminal: not ready at once, but serving for SEEFOOD_GRACE_S; then queued and running requests
+are answered, and TorchServe is stopped. A second SIGTERM or Ctrl-C stops it at once. Even after SIGKILL no process is left
+(scripts/backend/torchserve/guard.py).
 """
 
 import argparse
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -27,7 +29,7 @@ import httpx
 import psutil
 
 from scripts.archive.name import choose_archive, find_archives, precedence, split_name
-from scripts.backend.torchserve.process import ServeError
+from scripts.backend.torchserve.process import ServeError, make_private
 from scripts.command import parser, run
 from scripts.paths import ROOT
 from scripts.release.address import open_store
@@ -56,14 +58,15 @@ def serve(
 ) -> None:
     """Serve the store's release until a signal comes, which is a KeyboardInterrupt. ServeError if it cannot start."""
     check_ports(host, port)
+    allow_open_files(settings.open_files)
     ports = ports_of(port)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    health = Health(settings, steps)
+    make_private(run_dir)
+    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"], settings, steps)
+    health = Health(settings, steps, metrics.progress)
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
     supervisor = Supervisor(instance, run_dir, host, port)
     pid_file = run_dir / "serve.pid"
     pid_file.write_text(str(os.getpid()))
-    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"], settings, steps)
     try:
         # left in reverse: the checks end first, and the last status still needs the metrics
         with metrics, health_server(host, ports["health"], health), Reporter(instance, metrics), health:
@@ -81,6 +84,18 @@ def serve(
         pid_file.unlink(missing_ok=True)
 
 
+def allow_open_files(least: int) -> None:
+    """Let this process and those that it starts open as many files as the system allows. ServeError if those are too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < least:
+        raise ServeError(
+            f"{hard} files may be open at a time (ulimit -Hn), expected at least {least}, as each connection takes one: "
+            "raise the limit, or set SEEFOOD_OPEN_FILES"
+        )
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _signal_name(interrupt: KeyboardInterrupt) -> str:
     return str(interrupt) or "SIGINT"
 
@@ -95,6 +110,15 @@ def own_name(port: int, steps: Steps) -> str:
         except (httpx.HTTPError, ValueError, KeyError) as error:
             steps("the ECS task's id is not known", why=error)
     return f"{socket.gethostname()}-{port}"
+
+
+def default_run_dir(port: int) -> Path:
+    """Where the server on this port writes: in the checkout, or where that is read-only in the user's folder for such things."""
+    build = ROOT / "build"
+    if os.access(build if build.is_dir() else ROOT, os.W_OK):
+        return build / f"serve-{port}"
+    # XDG Base Directory Specification: logs and state
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "seefood" / f"serve-{port}"
 
 
 def own_release(archive: Path, folder: Path) -> Store:
@@ -185,7 +209,11 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument("--version", help="serve this version of MODEL_STORE alone, whatever is released")
     arguments.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     arguments.add_argument("--instance", help="this instance's name among others; default: the ECS task's id, else host-port")
-    arguments.add_argument("--run-dir", type=Path, help="where it writes; default: build/serve-PORT")
+    arguments.add_argument(
+        "--run-dir",
+        type=Path,
+        help="where it writes; default: build/serve-PORT, or ~/.local/state/seefood/serve-PORT if that is read-only",
+    )
     arguments.add_argument("--stop", action="store_true", help="stop the server on --port")
     args = arguments.parse_args()
     if args.version and args.release:
@@ -199,11 +227,20 @@ def _store(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: S
         if settings.release:
             raise ValueError(f"--version serves no release, but SEEFOOD_RELEASE is {settings.release}: leave one out")
         check_ports(args.host, args.port)  # before the files of one that serves there are touched
+        make_private(run_dir)
         return own_release(choose_archive(args.model_store, args.version, args.model), run_dir / "own")
     if address := args.release or settings.release:
         return open_store(address, settings)
     check_ports(args.host, args.port)  # before the document is written, which a server that runs there may follow
     store = FolderStore(args.model_store / "release.json", settings)
+    if not os.access(args.model_store, os.W_OK):
+        if store.path.exists():
+            return store  # somebody else writes it
+        newest = choose_archive(args.model_store, None, args.model)
+        message = f"note: {args.model_store} is read-only, so {newest.name} is served whatever is rolled out"
+        steps.say(message, "read-only", model_store=args.model_store, archive=newest.name)
+        make_private(run_dir)
+        return own_release(newest, run_dir / "own")
     newest_release(args.model_store, store, args.model, steps)
     return store
 
@@ -213,7 +250,7 @@ def main() -> int:
     args = _arguments()
     # a script that starts it with & has SIGINT ignored for it; a server has to end by it all the same
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    run_dir = (args.run_dir or ROOT / "build" / f"serve-{args.port}").resolve()
+    run_dir = (args.run_dir or default_run_dir(args.port)).resolve()
     settings = Settings.from_environment()
     steps = Steps(settings.log_json)
     if args.stop:

@@ -10,6 +10,7 @@ from scripts.backend.torchserve.process import ServeError, TorchServe, local_add
 from scripts.paths import ROOT
 from scripts.serving.desired import Problem
 from scripts.serving.instance import UNEXPECTED, Instance
+from scripts.serving.repair import HangsError
 
 # how soon a signal, an ended TorchServe or readiness is noticed
 TICK_S = 0.1
@@ -33,20 +34,27 @@ class Supervisor:
                 self._start()
                 self._reconcile_until_it_ends()
                 log_lines = self.torchserve.last_log_lines() if self.torchserve else ""
-            except ServeError as error:
+            except HangsError as error:
+                self.steps("repair", what="TorchServe restarted", why=error)
+                self._clear()
+                continue
+            except (ServeError, OSError) as error:  # there may be room on the disk, or for a process, the next time
                 if not self.announced:
                     raise
                 log_lines = str(error)
-            self.instance.detach()
-            # what is left of it: it may hang instead of having ended
-            if self.torchserve is not None:
-                self.torchserve.stop(now=True)
+            self._clear()
             # it ran for a while: not one of a series of failures, each of which doubles the wait
             if time.monotonic() - began > self.settings.restart_wait_max_s:
                 wait_s = self.settings.restart_wait_s
             self.steps("TorchServe ended by itself", restart_in_s=wait_s, last_log_lines="\n" + log_lines)
             self._sleep(wait_s)
             wait_s = min(2 * wait_s, self.settings.restart_wait_max_s)
+
+    def _clear(self) -> None:
+        """End what is left of TorchServe: it may hang instead of having ended."""
+        self.instance.detach()
+        if self.torchserve is not None:
+            self.torchserve.stop(now=True)
 
     def _start(self) -> None:
         self.torchserve = TorchServe(self.run_dir, self.host, self.port, self.settings)
@@ -67,6 +75,8 @@ class Supervisor:
                 self.steps("TorchServe does not answer", why=error)
                 if time.monotonic() - answered > self.settings.start_timeout_s:
                     return
+            except HangsError:
+                raise
             except Exception as error:
                 # an error that no code foresaw must not end what is served: it goes on, and the status gives the error
                 instance.problems[UNEXPECTED] = Problem(f"{type(error).__name__}: {error}", True)
@@ -110,7 +120,8 @@ class Supervisor:
             time.sleep(min(TICK_S, seconds))
 
     def stop(self, why: str) -> None:
-        """Drain and stop TorchServe; a second signal stops it at once."""
+        """Drain and stop TorchServe; a second SIGINT or SIGTERM stops it at once."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed sends several
         self.health.drain()
         now = True
         try:
@@ -123,7 +134,7 @@ class Supervisor:
             self.steps("stopping at once")
         finally:
             # a third signal must not leave TorchServe behind
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
             if self.torchserve is not None:
                 self.torchserve.stop(now)

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-import zipfile
 
 import httpx
 import psutil
@@ -14,6 +13,8 @@ import pytest
 from PIL import Image
 
 from scripts.archive.build import build
+from scripts.archive.pack import pack
+from scripts.atomic import write_json
 from scripts.bench.bench import main, mean_of, measure_ceiling
 from scripts.bench.ceiling import measure
 from scripts.bench.http_message import Target
@@ -150,8 +151,9 @@ def test_ceiling_counts_photos_that_are_read_and_refuses_a_folder_of_broken_ones
 
 
 def test_archive_that_does_not_start_gives_no_ceiling_but_its_reason(tmp_path):
-    with zipfile.ZipFile(tmp_path / "seefood-1.0.0.mar", "w") as archive:
-        archive.writestr("nothing", "")
+    (tmp_path / "parts").mkdir()
+    write_json(tmp_path / "parts" / "provenance.json", {"parts": {}})
+    pack(tmp_path / "parts", tmp_path / "seefood-1.0.0.mar")
     with pytest.raises(BenchError, match=r"no ceiling: seefood-1.0.0.mar fails in process: \[Errno 2\] No such file"):
         measure_ceiling(tmp_path / "seefood-1.0.0.mar", None, 0.1)
 

@@ -44,15 +44,15 @@ def test_rewriting_replaces_values_and_keeps_every_comment_in_its_column():
 
 
 def test_setting_that_the_file_lacks_or_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match=r"model-config\.yaml has no line for decode_threads"):
-        rewrite("batchSize: 8\n", {"batchSize": 4, "decode_threads": 2})
+    with pytest.raises(ValueError, match=r"model-config\.yaml has no line for decoders"):
+        rewrite("batchSize: 8\n", {"batchSize": 4, "decoders": 2})
     with pytest.raises(ValueError, match=r"expected whole numbers for .*it has \{'batchSize': 'many'\}"):
         read_settings("batchSize: many\nhandler: {}\n")
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 16])
 def test_candidates_are_few_and_fit_the_cores_and_the_concurrency(cores):
-    present = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "num_threads": 0, "decode_threads": 0}
+    present = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 8, "num_threads": 0, "decoders": 0}
     steps = searches(cores, 16, present)
     assert 8 <= sum(map(len, steps)) <= 16
     assert max(change["batchSize"] for change in steps[1]) <= 16

@@ -316,6 +316,23 @@ TASKS = [
     ),
     fault("architecture-matches", "ARM on x86", Architecture="ARM64"),
     fault(
+        "image-is-built-for-its-task",
+        "a GPU for an image without CUDA",
+        put("service/TaskDefinition/ContainerDefinitions/0/ResourceRequirements", [{"Type": "GPU", "Value": "1"}]),
+    ),
+    fault(
+        "image-is-built-for-its-task",
+        "CUDA without a GPU",
+        drop("service/TaskDefinition/ContainerDefinitions/0/ResourceRequirements"),
+        Gpu="yes",
+        InstanceType="g5.xlarge",
+    ),
+    fault(
+        "image-is-built-for-its-task",
+        "another architecture than the deployment's",
+        put("service/TaskDefinition/RuntimePlatform/CpuArchitecture", "ARM64"),
+    ),
+    fault(
         "architecture-matches",
         "x86 on ARM by default",
         drop("service/TaskDefinition/RuntimePlatform"),
@@ -412,6 +429,11 @@ CONTAINERS = [
     fault("task-role-may-serve", "the execution role", put("service/TaskDefinition/TaskRoleArn", ref("ExecutionRoleArn"))),
     fault("task-role-may-serve", "may not read", not_allowed("identity", "TaskRole", "s3:GetObject")),
     fault("task-role-may-serve", "may not list", not_allowed("identity", "TaskRole", "s3:ListBucket")),
+    fault(
+        "task-role-may-serve",
+        "may not list statuses",
+        put("identity/TaskRole/Policies/0/PolicyDocument/Statement/1/Condition", {"StringLike": {"s3:prefix": "dvc/*"}}),
+    ),
     fault("task-role-may-serve", "may not write its status", not_allowed("identity", "TaskRole", "s3:PutObject")),
     fault(
         "task-role-may-serve",

@@ -187,7 +187,12 @@ class ScriptedStacks:
         found = {"StackId": stack.id, "StackName": stack.name, "StackStatus": stack.status, "CreationTime": now()}
         found |= {"StackStatusReason": stack.reason} if stack.reason else {}
         outputs = [{"OutputKey": key, "OutputValue": value} for key, value in stack.outputs.items()]
+        found["Parameters"] = [{"ParameterKey": key, "ParameterValue": value} for key, value in stack.values.items()]
         return {"Stacks": [found | ({"Outputs": outputs} if outputs else {})]}
+
+    def GetTemplate(self, StackName, TemplateStage):  # noqa: N802, N803
+        kind = self._find(StackName).name.removeprefix(f"{NAME}-")
+        return {"TemplateBody": (stacks.TEMPLATE_FOLDER / f"{kind}.yaml").read_text(encoding="utf-8")}
 
     def DescribeStackEvents(self, StackName):  # noqa: N802, N803
         return {"StackEvents": list(self._find(StackName).events)}

@@ -130,7 +130,8 @@ def layers():
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"architecture": "arm64", "os": "linux"}).encode())
+            labels = {"config": {"Labels": {"seefood.torch": "cu130"}}} if "cuda" in self.path else {}
+            self.wfile.write(json.dumps({"architecture": "arm64", "os": "linux", **labels}).encode())
 
         def log_message(self, *arguments):
             pass
@@ -149,6 +150,19 @@ def test_processor_of_a_single_image_is_read_from_its_configuration(account, stu
     stubber.add_response("get_download_url_for_layer", {"downloadUrl": layers})
     state, message = only(checks.image_is_there(account, stacks(Image=f"{ECR}/food:1.0.0")))
     assert (state, "for ARM64, expected X86_64" in message) == (FAILED, True)
+
+
+@pytest.mark.parametrize(("gpu", "state"), [("yes", OK), ("no", FAILED)])
+def test_image_must_have_cuda_exactly_where_tasks_have_a_gpu(account, stub, layers, gpu, state):
+    stubber = stub("ecr")
+    manifest = json.dumps({"schemaVersion": 2, "config": {"digest": "sha256:c"}})
+    stubber.add_response("batch_get_image", {"images": [{"imageManifest": manifest}]})
+    stubber.add_response("get_download_url_for_layer", {"downloadUrl": f"{layers}?cuda"})
+    graviton = {"Architecture": "ARM64", "InstanceType": "g5g.xlarge"}
+    found, message = only(checks.image_is_there(account, stacks(Image=f"{ECR}/food:1.0.0", Gpu=gpu, **graviton)))
+    assert found == state
+    assert "built for ARM64 with TORCH=cu130" in message
+    assert ("expected TORCH=cpu" in message) == (state == FAILED)
 
 
 def certificate(**changes):

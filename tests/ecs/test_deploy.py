@@ -58,6 +58,8 @@ def test_first_deploy_creates_all_then_a_second_one_changes_and_pushes_nothing(s
     calls = docker()
     assert calls[0].startswith("build ")
     assert "--tag seefood:abc" in calls[0]
+    assert "--platform linux/amd64" in calls[0]
+    assert "--build-arg TORCH=cpu" in calls[0]
     assert calls[1:] == [
         "image inspect --format {{.Architecture}} seefood:abc",
         f"login --username AWS --password-stdin {HOST}",

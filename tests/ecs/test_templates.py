@@ -236,12 +236,12 @@ def test_only_models_and_images_outlive_their_stack():
         assert not {"BucketName", "RepositoryName"} & set(one.properties)
 
 
-def test_alarms_notify_the_topic_and_two_of_them_undo_a_deployment():
+def test_alarms_notify_the_topic_and_three_of_them_undo_a_deployment():
     found = stacks()
     topic = resource(found, "AlarmTopic").identifiers["arn"]
     assert all(one.list("AlarmActions") == [topic] for one in found.of("CloudWatch::Alarm"))
     undo = resource(found, "Service").get("DeploymentConfiguration", "Alarms", "AlarmNames")
-    assert undo == ["seefood-errors", "seefood-unhealthy"]
+    assert undo == ["seefood-errors", "seefood-slow", "seefood-unhealthy"]
     # or the first deployment would be undone while its tasks may still be starting
     waits_s = resource(found, "UnhealthyAlarm").get("EvaluationPeriods") * 60
     assert waits_s > TEMPLATES["service"]["Parameters"]["HealthCheckGracePeriod"]["MaxValue"]

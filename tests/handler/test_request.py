@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from handler.request import MAX_BASE64, Request, RequestError, read_request
+from handler.request import MAX_BASE64, Request, RequestError, is_probe, read_request
 
 PHOTO = b"\xff\xd8 a photo"
 BASE64 = base64.b64encode(PHOTO).decode()
@@ -101,3 +101,18 @@ def test_nonsense_top_k_in_json_is_refused(top_k):
 def test_nonsense_top_k_is_refused(top_k):
     with pytest.raises(RequestError, match="top_k is"):
         read({"body": PHOTO, "top_k": top_k})
+
+
+@pytest.mark.parametrize("token", ["", "of this start"])
+@pytest.mark.parametrize("given", [None, "", "true", "of this star", "of this start ", "OF THIS START", "ö", "\ud800"])
+def test_stranger_is_no_probe_whatever_x_probe_holds(monkeypatch, token, given):
+    monkeypatch.setenv("SEEFOOD_PROBE_TOKEN", token)
+    assert not is_probe(Request({}, {} if given is None else {"X-Probe": given}))
+
+
+def test_servers_own_token_makes_a_probe_and_without_one_there_is_none(monkeypatch):
+    own = Request({}, {"X-Probe": "of this start"})
+    monkeypatch.delenv("SEEFOOD_PROBE_TOKEN", raising=False)
+    assert not is_probe(own)
+    monkeypatch.setenv("SEEFOOD_PROBE_TOKEN", "of this start")
+    assert is_probe(own)

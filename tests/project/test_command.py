@@ -54,6 +54,17 @@ def test_signal_interrupts_as_ctrl_c_does(number):
     assert process.returncode == 128 + number
 
 
+def test_interruption_counts_where_cleaning_up_after_it_raises_another_error(capsys):
+    def main():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("can't close the file")
+
+    assert run(main, "nothing was written") == 130
+    assert capsys.readouterr() == ("", "interrupted: nothing was written\n")
+
+
 def test_closed_terminal_does_not_end_what_nohup_started():
     process = command("print('on', flush=True); time.sleep(1); print('done')", "exec nohup {}")
     assert process.stdout.readline() == "on\n"

@@ -9,7 +9,7 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 
 # from top to bottom: a room may import what lies below it and itself, and never its neighbours on the same line
 LAYERS = (
-    ("scripts.ecs", "scripts.bench"),
+    ("scripts.ecs", "scripts.bench", "scripts.audit"),
     ("scripts.rollout", "scripts.serving"),
     ("scripts.release", "scripts.backend"),
     ("scripts.archive",),
@@ -112,6 +112,7 @@ FORBIDDEN = {
     "scripts.release.document": "import scripts.backend.torchserve.process",
     "scripts.backend.torchserve.process": "from scripts.release.document import parse",
     "scripts.archive.build": "from scripts.release import document",
+    "scripts.audit.sbom": "from scripts.ecs.stacks import Deployment",
     "scripts.steps": "from scripts.archive.name import archive_name",
     "scripts.settings": "import numpy, torch",
     "training.train": "from scripts.settings import Settings",

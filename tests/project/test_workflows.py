@@ -26,6 +26,7 @@ PERMISSIONS = {
     ("main.yml", "checks"): {"contents": "read"},
     ("main.yml", "image"): {"contents": "read", "id-token": "write", "attestations": "write"},
     ("main.yml", "deploy"): {"contents": "read", "id-token": "write"},
+    ("audit.yml", "audit"): {"contents": "read"},
     ("model-release.yml", "release"): {"contents": "read", "id-token": "write"},
 }
 TO_AWS = [where for where in JOBS if "id-token" in PERMISSIONS[where]]
@@ -39,13 +40,14 @@ def steps_of(where):
     return job_of(where).get("steps", [])
 
 
-def test_the_three_workflows_start_when_they_should():
+def test_workflows_start_when_they_should():
     started_by = {name: set(workflow["on"]) for name, workflow in WORKFLOWS.items()}
     # no pull_request_target, no workflow_run: nothing of a fork runs with rights of this repository
     assert started_by == {
         "pull-request.yml": {"pull_request", "workflow_call"},
         "main.yml": {"push"},
         "model-release.yml": {"workflow_dispatch"},
+        "audit.yml": {"schedule", "workflow_dispatch"},
     }
     assert WORKFLOWS["main.yml"]["on"]["push"] == {"branches": ["main"]}
 
@@ -122,6 +124,15 @@ def test_every_make_target_of_the_workflows_exists():
     }
     assert {"test", "container-test", "preflight", "image", "deploy", "smoke", "pull", "archive", "rollout", "rollback"} <= named
     assert named <= targets, named - targets
+
+
+def test_jobs_that_install_different_things_have_different_caches():
+    keys = [step["with"]["key"] for where in JOBS for step in steps_of(where) if "actions/cache@" in step.get("uses", "")]
+    assert len(keys) == len(set(keys)) == 3
+    # neither do Pythons install the same
+    assert [key for key in keys if "matrix.python" in key] == [
+        "packages-${{ runner.os }}-test-${{ matrix.python }}-${{ hashFiles('uv.lock') }}"
+    ]
 
 
 def test_pythons_are_those_that_the_project_supports():

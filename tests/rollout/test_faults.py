@@ -99,10 +99,10 @@ def broken_version(kind, archives, store):
     }.get(kind, "")
     if kind == "wrong checksum":
         flip_a_byte(archive, "index_to_name.json")
-        reason = "index_to_name.json was changed"
+        reason = "does not match the release document's"
     if kind == "truncated":
         truncate(archive)
-        reason = "is damaged"
+        reason = "does not match the release document's"
     if kind == "changed, with its checksum":
         flip_a_byte(archive, "handler/preprocess.py")
         entry, reason = entry_of(archive), "handler/preprocess.py was changed"

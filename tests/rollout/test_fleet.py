@@ -1,4 +1,7 @@
-"""Three instances that follow one release document on S3 (moto's server): canary, promotion, a bad version, S3 away, rollback."""
+"""Three instances that follow one release document on S3 (moto's server): canary, promotion, a bad version, S3 away, rollback.
+
+The instances have the rights of the template's task role and no others, the rollouts those of GitHub Actions.
+"""
 
 import subprocess
 import sys
@@ -12,11 +15,16 @@ from moto.server import ThreadedMotoServer
 from scripts.release.address import open_store
 from scripts.release.document import canaries
 from tests.conftest import free_port, picture_bytes
+from tests.rollout.roles import REGION, RELEASE, Enforced, enforcing
 from tests.rollout.rolling import QUICK, Instance, Load, make_archives, reversion
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
-RELEASE = "s3://fleet/models/release.json"
 NAMES = ["task-a", "task-b", "task-c"]
+
+
+def rights(roles, name):
+    """A role's credentials, as environment variables."""
+    return {key.upper(): value for key, value in roles.credentials(name).items()}
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +33,21 @@ def s3():
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_DEFAULT_REGION", REGION)
         # two cores serve three instances here, which load a version at the same time
         for name, value in {**QUICK, "SEEFOOD_POLL_S": "0.5", "SEEFOOD_STALE_S": "20", "SEEFOOD_CHECK_TIMEOUT_S": "10"}.items():
             patch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="fleet")
-        client.put_bucket_versioning(Bucket="fleet", VersioningConfiguration={"Status": "Enabled"})
-        client.close()
-        yield server
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        roles = Enforced()
+        server.tasks_rights = rights(roles, "TaskRole")
+        for name, value in rights(roles, "DeployRole").items():
+            patch.setenv(name, value)
+        patch.setattr(boto3, "DEFAULT_SESSION", None)  # it has the credentials of before
+        with enforcing():
+            yield server
     server.stop()
 
 
@@ -57,11 +68,19 @@ def rollout(s3, archives):
     return run
 
 
+def task(s3, name):
+    """An instance with the task role's rights."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in s3.tasks_rights.items():
+            patch.setenv(key, value)
+        return Instance(RELEASE, free_port(), name)
+
+
 @pytest.fixture(scope="module")
 def fleet(s3, rollout):
     status, output = rollout("start", "1.0.0")  # the first release: no instance runs yet
     assert status == 0, output
-    instances = [Instance(RELEASE, free_port(), name) for name in NAMES]
+    instances = [task(s3, name) for name in NAMES]
     try:
         for instance in instances:
             instance.wait_ready()
@@ -135,8 +154,8 @@ def test_instance_that_starts_anew_serves_what_the_document_says(fleet, s3):
     again = ThreadedMotoServer(ip_address="127.0.0.1", port=s3.get_host_and_port()[1])
     again.start()
     try:
-        with Instance(RELEASE, free_port(), "task-d").wait_ready() as fourth:
+        with task(s3, "task-d").wait_ready() as fourth:
             assert served([fourth]) == ["1.1.0"]
-        assert [status["instance"] for _, status in open_store(RELEASE).statuses()] == NAMES
+        assert [name for _, name in open_store(RELEASE).instances()] == NAMES
     finally:
         again.stop()

@@ -56,7 +56,7 @@ def content(store):
         (["a", "b"], ["1.1.0", "--canary", "100"], "CANARY is 100, expected"),
         (["a", "b"], ["1.1.0", "--canary", "nan"], "CANARY is nan, expected"),
         (["a", "b"], ["1.1.0", "--canary", "49"], "49 % of 2 instances is less than one of them: CANARY=50 is one"),
-        (["a"], ["1.1.0", "--canary", "50"], "leave CANARY out"),
+        (["a"], ["1.1.0", "--canary", "50"], "one instance alone has no canary"),
         (["a"], ["1.1.0", "--shadow", "0"], "SHADOW is 0, expected a number of photos from 1"),
         (["a"], ["1.1.0", "--bake", "nan"], "BAKE is nan, expected a number of seconds from 0"),
         (["a"], ["1.1.0", "--bake", "-1"], "BAKE is -1, expected"),

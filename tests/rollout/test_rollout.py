@@ -217,7 +217,7 @@ def test_status_and_history_are_tables(instance, store, archives):
     [
         (["start", "9.9.9"], "no archive of seefood 9.9.9"),
         (["start", "1.0.0"], "1.0.0 is served already"),
-        (["start", "1.1.0", "--canary", "50"], "one instance alone cannot be a share"),
+        (["start", "1.1.0", "--canary", "50"], "one instance alone has no canary"),
         (["start", "one"], "version is 'one', expected a semantic version"),
     ],
 )

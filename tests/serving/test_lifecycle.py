@@ -34,8 +34,9 @@ def test_signal_ends_everything_and_leaves_logs_and_what_the_next_start_uses(mod
     assert status == 0
     assert f"stopped by {signal_number.name}" in output
     run_dir = ROOT / "build" / f"serve-{server.port}"
-    assert {re.sub("-.*", "", path.name) for path in run_dir.iterdir()} == {"logs", "unpacked", "good", "org"}
-    assert [path.name.startswith("seefood-1.0.0-") for path in (run_dir / "unpacked").iterdir()] == [True]
+    assert {re.sub("-.*", "", path.name) for path in run_dir.iterdir()} == {"logs", "archives", "unpacked", "good", "org"}
+    for folder in ("archives", "unpacked"):
+        assert [path.name.startswith("seefood-1.0.0-") for path in (run_dir / folder).iterdir()] == [True]
     shutil.rmtree(run_dir)
 
 
@@ -66,7 +67,7 @@ def test_stop_command_ends_it_from_elsewhere(model_store):
     [
         ("other labels", "label map has 1 names"),
         ("changed labels", "index_to_name.json was changed"),
-        ("renamed", r"seefood-3\.0\.1\.mar holds version 3\.0\.2"),
+        ("renamed", r"seefood-3\.0\.1\.mar contains seefood 3\.0\.2 but is named seefood 3\.0\.1"),
     ],
 )
 def test_archive_that_cannot_be_served_ends_with_what_is_wrong_with_it(exported, tmp_path, damage, reason):

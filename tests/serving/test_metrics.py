@@ -204,6 +204,19 @@ def test_requests_are_counted_by_outcome_and_timed(served):
 
 
 @pytest.mark.server
+def test_strangers_probes_count_as_any_request_and_only_the_servers_own_do_not(served):
+    worker = next(process for process in served.family() if "model_service_worker.py" in " ".join(process.cmdline()))
+    token = worker.environ()["SEEFOOD_PROBE_TOKEN"]
+    assert not any(token in " ".join(process.cmdline()) for process in served.family())  # those are shown to every user
+    before = served.metrics(outcome="answered")["seefood_requests_total"]
+    for given in ("true", "", token[:-1], token + "0", token.upper() + "x"):
+        assert httpx.post(served.url, content=picture_bytes(), headers={"x-probe": given}).status_code == 200
+    assert served.metrics(outcome="answered")["seefood_requests_total"] == before + 5
+    assert httpx.post(served.url, content=picture_bytes(), headers={"x-probe": token}).status_code == 200
+    assert served.metrics(outcome="answered")["seefood_requests_total"] == before + 5
+
+
+@pytest.mark.server
 @pytest.mark.slow
 def test_killed_worker_stays_counted_and_its_successor_goes_on(served):
     before = served.metrics(outcome="answered")["seefood_requests_total"]

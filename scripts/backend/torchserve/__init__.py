@@ -1,6 +1,7 @@
 """TorchServe 0.12.0 as a backend.
 
-process.py        one TorchServe and its folder: start, stop, Java, environment
+process.py        one TorchServe and its folder: start, stop
+environment.py    what it and its workers find in their environment; which Java
 guard.py          ends all its processes however the server ends
 management.py     its management API, a function for each call
 versions.py       load a version and have it prove itself; drain one and remove it

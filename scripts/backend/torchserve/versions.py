@@ -32,11 +32,14 @@ class VersionError(SeeFoodError):
 
 
 class UnansweredError(VersionError):
-    """A golden photo got no answer, so nothing is known about the version's answers; `status` is HTTP's, 0 for none."""
+    """A golden photo got no answer, so nothing is known about the version's answers.
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    `busy`: it waited in the queue, or the queue had no room for it, as happens to clients' photos, too.
+    """
+
+    def __init__(self, message: str, busy: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.busy = busy
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,12 @@ class Golden:
         try:
             response = server.predict(path, self.photos[i], len(expected), timeout_s)
         except httpx.HTTPError as error:
-            raise UnansweredError(f"golden photo {name!r} got no answer: {error or type(error).__name__}") from error
+            raise UnansweredError(
+                f"golden photo {name!r} got no answer: {error or type(error).__name__}", isinstance(error, httpx.TimeoutException)
+            ) from error
         if response.is_error:
             raise UnansweredError(
-                f"golden photo {name!r} got status {response.status_code}: {response.text[:300]}", response.status_code
+                f"golden photo {name!r} got status {response.status_code}: {response.text[:300]}", _refused_unread(response)
             )
         try:
             answer = response.json()
@@ -88,6 +93,11 @@ class Golden:
             )
 
 
+def _refused_unread(response: httpx.Response) -> bool:
+    """Whether the front end refused it for a full queue; an error of the worker comes with another type."""
+    return response.status_code == 503 and "ServiceUnavailableException" in response.text[:200]
+
+
 def read_golden(folder: Path) -> Golden:
     """The golden photos of an unpacked archive. VersionError if they cannot be read."""
     try:
@@ -96,14 +106,38 @@ def read_golden(folder: Path) -> Golden:
         raise VersionError(f"its golden.json cannot be read: {error!r}") from error
 
 
-def prove(server: Server, model: str, version: str, golden: Golden, timeout_s: float) -> str:
-    """The precision of a version that answers all golden photos correctly. VersionError if it does not."""
-    try:
-        precision = str(management.describe(server, model, version)["precision"])
-    except (ManagementError, KeyError, TypeError) as error:
-        raise VersionError(f"version {version} returned no description: {error}") from error
-    for i in range(len(golden.photos)):
-        golden.check(server, f"{model}/{version}", version, i, precision, timeout_s)
+def prove(
+    server: Server, model: str, version: str, golden: Golden, timeout_s: float, watch: Callable[[], None] = lambda: None
+) -> str:
+    """The precision of a version that answers all golden photos correctly, each within the time-out. VersionError if it does not.
+
+    Clients may send it photos already, as to a restarted server's only version: a full queue is waited for. `watch` is called
+    meanwhile.
+    """
+    precision = ""
+
+    def describe(deadline: float) -> None:
+        nonlocal precision
+        try:
+            precision = str(management.describe(server, model, version, deadline - time.monotonic())["precision"])
+        except (ManagementError, KeyError, TypeError) as error:
+            busy = isinstance(error, ManagementError) and error.status == 503
+            raise UnansweredError(f"version {version} returned no description: {error}", busy) from error
+
+    def check(i: int) -> Callable[[float], None]:
+        return lambda deadline: golden.check(server, f"{model}/{version}", version, i, precision, deadline - time.monotonic())
+
+    for step in (describe, *map(check, range(len(golden.photos)))):
+        deadline = time.monotonic() + timeout_s
+        while True:
+            watch()
+            try:
+                step(deadline)
+                break
+            except UnansweredError as error:
+                if not error.busy or time.monotonic() + POLL_S > deadline:
+                    raise
+            time.sleep(POLL_S)
     return precision
 
 

@@ -136,7 +136,7 @@ def _create(aws: Aws, request: StackRequest, stack: Stack | None) -> ChangeSet:
         **_template(aws, request),
         **({"RoleARN": request.role} if request.role else {}),
     )
-    return ChangeSet(created["Id"], stack or Stack(created["StackId"], request.name, WAITING, "", {}), [])
+    return ChangeSet(created["Id"], stack or Stack(created["StackId"], request.name, WAITING, "", {}, {}), [])
 
 
 def _template(aws: Aws, request: StackRequest) -> dict[str, str]:

@@ -16,7 +16,7 @@ from scripts.archive.name import choose_archive, split_name
 from scripts.command import parser, run
 from scripts.ecs.aws import Aws
 from scripts.ecs.deploy.changes import ChangeSet, StackRequest, discard, execute, prepare, propose, refuse_losses, table
-from scripts.ecs.deploy.image import commit_tag, ensure_pushed
+from scripts.ecs.deploy.image import build_of, commit_tag, ensure_pushed
 from scripts.ecs.deploy.watch import DeployError, Watch
 from scripts.ecs.progress import Limit, log
 from scripts.ecs.stack import RELEASE_KEY, WAITING, LimitError, Stack, StackError, StackFailedError, find
@@ -50,6 +50,7 @@ def deploy(aws: Aws, deployment: Deployment, args: argparse.Namespace, limit: Li
     pinned = "" if args.image else deployment.parameters.get("Image", "")
     # before anything is changed: a dirty tree should not be noticed between two stacks
     tag = (args.image or pinned or commit_tag()) if args.only in (None, "service") else ""
+    build = build_of(deployment)
     outputs: dict[str, str] = {}
     for kind in ORDER:
         if args.only not in (None, kind):
@@ -63,10 +64,11 @@ def deploy(aws: Aws, deployment: Deployment, args: argparse.Namespace, limit: Li
         if kind == args.only:
             return
         if kind == "storage" and tag:
-            if not pinned:
-                default = templates["service"]["Parameters"]["Architecture"]["Default"]
-                ensure_pushed(aws, outputs["RepositoryUri"], tag, deployment.parameters.get("Architecture", default))
-            first_release(f"s3://{outputs['BucketName']}/{RELEASE_KEY}", args.model_store, args.model or deployment.model)
+            # an image with CUDA alone may take half an hour to build and push
+            with limit.paused():
+                if not pinned:
+                    ensure_pushed(aws, outputs["RepositoryUri"], tag, build)
+                first_release(f"s3://{outputs['BucketName']}/{RELEASE_KEY}", args.model_store, args.model or deployment.model)
 
 
 def outputs_of(aws: Aws, deployment: Deployment, kind: str) -> dict[str, str]:
@@ -210,7 +212,11 @@ def main(arguments: list[str] | None = None) -> int:
     deploy(aws, deployment, args, Limit(args.limit_s))
     service = find(aws, deployment.stack("service"))
     deployed = args.name if args.only is None else deployment.stack(args.only)
-    print(f"{deployed} is deployed. {(service.outputs if service else {}).get('Url', '')}".strip())
+    outputs = service.outputs if service else {}
+    print(f"{deployed} is deployed. {outputs.get('Url', '')}".strip())
+    domain, own_name = deployment.parameters.get("DomainName"), outputs.get("LoadBalancerDnsName")
+    if domain and own_name:
+        print(f"{domain} must be a CNAME of {own_name}")
     return 0
 
 

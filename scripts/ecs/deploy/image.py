@@ -4,18 +4,34 @@ import base64
 import subprocess
 
 from scripts.ecs.aws import Aws, AwsError
+from scripts.ecs.preflight.resolve.wiring import instance_types
 from scripts.ecs.progress import log
+from scripts.ecs.stacks import Build, Deployment, DeploymentError, read_template
 from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
 
 LOCAL = "seefood"  # the name that `make image` gives the image; the registry has its own
-# Docker's names of the values of the parameter Architecture
-MACHINES = {"X86_64": "amd64", "ARM64": "arm64"}
 DOCKER_HINT = "is docker installed?"
 
 
 class ImageError(SeeFoodError):
     """There is no image to deploy; the message says why and what to do."""
+
+
+def build_of(deployment: Deployment) -> Build:
+    """How a deployment's image is built. DeploymentError if its instances could not run it, before anything is built."""
+    build = deployment.build
+    default = read_template("cluster")["Parameters"]["InstanceType"]["Default"]
+    # preflight asks for a type that it knows; what it does not know may be right
+    found = instance_types().get(deployment.parameters.get("InstanceType", default))
+    if found and found.architecture.upper() != build.architecture:
+        raise DeploymentError(
+            f"InstanceType {found.name} is {found.architecture.upper()}, but Architecture is {build.architecture}: set it "
+            f"in deployments/{deployment.name}.yaml, and AmiParameter to an AMI for it"
+        )
+    if found and build.torch.startswith("cu") and not found.gpus:
+        raise DeploymentError(f"TORCH is {build.torch}, but InstanceType {found.name} has no GPU: choose one that has, or Gpu: no")
+    return build
 
 
 def commit_tag() -> str:
@@ -29,10 +45,10 @@ def commit_tag() -> str:
     return _run(["git", "rev-parse", "--short=12", "HEAD"], "is git installed?")
 
 
-def ensure_pushed(aws: Aws, repository: str, tag: str, architecture: str) -> str:
+def ensure_pushed(aws: Aws, repository: str, tag: str, build: Build) -> str:
     """The image's full name, once the registry has it; builds and pushes it only if the tag is missing. ImageError, AwsError.
 
-    `repository` is its URI; `architecture` is the parameter, X86_64 or ARM64.
+    `repository` is its URI.
     """
     host, _, name = repository.partition("/")
     image = f"{repository}:{tag}"
@@ -41,13 +57,14 @@ def ensure_pushed(aws: Aws, repository: str, tag: str, architecture: str) -> str
         return image
     log(f"image {tag} is not in the registry: building it from this folder, then pushing it")
     built = f"{LOCAL}:{tag}"
-    _run(["make", "--no-print-directory", "image", f"TAG={tag}"], "is make installed?", shown=True)
+    options = [f"TAG={tag}", f"TORCH={build.torch}", f"PLATFORM={build.platform}"]
+    _run(["make", "--no-print-directory", "image", *options], "is make installed?", shown=True)
     machine = _run(["docker", "image", "inspect", "--format", "{{.Architecture}}", built], DOCKER_HINT)
-    if machine != MACHINES[architecture]:
+    if f"linux/{machine}" != build.platform:
         # tags are immutable: a wrong image would occupy this one for good
         raise ImageError(
-            f"the image is built for {machine}, but Architecture is {architecture}: build it on a machine of that architecture, "
-            "or change Architecture together with InstanceType and AmiParameter"
+            f"the image is built for {machine}, but Architecture is {build.architecture} ({build.platform}): build it on a machine "
+            "of that architecture, or change Architecture together with InstanceType and AmiParameter"
         )
     _log_in(aws, host)
     _run(["docker", "tag", built, image], DOCKER_HINT)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from scripts.ecs.aws import CREATE_ECS_ROLE
 from scripts.ecs.doctor.history import failed_activities, rollback_of, short, since
-from scripts.ecs.doctor.reasons import count_by_reason, known_reason, stop_reason, unexpected
+from scripts.ecs.doctor.reasons import count_by_reason, known_reason, scope_of, stop_reason, unexpected
 from scripts.ecs.doctor.service_state import LONG_AGO, Answer, State
 from scripts.ecs.stack import Stack
 
@@ -165,7 +165,8 @@ def _placement(state: State) -> Iterator[Finding]:
     start = since(state)
     messages = [event["message"] for event in state.events if event["createdAt"] > start]
     for message in messages:
-        reason = known_reason(message) if "unable to" in message or "was unable" in message else None
+        # the others are consequences of what tasks, targets and deployments show
+        reason = known_reason(message) if scope_of(message) in ("placement", "service") else None
         # only the newest: ECS repeats it at each attempt
         if reason is not None:
             yield Finding(f"{reason.cause}: {message}", reason.advice)
@@ -184,11 +185,12 @@ def _stopped(state: State) -> Iterator[Finding]:
         reason = known_reason("\n".join([why, *(line for line in lines if "exec format error" in line)]))
         if "failed ELB health checks" in why:
             yield _failed_check(state, task, stopped, log)
-        elif reason is not None:
+        elif reason is not None and "exit" not in reason.scopes:
             yield Finding(f"{reason.cause}. {stopped}{log}", reason.advice)
         else:
             last = f" Its last log lines:{log}" if log else " It logged nothing."
-            yield Finding(f"{stopped}.{last}", f"the whole log: {_log_command(state, task)}")
+            cause, advice = (f"{reason.cause}. ", f"{reason.advice}; ") if reason else ("", "")
+            yield Finding(f"{cause}{stopped}.{last}", f"{advice}the whole log: {_log_command(state, task)}")
 
 
 def _failed_check(state: State, task: Answer, stopped: str, log: str) -> Finding:

@@ -9,6 +9,7 @@ from scripts.command import parser, run
 from scripts.ecs.aws import Aws, AwsError
 from scripts.ecs.doctor.causes import explain, findings
 from scripts.ecs.doctor.history import short
+from scripts.ecs.doctor.reasons import reasons_table
 from scripts.ecs.doctor.service_state import State, add_details, cluster_and_name, read_state
 from scripts.ecs.stack import RELEASE_KEY, find, last_failures, physical, resources
 from scripts.ecs.stacks import ORDER, Deployment
@@ -68,8 +69,15 @@ def summary(state: State) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     command = parser(__doc__)
-    command.add_argument("name", help="the name of a file in scripts/ecs/deployments, without .yaml")
-    deployment = Deployment.load(command.parse_args(arguments).name)
+    command.add_argument("name", nargs="?", help="the name of a file in scripts/ecs/deployments, without .yaml")
+    command.add_argument("--list", action="store_true", help="print each cause that a message of ECS may have, and what to do")
+    args = command.parse_args(arguments)
+    if args.list:
+        print(reasons_table())
+        return 0
+    if args.name is None:
+        command.error("name is required: a file in scripts/ecs/deployments")
+    deployment = Deployment.load(args.name)
     state = examine(Aws(deployment.region), deployment)
     found = findings(state)
     print(summary(state))

@@ -136,10 +136,10 @@ def image_is_there(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:
         elif parts is None or parts["region"] != aws.region:
             yield FAILED, f"Image is {image}, expected an image in ECR in {aws.region}"
         else:
-            yield _image(aws, parts, str(task.get("RuntimePlatform", "CpuArchitecture") or "X86_64"))
+            yield _image(aws, parts, str(task.get("RuntimePlatform", "CpuArchitecture") or "X86_64"), stacks.deployment.build.torch)
 
 
-def _image(aws: Aws, parts: re.Match[str], wanted: str) -> tuple[str, str]:
+def _image(aws: Aws, parts: re.Match[str], wanted: str, torch: str) -> tuple[str, str]:
     which = {"imageDigest": parts["digest"]} if parts["digest"] else {"imageTag": parts["tag"] or "latest"}
     where = {"registryId": parts["account"], "repositoryName": parts["repository"]}
     try:
@@ -151,21 +151,28 @@ def _image(aws: Aws, parts: re.Match[str], wanted: str) -> tuple[str, str]:
     # ECR reports a missing tag under `failures`, not as an error
     if not answer["images"]:
         return FAILED, f"{parts[0]} is not in the registry: make deploy without Image builds and pushes this commit's"
-    found = _processors(aws, where, json.loads(answer["images"][0]["imageManifest"]))
-    message = f"{parts[0]} is built for {', '.join(found)}"
-    return (OK, message) if wanted in found else (FAILED, f"{message}, expected {wanted}: build it on such a machine")
+    found, built = _processors(aws, where, json.loads(answer["images"][0]["imageManifest"]))
+    message = f"{parts[0]} is built for {', '.join(found)}{f' with TORCH={built}' if built else ''}"
+    if wanted not in found:
+        return FAILED, f"{message}, expected {wanted}: leave Image out, and make deploy builds for the deployment's Architecture"
+    if built and built.startswith("cu") != torch.startswith("cu"):
+        return FAILED, f"{message}, expected TORCH={torch}: leave Image out, and make deploy builds for the deployment's Gpu"
+    return OK, message
 
 
-def _processors(aws: Aws, where: Mapping[str, str], manifest: Mapping[str, Any]) -> list[str]:
+def _processors(aws: Aws, where: Mapping[str, str], manifest: Mapping[str, Any]) -> tuple[list[str], str | None]:
+    """(an image's processors, the TORCH that it was built with; None if it does not show that)."""
     if "manifests" in manifest:
         # docker buildx lists attestations beside the images, with the architecture "unknown"
         names = [one.get("platform", {}).get("architecture", "unknown") for one in manifest["manifests"]]
-        return [PROCESSORS.get(name, name) for name in names if name != "unknown"]
+        return [PROCESSORS.get(name, name) for name in names if name != "unknown"], None
     digest = manifest["config"]["digest"]
     url = aws.call("ecr", "get_download_url_for_layer", **where, layerDigest=digest)["downloadUrl"]
     with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:  # a URL that AWS has just signed
-        name = str(json.load(answer).get("architecture", "unknown"))
-    return [PROCESSORS.get(name, name)]
+        config = json.load(answer)
+    name = str(config.get("architecture", "unknown"))
+    # the label that the Dockerfile writes
+    return [PROCESSORS.get(name, name)], ((config.get("config") or {}).get("Labels") or {}).get("seefood.torch")
 
 
 def certificate_is_issued(aws: Aws, stacks: Stacks) -> Iterator[tuple[str, str]]:

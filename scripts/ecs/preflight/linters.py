@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from handler.parts import sha256
 from scripts.ecs.preflight.result import FAILED, OK, SKIPPED, Result
 from scripts.ecs.stacks import ORDER, Deployment
 from scripts.install import index_of_pip
 from scripts.paths import ROOT
 
 CHECKOV, CHECKOV_VENV = "checkov==3.3.30", ROOT / ".venv-checkov"
+# all that it needs, with hashes: uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+CHECKOV_PINS = Path(__file__).with_name("checkov.txt")
 # enough of a traceback to tell what went wrong
 OUTPUT_CHARS = 500
 
@@ -77,7 +80,7 @@ def checkov_results(report: Mapping[str, Any]) -> list[Result]:
 
 def make_checkov_venv() -> str:
     """Install checkov into its own environment, as it pins an old botocore. Returns why that failed, "" if it did not."""
-    done_mark = CHECKOV_VENV / f"installed-{CHECKOV}"
+    done_mark = CHECKOV_VENV / f"installed-{CHECKOV}-{sha256(CHECKOV_PINS)[:12]}"
     if done_mark.exists():
         return ""
     beside = Path(sys.executable).with_name("uv")
@@ -88,7 +91,7 @@ def make_checkov_venv() -> str:
     python = str(CHECKOV_VENV / "bin" / "python")
     for command in (
         [uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(CHECKOV_VENV)],
-        [uv, "pip", "install", "--quiet", "--python", python, CHECKOV],
+        [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-c", str(CHECKOV_PINS), CHECKOV],
     ):
         # uv does not read pip's configuration, so it is passed the index
         done = _run(command, {**index_of_pip(Path(sys.executable)), **os.environ})

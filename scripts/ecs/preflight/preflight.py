@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, str]] = {
         "Architecture": "ARM64",
         "AmiParameter": "/aws/service/ecs/optimized-ami/amazon-linux-2023/arm64/recommended/image_id",
     },
+    "a NAT gateway in each zone": {"NatGateways": "each-zone"},
     "existing network": {
         "ExistingVpcId": "vpc-0123456789abcdef0",
         "ExistingPublicSubnets": "subnet-0123456789abcdef0,subnet-0123456789abcdef1",

@@ -16,6 +16,10 @@ METRICS = {
         "HTTPCode_Target_5XX_Count",
         "HTTPCode_Target_4XX_Count",
         "HTTPCode_ELB_5XX_Count",
+        "HTTPCode_ELB_500_Count",
+        "HTTPCode_ELB_502_Count",
+        "HTTPCode_ELB_503_Count",
+        "HTTPCode_ELB_504_Count",
         "RequestCount",
         "TargetResponseTime",
         "HealthyHostCount",
@@ -58,6 +62,9 @@ def alarms_watch_these_resources(stacks: Stacks) -> Iterator[Finding]:
             needed = set(DIMENSIONS.get(namespace, ()))
             # host counts exist per target group only
             needed |= {"TargetGroup"} if str(name).endswith("HealthyHostCount") else set()
+            # the load balancer's own answers are not counted by target group
+            if str(name).startswith("HTTPCode_ELB_") and "TargetGroup" in given:
+                yield Finding(f"{alarm}", f"{name} has the dimension TargetGroup", "LoadBalancer alone")
             for dimension in sorted({*needed, *given}, key=str):
                 if dimension not in known:
                     yield Finding(f"{alarm}", f"it has the dimension {dimension}", f"only {', '.join(sorted(known))}")
@@ -100,6 +107,55 @@ def alarms_can_go_off(stacks: Stacks) -> Iterator[Finding]:
             )
 
 
+# what a revision does that crashes, hangs, is slow, or is never ready
+SIGNS = (
+    "HTTPCode_Target_5XX_Count",
+    "HTTPCode_ELB_502_Count",
+    "HTTPCode_ELB_504_Count",
+    "TargetResponseTime",
+    "HealthyHostCount",
+)
+CLIENTS = re.compile(r"4XX|ClientTLS|Rejected|DesyncMitigation")
+
+
+def deployment_alarms_see_crashes(stacks: Stacks) -> Iterator[Finding]:
+    """A task that crashes or hangs answers nothing, the load balancer does: watch its 502 and 504, latency and ready tasks."""
+    for service in stacks.of("ECS::Service"):
+        names = service.list("DeploymentConfiguration", "Alarms", "AlarmNames")
+        alarms = [one for one in stacks.of(ALARM) if one.identifiers["name"] in names]
+        watched = {str(metric.get("MetricName")): alarm for alarm in alarms for metric in measured(alarm)}
+        used = {
+            str(metric.get("MetricName")): _is_used(alarm, metric.get("MetricName"))
+            for alarm in alarms
+            for metric in measured(alarm)
+        }
+        for sign in SIGNS:
+            if sign not in watched or not used[sign]:
+                yield Finding(f"{service}", f"no alarm that undoes a deployment watches {sign}", "one that does")
+        for name, alarm in watched.items():
+            # whoever sends bad requests during a deployment would undo it
+            if CLIENTS.search(name):
+                yield Finding(f"{alarm}", f"it watches {name}, which clients cause", "only what tasks cause")
+        for alarm in alarms:
+            for metric in alarm.list("Metrics"):
+                stat = str((metric.get("MetricStat") or {}).get("Stat"))
+                of_time = (metric.get("MetricStat") or {}).get("Metric", {}).get("MetricName") == "TargetResponseTime"
+                # an average hides that one request of ten hangs
+                if of_time and not re.fullmatch(r"p9\d(\.\d+)?", stat):
+                    yield Finding(f"{alarm}", f"Stat of TargetResponseTime is {stat}", "p90 to p99.9")
+
+
+def _is_used(alarm: Resource, name: object) -> bool:
+    """Whether an alarm's threshold depends on a metric: it is the alarm's own, or in an expression of it."""
+    ids = [
+        str(one.get("Id"))
+        for one in alarm.list("Metrics")
+        if (one.get("MetricStat") or {}).get("Metric", {}).get("MetricName") == name
+    ]
+    expressions = " ".join(str(one.get("Expression") or "") for one in alarm.list("Metrics"))
+    return not alarm.list("Metrics") or any(re.search(rf"\b{re.escape(one)}\b", expressions) for one in ids)
+
+
 def alarms_notify_someone(stacks: Stacks) -> Iterator[Finding]:
     """An alarm that notifies nobody goes unnoticed: point AlarmActions and subscriptions at the alarm topic."""
     for alarm in stacks.of(ALARM):
@@ -132,4 +188,10 @@ def log_events_are_counted(stacks: Stacks) -> Iterator[Finding]:
                 yield Finding(f"{one}", f"MetricValue is {shown(value)}", "1")
 
 
-RULES = (alarms_watch_these_resources, alarms_can_go_off, alarms_notify_someone, log_events_are_counted)
+RULES = (
+    alarms_watch_these_resources,
+    alarms_can_go_off,
+    deployment_alarms_see_crashes,
+    alarms_notify_someone,
+    log_events_are_counted,
+)

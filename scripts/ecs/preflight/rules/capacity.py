@@ -58,6 +58,25 @@ def gpus_of(task: Resource) -> float:
     return sum(number_or(need.get("Value"), 0) for need in wanted if need.get("Type") == "GPU")
 
 
+def image_is_built_for_its_task(stacks: Stacks) -> Iterator[Finding]:
+    """make deploy builds by the deployment's file: CUDA (Gpu, torch) and Architecture there must be what the task takes."""
+    build, where = stacks.deployment.build, f"deployments/{stacks.deployment.name}.yaml"
+    for service in services(stacks):
+        task = task_of(stacks, service)
+        if task is None:
+            continue
+        has_gpu, cuda = gpus_of(task) > 0, build.torch.startswith("cu")
+        if has_gpu != cuda:
+            given = "a GPU" if has_gpu else "no GPU"
+            yield Finding(
+                f"{task}", f"it takes {given}, but {where} builds with TORCH={build.torch}", "CUDA exactly where there is a GPU"
+            )
+        architecture = str(task.get("RuntimePlatform", "CpuArchitecture") or "X86_64")
+        if architecture != build.architecture:
+            expected = f"{build.architecture}, the Architecture of {where}"
+            yield Finding(f"{task}", f"CpuArchitecture is {architecture}", expected)
+
+
 def reserved_mib(stacks: Stacks, group: Resource) -> float:
     """The memory that ECS_RESERVED_MEMORY withholds from tasks."""
     template = launch_template_of(stacks, group)
@@ -207,6 +226,7 @@ def capacity_provider_is_the_clusters(stacks: Stacks) -> Iterator[Finding]:
 
 
 RULES = (
+    image_is_built_for_its_task,
     instance_type_is_known,
     task_fits_instance,
     deployment_has_room,

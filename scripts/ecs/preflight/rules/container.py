@@ -57,7 +57,7 @@ def release_is_in_our_bucket(stacks: Stacks) -> Iterator[Finding]:
 
 
 def task_role_may_serve(stacks: Stacks) -> Iterator[Finding]:
-    """A task that cannot read its release or write its status never becomes ready: give TaskRoleArn a role that can."""
+    """A task needs its release, its status and a list of the others, or it is never ready, or no canary: see TaskRole's policy."""
     for task, container in serving(stacks):
         role = stacks.find(task.get("TaskRoleArn"), ROLE)
         if role is None:
@@ -72,7 +72,7 @@ def task_role_may_serve(stacks: Stacks) -> Iterator[Finding]:
         arn, key = bucket.identifiers["arn"], match[2]
         # archives lie beside the release document
         archive = key.rpartition("/")[0] + ("/" if "/" in key else "") + ANY_ARCHIVE
-        # without ListBucket S3 answers 403 instead of 404 for a missing object
+        # without ListBucket S3 answers 403 instead of 404 for a missing object, and tasks cannot choose the canaries among them
         wanted = [("s3:GetObject", f"{arn}/{key}.json"), ("s3:GetObject", f"{arn}/{archive}"), ("s3:ListBucket", arn)]
         # a stopping task deletes its status
         wanted += [(action, f"{arn}/{key}.status/x.json") for action in ("s3:PutObject", "s3:DeleteObject")]
@@ -80,7 +80,7 @@ def task_role_may_serve(stacks: Stacks) -> Iterator[Finding]:
         if encryption.get("KMSMasterKeyID"):
             wanted += [(action, str(encryption["KMSMasterKeyID"])) for action in ("kms:Decrypt", "kms:GenerateDataKey")]
         for action, resource in wanted:
-            if not may(stacks, role, action, resource):
+            if not may(stacks, role, action, resource, {"s3:prefix": f"{key}.status/"}):
                 yield Finding(f"{role}", f"it may not call {action} on {resource}", "a policy that allows it")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from scripts.ecs.preflight.resolve.permissions import as_list, may, policies, statements, trusts
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.ecs.preflight.resolve.wiring import ANY_ARCHIVE, Finding, shown
+from scripts.ecs.stacks import ORDER
 
 ROLE = "AWS::IAM::Role"
 GITHUB = "token.actions.githubusercontent.com"
@@ -215,6 +216,9 @@ def deploy_role_may_deploy(stacks: Stacks) -> Iterator[Finding]:
         "DescribeStackEvents",
     )
     wanted = [("ecr:GetAuthorizationToken", "*"), *[(f"cloudformation:{change}", stack) for change in changes]]
+    # what the other stacks lack is shown, not applied
+    others = [stack.replace(stacks.deployment.stack("service"), stacks.deployment.stack(kind)) for kind in ORDER]
+    wanted += [(f"cloudformation:{call}", other) for other in others for call in ("DescribeStacks", "GetTemplate")]
     pushes = ("InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage", "BatchCheckLayerAvailability")
     for repository in stacks.of("ECR::Repository"):
         wanted += [(f"ecr:{action}", repository.identifiers["arn"]) for action in pushes]

@@ -128,6 +128,21 @@ def load_balancer_is_reachable(stacks: Stacks) -> Iterator[Finding]:
                 yield Finding(f"{balancer}", f"{subnet} has no route to an internet gateway", "public subnets")
 
 
+def zones_do_not_share_a_nat_gateway(stacks: Stacks) -> Iterator[Finding]:
+    """A second NAT gateway is of use only if each zone has its own: put it into that zone, and route the zone's subnet to it."""
+    if len(stacks.of("EC2::NatGateway")) < 2:
+        return
+    for subnet in private_subnets(stacks):
+        route = default_route(stacks, subnet)
+        gateway = stacks.find(route.get("NatGatewayId"), NAT, "id") if route else None
+        if gateway is None:
+            continue
+        zones = [one.get("AvailabilityZone") for one in subnets(stacks, [gateway.get("SubnetId")])]
+        if zones != [subnet.get("AvailabilityZone")]:
+            found = f"its NAT gateway {gateway.name} is in {', '.join(map(shown, zones)) or 'no subnet of these stacks'}"
+            yield Finding(f"{subnet}", found, f"one in its own zone, {shown(subnet.get('AvailabilityZone'))}")
+
+
 def gateway_is_attached_first(stacks: Stacks) -> Iterator[Finding]:
     """EC2 refuses routes and addresses before the internet gateway is attached: attach it, and make them depend on that."""
     for gateway in stacks.of(GATEWAY):
@@ -260,6 +275,7 @@ def endpoint_allows_image_layers(stacks: Stacks) -> Iterator[Finding]:
 
 
 RULES = (
+    zones_do_not_share_a_nat_gateway,
     instances_reach_aws,
     load_balancer_is_reachable,
     gateway_is_attached_first,

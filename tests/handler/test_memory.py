@@ -1,0 +1,55 @@
+"""What a server may take at most fits the memory that it is given: on ECS, and by `make run-image`."""
+
+import re
+
+import pytest
+import yaml
+
+from handler.decoders import Budget
+from scripts.bench.photo_costs import measure
+from tests.conftest import ROOT
+
+MIB = {"k": 1 / 1024, "m": 1, "g": 1024}
+# measured with the starter: a worker without its decoders, and one decoder while it has nothing to do
+WORKER_MIB, DECODER_MIB = 332, 19
+# the rest of the JVM, and the process of scripts/serving: assumed
+OTHER_MIB = 224
+CONFIG = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
+
+
+def size(text: str) -> float:
+    return int(text[:-1]) * MIB[text[-1]]
+
+
+def found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text, re.DOTALL | re.MULTILINE)
+    assert match, pattern
+    return match[1]
+
+
+def ecs() -> float:
+    template = (ROOT / "scripts" / "ecs" / "templates" / "service.yaml").read_text()
+    memory, tmp = (int(found(rf"^  {name}:\n.*?Default: (\d+)", template)) for name in ("TaskMemory", "TmpMiB"))
+    return memory - tmp
+
+
+def run_image() -> float:
+    hardened = found(r"^hardened := ([^\n]*)", (ROOT / "Makefile").read_text())
+    return size(found(r"--memory (\w+)", hardened)) - size(found(r"size=(\w+)", hardened))
+
+
+@pytest.mark.parametrize("given", [ecs, run_image])
+def test_all_that_a_server_may_take_fits_its_memory(given):
+    vmargs = found(r"^vmargs=([^\n]*)", (ROOT / "config.properties").read_text())
+    java = sum(size(found(rf"{option}(\w+)", vmargs)) for option in ("-Xmx", "-XX:MaxDirectMemorySize="))
+    budget = Budget.from_config(CONFIG)
+    worker = WORKER_MIB + budget.decoders * DECODER_MIB + CONFIG["handler"]["decode_memory_mb"]
+    assert java + CONFIG["maxWorkers"] * worker + OTHER_MIB <= given()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["WebP, lossless", "PNG, alpha", "JPEG, progressive", "GIF, transparent"])
+@pytest.mark.parametrize("noise", [False, True])
+def test_photo_takes_no_more_than_its_estimate(kind, noise):
+    measured = measure(kind, noise, Budget.from_config(CONFIG).photo)
+    assert measured.taken.within(measured.estimated), measured.row

@@ -1,0 +1,260 @@
+"""Parts that are stopped, killed or have no room, under a real server: what clients see, and when it answers again.
+
+The table of it all is printed at the end (pytest -s).
+"""
+
+import contextlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from scripts.settings import ports_of
+from tests.conftest import ROOT, free_port, picture_bytes
+from tests.serving.faults import LONG_S, Clients, idle_connections, kill_front_ends_thread
+from tests.serving.server import Server, status_of
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+RECOVERY_S = 15  # from the cause's end to the next right answer, where the machine has nothing else to do
+HELD_S = 12  # a cause that goes away by itself is held for so long: longer than it takes to be not ready
+TABLE: list[tuple[str, str, float, float]] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    print("\n\n| cause | clients saw | longest wait | answers again after |\n|---|---|---|---|")
+    for row in TABLE:
+        print("| {} | {} | {:.1f} s | {:.1f} s |".format(*row))
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    """A small disk of its own for what the server writes, or a folder where mounting is not allowed."""
+    folder = tmp_path_factory.mktemp("disk")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=False, capture_output=True)
+    yield folder
+    if mounted.returncode == 0:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def server(model_store, disk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEFOOD_MIN_FREE_BYTES", "0")
+        started = time.monotonic()
+        server = Server(model_store, free_port(), "--run-dir", str(disk / "run")).wait_ready()
+    # this machine's own measure: a start is some 6 s where nothing else runs
+    server.limit_s = max(RECOVERY_S, 4 * (time.monotonic() - started))
+    server.readyz = f"http://127.0.0.1:{ports_of(server.port)['health']}/readyz"
+    yield server
+    server.end()
+
+
+def part(server, name):
+    processes = [psutil.Process(server.process.pid), *server.family()]
+    if name == "JVM":
+        return next(process for process in processes if process.name() == "java")
+    words = {"worker": "model_service_worker", "serve": "scripts.serving.serve"}[name]
+    return next(process for process in processes if any(words in word for word in process.cmdline()))
+
+
+def wait(server, status):
+    deadline = time.monotonic() + LONG_S
+    while status_of(server.readyz) != status:
+        assert time.monotonic() < deadline, server.output
+        time.sleep(0.1)
+
+
+def repairs(server):
+    return server.output.count("repair: ")
+
+
+@contextlib.contextmanager
+def stopped(process):
+    process.suspend()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def until_repaired(server):
+    """Wait for the next repair's log line: it is the end of a cause that does not go away."""
+    before, deadline = repairs(server), time.monotonic() + LONG_S
+    while repairs(server) == before:
+        assert time.monotonic() < deadline, server.output
+        time.sleep(0.05)
+
+
+def killed(server, name):
+    part(server, name).kill()
+
+
+def stopped_for_a_while(server, name):
+    with stopped(part(server, name)):
+        if name == "serve":
+            time.sleep(HELD_S)
+        else:
+            wait(server, 503)
+
+
+def stopped_for_good(server, name):
+    process = part(server, name)
+    process.suspend()
+    until_repaired(server)
+
+
+def dead_thread(server, clients):
+    # it does not die each time, as clients' photos may be in the same batch; and what waits for a dead one kills the next
+    while status_of(server.readyz) == 200:
+        kill_front_ends_thread(ports_of(server.port)["gRPC inference"], "seefood", picture_bytes(1, (100, 100)))
+        answered = len(clients.answers)
+        while len(clients.answers) == answered and status_of(server.readyz) == 200:
+            time.sleep(0.1)
+    until_repaired(server)
+
+
+def full_disk(server, disk, name):
+    if not disk.is_mount():
+        pytest.skip("this machine does not let tests mount a disk")
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    part(server, name).kill()
+    time.sleep(HELD_S)
+    filler.unlink()
+
+
+def few_files(server):
+    java = part(server, "JVM")
+    before = java.rlimit(resource.RLIMIT_NOFILE)
+    limit = java.num_fds() + 20
+    java.rlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    with idle_connections(server.port, 60):
+        wait(server, 503)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        java.rlimit(resource.RLIMIT_NOFILE, before)
+
+
+CAUSES = {
+    "worker: SIGKILL": lambda server, clients, disk: killed(server, "worker"),
+    "worker: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "worker"),
+    "worker: SIGSTOP, until it is restarted": lambda server, clients, disk: stopped_for_good(server, "worker"),
+    "front end's thread dead, until the worker is restarted": lambda server, clients, disk: dead_thread(server, clients),
+    "JVM: SIGKILL": lambda server, clients, disk: killed(server, "JVM"),
+    "JVM: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "JVM"),
+    "JVM: SIGSTOP, until it is restarted": lambda server, clients, disk: stopped_for_good(server, "JVM"),
+    "serve: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "serve"),
+    "disk full, worker: SIGKILL": lambda server, clients, disk: full_disk(server, disk, "worker"),
+    "disk full, JVM: SIGKILL": lambda server, clients, disk: full_disk(server, disk, "JVM"),
+    "JVM: no file left for a connection": lambda server, clients, disk: few_files(server),
+}
+
+
+def note(cause, clients, began, recovered_s):
+    """How many of the requests since then got what; a row of the table."""
+    seen, longest_s = clients.seen(began)
+    TABLE.append((cause, ", ".join(f"{count} x {status}" for status, count in seen.most_common()), longest_s, recovered_s))
+    return seen
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_no_request_hangs_and_answers_come_back(server, photo, disk, cause):
+    wait(server, 200)
+    with Clients(server.url, photo) as clients:
+        began = time.monotonic()
+        clients.wait_right(began)
+        CAUSES[cause](server, clients, disk)
+        ended = time.monotonic()
+        recovered_s = clients.wait_right(ended)
+    wait(server, 200)
+    assert "ReadTimeout" not in note(cause, clients, began, recovered_s)
+    assert recovered_s < server.limit_s
+
+
+def test_killed_server_leaves_no_process_and_the_next_one_serves(model_store, photo):
+    server = Server(model_store, free_port()).wait_ready()
+    family = server.family()
+    with Clients(server.url, photo) as clients:
+        began = time.monotonic()
+        clients.wait_right(began)
+        server.process.send_signal(signal.SIGKILL)
+        server.wait()
+        assert not psutil.wait_procs(family, timeout=LONG_S)[1]
+        ended = time.monotonic()
+        again = Server(model_store, server.port).wait_ready()
+        recovered_s = clients.wait_right(ended)
+    seen = note("serve: SIGKILL, until it is started", clients, began, recovered_s)
+    again.end()
+    shutil.rmtree(ROOT / "build" / f"serve-{server.port}")
+    assert "ReadTimeout" not in seen
+
+
+def test_too_few_files_are_refused_at_start(model_store):
+    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(model_store)]
+    done = subprocess.run(["prlimit", "--nofile=200:200", *command], capture_output=True, text=True, check=False, timeout=LONG_S)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: 200 files may be open at a time (ulimit -Hn), expected at least 1024")
+
+
+@pytest.fixture
+def register(server, disk):
+    """Register the served archive's folder by hand, under a name, as another version if one is named."""
+    management = f"http://127.0.0.1:{ports_of(server.port)['management']}/models"
+
+    def register(name, version):
+        served = next(path for path in (disk / "run" / "unpacked").iterdir() if path.name.startswith("seefood-1.0.0"))
+        copy = served.with_name(f"by-hand-{version}")
+        shutil.copytree(served, copy, dirs_exist_ok=True)
+        manifest = copy / "MAR-INF" / "MANIFEST.json"
+        manifest.write_text(manifest.read_text().replace('"1.0.0"', f'"{version}"'))
+        # not synchronous: its worker will not start, for its parts were changed
+        params = {"url": copy.name, "model_name": name, "synchronous": "false"}
+        httpx.post(management, params=params, timeout=LONG_S).raise_for_status()
+        return management
+
+    return register
+
+
+def until(true, server):
+    deadline = time.monotonic() + LONG_S
+    while not true():
+        assert time.monotonic() < deadline, server.output
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_scaled_by_hand_are_scaled_back(server, photo, workers):
+    wait(server, 200)
+    version = f"http://127.0.0.1:{ports_of(server.port)['management']}/models/seefood/1.0.0"
+    httpx.put(version, params={"min_worker": str(workers), "max_worker": str(workers)}, timeout=LONG_S).raise_for_status()
+    until(lambda: f"they were scaled to {workers} to {workers} by hand" in server.output, server)
+    until(lambda: [worker["status"] for worker in httpx.get(version).json()[0]["workers"]] == ["READY"], server)
+    wait(server, 200)
+    assert status_of(server.url, method="POST", content=photo) == 200
+
+
+def test_models_registered_by_hand_are_unregistered(server, register):
+    wait(server, 200)
+    management = register("other", "9.0.0")
+    until(lambda: 'what=unregistered model=other version=9.0.0 why="it was registered by hand"' in server.output, server)
+    assert [model["modelName"] for model in httpx.get(management).json()["models"]] == ["seefood"]
+
+
+def test_default_changed_by_hand_is_set_back(server, register, photo):
+    wait(server, 200)
+    management = register("seefood", "9.0.1")
+    httpx.put(f"{management}/seefood/9.0.1/set-default", timeout=LONG_S)
+    until(lambda: "what=unregistered model=seefood version=9.0.1" in server.output, server)
+    wait(server, 200)
+    assert httpx.post(server.url, content=photo, timeout=LONG_S).json()["version"] == "1.0.0"
+    assert [version["modelVersion"] for version in httpx.get(f"{management}/seefood/all").json()] == ["1.0.0"]
