@@ -141,6 +141,7 @@ def train(
             bar.close()
             seconds = time.perf_counter() - started
             progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
+            check_finite(progress.step, progress.loss_sum / progress.seen)
             metrics = {"lr": params.lr * schedule(progress.step - 1), "data_wait": waited / seconds}
             metrics["images_per_s"] = (seen - seen_before) * run.world_size / seconds
             end_epoch(run, tracker, *evaluate_average(run, held_out, signals), metrics)

@@ -25,8 +25,8 @@ REMEDIES = {
     "DataLoader worker": "a worker of the loader was killed, most often for want of memory: fewer workers, or smaller crops",
     "out of memory": "the GPU's memory is too small for these crops: a smaller global_batch_size, or accumulate: 2",
     "can't allocate memory": "there is too little memory for these crops: a smaller global_batch_size, or accumulate: 2",
-    "closed by peer": "another process of this run ended: its error is above",
-    "reset by peer": "another process of this run ended: its error is above",
+    "closed by peer": "another process of this run ended, see its error above; if there is none, it ran out of memory",
+    "reset by peer": "another process of this run ended, see its error above; if there is none, it ran out of memory",
 }
 
 
@@ -60,9 +60,12 @@ def main() -> int:
         train(name, root, params, args.out, args.parent_run, start_over=args.start_over)
     except Stopped as stop:
         return 128 + int(stop.args[0])
-    except (SeeFoodError, ValueError, OSError):
+    except (SeeFoodError, ValueError):
         raise
     except Exception as error:
+        # a full disk has its own words; a broken connection is that to a worker of the loader, or to another rank
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            raise
         traceback.print_exc()
         return fail(f"{type(error).__name__}: {what_to_do(str(error))}")
     return 0

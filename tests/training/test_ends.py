@@ -74,13 +74,18 @@ def with_workers(tiny_params):
     ("fault", "status", "message"),
     [
         ("raise KeyError('a bug')", 1, "KeyError: see the lines above"),
-        ("raise MemoryError", 1, "MemoryError: see the lines above"),
-        ("raise RuntimeError('CUDA out of memory. Tried to allocate')", 1, "a smaller global_batch_size, or accumulate: 2"),
-        ("raise ValueError('a bad value')", 1, "error: a bad value"),
-        ("raise OSError(28, 'No space left on device')", 1, "error: the disk is full"),
+        pytest.param("raise MemoryError", 1, "MemoryError: see the lines above", marks=pytest.mark.slow),
+        pytest.param(
+            "raise RuntimeError('CUDA out of memory. Tried to allocate')",
+            1,
+            "a smaller global_batch_size, or accumulate: 2",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("raise ValueError('a bad value')", 1, "error: a bad value", marks=pytest.mark.slow),
+        pytest.param("raise OSError(28, 'No space left on device')", 1, "error: the disk is full", marks=pytest.mark.slow),
         ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("raise SystemExit(3)", 3, ""),
-        ("import psutil; psutil.Process().children()[0].kill()", 1, "a worker of the loader was killed"),
+        pytest.param("raise SystemExit(3)", 3, "", marks=pytest.mark.slow),
+        ("import psutil; psutil.Process().children()[0].kill()", 1, "resumes the run from its last saved state"),
     ],
     ids=str,
 )
@@ -102,21 +107,23 @@ def test_loss_that_is_not_finite_ends_training_within_a_few_steps(tmp_path, gene
 
 def test_sweep_ends_a_training_that_ignores_its_signals_and_all_that_it_started(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SAVE_S", 1)
-    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
-    program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); {child}"
+    # the folder's name tells these processes from those of other runs
+    child = f"# {tmp_path}\nimport signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)"
+    program = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])\n{child}"
     log = tmp_path / "log"
     with log.open("wb") as output:
         _, status = processes.watch([sys.executable, "-c", program], output, lambda: log.read_text().count("up") == 2)
     assert status == -9
     deadline = time.monotonic() + LIMIT_S
-    while any(child in process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])):
+    while any(str(tmp_path) in " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])):
         assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "levit_128s", "train_size": 96, "spec": {"input_size": [3, 96, 96]}}, None),
+        ({"model": "levit_128s", "train_size": 224}, None),
+        ({"model": "levit_128s", "train_size": 96}, "cannot take 2 crops of 96 x 96 pixels"),
         ({"model": "vit_tiny_patch16_224", "train_size": 200}, "cannot take 2 crops of 200 x 200 pixels, on which it trains"),
         (
             {"model": "vit_tiny_patch16_224", "train_size": 224, "spec": {"input_size": [3, 256, 256]}},

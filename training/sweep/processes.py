@@ -22,22 +22,24 @@ def watch(command: list[str], output: IO[bytes], should_prune: Callable[[], bool
     # in a session of its own: Ctrl-C reaches the sweep alone, which then ends the training
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        pruned = False
         while True:
             with suppress(subprocess.TimeoutExpired):
-                return pruned, process.wait(POLL_S)
-            if not pruned and should_prune():
-                pruned = True
-                process.terminate()
+                return False, process.wait(POLL_S)
+            if should_prune():
+                return True, _end(process)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(SAVE_S)
-        # its session: the loader's workers, too, and a training that does not end
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> int:
+    """End a process and all of its session, by SIGKILL what has not ended after SAVE_S. Its exit status."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SAVE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def trainings(out: Path) -> list[psutil.Process]:
