@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from training.data.loader import Batches, eval_loader, train_loader
-from training.data.split import MAX_UNREADABLE
+from training.data.loader import Batches, eval_loader, train_loader, workers_end
+from training.data.split import check_unreadable
 from training.params import Params
 from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
-from training.record import end_epoch, evaluate_average, finish, introduce
+from training.record import check_finite, end_epoch, evaluate_average, finish, introduce
 from training.resume import Signals, Stopped, agree, total
 from training.run import Run, start
 
 GO_ON, SAVE, STOP = range(3)  # what a rank asks for after a step; the greatest of all ranks' requests holds
+CHECK_STEPS = 20  # between looks at the loss, each of which waits for the GPU
 
 
 def note_unreadable(run: Run, skipped: Tensor, unreadable: set[int]) -> None:
-    """Print each photo, by its position in `skipped` (B,), that could not be read. ValueError above MAX_UNREADABLE of all."""
+    """Print each photo, by its position in `skipped` (B,), that could not be read. ValueError as check_unreadable."""
     photos = run.data.train
     for position in set(skipped[skipped >= 0].tolist()) - unreadable:
         unreadable.add(position)
         print(f"skipped {photos[position].path}: unreadable, {len(unreadable)} so far on rank {run.rank}", file=sys.stderr)
-        if len(unreadable) > MAX_UNREADABLE * len(photos):
-            raise ValueError(f"{len(unreadable)} of {len(photos)} photos became unreadable, the limit is {MAX_UNREADABLE:.0%}")
+        check_unreadable(len(unreadable), len(photos), "training photos")
 
 
 def part_of_step(model: nn.Module, last: bool) -> AbstractContextManager[None]:
@@ -61,6 +61,7 @@ def save_within_epoch(run: Run, sums: Tensor, seen: float) -> None:
     run.save_or_warn(replace(run.progress, loss_sum=loss_sum, hits=hits, seen=all_seen))
 
 
+@workers_end()
 def train(
     name: str,
     root: Path | None,
@@ -73,7 +74,8 @@ def train(
     """Train model `name`, write `out`/checkpoint.pt and return its path; `on_step` is called with the steps done after each.
 
     A finished run in `out` stays as it is, another run is an error; with `start_over` both are replaced. ValueError for data or
-    parameters that cannot work; Stopped after a signal, with the state saved.
+    parameters that cannot work, and for a loss that is not finite; Stopped after a signal, with the state saved. However it ends,
+    no worker of its loaders is left.
     """
     run = start(name, root, params, out, start_over)
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
@@ -124,6 +126,8 @@ def train(
                 run.average.update(progress.step)
                 progress.step += 1
 
+                if progress.step % CHECK_STEPS == 0:
+                    check_finite(progress.step, *total(sums.tolist()[:1], device))
                 show(bar, params.global_batch_size, sums, seen)
                 on_step(progress.step)
                 due = rank0 and time.monotonic() - saved >= 60 * params.checkpoint_minutes  # one clock for all ranks
@@ -137,6 +141,7 @@ def train(
             bar.close()
             seconds = time.perf_counter() - started
             progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
+            check_finite(progress.step, progress.loss_sum / progress.seen)
             metrics = {"lr": params.lr * schedule(progress.step - 1), "data_wait": waited / seconds}
             metrics["images_per_s"] = (seen - seen_before) * run.world_size / seconds
             end_epoch(run, tracker, *evaluate_average(run, held_out, signals), metrics)

@@ -22,6 +22,8 @@ from training.tracking.journal import Tracker
 from training.tracking.machine import system_metrics
 from training.tracking.provenance import dvc_version
 
+TRY = "try a smaller lr, a clip_norm, or precision: float32"
+
 
 def introduce(run: Run, parent_run: str | None) -> Tracker | None:
     """Print what will be trained, and open its MLflow run; None on ranks other than 0, or if the run is finished already."""
@@ -56,23 +58,26 @@ def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> t
     """(logits (N, C), targets (N,)) of the averaged weights, in float32, as they are exported.
 
     All ranks take rank 0's batch statistics: each has its own, and one checkpoint is evaluated. Stopped, with the state saved,
-    if a signal comes meanwhile.
+    if a signal comes meanwhile. ValueError if the logits are not finite.
     """
     if dist.is_initialized():
         for buffer in run.average.averaged.buffers():
             dist.broadcast(buffer, 0)
     try:
         with signals.interrupt():
-            return predict(run.average.averaged, held_out, run.device)
+            logits, targets = predict(run.average.averaged, held_out, run.device, skip_unreadable=True)
     except Stopped:
         run.save_or_warn(run.progress)
         raise
+    if not logits.isfinite().all():
+        raise ValueError(f"after step {run.progress.step} the held-out photos' logits are not finite: {TRY}")
+    return logits, targets
 
 
 def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor, speed: dict[str, float]) -> None:
     """Record an epoch's metrics and keep its averaged weights if they are the best so far; on all ranks alike.
 
-    ValueError if the loss is not finite, or the disk is full.
+    ValueError if the disk is full.
     """
     progress, metrics = run.progress, summarise(logits, targets)
     progress.epochs += 1
@@ -100,12 +105,15 @@ def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor
         raise ValueError(f"{error}: make room, and the same command resumes from the last saved state") from error
 
 
+def check_finite(step: int, loss: float) -> None:
+    """ValueError if the loss, or a sum of losses, is not finite."""
+    if not math.isfinite(loss):
+        raise ValueError(f"after step {step} the loss is {loss:g}: {TRY}")
+
+
 def epoch_row(progress: Progress, metrics: dict[str, float], speed: dict[str, float]) -> dict[str, float]:
-    """The epoch's row in history.csv. ValueError if a loss is not finite."""
+    """The epoch's row in history.csv."""
     loss = progress.loss_sum / progress.seen
-    if not math.isfinite(loss + metrics["loss"]):
-        held_out = metrics["loss"]
-        raise ValueError(f"epoch {progress.epochs}: the loss is {loss}, held-out {held_out}; try smaller rates or a clip_norm")
     row = {"epoch": progress.epochs, "step": progress.step, "loss": loss, "accuracy": progress.hits / progress.seen} | speed
     return row | {"val_loss" if name == "loss" else name: value for name, value in metrics.items() if name != "photos"}
 

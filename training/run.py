@@ -135,6 +135,23 @@ def find_state(name: str, params: Params, data: Data, out: Path, start_over: boo
     return None
 
 
+def check_sizes(classifier: Classifier, spec: Spec, params: Params, world_size: int) -> None:
+    """ValueError unless the network takes crops of the sizes that it trains and is evaluated on, and as many as a rank has."""
+    crops_a_rank = max(1, params.global_batch_size // (params.accumulate * world_size))
+    # a copy, as a pass in training mode changes batch statistics; two crops show all that a greater batch would
+    network = copy.deepcopy(classifier)
+    for mode, size, crops in ((True, params.train_size, min(2, crops_a_rank)), (False, spec.input_size[-1], 1)):
+        try:
+            with torch.no_grad():
+                network.train(mode)(torch.zeros(crops, size, size, 3))
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            name, use = ("train_size", "trains") if mode else ("spec.input_size", "is evaluated")
+            raise ValueError(
+                f"{params.model} cannot take {crops} crop{'s' * (crops > 1)} of {size} x {size} pixels, on which it {use} ({name}; "
+                f"{crops_a_rank} crops a step and process): {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+            ) from error
+
+
 def start(name: str, root: Path | None, params: Params, out: Path, start_over: bool = False) -> Run:
     """A new run, or the one in `out` where it stopped; with `start_over` only if that is the same and not finished.
 
@@ -159,6 +176,7 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
         check_same_run(state, name, params, data, out)
     torch.manual_seed(params.seed)
     classifier, spec = build(params, len(data.labels), load_weights=state is None)
+    check_sizes(classifier, spec, params, world_size)
     average = Average(copy.deepcopy(classifier).to(device), classifier.to(device), params.ema_decay)
     optimizer = torch.optim.AdamW(parameter_groups(classifier, params), fused=True)
     progress = Progress()

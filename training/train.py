@@ -12,10 +12,28 @@ import sys
 import traceback
 from pathlib import Path
 
-from scripts.command import parser, run
+from scripts.command import fail, parser, run
+from scripts.errors import SeeFoodError
 from training.loop import train
 from training.params import read_params
 from training.resume import Stopped, read_run
+
+RESUMES = "the same command resumes the run from its last saved state, if it has one"
+# what to do, by a part of the message, the first that is found
+REMEDIES = {
+    "shared memory": "the loader's workers ran out of shared memory (/dev/shm): docker run --shm-size=1g, or workers: 0",
+    "DataLoader worker": "a worker of the loader was killed, most often for want of memory: fewer workers, or smaller crops",
+    "out of memory": "the GPU's memory is too small for these crops: a smaller global_batch_size, or accumulate: 2",
+    "can't allocate memory": "there is too little memory for these crops: a smaller global_batch_size, or accumulate: 2",
+    "closed by peer": "another process of this run ended, see its error above; if there is none, it ran out of memory",
+    "reset by peer": "another process of this run ended, see its error above; if there is none, it ran out of memory",
+}
+
+
+def what_to_do(message: str) -> str:
+    """A sentence for an error of torch's."""
+    remedy = next((text for part, text in REMEDIES.items() if part in message), "see the lines above")
+    return f"{remedy}; then {RESUMES}"
 
 
 def main() -> int:
@@ -42,12 +60,16 @@ def main() -> int:
         train(name, root, params, args.out, args.parent_run, start_over=args.start_over)
     except Stopped as stop:
         return 128 + int(stop.args[0])
-    except RuntimeError:
-        # e.g. after another rank's death. Returned, not raised: at an exception Python would wait for the loader's workers
+    except (SeeFoodError, ValueError):
+        raise
+    except Exception as error:
+        # a full disk has its own words; a broken connection is that to a worker of the loader, or to another rank
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            raise
         traceback.print_exc()
-        return 1
+        return fail(f"{type(error).__name__}: {what_to_do(str(error))}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "the same command resumes the run from its last saved state, if it has one"))
+    sys.exit(run(main, RESUMES))

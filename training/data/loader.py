@@ -5,8 +5,10 @@ function of seed, epoch, step and photo alone: not of the number of processes, o
 """
 
 import hashlib
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from training.params import Params
 
 # so many unreadable photos in a row are not a few bad files: the folder is gone
 MAX_UNREADABLE_RUN = 20
+UNREADABLE = -1  # in place of a class index
 
 
 class TrainPhotos(Dataset[Any]):
@@ -70,7 +73,10 @@ class TrainPhotos(Dataset[Any]):
 
 
 class EvalPhotos(Dataset[Any]):
-    """Evaluation crops exactly as the worker makes them: uint8 (H, W, 3), class index, position in `photos`."""
+    """Evaluation crops exactly as the worker makes them: uint8 (H, W, 3), class index, position in `photos`.
+
+    The class index of a photo that cannot be read is UNREADABLE, and its crop is black.
+    """
 
     def __init__(self, photos: Sequence[Photo], spec: Spec, rank: int = 0, world_size: int = 1) -> None:
         self.photos, self.spec = photos, spec
@@ -83,7 +89,11 @@ class EvalPhotos(Dataset[Any]):
     def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
         position = self.positions[i]
         photo = self.photos[position]
-        return preprocess(photo.path.read_bytes(), self.spec), photo.index, position
+        try:
+            return preprocess(photo.path.read_bytes(), self.spec), photo.index, position
+        except (PhotoError, OSError):
+            _, height, width = self.spec.input_size
+            return np.zeros((height, width, 3), np.uint8), UNREADABLE, position
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -127,6 +137,25 @@ def _start_worker(_worker: int) -> None:
     # a first SIGTERM, or Ctrl-C, is for the training process: it needs this worker until it has saved, and ends it itself
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def workers_end() -> Iterator[None]:
+    """Within this `with`, or as a decorator: if it ends by an exception, no worker of a loader is left.
+
+    Python would send them a SIGTERM at its exit and wait for them for ever: they ignore the first.
+    """
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        # torch's handler raises when a worker dies; once they are joined it finds none
+        handler = signal.signal(signal.SIGCHLD, lambda *_: None)
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.kill()
+            worker.join()
+        signal.signal(signal.SIGCHLD, handler)
+        raise
 
 
 def train_loader(photos: Sequence[Photo], params: Params, batches: Batches) -> DataLoader[Any]:

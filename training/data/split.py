@@ -18,8 +18,17 @@ from handler.preprocess import PhotoError
 from scripts.atomic import write_text
 from training.data.duplicates import THUMBNAIL, near_duplicate_groups, thumbnail
 
-# Above this share of unreadable photos, something is wrong with the data set and not with a few files
-MAX_UNREADABLE = 0.01
+# More unreadable photos, by share and by number, mean that something is wrong with the data set and not with a few files
+MAX_UNREADABLE, MAX_UNREADABLE_FEW = 0.01, 3
+
+
+def check_unreadable(unreadable: int, photos: int, where: str) -> None:
+    """ValueError if so many of the photos are unreadable: over MAX_UNREADABLE of all, and over MAX_UNREADABLE_FEW."""
+    if unreadable == photos or unreadable > max(MAX_UNREADABLE * photos, MAX_UNREADABLE_FEW):
+        limit = f"{MAX_UNREADABLE:.0%} of them, or {MAX_UNREADABLE_FEW} of a small set"
+        raise ValueError(
+            f"{unreadable} of {photos} {where} are unreadable, the limit is {limit}: is the folder still there and whole?"
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Photo:
 def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[list[Photo], np.ndarray]:
     """The readable photos with their sha256, and their near-duplicate hashes uint8 (N, 16 * 16).
 
-    Unreadable photos are named on stderr and left out. ValueError if they are more than MAX_UNREADABLE of all.
+    Unreadable photos are named on stderr and left out. ValueError as check_unreadable.
     """
     cached = _read_cache(cache, root)
 
@@ -63,8 +72,8 @@ def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[li
             else:
                 readable.append(replace(photo, sha256=result[1]))
                 rows[result[0]] = result[1:]
-    if len(unreadable) > MAX_UNREADABLE * len(photos):
-        raise ValueError(f"{len(unreadable)} of {len(photos)} photos in {root} are unreadable, the limit is {MAX_UNREADABLE:.0%}")
+    if unreadable:
+        check_unreadable(len(unreadable), len(photos), f"photos in {root}")
     if cache is not None and rows.keys() - cached.keys():
         _write_cache(cache, root, rows)
     thumbnails = [np.frombuffer(pixels, np.uint8) for _, pixels in rows.values()]

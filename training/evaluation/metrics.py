@@ -1,16 +1,26 @@
 """Exact metrics over held-out photos, on any number of ranks: top-1, top-5, F1, calibration, confusion."""
 
+import sys
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from training.data.loader import UNREADABLE, EvalPhotos
+from training.data.split import check_unreadable
+
 CALIBRATION_BINS = 15  # as in arXiv:1706.04599
 
 
 @torch.no_grad()
-def predict(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(logits float32 (N, C), targets int64 (N,)) of all N photos in their order, over all ranks; on the CPU."""
+def predict(
+    model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device, skip_unreadable: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(logits float32 (N, C), targets int64 (N,)) of all N photos in their order, over all ranks; on the CPU.
+
+    ValueError for a photo that cannot be read; with `skip_unreadable` those are left out, up to the limit of check_unreadable.
+    """
     model.eval()
     parts = [(model(crops.to(device)).float().cpu(), targets, positions) for crops, targets, positions in loader]
     if dist.is_initialized():
@@ -21,7 +31,17 @@ def predict(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: to
     logits, targets, positions = (torch.cat(column) for column in zip(*parts, strict=True))
     order = positions.argsort()
     assert torch.equal(positions[order], torch.arange(len(order))), "a photo was counted twice or not at all"
-    return logits[order], targets[order]
+    logits, targets = logits[order], targets[order]
+    unreadable = targets == UNREADABLE
+    if unreadable.any():
+        assert isinstance(loader.dataset, EvalPhotos)
+        paths = [loader.dataset.photos[position].path for position in unreadable.nonzero()[:, 0].tolist()]
+        if not skip_unreadable:
+            raise ValueError(f"{paths[0]} can no longer be read" + (f", and {len(paths) - 1} more" if paths[1:] else ""))
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            print(f"skipped held-out photos that cannot be read: {', '.join(map(str, paths))}", file=sys.stderr)
+        check_unreadable(len(paths), len(targets), "held-out photos")
+    return logits[~unreadable], targets[~unreadable]
 
 
 def confusion_matrix(logits: Tensor, targets: Tensor) -> Tensor:

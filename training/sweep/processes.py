@@ -1,5 +1,7 @@
 """The training process of a trial: watched while it runs, and ended with its sweep."""
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import psutil
 from training.tracking.store import CLOSE_S
 
 POLL_S = 0.5
+SAVE_S = 4 * CLOSE_S  # for a training to end its step, save its state and send its records
 
 
 def watch(command: list[str], output: IO[bytes], should_prune: Callable[[], bool]) -> tuple[bool, int]:
@@ -19,17 +22,24 @@ def watch(command: list[str], output: IO[bytes], should_prune: Callable[[], bool
     # in a session of its own: Ctrl-C reaches the sweep alone, which then ends the training
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        pruned = False
         while True:
             with suppress(subprocess.TimeoutExpired):
-                return pruned, process.wait(POLL_S)
-            if not pruned and should_prune():
-                pruned = True
-                process.terminate()
+                return False, process.wait(POLL_S)
+            if should_prune():
+                return True, _end(process)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> int:
+    """End a process and all of its session, by SIGKILL what has not ended after SAVE_S. Its exit status."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SAVE_S)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def trainings(out: Path) -> list[psutil.Process]:
@@ -46,7 +56,7 @@ def trainings(out: Path) -> list[psutil.Process]:
 
 def end_left_over(out: Path) -> None:
     """End a training into this folder that outlived its sweep, after it has saved its state: two must not write there."""
-    for end, limit_s in (("terminate", 2 * CLOSE_S), ("kill", CLOSE_S)):
+    for end, limit_s in (("terminate", SAVE_S), ("kill", CLOSE_S)):
         for process in (left := trainings(out)):
             with suppress(psutil.Error):
                 getattr(process, end)()
