@@ -79,7 +79,7 @@ def test_first_deploy_creates_all_then_a_second_one_changes_and_pushes_nothing(s
     assert status == 0, output
     assert output.count("nothing to change") == len(ORDER)
     assert "not built or pushed again" in output
-    assert len(docker()) == 5
+    assert len(docker()) == 6
     assert scripted.calls["ExecuteChangeSet"] == len(ORDER)
     assert open_store(f"s3://{BUCKET}/release.json").read()[0] == document
     assert not scripted.change_sets
