@@ -53,6 +53,7 @@ def test_every_library_that_a_wheel_bundles_is_listed_without_its_hash():
         assert not webp or (webp[0].version, webp[0].so_version) == (features.version("webp"), "7.2.0")
 
 
+@pytest.mark.slow
 def test_same_environment_gives_the_same_bytes_and_a_file_of_valid_json(tmp_path):
     for name in ("a", "b"):
         command = [sys.executable, "-m", "scripts.audit.sbom", "--out", str(tmp_path / name / "sbom.cdx.json")]

@@ -300,6 +300,7 @@ def test_missing_archive_for_the_first_release_is_reported(scripted, command, tm
     assert "make archive VERSION=1.0.0 builds one" in output
 
 
+@pytest.mark.slow
 def test_first_release_has_the_model_of_the_archive_and_of_two_models_the_one_that_is_named(scripted, command, tmp_path):
     models = tmp_path / "models"
     (models / archive_name("flowers", "2.0.0")).write_bytes(b"another model")

@@ -165,6 +165,7 @@ def mirror(tmp_path, pip_settings):
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_set_up_through_a_mirror_goes_on_after_failures_and_installs_nothing_that_uv_lock_does_not_name(mirror, pip_settings):
     """One .venv for all of it: to make it takes longest."""
     assert "files.example" in (mirror.project / "uv.lock").read_text()

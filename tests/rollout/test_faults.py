@@ -174,6 +174,7 @@ def test_document_whose_default_is_missing_is_refused_by_name(instance, module_s
     assert "default version is 9.9.9, its versions are ['1.0.0']" in instance.wait_state("failed")["why"]
 
 
+@pytest.mark.slow
 def test_same_version_with_other_content_is_refused(instance, module_store, archives):
     document = release(module_store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
     instance.wait_state("reconciled", document)

@@ -150,6 +150,7 @@ def test_every_file_that_a_stage_names_exists():
             assert dep.startswith(("$", "build/", "runs/")) or (ROOT / dep).exists(), dep
 
 
+@pytest.mark.slow
 def test_pipeline_runs_all_stages_once_and_then_none(project):
     folder, said = project
     assert ran(said) == STAGES

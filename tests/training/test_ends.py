@@ -83,9 +83,9 @@ def with_workers(tiny_params):
         ),
         pytest.param("raise ValueError('a bad value')", 1, "error: a bad value", marks=pytest.mark.slow),
         pytest.param("raise OSError(28, 'No space left on device')", 1, "error: the disk is full", marks=pytest.mark.slow),
-        ("raise KeyboardInterrupt", 130, "interrupted"),
+        pytest.param("raise KeyboardInterrupt", 130, "interrupted", marks=pytest.mark.slow),
         pytest.param("raise SystemExit(3)", 3, "", marks=pytest.mark.slow),
-        ("import psutil; psutil.Process().children()[0].kill()", 1, "resumes the run from its last saved state"),
+        pytest.param("import psutil; psutil.Process().children()[0].kill()", 1, "resumes the run", marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -153,7 +153,7 @@ def test_finished_run_is_left_as_it_is(generated, params, one_process, capsys):
 
 
 def test_signal_during_evaluation_keeps_the_epoch(tmp_path, generated, params, one_process, monkeypatch):
-    def predict(*_):
+    def predict(*_, **__):
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the signal did not break off the evaluation")
 
@@ -311,16 +311,16 @@ def test_photo_that_becomes_unreadable_is_named_and_skipped_up_to_a_limit(tmp_pa
     spoilt = []
 
     def spoil(step: int) -> None:
-        for path in sorted(data.rglob("*.jpg"))[: 3 if step > 1 else 0]:
+        for path in sorted(data.rglob("*.jpg"))[: 12 if step > 1 else 0]:
             path.write_bytes(b"no photo")
             spoilt.append(path.name)
 
     # found at the start of a run, a share of them is left out; so spoil a run that is on its way
-    with pytest.raises(ValueError, match="of .* photos became unreadable, the limit is 1%"):
+    with pytest.raises(ValueError, match="of .* training photos are unreadable, the limit is 1% of them"):
         train("food", data, short.model_copy(update={"epochs": 50}), tmp_path / "run", on_step=spoil)
     err = capsys.readouterr().err
     assert "unreadable, 1 so far on rank 0" in err
-    assert spoilt[0] in err or spoilt[1] in err or spoilt[2] in err
+    assert any(name in err for name in spoilt)
 
 
 def test_run_ends_early_when_it_gets_no_better_and_keeps_the_best_epoch(tmp_path, generated, tiny_params, capsys):

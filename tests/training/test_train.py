@@ -123,6 +123,7 @@ def test_model_name_that_does_not_fit_in_files_and_urls_is_refused_before_anythi
         train(name, tmp_path / "no data", tiny_params, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_command_without_a_model_name_is_wrong(tmp_path):
     command = [sys.executable, "-m", "training.train", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
