@@ -172,6 +172,15 @@ def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, 
     assert other.info.run_id != run.info.run_id
 
 
+def test_without_a_store_nothing_is_said_and_the_records_are_kept(here, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
+    tracker = Tracker(here / "run")
+    tracker.log_params({"lr": 0.1})
+    tracker.close()
+    assert capfd.readouterr() == ("", "")
+    assert records_left(here / "run", "none") == 2
+
+
 @pytest.mark.slow
 def test_server_that_never_answers_stalls_nothing_and_the_records_can_be_sent_later(here, monkeypatch, capfd, store):
     with socket.create_server(("127.0.0.1", 0)) as silent:

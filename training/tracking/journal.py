@@ -89,10 +89,11 @@ class Tracker:
                 sender.communicate()
         if lost := self._unwritten.count(b"\n"):
             say(f"{lost} records could not be written and are lost")
+        if self.uri == "none":  # nothing is to be sent; make track can do it all the same
+            return
         with contextlib.suppress(OSError):
             if left := records_left(self.folder, self.uri):
-                where = "" if self.uri == "none" else f" to {public(self.uri)}"
-                say(f"{left} records are not sent{where} yet; later: make track RUN={os.path.relpath(self.folder)}")
+                say(f"{left} records are not sent to {public(self.uri)} yet; later: make track RUN={os.path.relpath(self.folder)}")
 
     def _start_sender(self) -> subprocess.Popen[bytes] | None:
         if self.uri == "none":
