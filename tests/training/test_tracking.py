@@ -178,7 +178,7 @@ def test_without_a_store_nothing_is_said_and_the_records_are_kept(here, monkeypa
     tracker.log_params({"lr": 0.1})
     tracker.close()
     assert capfd.readouterr() == ("", "")
-    assert records_left(here / "run", "none") == 2
+    assert records_left(here / "run", "none") == 3  # a start, the parameters, the end
 
 
 @pytest.mark.slow
