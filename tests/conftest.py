@@ -2,6 +2,7 @@ import contextlib
 import io
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from training.export.export import export
 from training.loop import train
 from training.model import Checkpoint
 from training.params import Params
+
+# a shell's background job ignores Ctrl-C, and so would all that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

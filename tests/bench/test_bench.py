@@ -163,6 +163,7 @@ def starter(tmp_path):
     return build(ROOT / "model_store/starter", "0.2.0", tmp_path / "model_store")
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_our_server_is_ready_with_json_logs_and_serves_that_archive_whatever_is_released(starter, monkeypatch):
     """Readiness was once taken from a word that JSON logs do not have, and the bench waited for ever."""

@@ -15,7 +15,7 @@ from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, Load, flip_a_byte, get, make_archives, put, release, reversion, truncate
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

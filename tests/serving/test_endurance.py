@@ -17,7 +17,7 @@ from tests.conftest import ROOT, SHARED, free_port, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 from tests.serving.server import Server
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 QUEUE = 100  # config.properties: job_queue_size
 
 

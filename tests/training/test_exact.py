@@ -280,6 +280,7 @@ def no_room_for(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_full_disk_within_an_epoch_is_a_warning_and_at_its_end_an_error(tmp_path, generated, params, capsys):
     out = tmp_path / "run"
     # no workers: their shared memory counts as files, too

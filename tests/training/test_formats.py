@@ -29,7 +29,7 @@ def prepared(tiny_run):
     return prepare(Checkpoint.load(tiny_run / "checkpoint.pt"), None)
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("onnxruntime", "torch")])
 def other_format(request, tiny_run, tmp_path_factory):
     """(name, folder) of a format that is not the default."""
     out = tmp_path_factory.mktemp("formats") / request.param

@@ -345,6 +345,7 @@ def output_of(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_dvc_keeps_each_version_and_the_printed_command_commits_it(monkeypatch, capsys, food):
     dvc = str(Path(sys.executable).with_name("dvc"))
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")

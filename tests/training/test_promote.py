@@ -21,7 +21,7 @@ from training.tracking.sender import send
 from training.tracking.store import CHAMPION, open_client, read_state
 
 # MLflow asks SQLAlchemy for what that deprecates
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,7 @@ def stand_ins(train, held_out, val_fraction, seed):
     return {p.path for p in wrong}
 
 
+@pytest.mark.slow
 def test_added_photos_move_no_old_one_to_the_other_side(grown):
     excepted = 0
     for seed in range(150):

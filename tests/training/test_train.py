@@ -54,6 +54,7 @@ def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, gen
     assert checkpoint.metrics["photos"] == checkpoint.data["held_out"]
 
 
+@pytest.mark.slow
 def test_command_line_trains_on_generated_pictures_and_says_so(tmp_path, tiny_params):
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(tiny_params.model_copy(update={"epochs": 1}).model_dump()))

@@ -18,12 +18,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
 
 from handler.preprocess import PhotoError, Spec, preprocess, read_photo
-from training.data.split import Photo
+from training.data.split import UNREADABLE, Photo
 from training.params import Params
 
 # so many unreadable photos in a row are not a few bad files: the folder is gone
 MAX_UNREADABLE_RUN = 20
-UNREADABLE = -1  # in place of a class index
 
 
 class TrainPhotos(Dataset[Any]):

@@ -20,6 +20,7 @@ from training.data.duplicates import THUMBNAIL, near_duplicate_groups, thumbnail
 
 # More unreadable photos, by share and by number, mean that something is wrong with the data set and not with a few files
 MAX_UNREADABLE, MAX_UNREADABLE_FEW = 0.01, 3
+UNREADABLE = -1  # in place of a class index
 
 
 def check_unreadable(unreadable: int, photos: int, where: str) -> None:

@@ -7,8 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from training.data.loader import UNREADABLE, EvalPhotos
-from training.data.split import check_unreadable
+from training.data.split import UNREADABLE, check_unreadable
 
 CALIBRATION_BINS = 15  # as in arXiv:1706.04599
 
@@ -34,8 +33,8 @@ def predict(
     logits, targets = logits[order], targets[order]
     unreadable = targets == UNREADABLE
     if unreadable.any():
-        assert isinstance(loader.dataset, EvalPhotos)
-        paths = [loader.dataset.photos[position].path for position in unreadable.nonzero()[:, 0].tolist()]
+        photos = loader.dataset.photos  # type: ignore[attr-defined] # of EvalPhotos
+        paths = [photos[position].path for position in unreadable.nonzero()[:, 0].tolist()]
         if not skip_unreadable:
             raise ValueError(f"{paths[0]} can no longer be read" + (f", and {len(paths) - 1} more" if paths[1:] else ""))
         if not dist.is_initialized() or dist.get_rank() == 0:
