@@ -25,6 +25,8 @@ from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.rollout.rolling import QUICK, Instance, release, reversion
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory):

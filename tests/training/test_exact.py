@@ -30,6 +30,8 @@ from training.params import Params
 from training.recipe import Average, Mix, choose_mix, mix_crops, parameter_groups, swap_neighbours
 from training.resume import Stopped, load_state, read_run
 
+pytestmark = pytest.mark.slow
+
 # float32 sums in another order; AdamW divides small gradients by their size, which makes more of it
 WEIGHT_TOLERANCE, LOSS_TOLERANCE = 1e-4, 1e-5
 

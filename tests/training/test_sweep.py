@@ -25,6 +25,8 @@ from training.sweep.study import next_trial, open_study
 from training.sweep.sweep import locked, report, run_trial, sweep
 from training.sweep.trials import print_table, read_history, trial_folder
 
+pytestmark = pytest.mark.slow
+
 SPACE = {
     "lr": {"low": 0.001, "high": 0.1, "log": True},
     "augment": {"choices": ["none", "trivial"]},
