@@ -55,6 +55,11 @@ def read_template(kind: str, folder: Path = TEMPLATE_FOLDER) -> dict[str, Any]:
     return parse_template(path.read_text(encoding="utf-8"), path.name)
 
 
+def read_templates(folder: Path = TEMPLATE_FOLDER) -> dict[str, dict[str, Any]]:
+    """Each template in the folder by its kind, in the order of the stacks."""
+    return {kind: read_template(kind, folder) for kind in ORDER}
+
+
 def parse_template(text: str, name: str) -> dict[str, Any]:
     """The same of a template's text. DeploymentError, with its name, if it is not valid YAML."""
     try:

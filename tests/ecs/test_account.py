@@ -15,9 +15,9 @@ from scripts.ecs.aws import Aws
 from scripts.ecs.calls import calls_of
 from scripts.ecs.preflight import account as checks
 from scripts.ecs.preflight.preflight import account_results
-from scripts.ecs.preflight.resolve.templates import Stacks, read_templates, resolve
+from scripts.ecs.preflight.resolve.templates import Stacks, resolve
 from scripts.ecs.preflight.result import FAILED, OK, SKIPPED
-from scripts.ecs.stacks import TEMPLATE_FOLDER, Deployment
+from scripts.ecs.stacks import TEMPLATE_FOLDER, Deployment, read_templates
 from tests.ecs.scripted_aws import ACCOUNT, REGION, Recorder, moto, outside
 
 ECR = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"

@@ -15,9 +15,9 @@ from scripts.ecs.aws import Aws
 from scripts.ecs.deploy import image
 from scripts.ecs.deploy.image import ImageError, commit_tag
 from scripts.ecs.preflight.account import certificate_is_issued
-from scripts.ecs.preflight.resolve.templates import read_templates, resolve
+from scripts.ecs.preflight.resolve.templates import resolve
 from scripts.ecs.preflight.result import OK
-from scripts.ecs.stacks import Deployment
+from scripts.ecs.stacks import Deployment, read_templates
 from tests.conftest import ROOT
 from tests.ecs.scripted_aws import moto_server
 

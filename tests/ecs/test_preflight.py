@@ -16,9 +16,9 @@ from scripts.ecs.preflight.judge import RULES, broken, name_of
 from scripts.ecs.preflight.linters import checkov_results, run_cfn_lint, run_checkov
 from scripts.ecs.preflight.preflight import VARIANTS, account_results, check_rules, main
 from scripts.ecs.preflight.resolve.permissions import may
-from scripts.ecs.preflight.resolve.templates import read_templates, resolve
+from scripts.ecs.preflight.resolve.templates import resolve
 from scripts.ecs.preflight.result import FAILED, OK, SKIPPED
-from scripts.ecs.stacks import ORDER, TEMPLATE_FOLDER, Deployment
+from scripts.ecs.stacks import ORDER, TEMPLATE_FOLDER, Deployment, read_templates
 from scripts.paths import ROOT
 from tests.ecs import faults_of_services, faults_of_tasks
 

@@ -14,8 +14,8 @@ from typing import Any
 import boto3
 import pytest
 
-from scripts.ecs.preflight.resolve.templates import Resource, Stacks, read_templates, resolve
-from scripts.ecs.stacks import DEPLOYMENTS, ORDER, TEMPLATE_FOLDER, Deployment, DeploymentError
+from scripts.ecs.preflight.resolve.templates import Resource, Stacks, resolve
+from scripts.ecs.stacks import DEPLOYMENTS, ORDER, TEMPLATE_FOLDER, Deployment, DeploymentError, read_templates
 from scripts.settings import Settings, ports_of
 from tests.conftest import ROOT
 from tests.ecs.scripted_aws import moto_server

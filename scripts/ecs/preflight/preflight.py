@@ -20,7 +20,7 @@ from scripts.ecs.preflight.judge import RULES, Broken, broken, name_of
 from scripts.ecs.preflight.linters import run_cfn_lint, run_checkov
 from scripts.ecs.preflight.resolve.templates import Stacks, resolve
 from scripts.ecs.preflight.result import FAILED, OK, SKIPPED, Result
-from scripts.ecs.stacks import ORDER, TEMPLATE_FOLDER, Deployment, read_template
+from scripts.ecs.stacks import TEMPLATE_FOLDER, Deployment, read_templates
 
 # Optional parts are checked even where this deployment leaves them off: they must work on the day they are switched on.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -41,11 +41,6 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 
 
-def templates_in(folder: Path) -> dict[str, dict[str, Any]]:
-    """Each template of a folder by its kind. DeploymentError."""
-    return {kind: read_template(kind, folder) for kind in ORDER}
-
-
 def check_rules(deployment: Deployment, templates: Mapping[str, Mapping[str, Any]]) -> tuple[Stacks, dict[Broken, str]]:
     """The deployment's stacks, and each broken rule with the variant that breaks it, "" for the deployment itself."""
     stacks = resolve(deployment, templates)
@@ -59,7 +54,7 @@ def check_rules(deployment: Deployment, templates: Mapping[str, Mapping[str, Any
 
 def rule_results(deployment: Deployment, folder: Path) -> list[Result]:
     """The rows of our own rules."""
-    stacks, found = check_rules(deployment, templates_in(folder))
+    stacks, found = check_rules(deployment, read_templates(folder))
     advice = {name_of(rule): inspect.getdoc(rule) for rule in RULES}
     results = []
     for (rule, finding), variant in found.items():
@@ -81,7 +76,7 @@ def account_results(deployment: Deployment, folder: Path) -> list[Result]:
     except AwsError as error:
         # a pull request has no credentials: all that needs none is still checked
         return [Result("account", SKIPPED if error.bad_credentials else FAILED, str(error).splitlines()[0])]
-    stacks = resolve(deployment, templates_in(folder), account)
+    stacks = resolve(deployment, read_templates(folder), account)
     return [result._replace(check=f"account {result.check}") for result in check_all(aws, stacks)]
 
 

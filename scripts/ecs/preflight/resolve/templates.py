@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.ecs.preflight.resolve.intrinsics import Resolver
 from scripts.ecs.preflight.resolve.naming import identifiers, symbol
-from scripts.ecs.stacks import ORDER, Deployment, read_template
+from scripts.ecs.stacks import Deployment
 
 ACCOUNT = "111122223333"
 # for parameters without a default that are not set yet: a person or a deploy sets them
@@ -88,11 +88,6 @@ class Stacks:
                 found.add(name)
                 left |= by_name[name].needs
         return found
-
-
-def read_templates() -> dict[str, dict[str, Any]]:
-    """Each template by its kind, in the order of the stacks."""
-    return {kind: read_template(kind) for kind in ORDER}
 
 
 def resolve(deployment: Deployment, templates: Mapping[str, Mapping[str, Any]], account: str = ACCOUNT) -> Stacks:
