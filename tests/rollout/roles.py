@@ -9,8 +9,8 @@ import boto3
 import moto.settings
 import pytest
 
-from scripts.ecs.preflight.resolve.templates import read_templates, resolve
-from scripts.ecs.stacks import Deployment
+from scripts.ecs.preflight.resolve.templates import resolve
+from scripts.ecs.stacks import Deployment, read_templates
 from scripts.release.s3_store import S3Store
 from scripts.settings import Settings
 from tests.ecs.scripted_aws import moto_server
