@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from handler.photo_file import scans
+from handler.jpeg import EOI, scans
+from handler.photo_file import MAX_SCANS
 from handler.preprocess import STRIP_PIXELS
 
 MEGABYTE = 1024 * 1024
@@ -57,6 +58,8 @@ SCAN_NS, COEFFICIENT_NS, COEFFICIENT_MEMORY = 1.0, 2, 2
 MODE_MEMORY = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 MODE_NS = {"RGB": 6, "I;16": 24, "I;16B": 24, "I;16L": 24}
 ALPHA_NS, OTHER_NS = 18, 8
+# a JPEG without its end marker is decoded so often: preprocess.py looks whether anything else is missing
+WITHOUT_END = 3
 # the strip that _reduced turns to RGB at a time, or a photo that is too small to be reduced; and what any photo takes
 CONVERSION_MEMORY = 28
 LEAST = Cost(4 * MEGABYTE, 0.004)
@@ -64,7 +67,8 @@ LEAST = Cost(4 * MEGABYTE, 0.004)
 
 def estimate(image: Image.Image, photo_bytes: bytes, factor: int) -> Cost:
     """What decoding an opened photo takes that will be reduced to 1 / factor of its size."""
-    pixels, passes = image.width * image.height, scans(photo_bytes) if image.format in ("JPEG", "MPO") else 1
+    is_jpeg = image.format in ("JPEG", "MPO")
+    pixels, passes = image.width * image.height, scans(photo_bytes, MAX_SCANS + 1) if is_jpeg else 1
     kind = _kind(image, passes)
     factors = FACTORS[kind]
     memory, cpu_ns = factors.pixel_memory * pixels, factors.pixel_ns * pixels
@@ -79,6 +83,8 @@ def estimate(image: Image.Image, photo_bytes: bytes, factor: int) -> Cost:
     cpu_ns += (ALPHA_NS if alpha else MODE_NS.get(image.mode, OTHER_NS)) * decoded
     memory += factors.byte_memory * len(photo_bytes)
     cpu_ns += factors.byte_ns * len(photo_bytes)
+    if is_jpeg and EOI not in photo_bytes:
+        cpu_ns *= WITHOUT_END
     return Cost(LEAST.memory + int(memory), LEAST.cpu_s + cpu_ns / 1e9)
 
 

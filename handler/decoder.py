@@ -22,7 +22,8 @@ import numpy as np
 from PIL import AvifImagePlugin
 
 from handler.cost import MEGABYTE, Cost, estimate
-from handler.photo_file import PhotoError, open_photo
+from handler.errors import PhotoError
+from handler.photo_file import open_photo
 from handler.preprocess import Spec, crop, decode, reduction, resized_side
 
 # bytes of the photo that follows, bytes of memory and seconds of CPU that it may cost

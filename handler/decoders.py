@@ -26,8 +26,8 @@ import numpy as np
 
 from handler.cost import MEGABYTE, Cost
 from handler.decoder import REPLY, REQUEST
+from handler.errors import PhotoError
 from handler.metrics import Metrics
-from handler.photo_file import PhotoError
 from handler.preprocess import Spec
 
 CODE = "import sys; sys.path.insert(0, sys.argv.pop()); from handler.decoder import start; start()"

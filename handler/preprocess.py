@@ -5,6 +5,7 @@ handler/photo_file.py opens the bytes, and holds the limits.
 Leaves out normalisation (it is the first step of the exported program) and augmentation (training/data/loader.py).
 """
 
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from handler.photo_file import PhotoError as PhotoError
-from handler.photo_file import open_photo, text_error
+from handler.errors import PhotoError as PhotoError
+from handler.jpeg import with_ends
+from handler.kinds import unread_variant
+from handler.photo_file import open_photo, text_error, unsupported
 
 # rows times columns of a big photo that are turned to RGB at a time
 STRIP_PIXELS = 1_000_000
@@ -101,22 +104,42 @@ def reduction(image: Image.Image, short_side: int) -> int:
 
 def decode(image: Image.Image, factor: int) -> Image.Image:
     """An opened photo as read_photo returns it, at 1 / factor of its size. PhotoError if it is broken."""
-    # rounded: of the last pixels, too few to make half of one are left out, or a thin photo's far side would be out of place
-    width, height = round(image.width / factor), round(image.height / factor)
+    # taken now: a reader that fails may have let go of it
+    photo_bytes = image.fp.getvalue() if isinstance(image.fp, io.BytesIO) else b""  # type: ignore[attr-defined]
     # Pillow's decoders raise almost anything on hostile bytes: OSError, SyntaxError, struct.error, TypeError ...
     try:
-        drafted = factor > 1 and image.draft(None, (image.width // factor, image.height // factor))
-        image.load()
-        # after load, which turns a TIFF itself, and in a PNG finds what follows the pixels
-        orientation = _orientation(image)
-        if drafted and image.size != (width, height):
-            image = image.crop((0, 0, width, height))
-        rgb = _reduced(image, factor) if factor > 1 and not drafted else _to_rgb(image)
-        return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+        return _decoded(image, factor)
     except PhotoError:
         raise
     except Exception as error:
+        name = "JPEG" if image.format == "MPO" else str(image.format)
+        if name == "JPEG" and not isinstance(error, MemoryError) and (whole := _without_end(photo_bytes, factor)):
+            return whole
+        if kind := unread_variant(name, photo_bytes):
+            raise unsupported(kind) from error
         raise text_error(error) or PhotoError(f"the photo cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _decoded(image: Image.Image, factor: int) -> Image.Image:
+    # rounded: of the last pixels, too few to make half of one are left out, or a thin photo's far side would be out of place
+    width, height = round(image.width / factor), round(image.height / factor)
+    drafted = factor > 1 and image.draft(None, (image.width // factor, image.height // factor))
+    image.load()
+    # after load, which turns a TIFF itself, and in a PNG finds what follows the pixels
+    orientation = _orientation(image)
+    if drafted and image.size != (width, height):
+        image = image.crop((0, 0, width, height))
+    rgb = _reduced(image, factor) if factor > 1 and not drafted else _to_rgb(image)
+    return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
+
+
+def _without_end(photo_bytes: bytes, factor: int) -> Image.Image | None:
+    """A JPEG that lacks its end marker and nothing else, as many phones' transfers leave it; None if pixels are missing."""
+    try:
+        first, second = (_decoded(open_photo(whole), factor) for whole in with_ends(photo_bytes))
+    except Exception:  # what is wrong with it was found before
+        return None
+    return first if first.tobytes() == second.tobytes() else None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from handler.photo_file import MAX_BYTES, PhotoError
+from handler.errors import PhotoError
+from handler.photo_file import MAX_BYTES
 
 PHOTO_FIELDS = ("data", "image", "body")
 MAX_BASE64 = math.ceil(MAX_BYTES / 3) * 4

@@ -1,11 +1,13 @@
 """Files as hostile and unlucky clients send them. MADE: by name, what makes each, its HTTP status, and a part of the reason."""
 
+import base64
+import gzip
 import struct
 import zlib
 
 from PIL import Image
 
-from handler.photo_file import COD, EOC, SIZ, SOC, SOD, SOT
+from handler.jpeg2000 import COD, EOC, SIZ, SOC, SOD, SOT
 from tests.conftest import bytes_of, picture_bytes
 
 
@@ -53,6 +55,16 @@ def jpeg_of(width: int, height: int) -> bytes:
     small = bytes_of(Image.new("RGB", (64, 48)), "JPEG")
     frame = small.index(b"\xff\xc0") + 5
     return small[:frame] + struct.pack(">HH", height, width) + small[frame + 4 :]
+
+
+def jpeg_frame(marker: bytes, at: int = 0, value: int = 0) -> bytes:
+    """A JPEG whose start of frame has another marker, and where `at` is set another value at that place behind it."""
+    small = bytearray(bytes_of(Image.new("RGB", (64, 48)), "JPEG"))
+    frame = small.index(b"\xff\xc0")
+    small[frame : frame + 2] = marker
+    if at:
+        small[frame + at] = value
+    return bytes(small)
 
 
 def scans(side: int, count: int) -> bytes:
@@ -129,7 +141,7 @@ MADE = {
         lambda: picture_bytes(exif=b"Exif\0\0II*\0\x08\0\0\0\1\0\x69\x87\4\0\1\0\0\0\x08\0\0\0" + bytes(9)),
         *(200, ""),
     ),
-    "floating-point pixels": (lambda: bytes_of(Image.new("F", (40, 40), 0.5), "TIFF"), 422, "floating-point"),
+    "floating-point pixels": (lambda: bytes_of(Image.new("F", (40, 40), 0.5), "TIFF"), 415, "32-bit floating-point numbers"),
     "a strip": (lambda: bytes_of(Image.new("RGB", (1, 900)), "PNG"), 422, "1 x 900 pixels"),
     # not photos
     "text": (lambda: b"a photo of ramen", 415, "not an image"),
@@ -141,5 +153,38 @@ MADE = {
     "MP4": (lambda: b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41", 415, "unsupported format: video"),
     "HEIC": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", 415, "unsupported format: HEIC"),
     "HEIC of a kind": (lambda: b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", 415, "unsupported format: HEIC"),
+    "MPEG": (lambda: b"\0\0\x01\xba" + bytes(40), 415, "unsupported format: video"),
+    "JPEG XL": (lambda: b"\xff\x0a" + bytes(40), 415, "unsupported format: JPEG XL"),
+    "JPEG XL in a box": (lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), 415, "unsupported format: JPEG XL"),
+    "CR3": (lambda: b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", 415, "unsupported format: a camera's raw file"),
+    "RAF": (lambda: b"FUJIFILMCCD-RAW 0201FF", 415, "unsupported format: a camera's raw file"),
+    "ORF": (lambda: b"IIRO\x08\0\0\0" + bytes(40), 415, "unsupported format: a camera's raw file"),
+    "CR2": (lambda: b"II*\0\x10\0\0\0CR\2\0" + bytes(4) + tiff({})[8:], 415, "unsupported format: a camera's raw file"),
+    "PSD": (lambda: b"8BPS\0\1" + bytes(40), 415, "unsupported format: Photoshop"),
+    "ICO": (lambda: bytes_of(Image.new("RGB", (32, 32)), "ICO"), 415, "unsupported format: icon"),
+    "PPM": (lambda: bytes_of(Image.new("RGB", (32, 32)), "PPM"), 415, "unsupported format: portable pixmap"),
+    "gzip": (lambda: gzip.compress(picture_bytes()), 415, "unsupported format: an archive"),
+    "JSON": (lambda: b'{"image": "..."}', 415, "unsupported format: JSON"),
+    "an address": (lambda: b"https://example.com/ramen.jpg", 415, "unsupported format: an address"),
+    "base64": (lambda: base64.b64encode(picture_bytes()), 415, "unsupported format: a photo as base64 text"),
+    "data URL": (lambda: b"data:image/png;base64,iVBORw0KGgo=", 415, "unsupported format: a photo as base64 text"),
+    "Git LFS": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", 415, "stands for another"),
+    "PNG for iPhones": (lambda: png(9, 9)[:8] + chunk(b"CgBI", b"P\0 \2") + png(9, 9)[8:-30], 415, "a PNG for iPhones"),
+    "BMP with a JPEG": (
+        lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 94, 0, 0, 54, 40, 40, 40, 1, 0, 4, 40, *[0] * 4) + bytes(40),
+        *(415, "a BMP that holds a JPEG or PNG"),
+    ),
+    # known formats, in kinds that no library here reads
+    "12 bits of JPEG": (lambda: jpeg_frame(b"\xff\xc1", 4, 12), 415, "a JPEG of 12 bits a channel"),
+    "2 channels of JPEG": (lambda: jpeg_frame(b"\xff\xc0", 9, 2), 415, "a JPEG of 2 channels"),
+    "hierarchical JPEG": (lambda: jpeg_frame(b"\xff\xc5"), 415, "a hierarchical JPEG"),
+    "JPEG-LS": (lambda: jpeg_frame(b"\xff\xf7"), 415, "a JPEG-LS"),
+    "JPEG 2000 in a TIFF": (lambda: tiff({259: (3, 1, 34712)}), 415, "a TIFF in JPEG 2000"),
+    "WebP in a TIFF": (lambda: tiff({259: (3, 1, 50001)}), 415, "a TIFF in WebP"),
+    "JPEG XL in a TIFF": (lambda: tiff({259: (3, 1, 50002)}), 415, "a TIFF in JPEG XL"),
+    "an unknown compression": (lambda: tiff({259: (3, 1, 65000)}), 415, "a TIFF of compression 65000"),
+    "DNG": (lambda: tiff({258: (3, 1, 16), 259: (3, 1, 1), 262: (3, 1, 32803)}), 415, "a camera's raw file"),
+    "24 bits a channel": (lambda: tiff({258: (3, 1, 24)}), 415, "a TIFF of 1 channels of 24 bits"),
+    "half floats": (lambda: tiff({258: (3, 1, 16), 339: (3, 1, 3)}), 415, "a TIFF of 16-bit floating-point numbers"),
     "zeros": (lambda: bytes(5000), 415, "not an image"),
 }  # fmt: skip

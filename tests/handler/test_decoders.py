@@ -15,8 +15,9 @@ from PIL import Image
 import handler.decoders
 from handler.cost import MEGABYTE, Cost, estimate
 from handler.decoders import Budget, Decoded, Decoders
+from handler.errors import PhotoError
 from handler.metrics import Metrics
-from handler.photo_file import PhotoError, open_photo
+from handler.photo_file import open_photo
 from handler.preprocess import preprocess, reduction, resized_side
 from tests.conftest import ROOT, bytes_of, picture_bytes
 from tests.hostile_files import webp_lossless

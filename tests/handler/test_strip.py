@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from handler.photo_file import PhotoError
+from handler.errors import PhotoError
 from handler.preprocess import read_photo
 from handler.strip import MAX_PIECES, strip
-from tests.conftest import SHARED, bytes_of, needs_photos
+from tests.conftest import SHARED, bytes_of, needs_photos, picture_bytes
 from training.data.pictures import draw
 
 SECRET = b"HOME-48.8584N"
@@ -175,3 +175,9 @@ def test_photos_of_the_field_keep_their_pixels():
         assert np.array_equal(seen(stripped), before), path.name
         kept += 1
     assert kept > 20
+
+
+def test_jpeg_without_its_end_marker_stays_readable():
+    whole = picture_bytes()
+    stripped = strip(whole[:-2])
+    assert read_photo(stripped).tobytes() == read_photo(whole).tobytes()

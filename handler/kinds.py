@@ -1,0 +1,122 @@
+"""Which kind of file bytes are that are no photo we can read, though nothing about them is broken: the error names it.
+
+Asked only once a photo was refused, so a good one takes no time here.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+
+from handler.jpeg import unread_frame
+
+# how files begin that are sent by mistake, HEIC by iPhones; the first that fits
+NOT_READ = {
+    "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
+    "JPEG XR": rb"II\xbc[\0\x01]",
+    "a camera's raw file": rb"....ftypcrx |II(R[OS]|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR",
+    "video": rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\0\0\x01\xba|FLV\x01|OggS",
+    "sound": rb"RIFF....WAVE|ID3|fLaC",
+    "Photoshop": rb"8BPS",
+    "PDF": rb"%PDF-",
+    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "icon": rb"\0\0[\x01\x02]\0[\x01-\xff]\0|icns",
+    "OpenEXR": rb"\x76\x2f\x31\x01",
+    "Radiance HDR": rb"#\?RA",
+    "portable pixmap": rb"P[1-7][\s#]",
+    "QOI": rb"qoif",
+    "MNG": rb"[\x8a\x8b][MJ]NG\r\n\x1a\n",
+    "DICOM": rb".{128}DICM",
+    "NumPy": rb"\x93NUMPY",
+    "a file of Git LFS or DVC that stands for another": rb"version https://git-lfs|outs:\s|- md5:|md5: ",
+    "ZIP": rb"PK(\x03\x04|\x05\x06)",
+    "an archive": rb"\x1f\x8b|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|.{257}ustar",
+    "SVG or HTML": rb"(\xef\xbb\xbf)?\s*<",
+    "JSON": rb"(\xef\xbb\xbf)?\s*[\[{]",
+    "an address": rb"https?://",
+    "a photo as base64 text": rb"data:image/|/9j/[\w+/]{16}|iVBORw0KGgo|UklGR[\w+/]{12}",
+}
+# as many bytes as the longest of these looks at
+START_BYTES = 262
+
+# TIFF 6.0 and its supplements: tags, bytes of a value by its type, and what the values mean that are not read
+BIG_TIFF = 43
+BITS, COMPRESSION, PHOTOMETRIC, CHANNELS, SAMPLE_FORMAT, DNG_VERSION = 258, 259, 262, 277, 339, 50706
+VALUE_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+READ_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
+COMPRESSIONS = {
+    **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
+    **dict.fromkeys((34933, 50001), "WebP"),
+    **dict.fromkeys((50002, 52546), "JPEG XL"),
+    **dict.fromkeys((34661, 34715), "JBIG"),
+    **dict.fromkeys((34676, 34677), "SGI LogLuv"),
+    34887: "LERC",
+    34892: "lossy JPEG of a DNG",
+}
+RAW_PHOTOMETRICS = (32803, 34892)  # a colour filter array, linear raw: DNG 1.4, chapter 3
+SAMPLE_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex numbers", 6: "complex numbers"}
+CANON_RAW = (b"CR", 8)  # a CR2 is a TIFF with these letters here
+
+PNG_OF_IPHONES = (b"CgBI", 12)  # Apple's, not a PNG for others: pixels swapped, stream without its header
+BMP_COMPRESSION, BMP_EMBEDDED = 30, (4, 5)  # where it stands in most headers; a JPEG or PNG for printers
+
+
+def unread_file(photo_bytes: bytes) -> str | None:
+    """The kind of file that these bytes begin, of those that are no photo or a photo that is not read; None: some other."""
+    start = photo_bytes[:START_BYTES]
+    return next((kind for kind, magic in NOT_READ.items() if re.match(magic, start, re.DOTALL)), None)
+
+
+def unread_variant(name: str, photo_bytes: bytes) -> str | None:
+    """The kind of JPEG, PNG, BMP or TIFF that a photo of format `name` is and that is not read; None: it should be read."""
+    ways = {"JPEG": unread_frame, "PNG": _png, "BMP": _bmp, "TIFF": _tiff}
+    try:
+        return ways[name](photo_bytes) if name in ways else None
+    except (struct.error, IndexError):  # cut off: broken, whatever else it is
+        return None
+
+
+def _png(photo_bytes: bytes) -> str | None:
+    letters, at = PNG_OF_IPHONES
+    return "a PNG for iPhones (CgBI)" if photo_bytes[at : at + len(letters)] == letters else None
+
+
+def _bmp(photo_bytes: bytes) -> str | None:
+    (compression,) = struct.unpack_from("<I", photo_bytes, BMP_COMPRESSION)
+    return "a BMP that holds a JPEG or PNG" if compression in BMP_EMBEDDED else None
+
+
+def _tiff(photo_bytes: bytes) -> str | None:
+    letters, at = CANON_RAW
+    tags = {tag: values for tag, values in _tags(photo_bytes) if values}
+    if photo_bytes[at : at + len(letters)] == letters or DNG_VERSION in tags or tags.get(PHOTOMETRIC, [0])[0] in RAW_PHOTOMETRICS:
+        return "a camera's raw file"
+    (compression,) = tags.get(COMPRESSION, [1])[:1]
+    if compression not in READ_COMPRESSIONS:
+        return f"a TIFF in {COMPRESSIONS[compression]}" if compression in COMPRESSIONS else f"a TIFF of compression {compression}"
+    bits, (sample,), (channels,) = tags.get(BITS, [1]), tags.get(SAMPLE_FORMAT, [1])[:1], tags.get(CHANNELS, [1])[:1]
+    if sample in SAMPLE_FORMATS:
+        return f"a TIFF of {bits[0]}-bit {SAMPLE_FORMATS[sample]}"
+    if bits[0] > 16 or len(set(bits)) > 1 or channels > 4:
+        return f"a TIFF of {channels} channels of {', '.join(map(str, sorted(set(bits))))} bits"
+    return None
+
+
+def _tags(photo_bytes: bytes) -> Iterator[tuple[int, list[int]]]:
+    """(tag, values) of a TIFF's first directory, without those of types that are no whole numbers. struct.error if cut off."""
+    order = "<" if photo_bytes[:1] == b"I" else ">"
+    big = photo_bytes[2 if order == "<" else 3] == BIG_TIFF
+    place_format = order + ("Q" if big else "I")
+    count_format, entry_format = (order + "Q", order + "HHQ") if big else (order + "H", order + "HHI")
+    (at,) = struct.unpack_from(place_format, photo_bytes, 8 if big else 4)
+    (entries,) = struct.unpack_from(count_format, photo_bytes, at)
+    at += struct.calcsize(count_format)
+    for _ in range(entries):
+        tag, kind, count = struct.unpack_from(entry_format, photo_bytes, at)
+        at += struct.calcsize(entry_format)
+        if kind in VALUE_FORMATS and 0 < count <= 16:
+            values_format = f"{order}{count}{VALUE_FORMATS[kind]}"
+            fits = struct.calcsize(values_format) <= struct.calcsize(place_format)
+            (place,) = (at,) if fits else struct.unpack_from(place_format, photo_bytes, at)
+            yield tag, list(struct.unpack_from(values_format, photo_bytes, place))
+        at += struct.calcsize(place_format)
