@@ -249,7 +249,7 @@ tune: given-GOAL .venv/installed-serve $(STARTER) ## Find the fastest settings t
 docker = $(call each,DOCKER)
 build = DOCKER_BUILDKIT=1 $(docker) build $(call option,--platform,PLATFORM) $(call each,DOCKER_FLAGS) \
 	$(foreach name,BASE_IMAGE TORCH TORCH_VERSION TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$(call quoted,$(name))))
-hardened := --read-only --tmpfs /tmp:size=1g,mode=1777 --cap-drop ALL --security-opt no-new-privileges --memory 3g --pids-limit 512
+hardened := --read-only --tmpfs /tmp:size=512m,mode=1777 --cap-drop ALL --security-opt no-new-privileges --memory 3328m --pids-limit 512
 
 # what the base image's tag stands for on this machine: its digest, or that of its content where it comes from no registry
 base = -- $(call quoted,BASE_IMAGE,debian:bookworm-slim)

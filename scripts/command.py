@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from scripts.errors import SeeFoodError, is_full
+from scripts.errors import FullDiskError, SeeFoodError, is_full
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,7 +52,7 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
         _print_nowhere()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if str(error.strerror).startswith("the disk is full"):  # of errors.full_disk, with its own advice
+        if isinstance(error, FullDiskError):  # it has its own advice
             return fail(error.strerror)
         return fail(f"the disk is full ({error}): make room, then run the same command again" if is_full(error) else error)
     except (SeeFoodError, ValueError) as error:

@@ -45,10 +45,12 @@ class SeeFoodError(Exception):
     """Something that a person can act on."""
 
 
-def full_disk(folder: Path, needed: float, free: float) -> OSError:
-    """The error of a disk that has no room: what is free in `folder`, what is needed, both in bytes, and what to do."""
-    sizes = f"{free / 1e6:.0f} MB are free in {folder}, {needed / 1e6:.0f} MB are needed"
-    return OSError(errno.ENOSPC, f"the disk is full: {sizes}: make room there")
+class FullDiskError(OSError):
+    """A disk that has no room: what is free in `folder`, what is needed, both in bytes, and what to do."""
+
+    def __init__(self, folder: Path, needed: float, free: float) -> None:
+        sizes = f"{free / 1e6:.0f} MB are free in {folder}, {needed / 1e6:.0f} MB are needed"
+        super().__init__(errno.ENOSPC, f"the disk is full: {sizes}: make room there")
 
 
 def is_full(error: OSError) -> bool:

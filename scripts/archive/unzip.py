@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from scripts.errors import full_disk
+from scripts.errors import FullDiskError
 
 # of an archive, and of what it unpacks to: the weights of the largest image classifiers have 5 GB
 MAX_ARCHIVE_BYTES = MAX_UNPACKED_BYTES = 8 * 1024**3
@@ -53,7 +53,7 @@ def extract(archive: Path, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
             if needed > free:
-                raise full_disk(folder, needed, free)
+                raise FullDiskError(folder, needed, free)
             for member in members:
                 _write(content, member, folder / member.filename)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:

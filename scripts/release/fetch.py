@@ -12,7 +12,7 @@ from handler.parts import sha256
 from scripts.archive.name import split_name
 from scripts.archive.read import unpack
 from scripts.atomic import aside
-from scripts.errors import full_disk, is_full
+from scripts.errors import FullDiskError, is_full
 from scripts.release.store import Store
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -28,14 +28,14 @@ def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], s
         if not archive.is_file() or sha256(archive) != entry["sha256"]:
             free = shutil.disk_usage(run_dir).free
             if free < settings.min_free_bytes:
-                raise full_disk(run_dir, settings.min_free_bytes, free)
+                raise FullDiskError(run_dir, settings.min_free_bytes, free)
             steps("fetching", version=version, archive=name)
             _download(store, name, entry["sha256"], archive)
         folder.parent.mkdir(exist_ok=True)
         unpack_as_named(archive, name, folder)
     except OSError as error:
         if is_full(error) and error.filename:  # the system's, which has no advice
-            raise full_disk(run_dir, settings.min_free_bytes, shutil.disk_usage(run_dir).free) from error
+            raise FullDiskError(run_dir, settings.min_free_bytes, shutil.disk_usage(run_dir).free) from error
         raise
     return folder
 

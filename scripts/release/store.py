@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from scripts.archive.unzip import MAX_ARCHIVE_BYTES
-from scripts.errors import SeeFoodError, full_disk
+from scripts.errors import FullDiskError, SeeFoodError
 
 
 class StoreError(SeeFoodError):
@@ -76,7 +76,7 @@ def save(name: str, size: int, chunks: Iterable[bytes], target: Path) -> None:
         raise ValueError(f"{name} has {size:,} bytes, an archive has at most {MAX_ARCHIVE_BYTES:,}")
     free = shutil.disk_usage(target.parent).free
     if size > free:
-        raise full_disk(target.parent, size, free)
+        raise FullDiskError(target.parent, size, free)
     left = size
     with target.open("wb") as file:
         for chunk in chunks:

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from scripts.archive.build import build
 from scripts.release.address import open_store
 from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
+from tests.hostile_files import webp_lossless
 from tests.project.containers import build_image, docker_daemon, need_base_image
 from tests.rollout.rolling import QUICK, Load, get, make_archives, release, reversion
 from training.export.export import export
@@ -82,6 +85,14 @@ class Container:
     def inside(self, program):
         """What a Python program that runs in the container prints."""
         return self.docker("exec", self.name, "python", "-c", program).strip()
+
+    def peak_mb(self):
+        """The most memory that it has had, by its control group, of version 2 or 1."""
+        places = ("memory.peak", "memory/memory.max_usage_in_bytes")
+        program = (
+            f"import pathlib\nfor p in {places}:\n p = pathlib.Path('/sys/fs/cgroup') / p\n if p.exists(): print(p.read_text())"
+        )
+        return int(self.inside(program).split()[0]) // 10**6
 
     def kill(self, word):
         """SIGKILL for each process with this in its command line, the first one excepted."""
@@ -277,6 +288,26 @@ def test_stays_within_its_memory_while_two_versions_are_loaded_and_big_photos_co
     print(container.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container.name))
     load.stop()
     assert not load.failed
+    assert not container.state()["OOMKilled"]
+
+
+def test_costly_photos_take_no_more_than_their_budget(run, store):
+    """Tiny files of many pixels, eight at a time: over a limit, and at the limit, in the memory that `make run-image` gives."""
+    container = run(store, "--memory=3328m", "--memory-swap=3328m").wait_ready()
+    container.ask()
+    before = container.peak_mb()
+    seen = {}
+    with ThreadPoolExecutor(8) as clients:
+        for side in (9400, 4449):
+            photo, url = webp_lossless(side, side), f"http://127.0.0.1:{container.port}/predictions/seefood"
+            answers = clients.map(lambda _, photo=photo, url=url: httpx.post(url, content=photo, timeout=LIMIT_S), range(24))
+            seen[side] = Counter(answer.status_code for answer in answers)
+            print(f"24 x {side} x {side}, {len(photo)} bytes: {dict(seen[side])}, {before} -> {container.peak_mb()} MB at the peak")
+    assert seen[9400] == {413: 24}
+    assert set(seen[4449]) <= {200, 503}
+    assert seen[4449][200] >= 1
+    assert container.peak_mb() < 3328 / 2
+    assert container.ready
     assert not container.state()["OOMKilled"]
 
 

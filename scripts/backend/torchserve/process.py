@@ -22,7 +22,7 @@ from scripts.backend.torchserve.environment import server_environment as server_
 from scripts.backend.torchserve.frontend_patch import write_patched_classes
 from scripts.backend.torchserve.management import Server, new_client, responds
 from scripts.backend.torchserve.versions import LOG_DELAY_S
-from scripts.errors import SeeFoodError, full_disk, is_full
+from scripts.errors import FullDiskError, SeeFoodError, is_full
 from scripts.paths import ROOT
 from scripts.settings import Settings, ports_of
 
@@ -83,7 +83,7 @@ def _prepare(run_dir: Path, min_free_bytes: int) -> None:
     except OSError as error:
         raise _unwritable(run_dir, error) from error
     if free < min_free_bytes:
-        raise ServeError(str(full_disk(run_dir, min_free_bytes, free).strerror))
+        raise ServeError(str(FullDiskError(run_dir, min_free_bytes, free).strerror))
 
 
 def _make_temp(run_dir: Path) -> None:
