@@ -27,6 +27,7 @@ PERMISSIONS = {
     ("main.yml", "image"): {"contents": "read", "id-token": "write", "attestations": "write"},
     ("main.yml", "deploy"): {"contents": "read", "id-token": "write"},
     ("audit.yml", "audit"): {"contents": "read"},
+    ("nightly.yml", "slow"): {"contents": "read"},
     ("model-release.yml", "release"): {"contents": "read", "id-token": "write"},
 }
 TO_AWS = [where for where in JOBS if "id-token" in PERMISSIONS[where]]
@@ -48,6 +49,7 @@ def test_workflows_start_when_they_should():
         "main.yml": {"push"},
         "model-release.yml": {"workflow_dispatch"},
         "audit.yml": {"schedule", "workflow_dispatch"},
+        "nightly.yml": {"schedule", "workflow_dispatch"},
     }
     assert WORKFLOWS["main.yml"]["on"]["push"] == {"branches": ["main"]}
 
