@@ -31,6 +31,7 @@ PHRASES = {
     422: "Unprocessable Content",
     503: "Service Unavailable",
 }
+RETRY_AFTER_S = "2"  # after a 503: what was too much at a time has been answered by then
 
 
 def to_json(answer: dict[str, Any]) -> bytes:
@@ -147,6 +148,8 @@ class SeefoodHandler:
             bodies.append(self._respond(request))
             if request.error is not None:
                 context.set_response_status(request.error.status, PHRASES[request.error.status], i)
+                if request.error.status == 503:
+                    context.set_response_header(i, "retry-after", RETRY_AFTER_S)
             context.set_response_content_type(i, request.content_type)
         self.metrics.handled(time.perf_counter() - started)
         return bodies

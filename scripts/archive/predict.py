@@ -37,6 +37,9 @@ class OfflineContext:
     def set_response_status(self, code: int, phrase: str, index: int) -> None:
         """Nothing to do: it is in the answer, as "code"."""
 
+    def set_response_header(self, index: int, key: str, value: str) -> None:
+        """Nothing to do: nobody asks again."""
+
 
 def predict(handler: Any, paths: list[Path]) -> Iterator[dict[str, Any]]:
     """{"photo", ...handle()'s answer} for each file, in order; progress on stderr."""
