@@ -36,7 +36,8 @@ def follow(sender: Sender) -> None:
                 return None
         except Exception as error:  # MLflow, SQLAlchemy, boto3 and requests raise types of their own; none may end this
             if not failures:
-                say(f"cannot send to {address} ({reason_of(error, sender.uri)}); records wait in {JOURNAL}, training goes on")
+                later = f"records wait in {JOURNAL} and are sent once it can be reached, or by make track"
+                say(f"cannot send to {address} ({reason_of(error, sender.uri)}): training goes on, {later}")
             failures += 1
         pause_s = min(RETRY_S * 2 ** min(failures, 9), MAX_RETRY_S) if failures else POLL_S
         if ended:
