@@ -1,14 +1,17 @@
 """Records of a run on their way to MLflow: embedded stores, a real server that is down, slow or there, S3, kills."""
 
+import http.server
 import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -213,6 +216,67 @@ def test_server_that_never_answers_stalls_nothing_and_the_records_can_be_sent_la
     assert done.returncode == 0, done.stderr
     run = open_client(store).get_run(done.stdout.split()[-1])
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 0.5})
+
+
+@pytest.fixture
+def refusing():
+    """refusing(status): the address of a server that answers nothing else."""
+    servers = []
+
+    def start(status):
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(b"<html>no</html>")
+
+            def do_POST(self):
+                self.do_GET()
+
+            def log_message(self, *_):
+                pass
+
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        (401, "error code 401 .*MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD, are missing, wrong or expired"),
+        (403, "error code 403 .*MLFLOW_TRACKING_TOKEN"),
+        (404, "no MLflow server; MLFLOW_TRACKING_URI is expected to be http://host:port"),
+        ("htp://mlflow:5000", "no kind of store has such an address; MLFLOW_TRACKING_URI is expected to be http://host:port"),
+        ("localhost:5000", "no kind of store has such an address; MLFLOW_TRACKING_URI is expected to be http://host:port"),
+        ("postgresql://me:secret@127.0.0.1:9/db", "psycopg"),
+    ],
+)
+def test_store_that_refuses_is_named_once_with_the_remedy_and_how_to_send_later(
+    here, monkeypatch, capfd, refusing, address, reason
+):
+    address = refusing(address) if isinstance(address, int) else address
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    tracker = Tracker(here / "run")
+    assert took_s(tracker.log_params, {"lr": 0.1}) < AT_ONCE_S
+    printed = []
+    wait_until(lambda: printed.append(capfd.readouterr().err) or "cannot send" in "".join(printed))
+    # what is refused for good is not tried again until the limit
+    assert took_s(tracker.close, "FINISHED", LIMIT_S) < CLOSE_S
+    printed = "".join(printed) + capfd.readouterr().err
+    assert len(re.findall(f"cannot send to .*{reason}.*training goes on", printed)) == 1, printed
+    assert "3 records are not sent to" in printed
+    assert "later: make track RUN=run" in printed
+    assert "secret" not in printed
+    with pytest.raises(ValueError, match=f"records could not be sent to .*{reason}"):
+        send(here / "run", address)
 
 
 def test_killed_run_is_sent_and_called_killed_until_it_is_resumed(here, monkeypatch, store):

@@ -54,14 +54,13 @@ def format_rows(prepared: Prepared, format_name: str, folder: Path) -> list[Row]
     print(f"writing {format_name} ...", flush=True)
     try:
         export_to(format_name, prepared.program, prepared.calibration, folder)
-        written = list(programs(format_name, folder))
+        measured = [(program, measure(program, prepared.reference)) for program in programs(format_name, folder)]
     except UnsupportedError as error:
         print(f"  {format_name} cannot take this network: {error}", flush=True)
         return []
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     rows = []
-    for program in written:
-        metrics = measure(program, prepared.reference)
+    for program, metrics in measured:
         refused = failure(program.precision, metrics) is not None
         verdict = f"top-1 {metrics['top1']:.2%}, agreement {metrics['agreement']:.2%}, " + ("refused" if refused else "passes")
         rows.append(Row(f"{format_name:17s} {program.precision:4s} {size:6.1f} MB", verdict, program))

@@ -83,7 +83,8 @@ def choose_format(prepared: Prepared, folder: Path, format_name: str) -> tuple[s
                 passed[name] = gate(name, Path(temp) / name, prepared.reference)
             except UnsupportedError as error:
                 if format_name == "fastest":
-                    print(f"  {name} cannot take this network ({error}): the next format is tried", flush=True)
+                    then = "it is left out" if passed else "the next format is tried"
+                    print(f"  {name} cannot take this network ({error}): {then}", flush=True)
                 unsupported = unsupported or error
             except AccuracyGateError as error:
                 refused = error

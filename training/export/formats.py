@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from handler.program import openvino_core
-from scripts.errors import SeeFoodError
+from scripts.errors import SeeFoodError, is_full
 from training.export.quiet import quiet_libraries
 
 CALIBRATION_PHOTOS = 300  # NNCF's default
@@ -47,14 +47,16 @@ def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
 
 
 def why(error: BaseException) -> str:
-    """The first cause of an error of an exporter, in one line; OSError, MemoryError and a full disk as they come."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError | MemoryError):
-            raise cause
-        error, cause = cause, cause.__cause__
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return textwrap.shorten(f"{type(error).__name__}: {text}", 300, placeholder=" ...")
+    """The first cause of an error of a library, in one line. Want of memory or of disk is raised: it is no fault of the network."""
+    first, cause = error, error.__cause__
+    while True:
+        if isinstance(first, MemoryError) or (isinstance(first, OSError) and is_full(first)):
+            raise first
+        if cause is None:
+            break
+        first, cause = cause, cause.__cause__
+    text = next((line for line in str(first).splitlines() if line.strip()), "")
+    return textwrap.shorten(f"{type(first).__name__}: {text}", 300, placeholder=" ...")
 
 
 def remove_traces(path: Path) -> None:

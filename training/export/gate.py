@@ -62,9 +62,12 @@ def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple
 
 
 def measure(program: Program, reference: Reference) -> dict[str, float]:
-    """Metrics of a program on the held-out photos, beside float32 torch's."""
+    """Metrics of a program on the held-out photos, beside float32 torch's. UnsupportedError if it does not run."""
     started = time.perf_counter()
-    probabilities, confidence = in_batches(program, reference.crops)
+    try:
+        probabilities, confidence = in_batches(program, reference.crops)
+    except Exception as error:  # as in programs(): an operator may fail only when it runs
+        raise UnsupportedError(why(error)) from error
     elapsed = time.perf_counter() - started
     predicted, by_torch = probabilities.argmax(1), reference.expected.argmax(1)
     return {
@@ -91,7 +94,7 @@ def failure(precision: str, metrics: dict[str, float]) -> str | None:
 def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]:
     """The programs of a format that pass, fastest first; each verdict is printed. AccuracyGateError if none passes.
 
-    UnsupportedError if the format's library cannot load it.
+    UnsupportedError if the format's library cannot load or run it.
     """
     passed: list[Measured] = []
     reasons = []
