@@ -204,7 +204,7 @@ def load_pickle(path: Path) -> Any:
             raise ValueError(f"weights file {path} is no file of torch.save or safetensors, or is damaged: {AGAIN}") from error
         raise ValueError(
             f"weights file {path} holds code ({unsafe[1]}), which is not run, as it may do anything. Where you trust it, "
-            "save its weights alone: torch.save(torch.load(file, weights_only=False).state_dict(), 'weights.pth')"
+            "load it with weights_only=False and save its state_dict alone: torch.save(state_dict, 'weights.pth')"
         ) from error
     except Exception as error:  # torch raises types of many kinds for files that are damaged
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
