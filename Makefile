@@ -41,6 +41,8 @@ each = $(foreach one,$($(1)),$(call quoted,one))
 
 # training needs a model's name; what reads it from an archive is given one only if the command line has it
 named_model := $(call option,--model,MODEL)
+# MLflow has a port of its own, 5000 unless the command line has one
+mlflow_port := $(call option,--port,PORT)
 MODEL ?= seefood
 PORT ?= 8080
 PARAMS ?= params.yaml
@@ -163,8 +165,8 @@ promote: .venv/installed-train ## Make a run's model the champion if it is bette
 track: .venv/installed-train ## Send the records of a run that a tracking server does not have yet: [RUN=runs/latest]
 	@$(python) training.tracking.track -- $(call quoted,RUN)
 
-mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C
-	@exec $(python) training.tracking.ui
+mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C: [PORT=5000]
+	@exec $(python) training.tracking.ui $(mlflow_port)
 
 ##@ Package
 

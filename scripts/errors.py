@@ -33,6 +33,8 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
         ChangedError - scripts.release.store
         DeniedError - scripts.release.store
       TrackingError - training.tracking.store
+      UnsupportedError - training.export.formats
+        OnnxError - training.export.formats
       VersionError - scripts.backend.torchserve.versions
         UnansweredError - scripts.backend.torchserve.versions
 """

@@ -50,6 +50,9 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
         "data_fingerprint": data.fingerprint,
     }
     tags |= {"dvc_version": dvc_version(data.root) if data.root else "not tracked", "world_size": str(run.world_size)}
+    name = data.root.resolve().name if data.root else "generated pictures"
+    counts = {"classes": len(data.labels), "train": len(data.train), "held_out": len(data.held_out)}
+    tracker.log_input(name, data.fingerprint, str(data.root or ""), counts)
     tracker.set_tags(tags | {"device": run.device.type, "torch": torch.__version__})
     return tracker
 
@@ -94,7 +97,9 @@ def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor
         run.say(f"no better {run.params.best_metric} for {run.params.patience} epochs: ended early")
     if tracker is None:
         return
-    tracker.log_metrics(row | system_metrics(), step=progress.epochs)
+    # of the best epoch so far, beside each epoch's own: MLflow's list of runs shows, and sorts by, the last value
+    best = {f"best_{name}": row[name] for name in ("epoch", "top1", "top5", "val_loss")} if better else {}
+    tracker.log_metrics(row | best | system_metrics(), step=progress.epochs)
     try:
         if better:
             checkpoint_of(run, logits, targets, metrics).save(run.out / "checkpoint.pt")

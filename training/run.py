@@ -166,6 +166,8 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not params.deterministic
     rank, world_size, device = start_process_group()
+    if not (out / STATE).exists():
+        build(params, 2)  # a wrong network or file of weights is refused before photos are read, which may take minutes
     data = read_data_once(root, params)
     # rank 0's state is sent to all: a machine of its own may not see the folder of the run
     states = [find_state(name, params, data, out, start_over) if rank == 0 else None]
@@ -175,7 +177,9 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     if state is not None:
         check_same_run(state, name, params, data, out)
     torch.manual_seed(params.seed)
-    classifier, spec = build(params, len(data.labels), load_weights=state is None)
+    classifier, spec = build(params, len(data.labels), load_weights=state is None, labels=data.labels)
+    if rank == 0 and classifier.start:
+        print(classifier.start)
     check_sizes(classifier, spec, params, world_size)
     average = Average(copy.deepcopy(classifier).to(device), classifier.to(device), params.ema_decay)
     optimizer = torch.optim.AdamW(parameter_groups(classifier, params), fused=True)

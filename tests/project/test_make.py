@@ -87,6 +87,7 @@ TAKEN = [
     ("report", "RUN"),
     ("promote", "MODEL RUN DATA ALPHA"),
     ("track", "RUN"),
+    ("mlflow", "PORT"),
     ("compare", "RUN DATA"),
     ("export", "VERSION RUN FORMAT DATA"),
     ("export", "EXPORTED"),
