@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+import torch
 import yaml
 
 from tests.conftest import LIMIT_S, ROOT
@@ -15,9 +16,9 @@ from training.data.loader import EvalPhotos
 from training.data.split import Photo, check_unreadable
 from training.loop import CHECK_STEPS, train
 from training.model import build
+from training.remedies import remedy
 from training.run import check_sizes
 from training.sweep import processes
-from training.train import what_to_do
 
 # runs the command with a fault planted at its first step; the workers are real and at work
 PLANTED = """
@@ -73,8 +74,8 @@ def with_workers(tiny_params):
 @pytest.mark.parametrize(
     ("fault", "status", "message"),
     [
-        ("raise KeyError('a bug')", 1, "KeyError: see the lines above"),
-        pytest.param("raise MemoryError", 1, "MemoryError: see the lines above", marks=pytest.mark.slow),
+        ("raise KeyError('a bug')", 1, "KeyError: see the lines above; nothing is saved yet; to start again: "),
+        pytest.param("raise MemoryError", 1, "there is too little memory for these crops", marks=pytest.mark.slow),
         pytest.param(
             "raise RuntimeError('CUDA out of memory. Tried to allocate')",
             1,
@@ -85,7 +86,12 @@ def with_workers(tiny_params):
         pytest.param("raise OSError(28, 'No space left on device')", 1, "error: the disk is full", marks=pytest.mark.slow),
         pytest.param("raise KeyboardInterrupt", 130, "interrupted", marks=pytest.mark.slow),
         pytest.param("raise SystemExit(3)", 3, "", marks=pytest.mark.slow),
-        pytest.param("import psutil; psutil.Process().children()[0].kill()", 1, "resumes the run", marks=pytest.mark.slow),
+        pytest.param(
+            "import psutil; psutil.Process().children()[0].kill()",
+            1,
+            "a worker of the loader was killed, most often for want of memory: fewer workers",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )
@@ -182,6 +188,32 @@ def test_unreadable_evaluation_photo_is_black_and_has_no_class(tmp_path, spec):
     assert (crop.shape, crop.max(), target, position) == ((224, 224, 3), 0, -1, 0)
 
 
-def test_what_to_do_names_shared_memory_before_a_killed_worker():
-    message = "DataLoader worker (pid 1) is killed by signal: Bus error. ... workers are out of shared memory"
-    assert "--shm-size" in what_to_do(message)
+@pytest.mark.parametrize(
+    ("error", "text", "changes_params"),
+    [
+        (RuntimeError("DataLoader worker (pid 1) is killed by signal: Bus error. ... out of shared memory"), "--shm-size=1g", True),
+        (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "--shm-size=1g", True),
+        (RuntimeError("unable to open shared memory object </torch_1> in read-write mode"), "--shm-size=1g", True),
+        (RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. "), "a worker of the loader was killed", True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "accumulate: 2", True),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "the GPU's memory is too small", True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "too little memory", True),
+        (MemoryError(), "too little memory", True),
+        (RuntimeError("[1]: Connection closed by peer [127.0.0.1]:1"), "another process of this run ended", False),
+        (ConnectionResetError(104, "Connection reset by peer"), "another process of this run ended", False),
+        (OSError(28, "No space left on device"), "the disk is full ([Errno 28] No space left on device): make room", False),
+    ],
+    ids=str,
+)
+def test_errors_of_the_machine_have_a_remedy(error, text, changes_params):
+    found = remedy(error)
+    assert found
+    assert text in found.text
+    assert found.changes_params == changes_params
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a bug"), ValueError("lr is -1"), RuntimeError("shape mismatch"), FileNotFoundError(2, "no")]
+)
+def test_errors_that_say_themselves_what_is_wrong_have_none(error):
+    assert remedy(error) is None

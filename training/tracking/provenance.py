@@ -2,20 +2,41 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import yaml
 
+from scripts.paths import ROOT
+
 
 def git_commit() -> str:
-    """Commit of the working tree and whether it was dirty, e.g. "1a2b3c4 clean"; "unknown" outside a repository."""
+    """Commit of this checkout and whether it was dirty, e.g. "1a2b3c4 clean"; else "unknown (no git: ...)", with the reason."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit} {'dirty' if changed else 'clean'}"
+        # a copy without .git, unpacked within a repository of something else, has none of that one's commits
+        _git("ls-files", "--error-unmatch", "training/__init__.py")
+        return f"{_git('rev-parse', 'HEAD').strip()} {'dirty' if _git('status', '--porcelain') else 'clean'}"
+    except OSError as error:
+        return f"unknown (no git: it cannot be run, {error.strerror})"
+    except subprocess.CalledProcessError as error:
+        return f"unknown (no git: {reason(error.stderr)})"
+
+
+def reason(stderr: str) -> str:
+    """What git's error means, with the remedy where there is one."""
+    if "dubious ownership" in stderr:
+        return f"the checkout belongs to another user; git config --global --add safe.directory {ROOT}"
+    if "not a git repository" in stderr or "did not match any file" in stderr:
+        return "these files are not from a clone"
+    if "HEAD" in stderr:
+        return "the repository has no commit yet"
+    return next(iter(stderr.splitlines()), "no reason given")
+
+
+def _git(*arguments: str) -> str:
+    environment = os.environ | {"LC_ALL": "C"}  # reasons are found by git's English words
+    return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True, env=environment).stdout
 
 
 def dvc_version(root: Path) -> str:
