@@ -45,7 +45,9 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     os.environ.setdefault(
         "OMP_NUM_THREADS", "1"
     )  # as torchrun does; on a CPU training/run.py gives each rank its share of the cores
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed.elastic"):  # each has a level of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

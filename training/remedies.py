@@ -9,22 +9,28 @@ from scripts.errors import is_full
 
 
 class Remedy(NamedTuple):
-    """A sentence, and whether it asks for a change of the parameter file."""
+    """What is wrong and what to do; `setting`, if there is one, is a hyper-parameter that would do, too."""
 
     text: str
-    changes_params: bool = False
+    setting: str = ""
+
+    @property
+    def for_training(self) -> str:
+        """The sentence for whoever can change the parameter file."""
+        return self.text + (f"; or set {self.setting} in the parameter file (params.yaml, PARAMS=)" if self.setting else "")
 
 
-PARAMS = "in the parameter file (params.yaml, or PARAMS=)"
-SMALLER = f"set accumulate: 2 {PARAMS}, which needs half of it for the same result, or a smaller global_batch_size for a new run"
+SMALLER = "accumulate: 2, which halves what a step needs and gives the same result,"
 SHARED_MEMORY = Remedy(
-    "the loader's workers ran out of shared memory (/dev/shm; a container has 64 MB unless it is given more): "
-    f"docker run --shm-size=1g, or workers: 0 {PARAMS}",
-    True,
+    "the loader's workers ran out of shared memory (/dev/shm), of which a container has 64 MB unless it is given more: "
+    "docker run --shm-size=1g",
+    "workers: 0",
 )
-GPU_MEMORY = Remedy(f"the GPU's memory is too small for these crops: {SMALLER}", True)
-MEMORY = Remedy(f"there is too little memory for these crops: {SMALLER}", True)
-WORKER = Remedy(f"a worker of the loader was killed, most often for want of memory: fewer workers {PARAMS}", True)
+GPU_MEMORY = Remedy(
+    "the GPU's memory is too small for these crops: free it (nvidia-smi shows who uses it), or take a smaller model", SMALLER
+)
+MEMORY = Remedy("there is too little memory for these crops: free some, or take a smaller model", SMALLER)
+WORKER = Remedy("a worker of the loader was killed, most often for want of memory: free some", "fewer workers")
 PEER = Remedy(
     "another process of this run ended, see its error above; if there is none, it was killed, most often for want of memory"
 )
@@ -38,9 +44,8 @@ BY_MESSAGE = {
     "can't allocate memory": MEMORY,
     "closed by peer": PEER,
     "reset by peer": PEER,
-    "device-side assert": Remedy("the GPU refused a value; CUDA_LAUNCH_BLOCKING=1 before the command shows the line that gave it"),
-    "driver": Remedy(
-        "the GPU's driver and PyTorch do not fit each other: nvidia-smi shows the driver; CUDA_VISIBLE_DEVICES= trains on the CPU"
+    "NVIDIA driver": Remedy(
+        "the GPU's driver and PyTorch do not fit: nvidia-smi shows the driver; CUDA_VISIBLE_DEVICES= goes without GPU"
     ),
 }
 

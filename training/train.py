@@ -72,11 +72,11 @@ def train_here(args: argparse.Namespace, again: Again) -> int:
             name, root, params = settings(args, again.out)
             checkpoint = train(name, root, params, again.out, args.parent_run, start_over=args.start_over)
     except Stopped as stop:
-        if rank0:
+        if rank0 and not launched:
             print(again.advice(), file=sys.stderr)
         return 128 + int(stop.args[0])
     if rank0:
-        run_value = "" if is_latest(again.out) else f" RUN={again.out}"
+        run_value = "" if is_latest(again.out) else f" RUN={shlex.quote(str(again.out))}"
         print(f"{checkpoint} is written. Next: make evaluate{run_value}, make export VERSION=1.0.0{run_value}")
     return 0
 
@@ -88,7 +88,10 @@ def train_on_several(args: argparse.Namespace, again: Again, processes: int) -> 
         _, _, params = settings(args, again.out)
         Batches(params.global_batch_size, params, 0, processes)
         os.environ[STARTED_AS] = shlex.join(again.started)
-        return launch(processes, [*sys.argv[1:], "--processes=1", f"--out={again.out}"])
+        status = launch(processes, [*sys.argv[1:], "--processes=1", f"--out={again.out}"])
+        if status > 128:  # a signal: the ranks may have been killed before they could say it
+            print(again.advice(), file=sys.stderr)
+        return status
 
 
 def failed(error: BaseException, again: Again) -> int:
@@ -99,12 +102,17 @@ def failed(error: BaseException, again: Again) -> int:
         print(f"interrupted; {again.advice()}", file=sys.stderr)
         return 128 + getattr(error, "number", signal.SIGINT)
     if known := remedy(error):
+        status = fail(f"{known.for_training}; {again.advice(with_params=bool(known.setting))}")
         if known not in (WORKER, PEER):
             end_for_good()
-        return fail(f"{known.text}; {again.advice(known.changes_params)}")
+        return status
     if isinstance(error, SeeFoodError | ValueError | OSError):
+        if BY_US not in os.environ:
+            raise error
+        # printed here, as the launcher ends this process at once
+        status = fail(error)
         end_for_good()
-        raise error
+        return status
     traceback.print_exc()
     return fail(f"{type(error).__name__}: see the lines above; {again.advice()}")
 

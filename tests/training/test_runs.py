@@ -18,7 +18,10 @@ from tests.conftest import LIMIT_S, ROOT
 from training import folder as run_folder
 from training.again import Again
 from training.folder import BOTH, RANK_0, STARTER, at_work, named_folder, new_folder, point_latest, process_at_work
+from training.launch import number_of_processes
 from training.model import Checkpoint
+from training.params import read_params
+from training.tracking import provenance
 
 # so that Ctrl-C reaches it wherever the tests run: a shell's background job would leave SIGINT ignored
 AWAKE = "import signal, sys, os; signal.signal(signal.SIGINT, signal.default_int_handler); os.execvp(sys.argv[1], sys.argv[1:])"
@@ -271,3 +274,109 @@ def test_resuming_a_run_at_work_is_refused_and_an_older_one_becomes_the_latest(p
     assert (project.folder / "runs/latest").resolve() == run
     os.killpg(resumed.pid, signal.SIGTERM)
     resumed.communicate(timeout=LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"headlr": 0.1}, "headlr: Extra inputs are not permitted (got 0.1; did you mean head_lr?)"),
+        ({"colour": "red"}, "colour: Extra inputs are not permitted (got 'red')"),
+        ({"lr": None}, "lr: Input should be a valid number (got None)"),
+        ({"lr": "1e-3"}, "(got '1e-3'; YAML reads this as text: write 0.001 or 1.0e-3)"),
+        ({"lr": float("inf")}, "lr: Input should be a finite number (got inf)"),
+        ({"epochs": 1.5}, "epochs: Input should be a valid integer"),
+        ({"workers": -1}, "workers: Input should be greater than or equal to 0 (got -1)"),
+        ({"channels_last": "on"}, "channels_last: Input should be a valid boolean (got 'on')"),
+        ({"augment": "heavy"}, "augment: Input should be 'none', 'trivial' or 'rand' (got 'heavy')"),
+    ],
+    ids=str,
+)
+def test_wrong_parameter_is_named_with_what_was_meant(tmp_path, tiny_params, change, message):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_params.model_dump() | change))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_params(tmp_path / "params.yaml")
+
+
+def test_missing_parameter_and_files_that_hold_none_are_named(tmp_path, tiny_params):
+    values = tiny_params.model_dump()
+    del values["lr"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    for name, message in (
+        ("params.yaml", "lr: Field required"),
+        ("", "is no parameter file"),
+        ("binary.yaml", "is not valid YAML"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_params(tmp_path / name)
+
+
+@pytest.mark.parametrize(("text", "gpus", "right"), [("1", 0, True), ("2", 2, True), ("3", 2, False), ("0", 1, False)])
+def test_number_of_processes_is_checked_against_the_machine(monkeypatch, text, gpus, right):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    if right:
+        assert number_of_processes(text) == int(text)
+    else:
+        with pytest.raises(ValueError, match=rf"GPUS={text}: expected a number from 1 to {gpus}, as PyTorch finds {gpus} GPU"):
+            number_of_processes(text)
+
+
+@pytest.mark.parametrize("text", ["abc", "-1", "1.5", "", "٣", "99999"])
+def test_number_of_processes_that_is_none_is_refused_with_what_is_there(monkeypatch, text):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ValueError, match=f"GPUS={text}: expected a number from 1 to .* CPU cores .*CUDA_VISIBLE_DEVICES is ''"):
+        number_of_processes(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no clone", "unknown (no git: these files are not from a clone)"),
+        ("within another repository", "unknown (no git: these files are not from a clone)"),
+        ("no commit", "unknown (no git: the repository has no commit yet)"),
+        ("no program", "unknown (no git: it cannot be run, No such file or directory)"),
+        ("another user's", "unknown (no git: the checkout belongs to another user; git config --global --add safe.directory "),
+    ],
+)
+def test_a_run_without_git_says_why(tmp_path, monkeypatch, kind, said):
+    checkout = tmp_path / "outer/seefood"
+    (checkout / "training").mkdir(parents=True)
+    (checkout / "training/__init__.py").touch()
+    monkeypatch.setattr(provenance, "ROOT", checkout)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    if kind == "within another repository":
+        subprocess.run(["git", "init", "-q", tmp_path / "outer"], check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"],
+            cwd=tmp_path / "outer",
+            check=True,
+        )
+    if kind in ("no commit", "another user's"):
+        subprocess.run(["git", "init", "-q", checkout], check=True)
+        subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    if kind == "another user's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder to another user")
+        for path in (checkout, checkout / ".git"):
+            os.chown(path, 12345, 12345)
+    if kind == "no program":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.git_commit().startswith(said)
+
+
+@pytest.mark.slow
+def test_files_may_lie_outside_the_checkout(project, generated, tmp_path):
+    params = yaml.safe_load((project.folder / "params.yaml").read_text()) | {"epochs": 1}
+    (tmp_path / "my params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "my photos").symlink_to(generated)
+    process = project.start("make", "train", "DATA=../my photos", "PARAMS=../my params.yaml", "RUN=../my runs/one")
+    printed, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, printed
+    assert "Next: make evaluate RUN='../my runs/one'" in printed
+    for command in re.findall(r"make evaluate RUN='[^']*'", printed):
+        done = project.start("sh", "-c", command)
+        shown, _ = done.communicate(timeout=LIMIT_S)
+        assert done.returncode == 0, shown
+    assert (tmp_path / "my runs/one/metrics.json").is_file()

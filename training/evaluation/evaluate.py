@@ -19,7 +19,7 @@ from torch import Tensor
 
 from handler.preprocess import Spec
 from scripts.atomic import write_text
-from scripts.command import parser, run
+from scripts.command import fail, parser, run
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import (
@@ -34,8 +34,10 @@ from training.evaluation.held_out import held_out_photos
 from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
 from training.evaluation.mistakes import most_confident_mistakes
 from training.evaluation.tables import per_class, write_confusion, write_per_class, write_predictions
+from training.folder import process_at_work
 from training.model import Checkpoint, Classifier
 from training.params import Params
+from training.remedies import remedy
 from training.tracking.journal import Tracker
 
 PICTURES = ("confusion.png", "reliability.png", "mistakes.png", "learning_curves.png", "confidence.png")
@@ -224,7 +226,7 @@ def print_summary(out: Path) -> None:
     print(f"{out} holds metrics.json, tables and plots. Next: make report")
 
 
-def main() -> None:
+def main() -> int:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("--checkpoint", type=Path, required=True)
@@ -233,9 +235,17 @@ def main() -> None:
     arguments.add_argument("--unknown", type=Path, help="folder of out-of-distribution photos, to see how many are detected")
     args = arguments.parse_args()
     checkpoint = Checkpoint.load(args.checkpoint)
-    metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown)
+    if pid := process_at_work(args.checkpoint.parent):
+        print(f"{args.checkpoint.parent} is at work, as process {pid}: this is its best epoch so far, {checkpoint.epoch}")
+    try:
+        metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown)
+    except Exception as error:
+        if known := remedy(error):
+            return fail(f"{known.text}; then the same command again")
+        raise
     print_summary(args.out)
     track(args.out, metrics, checkpoint.epoch)
+    return 0
 
 
 if __name__ == "__main__":
