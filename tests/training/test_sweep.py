@@ -15,7 +15,7 @@ import yaml
 from optuna.trial import TrialState
 
 from scripts.command import run as run_command
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from training.params import read_params
 from training.sweep import processes
 from training.sweep import sweep as sweep_module
@@ -245,7 +245,7 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
     command += ["--space", str(space), "--out", str(folder), "--trials", "2"]
     with Path("first.txt").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LIMIT_S
     while not read_history(trial_folder(folder, 1)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.conftest import free_port
+from tests.conftest import LIMIT_S, free_port
 from training.tracking.journal import Tracker
 from training.tracking.machine import system_metrics
 from training.tracking.registry import Registry
@@ -163,8 +163,8 @@ def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, 
     finally:
         family = psutil.Process(server.pid).children(recursive=True)
         server.terminate()
-        server.wait(20)
-        psutil.wait_procs(family, timeout=10)
+        server.wait(LIMIT_S)
+        psutil.wait_procs(family, timeout=LIMIT_S)
         log.close()
 
     other = open_client(store).get_run(send(folder, store))  # another store gets the whole run
