@@ -129,17 +129,15 @@ pull: .venv/installed-train ## Fetch the data and models of this commit from the
 
 ##@ Train
 
-# a store of its own for each start of the ranks: torchrun would otherwise keep the addresses of ranks that have ended
-ranks = $(if $(filter-out 1,$(GPUS)),TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(BIN)/torchrun --standalone \
-	--nproc-per-node=$(call quoted,GPUS) --max-restarts=3,$(BIN)/python) -m
-new_run = --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
+# what the command line has given, and the file does not
+given = $(filter override,$(origin $(1)))
+new_run = --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS) \
+	$(if $(call given,RUN),--out=$(call quoted,RUN))
+resumed_run = --resume --out=$(call quoted,RESUME) $(named_model) $(if $(call given,PARAMS),--params=$(call quoted,PARAMS))
 
-train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RESUME=runs/X]; no DATA: generated pictures
-	@out=$(if $(RESUME),$(call quoted,RESUME),runs/$$(date -u +%Y%m%d-%H%M%S)) && \
-	$(ranks) training.train --out="$$out" $(if $(RESUME),--resume $(named_model),$(new_run)) && \
-	{ folder=$$(cd -- "$$out" 2>/dev/null && pwd -P) || folder=; \
-	case "$$folder" in "$$(pwd -P)"/runs/*) ln -sfn "$${folder##*/}" runs/latest;; esac; } && \
-	echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
+train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RUN=folder RESUME=runs/X]; no DATA: generated pictures
+	@$(python) training.train --processes=$(call quoted,GPUS) $(if $(RESUME),$(resumed_run),$(new_run)) \
+		--make $(foreach name,DATA MODEL PARAMS WEIGHTS GPUS RUN RESUME,$(if $(call given,$(name)),$(name)=$(call quoted,$(name))))
 
 profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos PARAMS=file WEIGHTS=file]
 	@$(python) training.speed.profiling $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)

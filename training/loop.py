@@ -20,7 +20,7 @@ from training.params import Params
 from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
 from training.record import check_finite, end_epoch, evaluate_average, finish, introduce
 from training.resume import Signals, Stopped, agree, total
-from training.run import Run, start
+from training.run import Run, no_terminal, start
 
 GO_ON, SAVE, STOP = range(3)  # what a rank asks for after a step; the greatest of all ranks' requests holds
 CHECK_STEPS = 20  # between looks at the loss, each of which waits for the GPU
@@ -52,7 +52,8 @@ def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
     if not bar.disable and time.time() - bar.last_print_t > 1:
         loss, accuracy = (sums / seen).tolist()
         bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
-    bar.update(photos)
+    with no_terminal():
+        bar.update(photos)
 
 
 def save_within_epoch(run: Run, sums: Tensor, seen: float) -> None:
@@ -138,7 +139,8 @@ def train(
                 if request == STOP:
                     raise Stopped(signals.received)
 
-            bar.close()
+            with no_terminal():
+                bar.close()
             seconds = time.perf_counter() - started
             progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
             check_finite(progress.step, progress.loss_sum / progress.seen)

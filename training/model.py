@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from handler.preprocess import Spec
 from scripts.atomic import aside
+from training.folder import process_at_work
 from training.params import Params
 from training.weights.file import read_weights
 from training.weights.fit import take
@@ -122,7 +123,8 @@ class Checkpoint:
     """What one run hands on. `metrics` are of the held-out photos; `trained_on` is the sha256 of each training photo.
 
     `temperature` divides the logits; `data` holds source, root, fingerprint and counts; `git` is commit and "dirty" or "clean";
-    `name` is the model's, None in checkpoints that are older than names (`params["model"]` is timm's network).
+    `name` is the model's, None in checkpoints that are older than names (`params["model"]` is timm's network). `held_out` is
+    the sha256 of each photo by which epoch and temperature were chosen, None in older checkpoints.
     """
 
     weights: dict[str, Tensor]
@@ -136,6 +138,7 @@ class Checkpoint:
     trained_on: Sequence[str]
     git: str
     name: str | None = None
+    held_out: Sequence[str] | None = None
 
     def save(self, path: Path) -> None:
         """Write the file whole. OSError if the disk is full."""
@@ -147,6 +150,8 @@ class Checkpoint:
         try:
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
         except FileNotFoundError as error:
+            if pid := process_at_work(path.parent):
+                raise ValueError(f"no checkpoint {path} yet: the run is at work, as process {pid}, in its first epoch") from error
             raise ValueError(f"no checkpoint {path}; make train writes one") from error
         except Exception as error:  # torch.load raises pickle, zip, key and type errors alike
             raise ValueError(f"{path} is not a checkpoint of this project: {error}") from error

@@ -171,7 +171,7 @@ def test_signal_during_evaluation_keeps_the_epoch(tmp_path, generated, params, o
 
 def wait_for_step(out: Path, process: subprocess.Popen[str], least: int) -> int:
     """Wait until the saved state is at least that many steps on."""
-    ends_at = time.monotonic() + 120
+    ends_at = time.monotonic() + LIMIT_S
     while time.monotonic() < ends_at:
         assert process.poll() is None, process.communicate()
         state = load_state(out / "last.pt")  # whole at any moment, or this raises

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from scripts.command import run
-from tests.conftest import ROOT, SHARED, bytes_of, needs_photos
+from tests.conftest import LIMIT_S, ROOT, SHARED, bytes_of, needs_photos
 from tests.training.test_sets import food101
 from training.data import ingest as ingest_module
 from training.data.ingest import staging_folder
@@ -291,7 +291,7 @@ def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, ca
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PYTHONPATH": str(ROOT), "PATH": ""}
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while len(list(Path("data").glob("food.part/*"))) < 10 and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
