@@ -1,13 +1,14 @@
 """Label the photos in a folder: `python -m scripts.archive.predict photos/ --out labels.csv` (or .jsonl).
 
 Needs no running server: the archive's own handler answers, as in TorchServe's worker. For a file that is not a photo the
-row holds the error.
+row holds the error. Leftovers of other programs, such as .DS_Store and Thumbs.db, get none.
 """
 
 import csv
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +19,7 @@ from scripts.archive.name import choose_archive
 from scripts.archive.read import load_handler, unpack
 from scripts.atomic import aside
 from scripts.command import parser, run
+from scripts.folders import files_below, not_taken
 from scripts.paths import ROOT
 
 # enough to keep the handler's decoding threads busy; all photos of a batch are in memory together
@@ -84,7 +86,10 @@ def main() -> int:
     if args.out and args.out.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"--out is {args.out}, expected a name that ends in .csv or .jsonl")
     archive = choose_archive(args.model_store, args.version, args.model)
-    paths = [args.photos] if args.photos.is_file() else sorted(path for path in args.photos.rglob("*") if path.is_file())
+    passed: Counter[str] = Counter()
+    paths = [args.photos] if args.photos.is_file() else files_below(args.photos, passed)
+    if passed:
+        print(not_taken(args.photos, passed), file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / "archive"
         unpack(archive, unpacked)  # all parts checked before any of its code runs

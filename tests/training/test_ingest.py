@@ -225,7 +225,7 @@ def test_unknown_class_is_refused_naming_close_ones_unless_it_is_meant_to_be_new
     [
         ("nowhere", "nowhere is neither a folder of class folders nor a CSV"),
         ("empty", "empty holds no photo in a class folder"),
-        ("columns.csv", r"has the columns \['file', 'class'\], expected path,label"),
+        ("columns.csv", r"has the columns \['file', 'cuisine'\], expected path,label"),
         ("outside.csv", "has the label '../class_0', expected the name of a class"),
         ("split", "has the label 'train', expected the name of a class"),
         ("one", "only class 'class_0' has photos to add"),
@@ -235,7 +235,7 @@ def test_source_that_cannot_be_understood_is_refused(monkeypatch, capsys, source
     Path("empty").mkdir()
     give("train/class_0", 1000, "split")
     give("class_0", 1000, "one")
-    Path("columns.csv").write_text("file,class\na.jpg,class_0\n")
+    Path("columns.csv").write_text("file,cuisine\na.jpg,class_0\n")
     Path("outside.csv").write_text("path,label\na.jpg,../class_0\n")
     status, _, errors = ingest(monkeypatch, capsys, source, "--data", "data/food")
     assert status == 1
