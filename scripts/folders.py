@@ -84,6 +84,11 @@ def files_below(path: Path, passed: Counter[str]) -> list[Path]:
     return sorted(read_folder(path, passed).all_files())
 
 
+def shown(path: Path) -> str:
+    """A path for people and for files in UTF-8: bytes of its name that are no UTF-8 become question marks."""
+    return str(path).encode(errors="replace").decode()
+
+
 def listed(counts: Counter[str]) -> str:
     """Counts by kind for people, most first: "7 .txt, 3 .DS_Store"."""
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())

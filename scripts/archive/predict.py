@@ -19,11 +19,13 @@ from scripts.archive.name import choose_archive
 from scripts.archive.read import load_handler, unpack
 from scripts.atomic import aside
 from scripts.command import parser, run
-from scripts.folders import files_below, not_taken
+from scripts.folders import files_below, not_taken, shown
 from scripts.paths import ROOT
 
 # enough to keep the handler's decoding threads busy; all photos of a batch are in memory together
 BATCH_SIZE = 8
+# a video beside the photos may have gigabytes
+MAX_READ = 64 * 1024 * 1024
 
 
 class OfflineContext:
@@ -47,10 +49,16 @@ def predict(handler: Any, paths: list[Path]) -> Iterator[dict[str, Any]]:
     with tqdm(total=len(paths), unit="photo", disable=None) as progress:
         for start in range(0, len(paths), BATCH_SIZE):
             batch = paths[start : start + BATCH_SIZE]
-            answers = handler.handle([{"body": path.read_bytes()} for path in batch], context)
+            answers = handler.handle([{"body": read_start(path)} for path in batch], context)
             for path, answer in zip(batch, answers, strict=True):
-                yield {"photo": str(path), **json.loads(answer)}
+                yield {"photo": shown(path), **json.loads(answer)}
             progress.update(len(batch))
+
+
+def read_start(path: Path) -> bytes:
+    """The bytes of a file, of one that is far over a photo's limit only the first."""
+    with path.open("rb") as file:
+        return file.read(MAX_READ)
 
 
 def write_csv(rows: Iterator[dict[str, Any]], out: TextIO) -> None:

@@ -22,8 +22,8 @@ ROOMS = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 LEAVES_FOR_TRAINING = {f"scripts.{name}" for name in ("atomic", "command", "errors", "folders", "model_name", "paths")}
 # preflight installs from the index that the set-up used; install.py runs before anything is installed, so it imports nothing
 COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
-# an archive must hold all that its handler imports; training conforms to these two of its files
-HANDLER_FOR_TRAINING = {"handler.preprocess", "handler.program"}
+# an archive must hold all that its handler imports; training conforms to these three of its files
+HANDLER_FOR_TRAINING = {"handler.photo_file", "handler.preprocess", "handler.program"}
 
 # what each part may import of what its extra installs
 PACKAGES = {

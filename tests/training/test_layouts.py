@@ -1,16 +1,19 @@
 """Data sets as they come: what is read of each layout, and what is said about the rest."""
 
+import json
 import os
 import re
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.conftest import bytes_of
 from tests.training.test_sets import read
+from training.data.sets import write_prepared
 from training.data.split_names import split_name
 
 NFC, NFD = (unicodedata.normalize(form, "crème brûlée") for form in ("NFC", "NFD"))
@@ -78,6 +81,7 @@ LAYOUTS = {
     "splits without classes": ({"train": 5, "test": 5}, None, "train has 0 class folders and 5 photos without a class"),
     "no train": (both("val", "test"), None, "holds 'test', 'val' and no folder of training photos: name that one train"),
     "test among classes": (both("") | {"test": 6, "tart": 6}, None, "'test', named like a split, beside 'pie', .*rename"),
+    "splits of other names": (both("partA", "partB"), (24, 0), "'partA', 'partB' hold the same folders, 'pie', 'soup'"),
     "a class that is called train": (both("train", "test") | {"train/train": 5}, (17, 12, 0), "no photo in 'test' of 1 .* 'train'"),
     "splits of which one is of another folder": (both("a/train", "a/test") | {"b": 6}, None, "a holds the splits 'test', 'train'"),
     "empty class": (both("") | {"tart/.keep": ""}, None, "class 'tart' in .* has no readable photo: it is empty"),
@@ -170,6 +174,31 @@ def test_links_are_followed_and_those_that_lead_nowhere_or_up_are_counted(lay, t
     assert "not taken: 3 files" in errors
     for kind in ("1 link that leads nowhere", "1 link to a folder above it", "1 no file (a device, pipe or socket)"):
         assert kind in errors
+
+
+def test_prepared_file_keeps_the_test_split_and_an_older_one_has_none(lay, tmp_path):
+    data, path = read(lay(both("train", "dev", "test"))), tmp_path / "split.json"
+    write_prepared(data, 0.2, 0, path)
+    assert read(path) == data
+    assert {photo.split for photo in data.held_out} == {"val"}
+    assert {photo.split for photo in data.test} == {"test"}
+    values = json.loads(path.read_text())
+    del values["test"]
+    path.write_text(json.dumps(values))
+    assert read(path) == replace(data, test=())
+
+
+def test_training_photos_like_those_of_val_and_test_are_left_out(lay, capsys):
+    root = lay(both("train", "val", "test"))
+    for number, split in enumerate(("val", "test")):
+        mirrored = ImageOps.mirror(Image.open(root / split / "pie" / "0.jpg"))
+        mirrored.save(root / "train" / "pie" / f"like{number}.png")
+    shutil.copyfile(root / "val" / "soup" / "0.jpg", root / "test" / "soup" / "again.jpg")
+    data = read(root)
+    assert (len(data.train), len(data.held_out), len(data.test)) == (12, 12, 13)
+    errors = capsys.readouterr().err
+    assert "left out 2 photos" in errors
+    assert "1 photo in both val and test" in errors
 
 
 @pytest.mark.parametrize(("photos", "bad", "reads"), [(10, 1, True), (60, 1, True), (60, 3, True), (60, 4, False)])

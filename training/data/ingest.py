@@ -31,11 +31,12 @@ from handler.preprocess import PhotoError, read_photo
 from scripts.atomic import aside, write_text
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
+from scripts.folders import shown
 from training.data.duplicates import thumbnail
 from training.data.given import read_given
 from training.data.growth import print_growth
 from training.data.layouts import find_layout
-from training.data.photo_folders import read_tree
+from training.data.photo_folders import read_tree, what_instead
 from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
 from training.data.sets import HASH_CACHE, Data, food101_folder, read_data
 from training.params import Params, read_params
@@ -78,6 +79,8 @@ def stage(given: list[GivenPhoto], known: KnownPhotos, staging: Path) -> list[Ca
 
     def candidate(number: int, photo: GivenPhoto) -> Candidate:
         try:
+            if kind := what_instead(photo.path):  # before it is read: it may be a video of gigabytes
+                return Candidate(photo, problem=f"not a photo: {kind}")
             photo_bytes = photo.path.read_bytes()
             found = Candidate(photo, hashlib.sha256(photo_bytes).hexdigest(), staging / f"{number}.jpg")
             # present already: no need to decode and encode it, which takes most of the time
@@ -166,7 +169,7 @@ def list_in_food101(path: Path, added: list[Candidate]) -> None:
 def write_refused(refused: list[Refusal], path: Path) -> None:
     """Every refused photo with its reason on stdout and in a CSV, which has only its header if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(refusal.given.path, refusal.given.label, refusal.reason, refusal.detail) for refusal in refused]
+    rows = [(shown(refusal.given.path), refusal.given.label, refusal.reason, refusal.detail) for refusal in refused]
     with aside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "label", "reason", "detail"), *rows])
     for refusal in refused:

@@ -50,6 +50,7 @@ def find_layout(tree: PhotoFolder) -> Layout:
         layout = _of_class_folders_with_splits(folder, inner)
     else:
         layout = Layout("class folders", {"": _photos(_class_folders(folder, remarks))}, folder.path)
+        _remark_same_folders(inner, remarks)
     if alike := _alike(layout.labels):
         remarks.append(f"classes that differ by case or spaces alone: {alike}: if they are one, give them one name")
     layout.remarks = remarks + layout.remarks
@@ -176,6 +177,16 @@ def _class_folders(folder: PhotoFolder, remarks: list[str]) -> Folders:
     if len(own_splits := _split_folders(inner)) > 1 and sum(map(len, own_splits.values())) == len(inner):
         raise ValueError(f"{folder.path} holds splits within a split: {_names(inner)}: give one of these folders as the data set")
     return classes
+
+
+def _remark_same_folders(classes: list[PhotoFolder], remarks: list[str]) -> None:
+    """Splits of names that are not recognised hold the same class folders; classes seldom do."""
+    held = [{inner.label for inner in folder.with_photos()} for folder in classes]
+    if len(held[0]) > 1 and all(labels == held[0] for labels in held) and not any(folder.photos for folder in classes):
+        remarks.append(
+            f"{_names(classes)} hold the same folders, {_named(held[0])}, and are taken for classes: "
+            "if they are splits, name them train, val and test"
+        )
 
 
 def _may_be_class(folder: PhotoFolder) -> bool:

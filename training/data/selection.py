@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from scripts.folders import shown
 from training.data.duplicates import NEAR_DUPLICATE, THUMBNAIL, normalise
 from training.data.sets import find_photos
 from training.data.split import OFFICIAL, hash_photos
@@ -55,7 +56,7 @@ class Refusal:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.given.path}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
+        return f"{shown(self.given.path)}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
 
 
 @dataclass

@@ -80,7 +80,7 @@ def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | N
     test = tuple(photo for photo in held_out if has_val and photo.split == "test")
     held_out = [photo for photo in held_out if not has_val or photo.split == "val"]
     if both := len({photo.sha256 for photo in test} & {photo.sha256 for photo in held_out}):
-        remarks.append(f"{both} photos are both in val and in test: results on test are too good by these")
+        remarks.append(f"{both} photo{'s' * (both > 1)} in both val and test: these make results on test too good")
     if not quiet:
         print("".join(f"{remark}\n" for remark in remarks), end="", file=sys.stderr)
     return Data(labels, tuple(train), tuple(held_out), _fingerprint(labels, photos), source, root, test)
@@ -157,7 +157,7 @@ def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str
     if official := food101_folder(root):
         return *_food101(official), "Food-101"
     if not root.is_dir():
-        problem = "give its folder" if root.is_file() else "the folder does not exist"
+        problem = "it is a file, expected a folder (of an archive, unpack it)" if root.is_file() else "the folder does not exist"
         raise ValueError(f"no data set at {root}: {problem}")
     passed: Counter[str] = Counter()
     tree = read_tree(root, passed)
