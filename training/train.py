@@ -40,7 +40,7 @@ def main() -> int:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("--model", help="name to register, archive and serve the model under; with --resume the run's own")
-    arguments.add_argument("--data", type=Path, help="Food-101, a folder of class folders, train/ and test/ folders, or split.json")
+    arguments.add_argument("--data", type=Path, help="class folders, alone or below folders of splits, Food-101, or split.json")
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"))
     arguments.add_argument("--weights", help="starting weights: a file, 'hub' or 'none'; default: as in the parameter file")
     arguments.add_argument("--out", type=Path, required=True, help="folder of the run; a run that was stopped there is resumed")

@@ -87,6 +87,29 @@ LAYOUTS = {
     "empty class": (both("") | {"tart/.keep": ""}, None, "class 'tart' in .* has no readable photo: it is empty"),
     "class of HEIC alone": (both("") | {"tart/1.heic": b"\0\0\0\x18ftypheic"}, None, r"'tart' .* only 1 .heic .HEIC"),
     "folder of lists": (both("") | {"meta/1.json": "{}", "meta/2.txt": "x"}, (12, 0), "no photo in 'meta'"),
+    "labels.csv": (
+        {"images": 6, "labels.csv": "image;class\n0.jpg;pie\n1.jpg;pie\n2.jpg;soup\n3.jpg;soup\n9.jpg;soup\n"},
+        (4, 0),
+        "labels.csv: 1 row not taken: line 6: no photo .*\nnot taken: 3 files of .*: 2 photos without a class, 1 .csv",
+    ),
+    "Kaggle: train.csv": (
+        {"train": 4, "test": 4, "train.csv": "id,label\n0,pie\n1,pie\n2,soup\n3,soup\n", "test.csv": "id\n0\n1\n"},
+        (4, 0),
+        "not taken: 6 files of .*: 4 photos without a class, 2 .csv",
+    ),
+    "lists of splits": (
+        {"jpg": 8, "train.csv": "path,label\n0,a\n1,a\n2,b\n3,b\n", "valid.csv": "path,label\n4,a\n5,b\n"}
+        | {"Test.csv": "path,label\n6,a\n"},
+        (4, 2, 1),
+        "not taken: 4 files",
+    ),
+    "list in a folder": ({"unpacked/images": 4, "unpacked/l.csv": "id,class\n0,a\n1,a\n2,b\n3,b\n"}, (4, 0), "1 file of"),
+    "class folders beside a list of one class": (both("") | {"best.csv": "file,label\npie/0.jpg,good\n"}, (12, 0), "1 file of"),
+    "masks beside a list": (
+        {"images": 4, "masks": 4, "list.csv": "path,label\nimages/0.jpg,a\nimages/1.jpg,a\nimages/2.jpg,b\nimages/3.jpg,b\n"},
+        (4, 0),
+        "4 photos without a class",
+    ),
     "leftovers": (
         both("", "__MACOSX", "@eaDir", ".ipynb_checkpoints", "#recycle", "lost+found", ".git")
         | {"pie/._0.jpg": "x", "pie/.DS_Store": "x", "pie/Thumbs.db": "x", "soup/desktop.ini": "x", "soup/@eaDir/0.jpg/T.jpg": "x"},

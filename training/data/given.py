@@ -49,10 +49,14 @@ def check_label(photo: GivenPhoto) -> None:
 def _in_class_folders(source: Path) -> tuple[list[GivenPhoto], str]:
     passed: Counter[str] = Counter()
     tree = read_folder(source, passed)
+    beside = len(tree.files)
+    # one folder inside another, as unpacked archives are
+    while len(tree.folders) == 1 and not tree.folders[0].files and len(tree.folders[0].folders) > 1:
+        tree = tree.folders[0]
     given = [
         GivenPhoto(path, unicodedata.normalize("NFC", folder.path.name))
         for folder in tree.folders
         for path in sorted(folder.all_files())
     ]
-    passed = Counter({"beside the class folders": len(tree.files)}) + passed
+    passed = Counter({"beside the class folders": beside}) + passed
     return given, not_taken(source, passed)

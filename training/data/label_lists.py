@@ -51,7 +51,8 @@ class LabelList:
         if not self.problems:
             return ""
         more = f"; and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
-        return f"{path}: {len(self.problems)} rows not taken: {'; '.join(self.problems[:SHOWN])}{more}"
+        rows = f"{len(self.problems)} row{'s' * (len(self.problems) > 1)}"
+        return f"{path}: {rows} not taken: {'; '.join(self.problems[:SHOWN])}{more}"
 
 
 def is_label_list(path: Path) -> bool:
@@ -68,10 +69,10 @@ def find_listed(tree: PhotoFolder) -> Layout | None:
 
     None if there is no list. ValueError if a list gives less than two classes.
     """
-    lists = sorted(path for path in tree.path.iterdir() if path.suffix.lower() in LIST_SUFFIXES and not leftover(path.name))
-    lists = [path for path in lists if path.is_file() and is_label_list(path)]
-    if not lists:
-        return None
+    while not (lists := _lists(tree.path)):
+        if len(inner := tree.with_photos()) != 1:
+            return None
+        tree = inner[0]
     layout = Layout(" and ".join(path.name for path in lists), {}, None)
     photos = set(tree.all_photos())
     for path in lists:
@@ -82,6 +83,11 @@ def find_listed(tree: PhotoFolder) -> Layout | None:
         layout.remarks += filter(None, [found.remark(path)])
     _check_listed(layout, tree.path)
     return layout
+
+
+def _lists(folder: Path) -> list[Path]:
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in LIST_SUFFIXES and not leftover(path.name))
+    return [path for path in paths if path.is_file() and is_label_list(path)]
 
 
 def _usable(found: LabelList, photos: set[Path]) -> list[Row]:
@@ -118,7 +124,7 @@ def read_label_list(path: Path) -> LabelList:
             f"{path} has the columns {header}, expected path,label: name them so in its first line (file, image, photo ... and "
             "class, category ... are understood, too)"
         )
-    found, files = LabelList([]), _Files(path.parent)
+    found, files = LabelList([]), _Files(path)
     lines_of: dict[Path, list[Row]] = defaultdict(list)
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator, skipinitialspace=True)
     try:
@@ -217,10 +223,11 @@ def _plain(name: str) -> str:
 
 
 class _Files:
-    """Where the photos are that a list names: relative to its folder, or anywhere below where one file alone fits."""
+    """Where the photos are that a list names: relative to its folder, or to that of its name (train/ of train.csv), or anywhere
+    below where one file alone fits."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.folder, self.own = path.parent, path.stem
         self.by_name: dict[str, set[Path]] | None = None
 
     def find(self, name: str) -> Path:
@@ -231,7 +238,8 @@ class _Files:
             if path.is_file():
                 return path
         key = _key(name.replace("\\", "/"))
-        found = self._index().get(key) or self._index().get(key.rpartition("/")[2]) or set()
+        keys = (key, _key(f"{self.own}/{key}"), key.rpartition("/")[2])
+        found = next((files for one in keys if len(files := self._index().get(one, set())) == 1), set())
         return next(iter(found)) if len(found) == 1 else slashed
 
     def _index(self) -> dict[str, set[Path]]:

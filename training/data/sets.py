@@ -3,6 +3,7 @@
 A further layout is one more case in layouts.py. download.py downloads the real Food-101.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -179,14 +180,18 @@ def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str
 
 def _layout(tree: PhotoFolder) -> Layout:
     """The layout of folders, or of lists where folders give none, or are no classes: images/ and masks/ beside labels.csv."""
-    listed = find_listed(tree) if tree.count else None
     try:
         layout = find_layout(tree)
     except ValueError:
+        listed = find_listed(tree)
         if listed is None:
             raise
         return listed
-    return listed if listed and "" in layout.splits and not set(layout.labels) & set(listed.labels) else layout
+    if "" in layout.splits:
+        with contextlib.suppress(ValueError):  # a list of something else
+            listed = find_listed(tree)
+            return layout if listed is None or set(layout.labels) & set(listed.labels) else listed
+    return layout
 
 
 def check_names(labels: Iterable[str]) -> None:
