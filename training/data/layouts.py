@@ -45,7 +45,7 @@ def find_layout(tree: PhotoFolder) -> Layout:
     folder = _unwrapped(tree, remarks)
     inner = folder.with_photos()
     if splits := _split_folders(inner):
-        layout = _of_splits(folder, splits, [other for other in inner if not any(other in named for named in splits.values())])
+        layout = _of_splits(folder, splits, [other for other in inner if not any(other in of_role for of_role in splits.values())])
     elif _classes_hold_splits(inner):
         layout = _of_class_folders_with_splits(folder, inner)
     else:
@@ -58,10 +58,11 @@ def find_layout(tree: PhotoFolder) -> Layout:
 
 
 def _names(folders: Iterable[PhotoFolder]) -> str:
-    return _named(folder.path.name for folder in folders)
+    return named(folder.path.name for folder in folders)
 
 
-def _named(names: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
+    """Names for people, sorted: the first NAMED, and how many more."""
     sorted_names = sorted(names)
     more = f" and {len(sorted_names) - NAMED} more" if len(sorted_names) > NAMED else ""
     return ", ".join(map(repr, sorted_names[:NAMED])) + more
@@ -114,15 +115,15 @@ def _split_folders(folders: list[PhotoFolder]) -> Folders:
 
 
 def _of_splits(folder: PhotoFolder, splits: Folders, others: list[PhotoFolder]) -> Layout:
-    named = [split for folders in splits.values() for split in folders]
-    nested = [split for split in named if split.with_photos()]
+    of_splits = [split for folders in splits.values() for split in folders]
+    nested = [split for split in of_splits if split.with_photos()]
     if others and (TRAIN not in splits or len(splits) == 1 or not nested):
         raise ValueError(
-            f"{folder.path} holds {_names(named)}, named like a split, beside {_names(others)}: if that is a class, rename it "
-            f"({named[0].path.name}_class); if it is a split, put all class folders below train, val and test folders"
+            f"{folder.path} holds {_names(of_splits)}, named like a split, beside {_names(others)}: if that is a class, rename it "
+            f"({of_splits[0].path.name}_class); if it is a split, put all class folders below train, val and test folders"
         )
     if TRAIN not in splits:
-        raise ValueError(f"{folder.path} holds {_names(named)} and no folder of training photos: name that one train")
+        raise ValueError(f"{folder.path} holds {_names(of_splits)} and no folder of training photos: name that one train")
     layout = Layout("", {}, _inside(splits[TRAIN][0]).path)
     train = _merged(_class_folders(_inside(split), layout.remarks) for split in splits[TRAIN])
     layout.splits[TRAIN] = _photos(train)
@@ -130,10 +131,9 @@ def _of_splits(folder: PhotoFolder, splits: Folders, others: list[PhotoFolder]) 
         classes = _merged(_classes_of_split(split, set(train), layout) for split in splits.get(role, []))
         if classes:
             layout.splits[role] = _photos(classes)
-            _remark_missing(layout, _names(splits[role]), set(train) - set(classes))
     if len(layout.splits) == 1:  # the split by photos' content decides, as it does for class folders
         layout.splits = {"": layout.splits[TRAIN]}
-    used = [splits[role][0].path.name for role in (TRAIN, VAL, TEST) if role in layout.splits]
+    used = [split.path.name for role in (TRAIN, VAL, TEST) if role in layout.splits for split in splits[role]]
     layout.name = f"{', '.join(used[:-1])} and {used[-1]} folders" if used else f"class folders in {splits[TRAIN][0].path.name}"
     _remark_empty(folder, layout.remarks)
     return layout
@@ -184,7 +184,7 @@ def _remark_same_folders(classes: list[PhotoFolder], remarks: list[str]) -> None
     held = [{inner.label for inner in folder.with_photos()} for folder in classes]
     if len(held[0]) > 1 and all(labels == held[0] for labels in held) and not any(folder.photos for folder in classes):
         remarks.append(
-            f"{_names(classes)} hold the same folders, {_named(held[0])}, and are taken for classes: "
+            f"{_names(classes)} hold the same folders, {named(held[0])}, and are taken for classes: "
             "if they are splits, name them train, val and test"
         )
 
@@ -206,7 +206,7 @@ def _classes_of_split(split: PhotoFolder, train: set[str], layout: Layout) -> Fo
     count = sum(other.count for folders in unknown.values() for other in folders)
     if len(unknown) > 1 and len(unknown) == len(classes):
         raise ValueError(
-            f"{folder.path} has none of the classes that are trained on: {_named(unknown)}, expected {_named(train)}"
+            f"{folder.path} has none of the classes that are trained on: {named(unknown)}, expected {named(train)}"
             + _as_train(unknown, train)
         )
     if not classes or len(unknown) == len(classes):
@@ -214,7 +214,7 @@ def _classes_of_split(split: PhotoFolder, train: set[str], layout: Layout) -> Fo
         return {}
     if unknown:
         layout.remarks.append(
-            f"left out {count} photos of {split.path.name}: train has no class {_named(unknown)}{_as_train(unknown, train)}"
+            f"left out {count} photos of {split.path.name}: train has no class {named(unknown)}{_as_train(unknown, train)}"
         )
     return {label: folders for label, folders in classes.items() if label in train}
 
@@ -222,11 +222,6 @@ def _classes_of_split(split: PhotoFolder, train: set[str], layout: Layout) -> Fo
 def _as_train(unknown: Iterable[str], train: set[str]) -> str:
     alike = _alike([*unknown, *train])
     return f" ({alike} differ by case or spaces alone: if they are one, give them one name)" if alike else ""
-
-
-def _remark_missing(layout: Layout, split: str, missing: set[str]) -> None:
-    if missing:
-        layout.remarks.append(f"no photo in {split} of {len(missing)} of the classes: {_named(missing)}")
 
 
 def _classes_hold_splits(folders: list[PhotoFolder]) -> bool:
@@ -250,11 +245,8 @@ def _of_class_folders_with_splits(folder: PhotoFolder, classes: list[PhotoFolder
             splits.setdefault(role, {}).setdefault(one.label, []).extend(folders)
     missing = {one.label for one in classes} - set(splits.get(TRAIN, {}))
     if missing:
-        raise ValueError(f"{_named(missing)} in {folder.path} has no train folder, expected one in each class folder")
+        raise ValueError(f"{named(missing)} in {folder.path} has no train folder, expected one in each class folder")
     layout = Layout("class folders with splits in each", {role: _photos(found) for role, found in splits.items()}, None)
-    for role in (VAL, TEST):
-        if role in splits:
-            _remark_missing(layout, role, set(splits[TRAIN]) - set(splits[role]))
     if len(splits) == 1:
         layout.splits = {"": layout.splits[TRAIN]}
     return layout

@@ -16,7 +16,7 @@ from pathlib import Path
 from scripts.atomic import write_text
 from scripts.folders import not_taken
 from training.data.label_lists import find_listed
-from training.data.layouts import Layout, find_layout
+from training.data.layouts import Layout, find_layout, named
 from training.data.photo_folders import PhotoFolder, kinds, read_tree
 from training.data.pictures import generate
 from training.data.split import OFFICIAL, Photo, hash_photos, split_photos
@@ -76,6 +76,10 @@ def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | N
     _check_classes(labels, train, f"photo in {folder} but near-duplicates of held-out ones")
     if left_out := len(photos) - len(train) - len(held_out):
         remarks.append(f"left out {left_out} photos of {folder}: near-duplicates of photos in the other split")
+    for split in sorted({photo.split for photo in held_out} - {""}):
+        there = {photo.index for photo in held_out if photo.split == split}
+        if missing := [label for index, label in enumerate(labels) if index not in there]:
+            remarks.append(f"no photo in {split} of {len(missing)} of the classes: {named(missing)}")
     # without a val split the test split is what a run is chosen by, too
     has_val = any(photo.split == "val" for photo in held_out)
     test = tuple(photo for photo in held_out if has_val and photo.split == "test")
@@ -91,8 +95,8 @@ def _check_classes(labels: tuple[str, ...], photos: list[Photo], what: str) -> N
     """ValueError if a class has none of these photos."""
     with_photos = {photo.index for photo in photos}
     if missing := [label for index, label in enumerate(labels) if index not in with_photos]:
-        named = f"class {missing[0]!r} has" if len(missing) == 1 else f"classes {', '.join(map(repr, missing))} have"
-        raise ValueError(f"{named} no {what}: put photos into its folder, or remove it")
+        has = f"class {missing[0]!r} has" if len(missing) == 1 else f"{len(missing)} classes ({named(missing)}) have"
+        raise ValueError(f"{has} no {what}: put photos into each class's folder, or remove it")
 
 
 def _fingerprint(labels: tuple[str, ...], photos: list[Photo]) -> str:
