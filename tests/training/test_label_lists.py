@@ -107,13 +107,15 @@ def test_ingest_takes_good_rows_and_says_which_were_bad(monkeypatch, capsys, gen
     for number in range(1000, 1003):
         give("any", number, "inbox")
     rows = ["Datei;file;class", "1;any\\1000.jpg;class_1", "2;any\\1001.jpg;", "3;any\\1002.jpg;class_0", "4;any\\1002.jpg;class_2"]
+    rows.append("5;any/1001.jpg;a/b")
     with open("inbox/list.csv", "w", encoding="utf-16", newline="\r\n") as file:  # noqa: PTH123 # newline
         file.write("\n".join(rows))
     status, output, errors = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", "food")
     assert status == 0
     assert "1 photos added, 0 present already, 2 refused: 2 label conflict" in output
-    assert "list.csv: 2 rows not taken: line 3: no label" in errors
+    assert "list.csv: 3 rows not taken: line 3: no label" in errors
     assert "lines 4 and 5: 1002.jpg is 'class_0' and 'class_2': keep one of the rows" in errors
+    assert "line 6: inbox/any/1001.jpg has the label 'a/b', expected the name of a class" in errors
     assert set(refused()) == {"inbox/any/1002.jpg"}
 
 

@@ -14,23 +14,31 @@ from training.data.split_names import split_name
 def read_given(source: Path) -> list[GivenPhoto]:
     """The labelled photos in a folder or a CSV; what is passed over is said on stderr.
 
-    ValueError if it is neither, or a label cannot be a folder's name.
+    ValueError if it is neither, holds no photo, or a folder cannot be a class's.
     """
     if source.is_dir():
         given, remark = _in_class_folders(source)
     elif source.suffix.lower() in LIST_SUFFIXES and source.is_file():
-        listed_photos = read_label_list(source)
-        given = [GivenPhoto(row.path, row.label) for row in listed_photos.rows]
-        remark = listed_photos.remark(source)
+        given, remark = _in_list(source)
     else:
         raise ValueError(f"{source} is neither a folder of class folders nor a CSV with the columns path,label")
-    for photo in given:
-        check_label(photo)
+    if not given:
+        raise ValueError(f"{source} holds no photo in a class folder" if source.is_dir() else f"{source} has no good row: {remark}")
     if remark:
         print(remark, file=sys.stderr)
-    if not given:
-        raise ValueError(f"{source} holds no photo in a class folder" if source.is_dir() else f"{source} has no good row")
     return given
+
+
+def _in_list(source: Path) -> tuple[list[GivenPhoto], str]:
+    found, given = read_label_list(source), []
+    for row in found.rows:
+        photo = GivenPhoto(row.path, row.label)
+        try:
+            check_label(photo)
+            given.append(photo)
+        except ValueError as error:
+            found.problems.append(f"line {row.line}: {error}")
+    return given, found.remark(source)
 
 
 def check_label(photo: GivenPhoto) -> None:
@@ -58,5 +66,7 @@ def _in_class_folders(source: Path) -> tuple[list[GivenPhoto], str]:
         for folder in tree.folders
         for path in sorted(folder.all_files())
     ]
+    for photo in given:
+        check_label(photo)
     passed = Counter({"beside the class folders": beside}) + passed
     return given, not_taken(source, passed)
