@@ -114,8 +114,9 @@ def test_csv_names_photos_and_labels(monkeypatch, capsys, food):
     ]
     with Path("inbox/list.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows(rows)
-    status, output, _ = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", food)
+    status, output, errors = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", food)
     assert status == 0
+    assert "inbox/list.csv: 1 row not taken: line 4: no file inbox/gone.jpg" in errors
     assert re.search(r"class_2 +30 -> 31\n +class_3 +30 -> 31\n", output)
     assert refused() == {"inbox/gone.jpg": ("unreadable", "No such file or directory")}
 

@@ -33,6 +33,8 @@ def _in_list(source: Path) -> tuple[list[GivenPhoto], str]:
     found, given = read_label_list(source), []
     for row in found.rows:
         photo = GivenPhoto(row.path, row.label)
+        if not row.path.is_file():  # given all the same: it is in the list of refused photos, too
+            found.problems.append(f"line {row.line}: no file {row.path}: paths are relative to the list's folder")
         try:
             check_label(photo)
             given.append(photo)

@@ -51,8 +51,9 @@ class LabelList:
         if not self.problems:
             return ""
         more = f"; and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
+        problems = sorted(self.problems, key=lambda problem: int("".join(re.findall(r"^lines? (\d+)", problem))))
         rows = f"{len(self.problems)} row{'s' * (len(self.problems) > 1)}"
-        return f"{path}: {rows} not taken: {'; '.join(self.problems[:SHOWN])}{more}"
+        return f"{path}: {rows} not taken: {'; '.join(problems[:SHOWN])}{more}"
 
 
 def is_label_list(path: Path) -> bool:
@@ -94,7 +95,7 @@ def _usable(found: LabelList, photos: set[Path]) -> list[Row]:
     """The rows of photos that are there and under one label."""
     times = Counter(row.path for row in found.rows)
     missing = [row for row in found.rows if row.path not in photos]
-    found.problems += [f"line {row.line}: no photo {row.path}" for row in missing]
+    found.problems += [f"line {row.line}: no photo {row.path}: paths are relative to the list's folder" for row in missing]
     return [row for row in found.rows if row.path in photos and times[row.path] == 1]
 
 
