@@ -37,7 +37,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line; see the module's docstring."""
     line = parser(__doc__)
     line.add_argument("--model", help="name to register, archive and serve the model under; with --resume the run's own")
-    line.add_argument("--data", type=Path, help="Food-101, a folder of class folders, train/ and test/ folders, or split.json")
+    line.add_argument("--data", type=Path, help="class folders, alone or below folders of splits, Food-101, or split.json")
     line.add_argument(
         "--params", type=Path, help="default: params.yaml; with --resume the run's own, or a file that changes workers"
     )

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from training.data.sets import read_data
-from training.evaluation.evaluate import evaluate, fitted_on
+from training.evaluation.evaluate import evaluate, fitted_on, print_summary
+from training.evaluation.held_out import held_out_photos
 from training.evaluation.metrics import calibration_error
 from training.evaluation.mistakes import Mistake
 from training.evaluation.names import characters, drawable, shortened, width
@@ -54,6 +56,25 @@ def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated)
     rows = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
     assert sum(int(count) for row in rows[1:] for count in row[1:]) == metrics["photos"]
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_asks_the_test_split_where_there_is_one_beside_val_and_says_so(tmp_path, tiny_run, generated, capsys):
+    root = tmp_path / "splits"
+    for number, path in enumerate(sorted(generated.rglob("*.jpg"))):
+        target = root / ("train", "valid", "test")[number % 3] / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    data = read_data(root, 0.2, 0)
+    left = [photo for photo in data.test if photo.sha256 not in checkpoint.trained_on]
+    same = replace(checkpoint, data=data.summary(), trained_on=[photo.sha256 for photo in data.train])
+    for judged, photos in ((checkpoint, len(left)), (same, 40)):
+        assert evaluate(judged, root, tmp_path / "out")["photos"] == photos
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert (metrics["split"], metrics["temperature_fitted_on_these"]) == ("test", False)
+        print_summary(tmp_path / "out")
+        assert f"{photos} test photos of train, valid and test folders in splits" in capsys.readouterr().out
+    assert held_out_photos(same, data).held_out == data.held_out
 
 
 def test_evaluate_leaves_out_photos_of_another_data_set_that_were_trained_on(tmp_path, tiny_run, generated):

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from scripts.folders import shown
 from training.data.duplicates import NEAR_DUPLICATE, THUMBNAIL, normalise
 from training.data.sets import find_photos
-from training.data.split import hash_photos
+from training.data.split import OFFICIAL, hash_photos
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Refusal:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.given.path}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
+        return f"{shown(self.given.path)}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
 
 
 @dataclass
@@ -81,7 +82,7 @@ class KnownPhotos:
         """Which candidates to add. Each added one is known from then on, so that a second copy of it is refused."""
         selection = Selection()
         labels_of = _labels_by_content(candidates)
-        ingested = {(photo.path.name, photo.label) for photo in self.photos if photo.split != "test"}
+        ingested = {(photo.path.name, photo.label) for photo in self.photos if photo.split not in OFFICIAL}
         present: set[str] = set()
         # rows for all candidates at once: to append each alone would copy all the others every time
         self.pixels = np.concatenate([self.pixels, np.zeros((len(candidates), THUMBNAIL**2), np.float32)])
@@ -111,8 +112,8 @@ class KnownPhotos:
             kind, known = "near-duplicate", self._near_duplicate(candidate.thumbnail, given.label)
         if known is None:
             return None
-        if known.split == "test":
-            return Refusal(given, "in the held-out test split", str(known.path))
+        if known.split in OFFICIAL:
+            return Refusal(given, f"in the held-out {known.split} split", str(known.path))
         if known.label != given.label:
             return Refusal(given, "label conflict", f"{kind} of {known.path}, which is {known.label}")
         return Refusal(given, kind, str(known.path))
@@ -121,8 +122,8 @@ class KnownPhotos:
         """A known photo that this one repeats, None if there is none."""
         both = np.concatenate(normalise(thumbnail[None]))  # (2, 16 * 16): as it is, and mirrored
         near = np.flatnonzero((self.pixels[: len(self.photos)] @ both.T).max(axis=1) >= NEAR_DUPLICATE)
-        # of several, one in the test split, or else one under another label: the graver reason is reported
-        return max((self.photos[i] for i in near), key=lambda p: (p.split == "test", p.label != label), default=None)
+        # of several, one in a held-out split, or else one under another label: the graver reason is reported
+        return max((self.photos[i] for i in near), key=lambda p: (p.split in OFFICIAL, p.label != label), default=None)
 
     def _add(self, candidate: Candidate) -> None:
         assert candidate.thumbnail is not None, "a photo without a thumbnail is in the data set already"

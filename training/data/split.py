@@ -21,6 +21,7 @@ from training.data.duplicates import THUMBNAIL, near_duplicate_groups, thumbnail
 # More unreadable photos, by share and by number, mean that something is wrong with the data set and not with a few files
 MAX_UNREADABLE, MAX_UNREADABLE_FEW = 0.01, 3
 UNREADABLE = -1  # in place of a class index
+OFFICIAL = ("val", "test")  # splits that a data set publishes, beside the one to train on
 
 
 def check_unreadable(unreadable: int, photos: int, where: str) -> None:
@@ -34,7 +35,7 @@ def check_unreadable(unreadable: int, photos: int, where: str) -> None:
 
 @dataclass(frozen=True)
 class Photo:
-    """One labelled photo. `split` is "train", "test" where the data set says so, "" where it does not."""
+    """One labelled photo. `split` is "train", "val" or "test" where the data set says so, "" where it does not."""
 
     path: Path
     index: int
@@ -102,15 +103,15 @@ def _write_cache(cache: Path, root: Path, rows: dict[str, tuple[str, bytes]]) ->
 def split_photos(photos: list[Photo], thumbnails: np.ndarray, val_fraction: float, seed: int) -> tuple[list[Photo], list[Photo]]:
     """(train, held out), near-duplicates on one side.
 
-    Where the data set brings a test split, that is held out, and training photos that repeat one of it are left out.
-    Else hold_out decides.
+    Where the data set brings a val or a test split, those are held out, and training photos that repeat one of them are left
+    out. Else hold_out decides.
     """
     groups = _near_duplicates(photos, thumbnails)
-    if not any(photo.split == "test" for photo in photos):
+    if not any(photo.split in OFFICIAL for photo in photos):
         return hold_out(groups, val_fraction, seed)
-    train = [photo for group in groups if not any(p.split == "test" for p in group) for photo in group]
+    train = [photo for group in groups if not any(p.split in OFFICIAL for p in group) for photo in group]
     # whole, even where its photos repeat each other: results on an official test split are compared with those of others
-    return train, [photo for photo in photos if photo.split == "test"]
+    return train, [photo for photo in photos if photo.split in OFFICIAL]
 
 
 def _near_duplicates(photos: list[Photo], thumbnails: np.ndarray) -> list[list[Photo]]:

@@ -9,6 +9,7 @@ also measures how well each score of confidence.py separates those from photos o
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from handler.preprocess import Spec
 from scripts.atomic import write_text
 from scripts.command import fail, parser, run
+from scripts.folders import files_below
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import (
@@ -30,7 +32,7 @@ from training.evaluation.confidence import (
     fit_threshold,
     training_photos,
 )
-from training.evaluation.held_out import held_out_photos
+from training.evaluation.held_out import held_out_photos, split_of
 from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
 from training.evaluation.mistakes import most_confident_mistakes
 from training.evaluation.tables import per_class, write_confusion, write_per_class, write_predictions
@@ -68,8 +70,8 @@ class Found:
 
 
 def unknown_photos(folder: Path) -> list[Path]:
-    """Every file below the folder, hidden ones apart. ValueError if there is none."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    """Every file below the folder but leftovers of other programs. ValueError if there is none."""
+    paths = files_below(folder, Counter()) if folder.is_dir() else []
     if not paths:
         raise ValueError(f"no out-of-distribution photos in {folder}: the folder is empty or does not exist")
     return paths
@@ -169,7 +171,7 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     """
     unknown_paths = unknown_photos(unknown) if unknown is not None else []  # before the long part: it may be a wrong path
     params = Params(**checkpoint.params)
-    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed))
+    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed), ask_test=True)
     classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logits, targets = predict(classifier.to(device), eval_loader(data.held_out, params, spec), device)
@@ -181,8 +183,8 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     confusion = confusion_matrix(answers.logits, answers.targets)
     classes = write_tables(answers, confusion, data, out)
     report: dict[str, Any] = {name: round(value, 4) for name, value in metrics.items()}
-    report["data"] = data.source
     fitted = fitted_on(checkpoint, data)
+    report |= {"data": data.source, "split": split_of(data)}
     report |= {"temperature_fitted_on_these": None if fitted is None else fitted > 0, "temperature_photos": fitted}
     report["f1_per_class"] = {str(row[0]): row[3] for row in classes}
     found = evaluate_unknown(checkpoint, data, classifier, unknown_paths) if unknown is not None else None
@@ -208,7 +210,7 @@ def track(out: Path, metrics: dict[str, float], epoch: int) -> None:
 def print_summary(out: Path) -> None:
     """The main metrics, the five worst classes, and how many out-of-distribution photos are detected."""
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print(f"{metrics['photos']} held-out photos of {metrics['data']}, none of them trained on")
+    print(f"{metrics['photos']} {metrics['split']} photos of {metrics['data']}, none of them trained on")
     for name in ("top1", "top5", "f1"):
         print(f"  {name:18s} {metrics[name]:.4f}")
     before, after = metrics["calibration_error_before"], metrics["calibration_error"]

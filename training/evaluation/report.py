@@ -130,8 +130,9 @@ def calibration(metrics: dict[str, Any]) -> str:
 def parts_of_metrics(run_folder: Path, metrics: dict[str, Any]) -> dict[str, str]:
     """The parts of the page that metrics.json fills. KeyError for what it lacks."""
     shown = {"top-1": "top1", "top-5": "top5", "F1 (macro)": "f1", "calibration error": "calibration_error"}
+    photos = f"{metrics['photos']} {metrics.get('split', 'held-out')} photos"
     return {
-        "summary": f"{metrics['photos']} held-out photos of {escape(metrics['data'])}, none of them trained on.",
+        "summary": f"{photos} of {escape(metrics['data'])}, none of them trained on.",
         "metrics": "".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
         "calibration": calibration(metrics),
         "out_of_distribution": out_of_distribution(run_folder, metrics),
