@@ -49,7 +49,14 @@ def trays():
     return before_one_background("one tray, dish of a third", 240)
 
 
-@pytest.mark.parametrize("kind", ["photos as they are", "one tray, dish of a third", "product of a sixth of it"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "photos as they are",
+        pytest.param("one tray, dish of a third", marks=pytest.mark.slow),
+        pytest.param("product of a sixth of it", marks=pytest.mark.slow),
+    ],
+)
 def test_copies_made_in_every_way_are_found(kind):
     images = before_one_background(kind, 12)
     copies = [change(image) for way, change in COPIES.items() if way not in HARD for image in images]
@@ -76,6 +83,7 @@ def test_limit_of_0_finds_nothing(trays):
     assert len(pairs_of([trays[0], trays[0]])) == 1
 
 
+@pytest.mark.slow
 def test_no_third_photo_changes_what_a_pair_is(trays):
     few, copies = trays[:30], [ImageOps.mirror(image) for image in trays[:10]]
     alone = {tuple(pair) for pair in pairs_of(few + copies)}
@@ -193,5 +201,5 @@ def test_measured_shares_are_those_of_the_readme():
     assert len(rows) == 8
     for kind, _, missed, before, apart in rows:
         assert float(missed) <= 5, kind
-        assert float(apart) <= 20, kind
+        assert float(apart) <= 60, kind
         assert kind == "photos as they are" or float(before) > 50
