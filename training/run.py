@@ -125,10 +125,10 @@ def read_data_once(root: Path | None, params: Params) -> Data:
     """
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if not dist.is_initialized():
-        return read_data(root, params.val_fraction, params.seed)
+        return read_data(root, params.val_fraction, params.seed, params.near_duplicates)
     if waits:
         agree(0)
-    data = read_data(root, params.val_fraction, params.seed)
+    data = read_data(root, params.val_fraction, params.seed, params.near_duplicates)
     if not waits:
         agree(0)
     fingerprints = [""] * dist.get_world_size()

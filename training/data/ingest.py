@@ -32,13 +32,13 @@ from scripts.atomic import aside, write_text
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
 from scripts.folders import shown
-from training.data.duplicates import thumbnail
 from training.data.given import read_given
 from training.data.growth import print_growth
 from training.data.layouts import find_layout
 from training.data.photo_folders import read_tree, what_instead
 from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
 from training.data.sets import HASH_CACHE, Data, food101_folder, read_data
+from training.data.thumbnail import thumbnail
 from training.params import Params, read_params
 from training.tracking.provenance import dvc_version
 
@@ -179,7 +179,7 @@ def write_refused(refused: list[Refusal], path: Path) -> None:
 def read_split(root: Path, params: Params, quiet: bool = False) -> Data | None:
     """The data set as it is trained on; None, and why on stderr, if it cannot be. `quiet`: as read_data."""
     try:
-        return read_data(root, params.val_fraction, params.seed, quiet=quiet)
+        return read_data(root, params.val_fraction, params.seed, params.near_duplicates, quiet=quiet)
     except ValueError as error:
         print(f"not enough to train on yet: {error}", file=sys.stderr)
         return None
@@ -222,7 +222,7 @@ def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: 
         known = read_known_photos(root, HASH_CACHE)
         check_labels(given, known, new_classes)
         before, version = read_split(root, params, quiet=True) if known.photos else None, dvc_version(root)
-        selection = known.select(stage(given, known, staging))
+        selection = known.select(stage(given, known, staging), params.near_duplicates)
         write_refused(selection.refused, report)
         if selection.added:
             if not known.labels and len({candidate.given.label for candidate in selection.added}) < 2:
@@ -243,7 +243,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("source", type=Path, metavar="FROM")
     arguments.add_argument("--data", type=Path, required=True)
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="for val_fraction and seed")
+    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="for val_fraction, seed and near_duplicates")
     arguments.add_argument("--new-classes", action="store_true", help="add classes that the data set does not have")
     arguments.add_argument("--refused", type=Path, default=Path("build/ingest-refused.csv"))
     args = arguments.parse_args()

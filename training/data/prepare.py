@@ -36,8 +36,8 @@ def main() -> None:
     if args.data.suffix == ".json" or args.out.suffix != ".json":
         raise ValueError(f"--data is {args.data} and --out {args.out}, expected a folder and a .json")
     params = read_params(args.params)
-    data = read_data(args.data, params.val_fraction, params.seed)
-    write_prepared(data, params.val_fraction, params.seed, args.out)
+    data = read_data(args.data, params.val_fraction, params.seed, params.near_duplicates)
+    write_prepared(data, params.val_fraction, params.seed, args.out, params.near_duplicates)
     print_summary(data)
     print(f"{args.out} is written. Next: make train DATA={args.out}")
 

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from scripts.atomic import write_text
 from scripts.folders import not_taken
+from training.data.duplicates import near_duplicate_pairs
 from training.data.label_lists import find_listed
 from training.data.layouts import Layout, find_layout, named
 from training.data.photo_folders import PhotoFolder, kinds, read_tree
 from training.data.pictures import generate
 from training.data.split import OFFICIAL, Photo, hash_photos, split_photos
+from training.params import NEAR_DUPLICATES
 
 PREPARED = "seefood data, prepared"
 # of all commands: photos that one has hashed, no other reads again
@@ -54,23 +56,30 @@ class Data:
         } | ({"test": len(self.test)} if self.test else {})
 
 
-def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | None = HASH_CACHE, quiet: bool = False) -> Data:
+def read_data(
+    root: Path | None,
+    val_fraction: float,
+    seed: int,
+    near_duplicates: float = NEAR_DUPLICATES,
+    cache: Path | None = HASH_CACHE,
+    quiet: bool = False,
+) -> Data:
     """The data set in `root`, hashed and split; generated pictures if `root` is None. A prepared one's photos are not read.
 
     `cache` is a folder that keeps the hashes, so that a large data set is read whole only once; None: no cache.
     What is not taken is printed on stderr, unless `quiet`.
     ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable; or if `root`
-    is a .json that prepare.py did not write, or wrote for another seed or fraction, or for photos that are gone.
+    is a .json that prepare.py did not write, or wrote for other values of these, or for photos that are gone.
     """
     if root is not None and root.suffix == ".json":
-        return _read_prepared(root, val_fraction, seed)
+        return _read_prepared(root, {"val_fraction": val_fraction, "seed": seed, "near_duplicates": near_duplicates})
     folder = root or generate(Path("build/generated"))
     remarks: list[str] = []
     labels, photos, layout = find_photos(folder, remarks)
     source = f"{layout} in {root.resolve().name}" if root else "generated pictures, not photos (DATA=folder trains on photos)"
     photos, thumbnails = hash_photos(folder, photos, cache)
     _check_classes(labels, [photo for photo in photos if photo.split not in OFFICIAL], f"readable photo in {folder}")
-    train, held_out = split_photos(photos, thumbnails, val_fraction, seed)
+    train, held_out = split_photos(photos, near_duplicate_pairs(thumbnails, near_duplicates), val_fraction, seed, quiet)
     if not train or not held_out:
         raise ValueError(f"{folder} gives {len(train)} photos to train on and {len(held_out)} to hold out, expected some of both")
     _check_classes(labels, train, f"photo in {folder} but near-duplicates of held-out ones")
@@ -107,13 +116,13 @@ def _fingerprint(labels: tuple[str, ...], photos: list[Photo]) -> str:
     return digest.hexdigest()
 
 
-def write_prepared(data: Data, val_fraction: float, seed: int, path: Path) -> None:
-    """Write a data set that was read from a folder with these two values to a .json, whole or not at all."""
+def write_prepared(data: Data, val_fraction: float, seed: int, path: Path, near_duplicates: float = NEAR_DUPLICATES) -> None:
+    """Write a data set that was read from a folder with these values to a .json, whole or not at all."""
     assert data.root is not None
     # relative inside the project: the file then serves in any clone, and its md5, by which DVC skips stages, is the same
     root = Path(os.path.relpath(data.root)) if data.root.resolve().is_relative_to(Path.cwd()) else data.root.resolve()
     values: dict[str, object] = {"kind": PREPARED, "source": data.source, "root": str(root), "fingerprint": data.fingerprint}
-    values |= {"val_fraction": val_fraction, "seed": seed, "labels": data.labels}
+    values |= {"val_fraction": val_fraction, "seed": seed, "near_duplicates": near_duplicates, "labels": data.labels}
     rows = {
         side: [json.dumps([str(p.path.relative_to(data.root)), p.index, p.split, p.sha256]) for p in photos]
         for side, photos in (("train", data.train), ("held_out", data.held_out), ("test", data.test))
@@ -124,12 +133,12 @@ def write_prepared(data: Data, val_fraction: float, seed: int, path: Path) -> No
     write_text(path, json.dumps(values, indent=1)[:-2] + ",\n" + ",\n".join(lists) + "\n}\n")
 
 
-def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
-    """A data set that write_prepared wrote; its `root` is the folder of the photos. ValueError as read_data."""
+def _read_prepared(path: Path, params: dict[str, float]) -> Data:
+    """A data set that write_prepared wrote with these values; its `root` is the folder of the photos. ValueError as read_data."""
     again = "run training/data/prepare.py again"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        root, made_with = Path(values["root"]), {name: values[name] for name in ("val_fraction", "seed")}
+        root, made_with = Path(values["root"]), {name: values.get(name) for name in params}
         values.setdefault("test", [])  # most data sets have none
         train, held_out, test = (
             tuple(Photo(root / name, index, split, sha256) for name, index, split, sha256 in values[side])
@@ -142,8 +151,8 @@ def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
         raise ValueError(f"no prepared data {path}: write it with training/data/prepare.py") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} was not written by training/data/prepare.py ({type(error).__name__}: {error})") from error
-    if made_with != {"val_fraction": val_fraction, "seed": seed}:
-        raise ValueError(f"{path} was prepared with {made_with}, the parameters are {val_fraction} and {seed}: {again}")
+    if made_with != params:
+        raise ValueError(f"{path} was prepared with {made_with}, the parameters are {params}: {again}")
     if not root.is_dir():
         raise ValueError(f"the photos of {path} are gone: no folder {root} (relative to {Path.cwd()})")
     # now, as training replaces a photo that it cannot read: the run would not be that of the prepared data

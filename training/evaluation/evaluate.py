@@ -171,7 +171,8 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     """
     unknown_paths = unknown_photos(unknown) if unknown is not None else []  # before the long part: it may be a wrong path
     params = Params(**checkpoint.params)
-    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed), ask_test=True)
+    data = read_data(root, params.val_fraction, params.seed, params.near_duplicates)
+    data = held_out_photos(checkpoint, data, ask_test=True)
     classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logits, targets = predict(classifier.to(device), eval_loader(data.held_out, params, spec), device)
