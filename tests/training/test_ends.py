@@ -99,7 +99,7 @@ def with_workers(tiny_params):
         pytest.param(
             "import psutil; psutil.Process().children()[0].kill()",
             1,
-            "a worker of the loader was killed, most often for want of memory: fewer workers",
+            "most often for want of memory: free some; or set fewer workers in the parameter file",
             marks=pytest.mark.slow,
         ),
     ],
