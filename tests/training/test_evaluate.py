@@ -67,11 +67,13 @@ def test_evaluate_asks_the_test_split_where_there_is_one_beside_val_and_says_so(
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     data = read_data(root, 0.2, 0)
     left = [photo for photo in data.test if photo.sha256 not in checkpoint.trained_on]
-    same = replace(checkpoint, data=data.summary(), trained_on=[photo.sha256 for photo in data.train])
-    for judged, photos in ((checkpoint, len(left)), (same, 40)):
+    contents = {name: [photo.sha256 for photo in getattr(data, name)] for name in ("train", "held_out")}
+    same = replace(checkpoint, data=data.summary(), trained_on=contents["train"], held_out=contents["held_out"])
+    # the first was fitted on photos that here are in test
+    for judged, photos, fitted in ((checkpoint, len(left), True), (same, 40, False)):
         assert evaluate(judged, root, tmp_path / "out")["photos"] == photos
         metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-        assert (metrics["split"], metrics["temperature_fitted_on_these"]) == ("test", False)
+        assert (metrics["split"], metrics["temperature_fitted_on_these"]) == ("test", fitted)
         print_summary(tmp_path / "out")
         assert f"{photos} test photos of train, valid and test folders in splits" in capsys.readouterr().out
     assert held_out_photos(same, data).held_out == data.held_out

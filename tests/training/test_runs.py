@@ -21,7 +21,6 @@ from training.folder import BOTH, RANK_0, STARTER, at_work, named_folder, new_fo
 from training.launch import number_of_processes
 from training.model import Checkpoint
 from training.params import read_params
-from training.tracking import provenance
 
 # so that Ctrl-C reaches it wherever the tests run: a shell's background job would leave SIGINT ignored
 AWAKE = "import signal, sys, os; signal.signal(signal.SIGINT, signal.default_int_handler); os.execvp(sys.argv[1], sys.argv[1:])"
@@ -327,43 +326,6 @@ def test_number_of_processes_that_is_none_is_refused_with_what_is_there(monkeypa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(ValueError, match=f"GPUS={text}: expected a number from 1 to .* CPU cores .*CUDA_VISIBLE_DEVICES is ''"):
         number_of_processes(text)
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"),
-    [
-        ("no clone", "unknown (no git: these files are not from a clone)"),
-        ("within another repository", "unknown (no git: these files are not from a clone)"),
-        ("no commit", "unknown (no git: the repository has no commit yet)"),
-        ("no program", "unknown (no git: it cannot be run, No such file or directory)"),
-        ("another user's", "unknown (no git: the checkout belongs to another user; git config --global --add safe.directory "),
-    ],
-)
-def test_a_run_without_git_says_why(tmp_path, monkeypatch, kind, said):
-    checkout = tmp_path / "outer/seefood"
-    (checkout / "training").mkdir(parents=True)
-    (checkout / "training/__init__.py").touch()
-    monkeypatch.setattr(provenance, "ROOT", checkout)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    if kind == "within another repository":
-        subprocess.run(["git", "init", "-q", tmp_path / "outer"], check=True)
-        subprocess.run(
-            ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"],
-            cwd=tmp_path / "outer",
-            check=True,
-        )
-    if kind in ("no commit", "another user's"):
-        subprocess.run(["git", "init", "-q", checkout], check=True)
-        subprocess.run(["git", "add", "."], cwd=checkout, check=True)
-    if kind == "another user's":
-        if os.geteuid() != 0:
-            pytest.skip("only root can give a folder to another user")
-        for path in (checkout, checkout / ".git"):
-            os.chown(path, 12345, 12345)
-    if kind == "no program":
-        monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.git_commit().startswith(said)
 
 
 @pytest.mark.slow
