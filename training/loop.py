@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,11 +40,17 @@ def part_of_step(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
-def progress_bar(run: Run, epoch: int, steps: int) -> "tqdm[NoReturn]":
-    """The bar of an epoch, in photos, from where it is resumed; on rank 0."""
+@contextmanager
+def progress_bar(run: Run, epoch: int, steps: int) -> Iterator["tqdm[NoReturn]"]:
+    """The bar of an epoch, in photos, from where it is resumed; on rank 0. Gone before anything else, an error too, is printed."""
     size, name = run.params.global_batch_size, f"epoch {epoch + 1}/{run.params.epochs}"
     done = (run.progress.step - epoch * steps) * size
-    return tqdm(total=steps * size, initial=done, desc=name, unit="img", disable=run.rank > 0, leave=False)
+    bar: tqdm[NoReturn] = tqdm(total=steps * size, initial=done, desc=name, unit="img", disable=run.rank > 0, leave=False)
+    try:
+        yield bar
+    finally:
+        with no_terminal():
+            bar.close()
 
 
 def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
@@ -90,7 +96,7 @@ def train(
     tracker = introduce(run, parent_run)
     unreadable, saved = set[int](), time.monotonic()
 
-    with Signals() as signals, finish(run, tracker):
+    with Signals() as signals, finish(run, tracker), ExitStack() as bars:
         while not progress.finished:
             epoch = progress.epochs
             model = run.learner(epoch)
@@ -98,7 +104,7 @@ def train(
             sums = torch.tensor([progress.loss_sum, progress.hits], dtype=torch.float64, device=device) * rank0
             seen = seen_before = progress.seen * rank0
             started, waited = time.perf_counter(), 0.0
-            bar = progress_bar(run, epoch, steps)
+            bar = bars.enter_context(progress_bar(run, epoch, steps))
 
             while progress.step < (epoch + 1) * steps:
                 for group in optimizer.param_groups:
@@ -139,8 +145,7 @@ def train(
                 if request == STOP:
                     raise Stopped(signals.received)
 
-            with no_terminal():
-                bar.close()
+            bars.close()
             seconds = time.perf_counter() - started
             progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
             check_finite(progress.step, progress.loss_sum / progress.seen)

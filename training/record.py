@@ -26,11 +26,12 @@ TRY = "try a smaller lr, a clip_norm, or precision: float32"
 
 
 def machine(run: Run) -> str:
-    """What the run trains on, e.g. "2 processes on 2 GPUs (NVIDIA H100)"."""
-    processes = f"{run.world_size} process{'es' * (run.world_size > 1)}"
+    """What the run trains on, e.g. "2 GPUs (NVIDIA H100)", one process each."""
+    several = run.world_size > 1
     if run.device.type == "cuda":
-        return f"{processes}, each on a GPU ({torch.cuda.get_device_name(run.device)})"
-    return f"{processes} on the CPU, {torch.get_num_threads()} threads each: PyTorch finds no GPU"
+        return f"{run.world_size} GPU{'s' * several} ({torch.cuda.get_device_name(run.device)})"
+    threads = f"{torch.get_num_threads()} threads"
+    return f"the CPU, {f'{run.world_size} processes of {threads} each' if several else threads}: PyTorch finds no GPU"
 
 
 def introduce(run: Run, parent_run: str | None) -> Tracker | None:
