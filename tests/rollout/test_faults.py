@@ -325,7 +325,7 @@ def test_full_disk_while_fetching_is_reported_and_passes(mount_disk, start, stor
         room = shutil.disk_usage(run_dir).free - 50_000
         file.write(bytes(room))
     document = release(store, archives, "1.1.0", "baking")
-    assert "No space left" in instance.wait_state("failed", document)["why"]
+    assert "the disk is full" in instance.wait_state("failed", document)["why"]
     assert httpx.post(instance.url, content=picture_bytes(1)).json()["version"] == "1.0.0"
     filler.unlink()
     assert instance.wait_state("reconciled", document)["default"] == "1.1.0"
