@@ -97,7 +97,8 @@ def with_workers(tiny_params):
         pytest.param("raise KeyboardInterrupt", 130, "interrupted", marks=pytest.mark.slow),
         pytest.param("raise SystemExit(3)", 3, "", marks=pytest.mark.slow),
         pytest.param(
-            "import psutil; psutil.Process().children()[0].kill()",
+            # forked, a worker has its parent's command line; a sender of records has one of its own
+            "import psutil; me = psutil.Process(); [c for c in me.children() if c.cmdline() == me.cmdline()][0].kill()",
             1,
             "most often for want of memory: free some; or set fewer workers in the parameter file",
             marks=pytest.mark.slow,
@@ -327,7 +328,8 @@ WAYS = {
     "a worker of the loader is killed": (
         {},
         (),
-        "import psutil; psutil.Process().children()[0].kill()",
+        # forked, a worker has its parent's command line; a sender of records has one of its own
+        "import psutil; me = psutil.Process(); [c for c in me.children() if c.cmdline() == me.cmdline()][0].kill()",
         lambda e: e.until("epoch 1/"),
         1,
         "a worker of the loader was killed",
