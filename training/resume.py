@@ -81,7 +81,7 @@ def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data,
     """OtherRunError, naming what differs, unless a state is of this model, these parameters and this data."""
     old, new = state["params"], params.model_dump()
     names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
-    advice = f"{path} holds another run; to start over, leave out RESUME= or choose another --out"
+    advice = f"{path} holds another run; to start over, choose another folder (RUN=, --out)"
     if state.get("name", name) != name:
         raise OtherRunError(f"the model's name has changed: {state['name']} -> {name}. {advice}")
     if names:

@@ -8,6 +8,7 @@ also measures how well each score of confidence.py separates those from photos o
 
 import csv
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ from training.evaluation.held_out import held_out_photos, split_of
 from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
 from training.evaluation.mistakes import most_confident_mistakes
 from training.evaluation.tables import per_class, write_confusion, write_per_class, write_predictions
-from training.folder import process_at_work
+from training.folder import is_latest, process_at_work
 from training.model import Checkpoint, Classifier
 from training.params import Params
 from training.remedies import remedy
@@ -226,7 +227,8 @@ def print_summary(out: Path) -> None:
         print(f"  {found['photos']} out-of-distribution photos of {found['unknown']}, detected at a false positive rate of {rate}:")
         for name, score in found["scores"].items():
             print(f"    {name:34s} {100 * score['detected_at_5_percent_fpr']:5.1f} %   AUROC {score['auroc']:.4f}")
-    print(f"{out} holds metrics.json, tables and plots. Next: make report")
+    run_value = "" if is_latest(out) else f" {shlex.quote(f'RUN={out}')}"
+    print(f"{out} holds metrics.json, tables and plots. Next: make report{run_value}")
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ continues: the interrupted trial from its last saved state, and optuna.db keeps 
 """
 
 import fcntl
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -85,10 +86,12 @@ def check_free(out: Path, params: Params) -> None:
 
 
 def tell_failure(study: optuna.Study, trial: Trial, output: Path, status: int) -> None:
-    """Tell Optuna that a trial failed, and why: the last line that its training printed."""
-    lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+    """Tell Optuna that a trial failed, and why: the last error that its training printed, or else its last line."""
+    text = output.read_text(encoding="utf-8", errors="replace")
     # a progress bar rewrites its line, with carriage returns
-    reason = next((line for line in reversed(lines) if line.strip()), "no output").split("\r")[-1].strip()
+    lines = [last for line in text.split("\n") if (last := line.split("\r")[-1].strip())]
+    errors = [line for line in lines if line.startswith("error: ")]
+    reason = (errors or lines or ["no output"])[-1]
     if status < 0:
         why = ", most often for want of memory: a smaller global_batch_size" if status == -signal.SIGKILL else ""
         reason = f"ended by {signal.Signals(-status).name}{why}; its last line: {reason}"
@@ -171,7 +174,8 @@ def sweep(model: str, data: Path | None, params: Params, settings: Settings, fol
         search(model, study, settings, params, data, folder, trials)
         print_table(study, folder, settings.metric)
         if ranked(study):
-            print(f"written: {folder}/best.yaml, {folder}/sweep.png. Next: make train PARAMS={folder}/best.yaml")
+            words = [*([f"DATA={data}"] if data else []), f"PARAMS={folder}/best.yaml"]
+            print(f"written: {folder}/best.yaml, {folder}/sweep.png. Next: make train {shlex.join(words)}")
 
 
 def main() -> None:
