@@ -245,7 +245,7 @@ def test_rollout_inside_fails_no_request_and_changes_the_export_format(served, a
         assert container.ask()["version"] == version
     answers = load.stop()
     assert len(answers) > 100
-    assert not load.failed
+    assert not load.failed, container.log
 
 
 def test_sigterm_answers_what_is_in_flight_and_exits_with_0(run, store, archives):
