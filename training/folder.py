@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from scripts.errors import is_full
+from scripts.errors import FullDiskError, is_full
 
 RUNS, LATEST, LOCK = Path("runs"), Path("runs/latest"), "lock"
 TRIES, PAUSE_S = 20, 0.05  # whoever asks whether a run is at work has the lock for a moment
@@ -148,5 +148,5 @@ def _holder(file: BinaryIO) -> str:
 def _unwritable(folder: Path, error: OSError) -> Exception:
     """The error for a person, with what to do."""
     if is_full(error):
-        return OSError(error.errno, f"the disk is full: {folder} cannot be written: make room there")
+        return FullDiskError(f"{folder} cannot be written")
     return ValueError(f"{folder} cannot be written ({error.strerror}): give a folder that can, with RUN=folder (--out)")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from scripts.errors import is_full
+from scripts.errors import FullDiskError, is_full
 
 
 class Remedy(NamedTuple):
@@ -59,7 +59,7 @@ def remedy(error: BaseException) -> Remedy | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and (is_full(cause) or cause.errno == errno.EFBIG):
-            return None if str(cause.strerror).startswith("the disk is full") else Remedy(f"the disk is full ({cause}): make room")
+            return None if isinstance(cause, FullDiskError) else Remedy(f"the disk is full ({cause}): make room")
         cause = cause.__cause__
     if isinstance(error, RuntimeError | ConnectionError):
         return next((known for part, known in BY_MESSAGE.items() if part in str(error)), None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.errors import FullDiskError
 from tests.conftest import LIMIT_S, ROOT
 from training import folder as run_folder
 from training.again import Again
@@ -114,7 +115,7 @@ def test_read_only_and_full_disks_are_named(here, mount_disk):
     full = mount_disk(here / "full", "16k")
     with contextlib.suppress(OSError):
         (full / "filler").write_bytes(bytes(20_000))
-    with pytest.raises(OSError, match="the disk is full: full/run cannot be written: make room there"):
+    with pytest.raises(FullDiskError, match="the disk is full: full/run cannot be written: make room there"):
         enter("full/run")
     subprocess.run(["mount", "-o", "remount,ro", str(full)], check=True)
     with pytest.raises(ValueError, match=r"full/other cannot be written \(Read-only file system\): give a folder that can"):
