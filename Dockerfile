@@ -12,8 +12,9 @@ ARG BASE_DIGEST=unknown
 
 # --- what every stage has ---
 FROM ${BASE_IMAGE} AS base
+# procps: TorchServe runs `kill` for a worker that has not ended yet; without it a version can then not be unloaded
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates python3 tini \
+    && apt-get install --yes --no-install-recommends ca-certificates procps python3 tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 ENV PYTHONUNBUFFERED=1
 
@@ -107,7 +108,7 @@ COPY --from=audit /sbom /
 # --- the devcontainer: `make setup` does the rest ---
 FROM base AS dev
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends curl git make procps python3-venv \
+    && apt-get install --yes --no-install-recommends curl git make python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 --shell /bin/bash dev
 USER dev

@@ -41,6 +41,8 @@ each = $(foreach one,$($(1)),$(call quoted,one))
 
 # training needs a model's name; what reads it from an archive is given one only if the command line has it
 named_model := $(call option,--model,MODEL)
+# MLflow has a port of its own, 5000 unless the command line has one
+mlflow_port := $(call option,--port,PORT)
 MODEL ?= seefood
 PORT ?= 8080
 PARAMS ?= params.yaml
@@ -127,17 +129,15 @@ pull: .venv/installed-train ## Fetch the data and models of this commit from the
 
 ##@ Train
 
-# a store of its own for each start of the ranks: torchrun would otherwise keep the addresses of ranks that have ended
-ranks = $(if $(filter-out 1,$(GPUS)),TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 $(BIN)/torchrun --standalone \
-	--nproc-per-node=$(call quoted,GPUS) --max-restarts=3,$(BIN)/python) -m
-new_run = --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
+# what the command line has given, and the file does not
+given = $(filter override,$(origin $(1)))
+new_run = --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS) \
+	$(if $(call given,RUN),--out=$(call quoted,RUN))
+resumed_run = --resume --out=$(call quoted,RESUME) $(named_model) $(if $(call given,PARAMS),--params=$(call quoted,PARAMS))
 
-train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RESUME=runs/X]; no DATA: generated pictures
-	@out=$(if $(RESUME),$(call quoted,RESUME),runs/$$(date -u +%Y%m%d-%H%M%S)) && \
-	$(ranks) training.train --out="$$out" $(if $(RESUME),--resume $(named_model),$(new_run)) && \
-	{ folder=$$(cd -- "$$out" 2>/dev/null && pwd -P) || folder=; \
-	case "$$folder" in "$$(pwd -P)"/runs/*) ln -sfn "$${folder##*/}" runs/latest;; esac; } && \
-	echo "$$out/checkpoint.pt is written. Next: make evaluate, make export VERSION=1.0.0"
+train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RUN=folder RESUME=runs/X]; no DATA: generated pictures
+	@$(python) training.train --processes=$(call quoted,GPUS) $(if $(RESUME),$(resumed_run),$(new_run)) \
+		--make $(foreach name,DATA MODEL PARAMS WEIGHTS GPUS RUN RESUME,$(if $(call given,$(name)),$(name)=$(call quoted,$(name))))
 
 profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos PARAMS=file WEIGHTS=file]
 	@$(python) training.speed.profiling $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
@@ -163,8 +163,8 @@ promote: .venv/installed-train ## Make a run's model the champion if it is bette
 track: .venv/installed-train ## Send the records of a run that a tracking server does not have yet: [RUN=runs/latest]
 	@$(python) training.tracking.track -- $(call quoted,RUN)
 
-mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C
-	@exec $(python) training.tracking.ui
+mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C: [PORT=5000]
+	@exec $(python) training.tracking.ui $(mlflow_port)
 
 ##@ Package
 

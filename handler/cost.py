@@ -46,10 +46,10 @@ FACTORS = {
     "BMP": Factors(0, 1, 5, 2),
     "BMP in runs": Factors(2.5, 4, 16, 60),
     "TIFF raw": Factors(0, 2, 8, 4),
-    "TIFF deflate": Factors(4.5, 2, 14, 5),
+    "TIFF deflate": Factors(4.5, 2, 15, 5),
     "TIFF": Factors(22, 14, 70, 45),
     "WEBP": Factors(14, 2, 30, 90),
-    "JPEG2000": Factors(17, 2, 60, 165),
+    "JPEG2000": Factors(18, 2, 60, 165),
     "AVIF": Factors(14, 2, 22, 110),
 }
 # of a JPEG in scans: each pass over its coefficients, for each pixel; decoding these and their memory, for each of its samples

@@ -16,13 +16,13 @@ UNREAD_FRAMES = {
 READ_BITS, READ_CHANNELS = 8, (1, 3, 4)
 # no 0xff: as data for a decoder that lacks some. Not of one value, which might code what zeros do
 FILLING = bytes(range(1, 201))
+# in a scan, 0xff is followed by 0, by a restart marker or by a filling 0xff
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")
 
 
 def scans(photo_bytes: bytes, stop: int) -> int:
     """How many scans the first picture in a JPEG has, counted up to `stop`; 1 where the first scan holds all there is."""
     count, at, channels, progressive = 0, 2, 0, False
-    # in a scan, 0xff is followed by 0, by a restart marker or by a filling 0xff
     while count < stop and (found := JPEG_MARKER.search(photo_bytes, at)) and found[0] != EOI:
         at = found.end()
         if found[0] == SOS:

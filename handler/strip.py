@@ -6,13 +6,13 @@ JPEG, PNG, WebP and GIF can be stripped so; other formats are refused.
 """
 
 import io
-import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 
 from PIL import Image
 
+from handler.jpeg import JPEG_MARKER
 from handler.photo_file import open_photo
 from handler.preprocess import ORIENTATION, UPRIGHT, _orientation
 
@@ -21,8 +21,6 @@ MAX_PIECES = 100_000  # each is a step in Python, while requests wait: a photo h
 # JPEG (ITU-T T.81, table B.1): frames, tables, scans; the first two application segments are rewritten, see _jpeg
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF} - {0xC8}
 SOS, EOI, APP0, APP14 = 0xDA, 0xD9, 0xE0, 0xEE
-# in a scan, 0xff is followed by 0, by a restart marker or by a filling 0xff
-MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")
 
 PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
 # those in which Pillow looks for the orientation
@@ -77,7 +75,7 @@ def _jpeg(photo: bytes, orientation: int) -> bytes:
     if orientation in UPRIGHT:
         block = b"Exif\0\0" + _exif(orientation)
         kept.append(b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block)
-    while found := MARKER.search(photo, at):
+    while found := JPEG_MARKER.search(photo, at):
         piece()
         kind = found[0][1]
         if kind == EOI:
@@ -97,7 +95,7 @@ def _jpeg(photo: bytes, orientation: int) -> bytes:
         if content:
             kept.append(found[0] + struct.pack(">H", len(content) + 2) + content)
         if kind == SOS:
-            end = MARKER.search(photo, at)
+            end = JPEG_MARKER.search(photo, at)
             kept.append(photo[at : end.start() if end else len(photo)])
     return b"".join(kept)
 

@@ -33,6 +33,8 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
         ChangedError - scripts.release.store
         DeniedError - scripts.release.store
       TrackingError - training.tracking.store
+      UnsupportedError - training.export.formats
+        OnnxError - training.export.formats
       VersionError - scripts.backend.torchserve.versions
         UnansweredError - scripts.backend.torchserve.versions
 """
@@ -46,11 +48,15 @@ class SeeFoodError(Exception):
 
 
 class FullDiskError(OSError):
-    """A disk that has no room: what is free in `folder`, what is needed, both in bytes, and what to do."""
+    """A disk that has no room: `what` of it fails, and what to do."""
 
-    def __init__(self, folder: Path, needed: float, free: float) -> None:
-        sizes = f"{free / 1e6:.0f} MB are free in {folder}, {needed / 1e6:.0f} MB are needed"
-        super().__init__(errno.ENOSPC, f"the disk is full: {sizes}: make room there")
+    def __init__(self, what: str) -> None:
+        super().__init__(errno.ENOSPC, f"the disk is full: {what}: make room there")
+
+    @classmethod
+    def lacking(cls, folder: Path, needed: float, free: float) -> "FullDiskError":
+        """One that names what is free in `folder` and what is needed, both in bytes."""
+        return cls(f"{free / 1e6:.0f} MB are free in {folder}, {needed / 1e6:.0f} MB are needed")
 
 
 def is_full(error: OSError) -> bool:

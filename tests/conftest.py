@@ -100,7 +100,7 @@ def mount_disk() -> Iterator[Callable[[Path, str], Path]]:
 
     def mount(folder: Path, size: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
             pytest.skip("this machine does not let tests mount a disk")
         mounted.append(folder)

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from training.params import Params
 from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
 from training.record import check_finite, end_epoch, evaluate_average, finish, introduce
 from training.resume import Signals, Stopped, agree, total
-from training.run import Run, start
+from training.run import Run, no_terminal, start
 
 GO_ON, SAVE, STOP = range(3)  # what a rank asks for after a step; the greatest of all ranks' requests holds
 CHECK_STEPS = 20  # between looks at the loss, each of which waits for the GPU
@@ -40,11 +40,17 @@ def part_of_step(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
-def progress_bar(run: Run, epoch: int, steps: int) -> "tqdm[NoReturn]":
-    """The bar of an epoch, in photos, from where it is resumed; on rank 0."""
+@contextmanager
+def progress_bar(run: Run, epoch: int, steps: int) -> Iterator["tqdm[NoReturn]"]:
+    """The bar of an epoch, in photos, from where it is resumed; on rank 0. Gone before anything else, an error too, is printed."""
     size, name = run.params.global_batch_size, f"epoch {epoch + 1}/{run.params.epochs}"
     done = (run.progress.step - epoch * steps) * size
-    return tqdm(total=steps * size, initial=done, desc=name, unit="img", disable=run.rank > 0, leave=False)
+    bar: tqdm[NoReturn] = tqdm(total=steps * size, initial=done, desc=name, unit="img", disable=run.rank > 0, leave=False)
+    try:
+        yield bar
+    finally:
+        with no_terminal():
+            bar.close()
 
 
 def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
@@ -52,7 +58,8 @@ def show(bar: "tqdm[NoReturn]", photos: int, sums: Tensor, seen: float) -> None:
     if not bar.disable and time.time() - bar.last_print_t > 1:
         loss, accuracy = (sums / seen).tolist()
         bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.3f}", refresh=False)
-    bar.update(photos)
+    with no_terminal():
+        bar.update(photos)
 
 
 def save_within_epoch(run: Run, sums: Tensor, seen: float) -> None:
@@ -89,7 +96,7 @@ def train(
     tracker = introduce(run, parent_run)
     unreadable, saved = set[int](), time.monotonic()
 
-    with Signals() as signals, finish(run, tracker):
+    with Signals() as signals, finish(run, tracker), ExitStack() as bars:
         while not progress.finished:
             epoch = progress.epochs
             model = run.learner(epoch)
@@ -97,7 +104,7 @@ def train(
             sums = torch.tensor([progress.loss_sum, progress.hits], dtype=torch.float64, device=device) * rank0
             seen = seen_before = progress.seen * rank0
             started, waited = time.perf_counter(), 0.0
-            bar = progress_bar(run, epoch, steps)
+            bar = bars.enter_context(progress_bar(run, epoch, steps))
 
             while progress.step < (epoch + 1) * steps:
                 for group in optimizer.param_groups:
@@ -138,7 +145,7 @@ def train(
                 if request == STOP:
                     raise Stopped(signals.received)
 
-            bar.close()
+            bars.close()
             seconds = time.perf_counter() - started
             progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
             check_finite(progress.step, progress.loss_sum / progress.seen)

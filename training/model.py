@@ -1,7 +1,11 @@
 """The network with its spec, and the checkpoint that carries it from training to evaluation and export."""
 
+import difflib
 import io
+import re
+import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +17,11 @@ from torch import Tensor, nn
 
 from handler.preprocess import Spec
 from scripts.atomic import aside
+from training.folder import process_at_work
 from training.params import Params
+from training.weights.file import read_weights
+from training.weights.fit import take
+from training.weights.hub import offline_if_unreachable
 
 
 class Classifier(nn.Module):
@@ -21,6 +29,7 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
+    start = ""  # what its starting weights are, in a sentence
 
     def __init__(self, network: nn.Module, spec: Spec, channels_last: bool = True) -> None:
         super().__init__()
@@ -36,44 +45,67 @@ class Classifier(nn.Module):
         return logits
 
 
-def build(params: Params, num_classes: int, load_weights: bool = True) -> tuple[Classifier, Spec]:
-    """timm's network params.model with a new head, and the spec that its weights were trained with.
+def build(params: Params, num_classes: int, load_weights: bool = True, labels: Sequence[str] = ()) -> tuple[Classifier, Spec]:
+    """timm's network params.model, and the spec that its weights were trained with.
 
-    params.weights is "hub", "none", or a file. ValueError if timm does not know the model or the weights do not fit.
+    params.weights is "hub", "none", a file or the folder of a run. The head is new, but for classes of `labels` that a run of
+    ours knows. ValueError if timm does not know the model or the weights do not fit.
     """
-    if not timm.is_model(params.model):
-        close = timm.list_models(f"*{params.model.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no model {params.model!r}; similar names: {close}")
-    overlay: dict[str, Any] = {}
-    pretrained = load_weights and params.weights != "none"
-    if pretrained and params.weights != "hub":
-        if not Path(params.weights).is_file():
-            raise ValueError(f"weights file {params.weights!r} does not exist; expected a path, 'hub' or 'none'")
-        overlay = {"file": params.weights}
-    try:
-        network = timm.create_model(
-            params.model, pretrained=pretrained, num_classes=num_classes, pretrained_cfg_overlay=overlay, **params.model_args
-        )
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{params.model} with {params.model_args} and weights {params.weights!r}: {error}") from error
-    except OSError as error:
-        raise ValueError(
-            f"weights of {params.model} could not be fetched from the hub ({error}); without a network give a file: WEIGHTS=path"
-        ) from error
-    if pretrained:
-        # a new head starts at zero: the first steps move the head, and no random gradient reaches the trained body
-        for head in head_modules(network):
-            nn.init.zeros_(head.get_parameter("weight"))
-    # what timm records of these weights, unless the parameters correct it: the one source of mean, size and crop from here on
-    config = resolve_data_config(model=network) | params.spec
+    check_network(params.model)
+    starts = params.weights if load_weights else "none"
+    source = read_weights(starts) if starts not in ("hub", "none") else None
+    network = create(params, num_classes, from_hub=starts == "hub")
+    start = f"weights from timm's hub: {params.model}, with a new head" if starts == "hub" else ""
+    if source is not None:
+        start = take(network, heads(network), params.model, source, labels)
+        if source.spec:
+            start += f"; crops as in that run, but for what params.spec sets: {params.spec}"
+        if source.model_args not in (None, params.model_args):
+            start += f"; that run had model_args {source.model_args}, this one has {params.model_args}"
+    # what timm or the run records of these weights, unless the parameters correct it: the one source of mean, size and crop
+    config = resolve_data_config(model=network) | (source.spec if source else {}) | params.spec
     spec = Spec.from_dict({key: config[key] for key in config if key in Spec.__annotations__ or key in params.spec})
-    return Classifier(network, spec, params.channels_last), spec
+    classifier = Classifier(network, spec, params.channels_last)
+    classifier.start = start
+    return classifier, spec
 
 
-def head_modules(network: nn.Module) -> list[nn.Module]:
-    """The layers that give the logits; LeViT has two, one for distillation."""
+def check_network(name: str) -> None:
+    """ValueError, with similar names, unless timm knows the network."""
+    if timm.is_model(name):
+        return
+    names = timm.list_models()
+    plain = {re.sub(r"[^a-z0-9]", "", known): known for known in names}
+    close = difflib.get_close_matches(name.lower(), names, n=5)
+    close += [plain[key] for key in difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), plain, n=3)]
+    raise ValueError(f"timm has no model {name!r}; similar names: {', '.join(dict.fromkeys(close)) or 'none'}")
+
+
+def create(params: Params, num_classes: int, from_hub: bool) -> nn.Module:
+    """timm's network, with weights of its hub and a head of zeros, or with random weights. ValueError if that is not possible."""
+    try:
+        with offline_if_unreachable() if from_hub else nullcontext("") as unreachable:
+            network: nn.Module = timm.create_model(params.model, pretrained=from_hub, num_classes=num_classes, **params.model_args)
+    except OSError as error:
+        reason = unreachable or textwrap.shorten(str(error), 200)
+        raise ValueError(
+            f"weights of {params.model} could not be fetched from timm's hub, and are not in its cache ({reason}): "
+            "give a file (WEIGHTS=path), or start from random ones (WEIGHTS=none)"
+        ) from error
+    except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError, KeyError) as error:
+        close = ", ".join(timm.list_pretrained(f"{params.model.partition('.')[0]}.*")) or "none"
+        advice = f": give a file (WEIGHTS=path) or WEIGHTS=none; with weights on the hub: {close}" if from_hub else ""
+        raise ValueError(f"{params.model} with model_args {params.model_args} cannot be made: {error}{advice}") from error
+    for head in heads(network).values() if from_hub else ():
+        # the first steps move the head, and no random gradient reaches the trained body
+        nn.init.zeros_(head.get_parameter("weight"))
+    return network
+
+
+def heads(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers that give the logits, by name; LeViT has two, one for distillation."""
     names = cast(dict[str, Any], network.pretrained_cfg)["classifier"]
-    return [network.get_submodule(name) for name in ([names] if isinstance(names, str) else names)]
+    return {name: network.get_submodule(name) for name in ([names] if isinstance(names, str) else names)}
 
 
 def save_whole(content: dict[str, Any], path: Path) -> None:
@@ -91,7 +123,8 @@ class Checkpoint:
     """What one run hands on. `metrics` are of the held-out photos; `trained_on` is the sha256 of each training photo.
 
     `temperature` divides the logits; `data` holds source, root, fingerprint and counts; `git` is commit and "dirty" or "clean";
-    `name` is the model's, None in checkpoints that are older than names (`params["model"]` is timm's network).
+    `name` is the model's, None in checkpoints that are older than names (`params["model"]` is timm's network). `held_out` is
+    the sha256 of each photo by which epoch and temperature were chosen, None in older checkpoints.
     """
 
     weights: dict[str, Tensor]
@@ -105,6 +138,7 @@ class Checkpoint:
     trained_on: Sequence[str]
     git: str
     name: str | None = None
+    held_out: Sequence[str] | None = None
 
     def save(self, path: Path) -> None:
         """Write the file whole. OSError if the disk is full."""
@@ -116,6 +150,8 @@ class Checkpoint:
         try:
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
         except FileNotFoundError as error:
+            if pid := process_at_work(path.parent):
+                raise ValueError(f"no checkpoint {path} yet: the run is at work, as process {pid}, in its first epoch") from error
             raise ValueError(f"no checkpoint {path}; make train writes one") from error
         except Exception as error:  # torch.load raises pickle, zip, key and type errors alike
             raise ValueError(f"{path} is not a checkpoint of this project: {error}") from error

@@ -1,19 +1,23 @@
 """The hyper-parameters of a run, read from params.yaml and checked: a wrong key or value is refused by name."""
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+# what params.yaml says; also of parameter files and checkpoints that are older than this parameter
+NEAR_DUPLICATES = 0.3
+
 
 class Params(BaseModel):
     """One run's hyper-parameters; params.yaml explains each one. Sizes are pixels, rates are per step."""
 
     # strict: a value of another type is refused, not converted (PyYAML reads 1e-3 as text and yes as true)
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    # no defaults: params.yaml is the only place that holds values, so a checkpoint's params are complete
+    # no defaults but one: params.yaml is the only place that holds values, so a checkpoint's params are complete
     seed: int = Field(ge=0)
     deterministic: bool
     model: str
@@ -26,6 +30,7 @@ class Params(BaseModel):
     compile: bool
     precision: Literal["float32", "bfloat16"]
     val_fraction: float = Field(gt=0, lt=1)
+    near_duplicates: float = Field(NEAR_DUPLICATES, ge=0, le=1)
     train_size: int = Field(ge=16)
     crop_scale_min: float = Field(gt=0, le=1)
     augment: Literal["none", "trivial", "rand"]
@@ -55,12 +60,37 @@ def read_params(path: Path) -> Params:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"no parameter file {path}") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise ValueError(f"{path} is no parameter file ({error.strerror}): give one such as params.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, expected keys and values")
     try:
         return Params(**values)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise ValueError(f"{path}: " + "; ".join(problems)) from error
+        raise ValueError(
+            f"{path}: " + "; ".join(problem(e["type"], e["loc"], e["msg"], e["input"]) for e in error.errors())
+        ) from error
+
+
+def problem(kind: str, where: tuple[int | str, ...], message: str, value: object) -> str:
+    """What is wrong with a key, in pydantic's words, and what was probably meant."""
+    name = ".".join(map(str, where))
+    if kind == "missing":
+        return f"{name}: {message}"
+    hint = ""
+    if kind == "extra_forbidden" and (close := difflib.get_close_matches(name, Params.model_fields, n=1)):
+        hint = f"; did you mean {close[0]}?"
+    elif isinstance(value, str) and is_number(value):
+        hint = "; YAML reads this as text: write 0.001 or 1.0e-3"
+    return f"{name}: {message} (got {value!r}{hint})"
+
+
+def is_number(text: str) -> bool:
+    """Whether Python would read the text as a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

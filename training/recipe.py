@@ -8,7 +8,7 @@ import torch
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from training.model import Classifier, head_modules
+from training.model import Classifier, heads
 from training.params import Params
 
 
@@ -25,7 +25,7 @@ def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, A
 
     Norms and biases (one dimension) do not decay. Layers as timm counts them (arXiv:2106.08254).
     """
-    head = {id(p) for module in head_modules(classifier.network) for p in module.parameters()}
+    head = {id(p) for module in heads(classifier.network).values() for p in module.parameters()}
     scale: dict[int, float] = {}
     if params.layer_decay < 1:
         for group in param_groups_layer_decay(classifier.network, layer_decay=params.layer_decay):

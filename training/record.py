@@ -25,6 +25,15 @@ from training.tracking.provenance import dvc_version
 TRY = "try a smaller lr, a clip_norm, or precision: float32"
 
 
+def machine(run: Run) -> str:
+    """What the run trains on, e.g. "2 GPUs (NVIDIA H100)", one process each."""
+    several = run.world_size > 1
+    if run.device.type == "cuda":
+        return f"{run.world_size} GPU{'s' * several} ({torch.cuda.get_device_name(run.device)})"
+    threads = f"{torch.get_num_threads()} threads"
+    return f"the CPU, {f'{run.world_size} processes of {threads} each' if several else threads}: PyTorch finds no GPU"
+
+
 def introduce(run: Run, parent_run: str | None) -> Tracker | None:
     """Print what will be trained, and open its MLflow run; None on ranks other than 0, or if the run is finished already."""
     if run.rank > 0:
@@ -36,6 +45,7 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
     run.say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} training photos, {len(data.held_out)} held-out")
     millions = sum(p.numel() for p in run.classifier.parameters()) / 1e6
     run.say(f"model {run.name}: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
+    run.say(f"on {machine(run)}; code: commit {run.git}")
     if run.progress.step:
         run.say(f"resuming after step {run.progress.step}, from {run.out / STATE}")
     tracker = Tracker(run.out, parent_run)
@@ -50,6 +60,9 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
         "data_fingerprint": data.fingerprint,
     }
     tags |= {"dvc_version": dvc_version(data.root) if data.root else "not tracked", "world_size": str(run.world_size)}
+    name = data.root.resolve().name if data.root else "generated pictures"
+    counts = {"classes": len(data.labels), "train": len(data.train), "held_out": len(data.held_out)}
+    tracker.log_input(name, data.fingerprint, str(data.root or ""), counts)
     tracker.set_tags(tags | {"device": run.device.type, "torch": torch.__version__})
     return tracker
 
@@ -94,7 +107,9 @@ def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor
         run.say(f"no better {run.params.best_metric} for {run.params.patience} epochs: ended early")
     if tracker is None:
         return
-    tracker.log_metrics(row | system_metrics(), step=progress.epochs)
+    # of the best epoch so far, beside each epoch's own: MLflow's list of runs shows, and sorts by, the last value
+    best = {f"best_{name}": row[name] for name in ("epoch", "top1", "top5", "val_loss")} if better else {}
+    tracker.log_metrics(row | best | system_metrics(), step=progress.epochs)
     try:
         if better:
             checkpoint_of(run, logits, targets, metrics).save(run.out / "checkpoint.pt")
@@ -102,7 +117,7 @@ def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor
         # the state last: a run that is killed before it does the epoch again, and writes the same files
         run.save(progress)
     except OSError as error:
-        raise ValueError(f"{error}: make room, and the same command resumes from the last saved state") from error
+        raise ValueError(f"{error}: make room; {run.out / STATE} keeps the state saved before") from error
 
 
 def check_finite(step: int, loss: float) -> None:
@@ -144,6 +159,7 @@ def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, 
         trained_on=[photo.sha256 for photo in run.data.train],
         git=run.git,
         name=run.name,
+        held_out=[photo.sha256 for photo in run.data.held_out],
     )
 
 
@@ -169,7 +185,8 @@ def finish(run: Run, tracker: Tracker | None) -> Iterator[None]:
     except Stopped as stop:
         status = "KILLED"
         name = signal.Signals(stop.args[0]).name if stop.args[0] else "its caller"
-        run.say(f"stopped by {name} after step {run.progress.step}; the same command resumes from there")
+        saved = f"saved in {run.out / STATE}" if run.saved_step == run.progress.step else f"step {run.saved_step} is the last saved"
+        run.say(f"stopped by {name} after step {run.progress.step}; {saved}")
         raise
     finally:
         if tracker is not None:

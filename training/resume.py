@@ -20,8 +20,8 @@ from training.model import save_whole
 from training.params import Params
 
 STATE = "last.pt"
-# parameters that a resumed run may change: they do not touch the result
-FREE = {"workers", "checkpoint_minutes"}
+# parameters that a resumed run may change: they do not touch the result, accumulate no more than the number of processes does
+FREE = {"workers", "checkpoint_minutes", "accumulate"}
 
 
 class OtherRunError(SeeFoodError, ValueError):
@@ -70,7 +70,7 @@ def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
     """
     state = load_state(out / STATE)
     if state is None:
-        raise ValueError(f"no run to resume in {out}: {STATE} is missing")
+        raise ValueError(f"no run to resume in {out}: {STATE} is missing, so nothing was saved there; start a new run")
     name = name or state.get("name")
     if name is None:
         raise ValueError(f"the run in {out} has no model name: give MODEL=NAME (--model)")
@@ -81,7 +81,7 @@ def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data,
     """OtherRunError, naming what differs, unless a state is of this model, these parameters and this data."""
     old, new = state["params"], params.model_dump()
     names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
-    advice = f"{path} holds another run; to start over, leave out RESUME= or choose another --out"
+    advice = f"{path} holds another run; to start over, choose another folder (RUN=, --out)"
     if state.get("name", name) != name:
         raise OtherRunError(f"the model's name has changed: {state['name']} -> {name}. {advice}")
     if names:
@@ -99,8 +99,11 @@ class Stopped(Exception):  # noqa: N818 - not an error: it was asked for
     """The run ends early, its state saved; `args[0]` is the number of the signal, 0 if its caller ended it."""
 
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: its terminal was closed
+
+
 class Signals(AbstractContextManager["Signals"]):
-    """Within `with`, SIGTERM and SIGINT are noted in `received`, and the run ends after its step; a second Ctrl-C ends it at once.
+    """Within `with`, ENDING are noted in `received`, and the run ends after its step; a second Ctrl-C ends it at once.
 
     Noted and not raised: ranks must stop after the same step, and one that left a collective half-way would hang the others.
     """
@@ -109,7 +112,9 @@ class Signals(AbstractContextManager["Signals"]):
         self.received, self._interrupt = 0, False
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        # nohup has SIGHUP ignored
+        numbers = [number for number in ENDING if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

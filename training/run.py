@@ -1,7 +1,10 @@
 """One rank's share of a run: set up, or resumed where it stopped."""
 
 import copy
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,23 @@ from tqdm import tqdm
 from handler.preprocess import Spec
 from scripts.model_name import check_model_name
 from training.data.sets import Data, read_data
+from training.folder import point_latest
 from training.model import Classifier, build
 from training.params import Params
 from training.recipe import Average, freeze, parameter_groups
 from training.resume import STATE, OtherRunError, Progress, agree, check_same_run, load_state, save_state
 from training.tracking.provenance import git_commit
 from training.tracking.store import RECORDS
+
+
+@contextmanager
+def no_terminal() -> Iterator[None]:
+    """Within this `with`, what cannot be printed, as the terminal was closed, is not: the run must still be saved."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 @dataclass
@@ -42,11 +56,13 @@ class Run:
     optimizer: torch.optim.Optimizer
     progress: Progress
     git: str  # read once at the start: the checkout may be edited while the run trains
+    saved_step: int = 0  # that of the state in last.pt
 
     def say(self, text: str) -> None:
         """Print on rank 0."""
         if self.rank == 0:
-            tqdm.write(text)
+            with no_terminal():
+                tqdm.write(text)
 
     def save(self, progress: Progress) -> None:
         """Rank 0 writes last.pt. OSError if the disk is full."""
@@ -54,6 +70,7 @@ class Run:
             parts: dict[str, Any] = {"model": self.classifier, "average": self.average.averaged, "optimizer": self.optimizer}
             states = {name: part.state_dict() for name, part in parts.items()}
             save_state(self.out / STATE, self.name, progress, self.params, self.data, **states)
+            self.saved_step = progress.step
 
     def save_or_warn(self, progress: Progress) -> None:
         """Save within an epoch: a full disk is a warning, as the run can go on and save later."""
@@ -84,6 +101,8 @@ def start_process_group() -> tuple[int, int, torch.device]:
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(f"{local_size} processes on {torch.cuda.device_count()} GPUs: expected one process a GPU")
         torch.cuda.set_device(device)
     elif local_size > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
@@ -106,10 +125,10 @@ def read_data_once(root: Path | None, params: Params) -> Data:
     """
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if not dist.is_initialized():
-        return read_data(root, params.val_fraction, params.seed)
+        return read_data(root, params.val_fraction, params.seed, params.near_duplicates)
     if waits:
         agree(0)
-    data = read_data(root, params.val_fraction, params.seed)
+    data = read_data(root, params.val_fraction, params.seed, params.near_duplicates)
     if not waits:
         agree(0)
     fingerprints = [""] * dist.get_world_size()
@@ -166,6 +185,8 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not params.deterministic
     rank, world_size, device = start_process_group()
+    if not (out / STATE).exists():
+        build(params, 2)  # a wrong network or file of weights is refused before photos are read, which may take minutes
     data = read_data_once(root, params)
     # rank 0's state is sent to all: a machine of its own may not see the folder of the run
     states = [find_state(name, params, data, out, start_over) if rank == 0 else None]
@@ -175,7 +196,9 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     if state is not None:
         check_same_run(state, name, params, data, out)
     torch.manual_seed(params.seed)
-    classifier, spec = build(params, len(data.labels), load_weights=state is None)
+    classifier, spec = build(params, len(data.labels), load_weights=state is None, labels=data.labels)
+    if rank == 0 and classifier.start:
+        print(classifier.start)
     check_sizes(classifier, spec, params, world_size)
     average = Average(copy.deepcopy(classifier).to(device), classifier.to(device), params.ema_decay)
     optimizer = torch.optim.AdamW(parameter_groups(classifier, params), fused=True)
@@ -187,4 +210,21 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
         progress = Progress(**state["progress"])
     if params.compile:
         classifier.compile()
-    return Run(name, rank, world_size, device, params, data, out, spec, classifier, average, optimizer, progress, git_commit())
+    if rank == 0:
+        point_latest(out)
+    return Run(
+        name,
+        rank,
+        world_size,
+        device,
+        params,
+        data,
+        out,
+        spec,
+        classifier,
+        average,
+        optimizer,
+        progress,
+        git_commit(),
+        progress.step,
+    )

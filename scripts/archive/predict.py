@@ -1,13 +1,14 @@
 """Label the photos in a folder: `python -m scripts.archive.predict photos/ --out labels.csv` (or .jsonl).
 
 Needs no running server: the archive's own handler answers, as in TorchServe's worker. For a file that is not a photo the
-row holds the error.
+row holds the error. Leftovers of other programs, such as .DS_Store and Thumbs.db, get none.
 """
 
 import csv
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,10 +19,13 @@ from scripts.archive.name import choose_archive
 from scripts.archive.read import load_handler, unpack
 from scripts.atomic import aside
 from scripts.command import parser, run
+from scripts.folders import files_below, not_taken, shown
 from scripts.paths import ROOT
 
 # enough to keep the handler's decoding threads busy; all photos of a batch are in memory together
 BATCH_SIZE = 8
+# a video beside the photos may have gigabytes
+MAX_READ = 64 * 1024 * 1024
 
 
 class OfflineContext:
@@ -48,10 +52,16 @@ def predict(handler: Any, paths: list[Path]) -> Iterator[dict[str, Any]]:
     with tqdm(total=len(paths), unit="photo", disable=None) as progress:
         for start in range(0, len(paths), BATCH_SIZE):
             batch = paths[start : start + BATCH_SIZE]
-            answers = handler.handle([{"body": path.read_bytes()} for path in batch], context)
+            answers = handler.handle([{"body": read_start(path)} for path in batch], context)
             for path, answer in zip(batch, answers, strict=True):
-                yield {"photo": str(path), **json.loads(answer)}
+                yield {"photo": shown(path), **json.loads(answer)}
             progress.update(len(batch))
+
+
+def read_start(path: Path) -> bytes:
+    """The bytes of a file, of one that is far over a photo's limit only the first."""
+    with path.open("rb") as file:
+        return file.read(MAX_READ)
 
 
 def write_csv(rows: Iterator[dict[str, Any]], out: TextIO) -> None:
@@ -87,7 +97,10 @@ def main() -> int:
     if args.out and args.out.suffix not in (".csv", ".jsonl"):
         raise ValueError(f"--out is {args.out}, expected a name that ends in .csv or .jsonl")
     archive = choose_archive(args.model_store, args.version, args.model)
-    paths = [args.photos] if args.photos.is_file() else sorted(path for path in args.photos.rglob("*") if path.is_file())
+    passed: Counter[str] = Counter()
+    paths = [args.photos] if args.photos.is_file() else files_below(args.photos, passed)
+    if passed:
+        print(not_taken(args.photos, passed), file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / "archive"
         unpack(archive, unpacked)  # all parts checked before any of its code runs

@@ -53,7 +53,7 @@ def extract(archive: Path, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             needed, free = sum(member.file_size for member in members), shutil.disk_usage(folder).free
             if needed > free:
-                raise FullDiskError(folder, needed, free)
+                raise FullDiskError.lacking(folder, needed, free)
             for member in members:
                 _write(content, member, folder / member.filename)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:

@@ -28,14 +28,14 @@ def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], s
         if not archive.is_file() or sha256(archive) != entry["sha256"]:
             free = shutil.disk_usage(run_dir).free
             if free < settings.min_free_bytes:
-                raise FullDiskError(run_dir, settings.min_free_bytes, free)
+                raise FullDiskError.lacking(run_dir, settings.min_free_bytes, free)
             steps("fetching", version=version, archive=name)
             _download(store, name, entry["sha256"], archive)
         folder.parent.mkdir(exist_ok=True)
         unpack_as_named(archive, name, folder)
     except OSError as error:
         if is_full(error) and error.filename:  # the system's, which has no advice
-            raise FullDiskError(run_dir, settings.min_free_bytes, shutil.disk_usage(run_dir).free) from error
+            raise FullDiskError.lacking(run_dir, settings.min_free_bytes, shutil.disk_usage(run_dir).free) from error
         raise
     return folder
 

@@ -76,7 +76,7 @@ def save(name: str, size: int, chunks: Iterable[bytes], target: Path) -> None:
         raise ValueError(f"{name} has {size:,} bytes, an archive has at most {MAX_ARCHIVE_BYTES:,}")
     free = shutil.disk_usage(target.parent).free
     if size > free:
-        raise FullDiskError(target.parent, size, free)
+        raise FullDiskError.lacking(target.parent, size, free)
     left = size
     with target.open("wb") as file:
         for chunk in chunks:

@@ -49,7 +49,8 @@ def server(tmp_path_factory):
     counted = "        self.metrics.batch(len(requests))\n"
     assert counted in handler.read_text()
     handler.write_text(handler.read_text().replace(counted, counted + WAYS))
-    config.write_text(re.sub(r"responseTimeout: \d+", "responseTimeout: 4", config.read_text()))
+    shorter = re.sub(r"responseTimeout: \d+", "responseTimeout: 4", config.read_text())
+    config.write_text(re.sub(r"batch_cpu_s: [\d.]+", "batch_cpu_s: 0.5", shorter))
     write_json(folder / "parts" / "provenance.json", provenance_of(folder / "parts"))
     (folder / "model_store").mkdir()
     pack(folder / "parts", folder / "model_store" / "seefood-1.0.0.mar")

@@ -1,5 +1,6 @@
 """The pipeline and the remote, with a real DVC, a real git and moto's S3 server, in a copy of the project."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -73,14 +74,20 @@ def interrupt(folder: Path, *command: str, when) -> tuple[int, str]:
     )
     assert process.stdout
     os.set_blocking(process.stdout.fileno(), False)
-    output = b""
-    while not when(output):
-        assert process.poll() is None, output
-        output += process.stdout.read() or b""
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    os.set_blocking(process.stdout.fileno(), True)
-    output += process.communicate(timeout=LIMIT_S)[0]
+    output, deadline = b"", time.monotonic() + LIMIT_S
+    try:
+        while not when(output):
+            assert process.poll() is None, output
+            assert time.monotonic() < deadline, output
+            output += process.stdout.read() or b""
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.set_blocking(process.stdout.fileno(), True)
+        output += process.communicate(timeout=LIMIT_S)[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(LIMIT_S)
     return process.returncode, output.decode()
 
 
@@ -332,6 +339,29 @@ def test_bucket_that_would_lose_data_is_refused_before_anything_is_written(tmp_p
         assert "remote" not in (folder / ".dvc" / "config").read_text()
     assert objects(s3, "plain") == []
     assert "no remote is set: make remote BUCKET=" in remote(folder, "push", code=1)
+
+
+CONFLICT = "<<<<<<< HEAD\n{0}=======\n{0}>>>>>>> theirs\n"
+
+
+def test_damaged_files_of_dvc_are_named_with_the_remedy_and_stay_as_they_are(tmp_path, s3):
+    folder = bare_repository(tmp_path)
+    config, note = folder / ".dvc" / "config", folder / "data" / "x.txt.dvc"
+    plain = config.read_text()
+    for text, message in [
+        (CONFLICT.format("[core]\n    remote = storage\n"), "config cannot be read .*git checkout HEAD -- .dvc/config"),
+        ("['remote \"storage\"']\n    version_aware = true\n", "names a remote 'storage' without a url"),
+    ]:
+        config.write_text(text)
+        assert re.search(message, remote(folder, "push", code=1))
+        assert config.read_text() == text
+    config.write_text(plain + f"['remote \"storage\"']\n    url = s3://kept/x\n    endpointurl = {s3}\n")
+    for text in (CONFLICT.format(note.read_text()), "3", "", "outs: 3"):
+        note.write_text(text)
+        assert "data/x.txt.dvc is not as DVC writes it" in remote(folder, "push", code=1)
+        assert note.read_text() == text
+    shutil.rmtree(folder / ".dvc")
+    assert "there is no folder .dvc here" in remote(folder, "set", "s3://kept/x", "--endpoint", s3, code=1)
 
 
 @pytest.mark.slow

@@ -1,22 +1,31 @@
 """What make evaluate and make report write."""
 
 import csv
+import dataclasses
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.conftest import ROOT
-from training.evaluation.evaluate import evaluate
+from training.data.sets import read_data
+from training.evaluation.evaluate import evaluate, fitted_on, print_summary
+from training.evaluation.held_out import held_out_photos
 from training.evaluation.metrics import calibration_error
-from training.evaluation.plots import Mistake, plot_confusion, plot_mistakes
-from training.evaluation.report import out_of_distribution, write_report
+from training.evaluation.mistakes import Mistake
+from training.evaluation.names import characters, drawable, shortened, width
+from training.evaluation.plots import most_confused, plot_confusion, plot_mistakes
+from training.evaluation.report import calibration, numbered, out_of_distribution, write_report
 from training.evaluation.tables import per_class
 from training.model import Checkpoint
 
@@ -47,6 +56,27 @@ def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated)
     rows = [line.split(",") for line in (tmp_path / "confusion.csv").read_text().splitlines()]
     assert sum(int(count) for row in rows[1:] for count in row[1:]) == metrics["photos"]
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_asks_the_test_split_where_there_is_one_beside_val_and_says_so(tmp_path, tiny_run, generated, capsys):
+    root = tmp_path / "splits"
+    for number, path in enumerate(sorted(generated.rglob("*.jpg"))):
+        target = root / ("train", "valid", "test")[number % 3] / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    data = read_data(root, 0.2, 0)
+    left = [photo for photo in data.test if photo.sha256 not in checkpoint.trained_on]
+    contents = {name: [photo.sha256 for photo in getattr(data, name)] for name in ("train", "held_out")}
+    same = replace(checkpoint, data=data.summary(), trained_on=contents["train"], held_out=contents["held_out"])
+    # the first was fitted on photos that here are in test
+    for judged, photos, fitted in ((checkpoint, len(left), True), (same, 40, False)):
+        assert evaluate(judged, root, tmp_path / "out")["photos"] == photos
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert (metrics["split"], metrics["temperature_fitted_on_these"]) == ("test", fitted)
+        print_summary(tmp_path / "out")
+        assert f"{photos} test photos of train, valid and test folders in splits" in capsys.readouterr().out
+    assert held_out_photos(same, data).held_out == data.held_out
 
 
 def test_evaluate_leaves_out_photos_of_another_data_set_that_were_trained_on(tmp_path, tiny_run, generated):
@@ -169,3 +199,144 @@ def test_page_of_a_run_without_curves_says_so_and_one_not_evaluated_is_refused(t
     done = subprocess.run([sys.executable, "-m", "training.evaluation.report", str(run)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"make evaluate RUN={run} first" in done.stderr
+
+
+ODD_NAMES = [
+    *("ラーメン", "김치찌개", "🍜 noodles", "محشي", "ข้าวผัด", "$1_menu$ 50% {x} \\frac{1}{2}", "<b>&amp;", "a\nb\tc"),
+    *("a_name_that_goes_on_and_on_and_on_for_ever_1", "a_name_that_goes_on_and_on_and_on_for_ever_2", "", "crème_brûlée"),
+]
+
+
+def test_names_in_any_script_are_drawn_in_fonts_that_have_them_or_as_the_number_of_the_class(tmp_path, recwarn, capfd):
+    names, fonts = drawable(ODD_NAMES)
+    known = frozenset().union(*map(characters, fonts))
+    for number, (name, shown) in enumerate(zip(ODD_NAMES, names, strict=True)):
+        assert known.issuperset(shown), name
+        assert shown == f"#{number}" or shown == shortened(name), name
+        assert width(shown) <= 26
+        assert shown
+        assert "\n" not in shown
+    assert len(set(names)) == len(names)
+    assert names[-1] == "crème brûlée"
+    assert "…" in names[8]
+    count = len(ODD_NAMES)
+    plot_confusion(torch.eye(count, dtype=torch.long) * 3, ODD_NAMES, tmp_path / "confusion.png")
+    crop = np.zeros((8, 8, 3), np.uint8)
+    plot_mistakes(
+        [Mistake(crop, name, ODD_NAMES[0], 0.5, (number, 0)) for number, name in enumerate(ODD_NAMES)], tmp_path / "mistakes.png"
+    )
+    assert not [str(warning.message) for warning in recwarn]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_name_that_no_font_has_is_the_number_of_its_class_not_of_its_row():
+    tengwar = "\ue000\ue001"  # of the private use area
+    assert drawable(["pizza", tengwar], [7, 4711])[0] == ["pizza", "#4711"]
+
+
+@pytest.mark.parametrize(("count", "shown"), [(3, 3), (101, 101), (1000, 30), pytest.param(5000, 30, marks=pytest.mark.slow)])
+def test_confusion_matrix_of_many_classes_shows_the_most_confused(tmp_path, count, shown, monkeypatch):
+    confusion = torch.eye(count, dtype=torch.long) * 20
+    for number in range(min(count, 40) - 1):
+        confusion[number, count - 1 - number] += number  # those of later numbers are confused more often
+    titles = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, title, **_: titles.append(title))
+    plot_confusion(confusion, [f"class_{number}" for number in range(count)], tmp_path / "confusion.png")
+    assert titles[0].startswith(f"The 30 most confused of {count:,} classes\n") == (shown < count)
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert max(image.size) < 5000
+    assert (tmp_path / "confusion.png").stat().st_size < 1_000_000
+    if shown < count:
+        chosen = most_confused(confusion)
+        assert len(chosen) == shown
+        assert {38, 24, count - 39, count - 25} <= set(chosen)
+        assert 3 not in chosen
+
+
+def test_classes_without_mistakes_fill_the_matrix_of_the_most_confused():
+    confusion = torch.eye(500, dtype=torch.long)
+    assert most_confused(confusion) == list(range(30))
+    confusion[490, 7] = 1
+    assert most_confused(confusion) == [*range(29), 490]
+
+
+def test_numbers_are_written_where_pictures_cannot_be_drawn(tmp_path, tiny_run, generated, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("libpng\nis broken")
+
+    monkeypatch.setattr("training.evaluation.plots.plot_confusion", fail)
+    (tmp_path / "confusion.png").write_bytes(b"of an earlier evaluation")
+    metrics = evaluate(Checkpoint.load(tiny_run / "checkpoint.pt"), generated, tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["top1"] == round(metrics["top1"], 4)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("metrics.json", "confusion.csv", "per_class.csv", "predictions.csv", "reliability.png", "mistakes.png"),
+    }
+    assert (
+        capsys.readouterr().err
+        == "warning: confusion.png is not drawn (libpng is broken); metrics.json and the tables are complete\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["no matplotlib", "broken font"])
+def test_evaluate_without_a_working_matplotlib_ends_with_0_and_a_sentence(tmp_path, tiny_run, trouble):
+    broken = {
+        "no matplotlib": ("matplotlib.py", "raise ImportError('no matplotlib here')"),
+        "broken font": ("sitecustomize.py", "import matplotlib.font_manager as f\nf.get_font = lambda *_, **__: 1 / 0"),
+    }[trouble]
+    (tmp_path / broken[0]).write_text(broken[1])
+    command = [sys.executable, "-m", "training.evaluation.evaluate", "--checkpoint", str(tiny_run / "checkpoint.pt")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search("warning: .* is drawn|warning: .* is not drawn", done.stderr)
+    assert (tmp_path / "out/metrics.json").is_file()
+
+
+def test_whether_the_temperature_was_fitted_on_these_photos_is_said_by_content(tmp_path, tiny_run, generated):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    own = read_data(generated, 0.2, 0)
+    shared = {photo.sha256 for photo in own.held_out}
+    some, other = tmp_path / "some", tmp_path / "other"
+    for folder in sorted(generated.iterdir()):
+        for root, photos in ((some, True), (other, False)):
+            (root / folder.name).mkdir(parents=True)
+            for path in sorted(folder.iterdir()):
+                if (hashlib.sha256(path.read_bytes()).hexdigest() in shared) == photos:
+                    shutil.copy(path, root / folder.name)
+            # two photos of its own, so that it is another data set
+            for number in range(2):
+                noise = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
+                Image.fromarray(noise).save(root / folder.name / f"{folder.name}-{number}-noise.png")
+    metrics = {}
+    for name, root in (("own", generated), ("some", some), ("other", other)):
+        evaluate(checkpoint, root, tmp_path / f"out-{name}")
+        metrics[name] = json.loads((tmp_path / f"out-{name}" / "metrics.json").read_text())
+    sentences = {name: calibration(found) for name, found in metrics.items()}
+    assert metrics["own"]["temperature_fitted_on_these"] is True
+    assert "The temperature was fitted on these photos" in sentences["own"]
+    assert 0 < metrics["some"]["temperature_photos"] < metrics["some"]["photos"]
+    assert f"fitted on {metrics['some']['temperature_photos']} of these photos" in sentences["some"]
+    assert metrics["other"]["temperature_fitted_on_these"] is False
+    assert sentences["other"].endswith("The temperature was fitted on other photos.")
+    older = dataclasses.replace(checkpoint, held_out=None)
+    assert fitted_on(older, own) == len(own.held_out)
+    assert fitted_on(older, dataclasses.replace(own, fingerprint="of other data")) is None
+    unknown = metrics["own"] | {"temperature_photos": None}
+    assert "does not record whether its temperature was fitted on some of these photos" in calibration(unknown)
+
+
+def test_table_of_many_classes_has_both_ends_and_each_class_its_number():
+    labels = [f"<class {number}>" for number in range(5000)]
+    rows = [[label, "0.5"] for label in reversed(labels)]
+    assert numbered(rows[:3], labels) == [["4999", *rows[0]], ["4998", *rows[1]], ["4997", *rows[2]]]
+    found = numbered(rows, labels)
+    assert [row[0] for row in found[:2]] == ["4999", "4998"]
+    assert found[20] == ["…", "4,960 more in per_class.csv", ""]
+    assert len(found) == 41

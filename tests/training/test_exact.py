@@ -171,7 +171,7 @@ def test_signal_during_evaluation_keeps_the_epoch(tmp_path, generated, params, o
 
 def wait_for_step(out: Path, process: subprocess.Popen[str], least: int) -> int:
     """Wait until the saved state is at least that many steps on."""
-    ends_at = time.monotonic() + 120
+    ends_at = time.monotonic() + LIMIT_S
     while time.monotonic() < ends_at:
         assert process.poll() is None, process.communicate()
         state = load_state(out / "last.pt")  # whole at any moment, or this raises
@@ -231,12 +231,12 @@ def test_sigterm_to_torchrun_saves_and_ends_all_ranks(tmp_path, generated, param
     ],
 )
 def test_run_with_other_parameters_is_not_resumed(generated, params, one_process, change, message):
-    with pytest.raises(ValueError, match=f"parameters have changed: {message}.*choose another --out"):
+    with pytest.raises(ValueError, match=f"parameters have changed: {message}.*choose another folder"):
         train("food", generated, params.model_copy(update=change), one_process)
 
 
 def test_run_of_another_model_is_not_resumed_and_one_without_a_name_takes_any(tmp_path, generated, params, one_process):
-    with pytest.raises(ValueError, match="the model's name has changed: food -> flowers.*choose another --out"):
+    with pytest.raises(ValueError, match="the model's name has changed: food -> flowers.*choose another folder"):
         train("flowers", generated, params, one_process)
     assert read_run(one_process, None)[0] == "food"
     older = load_state(one_process / "last.pt")

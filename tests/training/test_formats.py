@@ -1,6 +1,7 @@
 """The exported formats: each serves the same answers, and one that is not accurate enough is refused."""
 
 import copy
+import errno
 import json
 import re
 import subprocess
@@ -18,7 +19,7 @@ from scripts.archive.read import load_handler
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.serving.server import Server
 from training.export.export import choose_format, export
-from training.export.formats import EXPORT_FORMATS, FASTEST
+from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError
 from training.export.gate import AccuracyGateError, failure, gate
 from training.export.program import prepare
 from training.model import Checkpoint
@@ -152,12 +153,98 @@ def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_no
     assert "refused" in capsys.readouterr().out
 
 
+class Unsupported(torch.nn.Module):
+    """A network around another that has an operator without a translation to ONNX."""
+
+    def __init__(self, program):
+        super().__init__()
+        self.program = program
+
+    def forward(self, crops):
+        probabilities, confidence = self.program(crops)
+        # of a matrix that hardly touches the answer
+        return probabilities + 1e-12 * torch.linalg.eigvals(confidence.new_ones(3, 3)).abs().sum(), confidence
+
+
+class Untraceable(Unsupported):
+    """One whose way through depends on the photos, so that no exporter can trace it."""
+
+    def forward(self, crops):
+        probabilities, confidence = self.program(crops)
+        return (probabilities, confidence) if float(probabilities.sum()) > 0 else (confidence, probabilities)
+
+
+def test_network_that_onnx_cannot_take_is_exported_by_torch_and_said_in_one_sentence(prepared, tmp_path, capfd, recwarn):
+    name, passed = choose_format(replace(prepared, program=Unsupported(prepared.program).eval()), tmp_path, "fastest")
+    assert (name, [measured.program.precision for measured in passed]) == ("torch", ["f32"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
+    printed, errors = capfd.readouterr()
+    sentences = [line for line in printed.splitlines() if "cannot take this network" in line]
+    assert len(sentences) == 1
+    assert re.search(r"openvino cannot take this network \(.*linalg_eig.*\): the next format is tried", sentences[0]), sentences
+    assert errors == ""
+    assert not recwarn.list
+
+
+@pytest.mark.slow
+def test_network_that_no_format_takes_is_refused_with_the_first_reason_and_nothing_is_left(
+    prepared, tiny_run, tmp_path, monkeypatch
+):
+    program = Untraceable(prepared.program).eval()
+    monkeypatch.setattr("training.export.export.prepare", lambda *_: replace(prepared, program=program))
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    (tmp_path / "build").mkdir()
+    for format_name in ("fastest", "torch"):
+        with pytest.raises(UnsupportedError, match="the network cannot be exported: \\w+: ") as refused:
+            export(checkpoint, tmp_path / "build" / "1.0.0", format_name=format_name)
+        assert len(str(refused.value)) < 400
+        assert not list((tmp_path / "build").iterdir())
+
+
+@pytest.mark.slow
+def test_program_that_its_library_cannot_load_is_followed_by_the_next_format(prepared, tmp_path, monkeypatch, capsys):
+    exact = EXPORT_FORMATS["onnxruntime"]
+    damaged = replace(EXPORT_FORMATS["openvino"], write=lambda program, crops, path: path.write_bytes(b"no model"))
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino", damaged)
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino-int8", replace(exact, precisions=("int8",), write=damaged.write))
+    monkeypatch.setitem(EXPORT_FORMATS, "onnxruntime-int8", replace(exact, precisions=("int8",), write=damaged.write))
+    assert choose_format(prepared, tmp_path, "fastest")[0] == "onnxruntime"
+    assert capsys.readouterr().out.count("cannot take this network") == 3
+
+
+def test_full_disk_is_no_fault_of_the_network(prepared, tmp_path, monkeypatch):
+    def write(*_):
+        raise RuntimeError("writer failed") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(EXPORT_FORMATS, "openvino", replace(EXPORT_FORMATS["openvino"], write=write))
+    with pytest.raises(OSError, match="No space left"):
+        choose_format(prepared, tmp_path, "fastest")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_export_prints_its_own_lines_alone(tiny_run, tmp_path):
+    command = [sys.executable, "-m", "training.export.export", "--checkpoint", str(tiny_run / "checkpoint.pt")]
+    command += ["--out", str(tmp_path / "build")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
+    assert not [line for line in done.stdout.splitlines() if not re.match(r"exporting |  (openvino|bf16)|/", line)]
+
+
 @pytest.mark.slow
 def test_make_compare_prints_every_format_with_its_times_and_the_gates_verdict(tiny_run):
     command = [sys.executable, "-m", "training.export.compare", "--checkpoint", str(tiny_run / "checkpoint.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     row = re.compile(r"(\S+) .*?([\d.]+) +([\d.]+)  (top-1 [\d.]+%, agreement [\d.]+%, (?:passes|refused)|not a format)")
     rows = [match for line in done.stdout.splitlines() if (match := row.fullmatch(line))]
+    assert done.stderr == ""
+    assert {line.split()[0] for line in done.stdout.splitlines()} <= {
+        "writing",
+        "bf16:",
+        "f16:",
+        "format",
+        *(match[1] for match in rows),
+    }
     assert {match[1] for match in rows} >= {*EXPORT_FORMATS}
     assert all(float(match[2]) > 0 and float(match[3]) > 0 for match in rows)
     assert {match[4] for match in rows if match[1] in EXPORT_FORMATS}.isdisjoint({"not a format"})

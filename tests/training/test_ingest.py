@@ -1,6 +1,7 @@
 """New photos become a new version of a data set: what is taken, what is refused, and that nothing is ever half done."""
 
 import csv
+import os
 import random
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from scripts.command import run
-from tests.conftest import ROOT, SHARED, bytes_of, needs_photos
+from tests.conftest import LIMIT_S, ROOT, SHARED, bytes_of, needs_photos
 from tests.training.test_sets import food101
 from training.data import ingest as ingest_module
 from training.data.ingest import staging_folder
@@ -113,8 +114,9 @@ def test_csv_names_photos_and_labels(monkeypatch, capsys, food):
     ]
     with Path("inbox/list.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows(rows)
-    status, output, _ = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", food)
+    status, output, errors = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", food)
     assert status == 0
+    assert "inbox/list.csv: 1 row not taken: line 4: no file inbox/gone.jpg" in errors
     assert re.search(r"class_2 +30 -> 31\n +class_3 +30 -> 31\n", output)
     assert refused() == {"inbox/gone.jpg": ("unreadable", "No such file or directory")}
 
@@ -205,6 +207,46 @@ def test_test_split_stays_and_what_is_in_it_is_refused(monkeypatch, capsys, gene
     assert "unknown classes: ['class_9']; a data set with a test split takes no new ones" in errors
 
 
+def test_photos_go_into_the_train_folder_whatever_its_name_and_val_and_test_stay(monkeypatch, capsys, generated):
+    root = Path("data/food")
+    for number, path in enumerate(sorted(generated.rglob("*.jpg"))):
+        split = ("Training", "Training", "valid", "holdout")[number % 4]
+        target = root / "pictures" / split / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    before = read_data(root, 0.1, 0)
+    new = give("class_1", 1000)
+    held_out = {photo.split: photo.path for photo in before.held_out + before.test}
+    for split, path in held_out.items():
+        shutil.copyfile(path, new.with_name(f"{split}.jpg"))
+    status, output, _ = ingest(monkeypatch, capsys, "new", "--data", root)
+    assert status == 0
+    assert refused() == {
+        f"new/class_1/{split}.jpg": (f"in the held-out {split} split", str(path)) for split, path in held_out.items()
+    }
+    after = read_data(root, 0.1, 0)
+    assert (after.held_out, after.test) == (before.held_out, before.test)
+    (added,) = set(after.train) - set(before.train)
+    assert added.path.parent == root / "pictures" / "Training" / "class_1"
+    assert re.search(r"test +30 -> 30\n", output)
+
+
+def test_leftovers_are_passed_over_and_files_beside_the_class_folders_are_said(monkeypatch, capsys, food):
+    photo = give("class_0", 1000)
+    for name in ("._1000.jpg", ".DS_Store", "Thumbs.db", "@eaDir/x.jpg", ".ipynb_checkpoints/x.jpg"):
+        (photo.parent / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(photo, photo.parent / name)
+    shutil.copytree("new/class_0", "new/__MACOSX")
+    for name in ("list.txt", "beside.jpg", os.fsdecode(b"class_0/cr\xe8me.jpg")):
+        Path("new", name).write_text("x")
+    Path("new/class_0/movie.mov").write_bytes(b"\0\0\0\x14ftypqt  ")
+    status, output, errors = ingest(monkeypatch, capsys, "new", "--data", food)
+    assert status == 0
+    assert "1 photos added, 0 present already, 2 refused: 2 unreadable" in output
+    assert refused()["new/class_0/movie.mov"] == ("unreadable", "not a photo: video")
+    assert "not taken: 8 files of new: 2 beside the class folders, " in errors
+
+
 def test_unknown_class_is_refused_naming_close_ones_unless_it_is_meant_to_be_new(monkeypatch, capsys, food):
     before = content(food)
     give("class_0", 1000)
@@ -225,7 +267,7 @@ def test_unknown_class_is_refused_naming_close_ones_unless_it_is_meant_to_be_new
     [
         ("nowhere", "nowhere is neither a folder of class folders nor a CSV"),
         ("empty", "empty holds no photo in a class folder"),
-        ("columns.csv", r"has the columns \['file', 'class'\], expected path,label"),
+        ("columns.csv", r"has the columns \['file', 'cuisine'\], expected path,label"),
         ("outside.csv", "has the label '../class_0', expected the name of a class"),
         ("split", "has the label 'train', expected the name of a class"),
         ("one", "only class 'class_0' has photos to add"),
@@ -235,7 +277,7 @@ def test_source_that_cannot_be_understood_is_refused(monkeypatch, capsys, source
     Path("empty").mkdir()
     give("train/class_0", 1000, "split")
     give("class_0", 1000, "one")
-    Path("columns.csv").write_text("file,class\na.jpg,class_0\n")
+    Path("columns.csv").write_text("file,cuisine\na.jpg,class_0\n")
     Path("outside.csv").write_text("path,label\na.jpg,../class_0\n")
     status, _, errors = ingest(monkeypatch, capsys, source, "--data", "data/food")
     assert status == 1
@@ -291,7 +333,7 @@ def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, ca
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PYTHONPATH": str(ROOT), "PATH": ""}
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while len(list(Path("data").glob("food.part/*"))) < 10 and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

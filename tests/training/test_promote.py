@@ -191,7 +191,9 @@ def test_different_label_maps_are_not_compared(registry, run_of, command, checkp
 
 def test_missing_model_run_or_artifact_is_an_error_that_names_it(registry, run_of, command, checkpoints, tmp_path):
     assert "has no food with the alias 'challenger'" in command()[2]
-    assert "make track RUN=" in command("--run", tmp_path / "nothing")[2]
+    assert f"there is no run {tmp_path}/nothing: make train makes one" in command("--run", tmp_path / "nothing")[2]
+    (tmp_path / "unsent").mkdir()
+    assert "make track RUN=" in command("--run", tmp_path / "unsent")[2]
     run_of(checkpoints[1], "flowers", model="flowers")
     assert "flowers registered flowers, not food: give MODEL=flowers" in command("--run", tmp_path / "flowers")[2]
     assert "model name is 'Food', expected lower-case letters" in command("--model", "Food")[2]

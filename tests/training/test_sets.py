@@ -96,6 +96,7 @@ def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, caps
         ("[1, 2]", "was not written by training/data/prepare.py"),
         ("kind", "its kind is 'other'"),
         ("seed", "was prepared with .*'seed': 0.*run training/data/prepare.py again"),
+        ("near_duplicates", "was prepared with .*'near_duplicates': 0.3.*run training/data/prepare.py again"),
         ("folder", "are gone: no folder"),
         ("photo", "1 photos of .* are gone, .*000.jpg is the first"),
     ],
@@ -115,7 +116,7 @@ def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, ge
     if wrong == "photo":
         (root / "class_2" / "000.jpg").unlink()
     with pytest.raises(ValueError, match=message):
-        read(path, seed=1 if wrong == "seed" else 0)
+        read(path, seed=1 if wrong == "seed" else 0, near_duplicates=0 if wrong == "near_duplicates" else 0.3)
 
 
 def test_fingerprint_follows_content_and_not_place(tmp_path, generated):
@@ -155,7 +156,7 @@ def test_cached_hashes_are_the_same_and_notice_a_changed_file(tmp_path, generate
     root, cache = tmp_path / "data", tmp_path / "cache"
     shutil.copytree(generated, root)
     first = read(root, cache=cache)
-    assert [path.suffix for path in cache.iterdir()] == [".json"]
+    assert [path.suffix for path in cache.iterdir()] == [".npz"]
     assert read(root, cache=cache) == first
     shutil.copyfile(root / "class_1" / "001.jpg", root / "class_0" / "000.jpg")
     assert read(root, cache=cache).fingerprint == read(root).fingerprint != first.fingerprint
@@ -175,7 +176,7 @@ def test_loaders_give_uint8_crops_and_each_rank_its_own_photos(generated, tiny_p
 def test_hashing_an_empty_list_gives_empty_thumbnails(tmp_path):
     photos, thumbnails = hash_photos(tmp_path, [], None)
     assert photos == []
-    assert thumbnails.shape == (0, 256)
+    assert thumbnails.shape == (0, 32 * 32 * 3)
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "model_store/starter/params.yaml"])
@@ -191,6 +192,8 @@ def test_committed_parameter_files_are_valid(name):
         ({"epochs": "many"}, "epochs: .*got 'many'"),
         ({"augment": "heavy"}, "augment: .*got 'heavy'"),
         ({"lr": None}, "lr: .*got None"),
+        ({"near_duplicates": 1.5}, "near_duplicates: .*less than or equal to 1 .got 1.5"),
+        ({"near_duplicates": "off"}, "near_duplicates: .*got 'off'"),
     ],
 )
 def test_wrong_hyper_parameter_is_refused_by_name(tmp_path, change, message):

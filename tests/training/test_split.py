@@ -1,6 +1,5 @@
 """Which photos are held out, and that they stay where they are."""
 
-import io
 import itertools
 import shutil
 
@@ -8,32 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from tests.conftest import SHARED, needs_photos
 from tests.training.test_sets import read
-from training.data.duplicates import near_duplicate_groups
+from training.data.duplicates import near_duplicate_pairs
 from training.data.sets import find_photos
 from training.data.split import hash_photos, split_photos, unit_hash
-
-
-@needs_photos
-def test_near_duplicates_of_a_photo_are_recognised_and_different_photos_are_not():
-    photos = sorted((SHARED / "data" / "food10").rglob("*.jpg"))[::25]
-    greys = []
-    for path in photos:
-        image = Image.open(path).convert("RGB")
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=40)
-        copies = [
-            image,
-            Image.open(buffer),
-            ImageOps.mirror(image),
-            image.resize((128, 128)),
-            ImageEnhance.Brightness(image).enhance(0.8),
-        ]
-        greys += [np.asarray(copy.convert("L").resize((16, 16), Image.Resampling.BOX)).ravel() for copy in copies]
-    groups = near_duplicate_groups(np.stack(greys)).reshape(len(photos), -1)
-    assert (groups == groups[:, :1]).all(axis=1).mean() == 1.0
-    assert len(set(groups[:, 0])) >= 0.98 * len(photos)
+from training.params import NEAR_DUPLICATES
 
 
 def test_no_copy_of_a_training_photo_is_held_out(tmp_path, generated, capsys):
@@ -70,7 +48,7 @@ def altered(path, number):
 
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory, generated):
-    """Hashed photos of three growing data sets, the last also with near-duplicates of old photos and second labels."""
+    """Photos and pairs of three growing data sets, the last also with near-duplicates of old photos and second labels."""
     root = tmp_path_factory.mktemp("grown") / "data"
     shutil.copytree(generated, root)
     for number, path in enumerate(sorted(generated.rglob("0[01]*.jpg"))):
@@ -80,7 +58,10 @@ def grown(tmp_path_factory, generated):
     photos, thumbnails = hash_photos(root, find_photos(root)[1], None)
     old = np.array([p.path.stem.isdigit() for p in photos])
     first = old & np.array([p.path.stem[-1] in "02468" for p in photos])
-    return [([p for p, k in zip(photos, kept, strict=True) if k], thumbnails[kept]) for kept in (first, old, old | True)]
+    return [
+        ([p for p, k in zip(photos, kept, strict=True) if k], near_duplicate_pairs(thumbnails[kept], NEAR_DUPLICATES))
+        for kept in (first, old, old | True)
+    ]
 
 
 def stand_ins(train, held_out, val_fraction, seed):
@@ -115,13 +96,14 @@ def test_added_photos_that_are_no_copies_all_stay(grown):
 
 
 def test_tiny_class_has_photos_on_both_sides_and_only_its_stand_in_moves(grown):
-    (photos, thumbnails), moved = grown[1], 0
+    (photos, pairs), moved = grown[1], 0
+    assert not len(pairs)
     order = sorted(range(len(photos)), key=lambda i: (photos[i].path.stem, photos[i].index))
     for seed in range(40):
         before = None
         for size in (2, 3, 4, 8):
             chosen = order[: 4 * size]  # so many photos a class
-            train, held_out = split_photos([photos[i] for i in chosen], thumbnails[chosen], 0.1, seed)
+            train, held_out = split_photos([photos[i] for i in chosen], pairs, 0.1, seed)
             assert {p.index for p in train} == {p.index for p in held_out} == {0, 1, 2, 3}
             assert len(train) + len(held_out) == 4 * size
             if before is not None:

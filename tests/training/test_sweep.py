@@ -1,6 +1,7 @@
 """A sweep: what it refuses, what a trial's end means, and that nothing is lost or counted twice when it is killed."""
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 from optuna.trial import TrialState
 
 from scripts.command import run as run_command
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from training.params import read_params
 from training.sweep import processes
 from training.sweep import sweep as sweep_module
@@ -60,6 +61,8 @@ def test_committed_sweep_fits_the_committed_parameters(params):
         ({"space": {"lr": {"low": 0.2, "high": 0.1}}}, "space.lr: .*expected low < high"),
         ({"space": {"lr": {"low": 0.0, "high": 0.1, "log": True}}}, "space.lr: .*log with low 0.0, expected more than 0"),
         ({"space": {"lr": {"low": -0.1, "high": 0.1}}}, r"space.lr: .*greater than 0 \(got -0.1\)"),
+        ({"space": {"lr": {"low": 0.1, "high": float("inf")}}}, "space.lr: .*expected finite numbers"),
+        ({"space": {"lr": {"low": float("nan"), "high": 0.1}}}, "space.lr: .*expected finite numbers"),
         ({"space": {"lr": {"low": 0.1}}}, "space.lr: .*expected low and high, or choices"),
         ({"space": {"lr": {"low": 0.1, "high": 0.2, "step": 0.1}}}, "space.lr.step: Extra inputs"),
         ({"space": {"epochs": {"low": 1.5, "high": 3}}}, r"space.epochs: .*valid integer \(got 1.5\)"),
@@ -74,6 +77,13 @@ def test_committed_sweep_fits_the_committed_parameters(params):
 def test_wrong_search_is_refused_by_name(tmp_path, tiny_params, changes, message):
     with pytest.raises(ValueError, match=message):
         read_settings(settings_file(tmp_path / "sweep.yaml", **changes), tiny_params)
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1\n", b"a: [", b"\xff\xfe", b"1: 2"])
+def test_file_that_is_no_search_is_refused_by_name(tmp_path, tiny_params, content):
+    (tmp_path / "sweep.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/sweep.yaml cannot be read as keys and values"):
+        read_settings(tmp_path / "sweep.yaml", tiny_params)
 
 
 # stands in for train.py, whose import alone takes seconds: writes history.csv with top1 = 10 * lr, ends with 143 on SIGTERM
@@ -129,6 +139,46 @@ def test_each_end_of_a_trial_is_told_as_what_it_is(tmp_path, settings, tiny_para
     assert printed.splitlines()[-1] == "4 trials: 2 complete, 1 ended early, 1 failed"
     assert read_params(tmp_path / "best.yaml") == params.model_copy(update={"lr": 0.08, "workers": 0})
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "ended by SIGKILL, most often for want of memory: .*going to train",
+        ),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV; its last line: going to train"),
+        ("raise MemoryError", "MemoryError"),
+        ("sys.exit(0)", "going to train"),  # without one epoch's metrics
+    ],
+)
+def test_trial_that_crashes_is_failed_with_the_reason_and_the_sweep_goes_on(
+    tmp_path, settings, tiny_params, fast, monkeypatch, end, reason
+):
+    study = open_study(tmp_path, "food", settings, tiny_params.model_copy(update={"lr": 0.5}), None)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "COMMAND", [*COMMAND[:2], COMMAND[2].replace("if lr > 0.09:", f"if lr > 0.09:\n    {end}", 1)])
+        failed = run(study, settings, tiny_params, tmp_path, lr=0.095)
+    assert failed.state == TrialState.FAIL
+    assert re.search(reason, failed.user_attrs["error"]), failed.user_attrs
+    assert run(study, settings, tiny_params, tmp_path, lr=0.06).state == TrialState.COMPLETE
+
+
+def test_folder_of_another_sweeps_trial_or_of_a_run_is_not_taken(tmp_path, settings, tiny_params, fast):
+    study = open_study(tmp_path, "food", settings, tiny_params.model_copy(update={"lr": 0.5}), None)
+    run(study, settings, tiny_params, tmp_path, lr=0.06)
+    (tmp_path / "optuna.db").unlink()
+    study = open_study(tmp_path, "food", settings, tiny_params.model_copy(update={"lr": 0.5}), None)
+    with pytest.raises(ValueError, match=r"trial-000 holds a trial of another sweep, whose optuna.db is gone: move .* NAME="):
+        run(study, settings, tiny_params, tmp_path, lr=0.07)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").touch()
+    with pytest.raises(ValueError, match=r"run holds a run and no sweep: .*NAME="):
+        sweep("food", None, tiny_params, settings, tmp_path / "run", 1)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pt"]
+    with pytest.raises(ValueError, match="0 trials were asked for"):
+        sweep("food", None, tiny_params, settings, tmp_path / "sweep", 0)
 
 
 def test_trial_under_way_goes_on_with_its_own_values(tmp_path, settings, tiny_params, fast):
@@ -195,7 +245,7 @@ def test_second_sweep_in_the_same_folder_is_refused(tmp_path, settings, tiny_par
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_the_training_with_the_sweep(tmp_path, number):
     output = tmp_path / "output.txt"
-    command = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"]
+    command = [sys.executable, "-c", f"import time; print(1, flush=True); time.sleep({LIMIT_S})"]
 
     def signal_once_it_runs():
         if output.stat().st_size:
@@ -210,17 +260,19 @@ def test_training_that_outlived_its_sweep_is_ended_and_no_other(tmp_path):
     script = tmp_path / "training" / "train.py"
     script.parent.mkdir()
     (script.parent / "__init__.py").touch()  # or the project's own package, if it is on the path, would be imported instead
-    script.write_text("import time; print(1, flush=True); time.sleep(60)")
+    script.write_text(f"import time; print(1, flush=True); time.sleep({LIMIT_S})")
     started = []
-    for out in ("runs/s/trial-001", "runs/s/trial-002"):
-        command = [sys.executable, "-m", "training.train", "--out", out]
-        started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE))
-        started[-1].stdout.read(1)
-    end_left_over(tmp_path / "runs" / "s" / "trial-001")
-    still = [psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE for process in started]
-    for process in started:
-        process.kill()
-        process.communicate()
+    try:
+        for out in ("runs/s/trial-001", "runs/s/trial-002"):
+            command = [sys.executable, "-m", "training.train", "--out", out]
+            started.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE))
+            started[-1].stdout.read(1)
+        end_left_over(tmp_path / "runs" / "s" / "trial-001")
+        still = [psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
     assert still == [False, True]
 
 
@@ -234,7 +286,7 @@ def test_sweep_of_failing_trials_ends_and_says_why(tmp_path, settings, tiny_para
 
 
 @pytest.mark.slow
-def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, generated, tiny_params, monkeypatch, capsys):
+def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, generated, tiny_params, monkeypatch, capsys, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # for so small a network, more threads wait for each other
@@ -245,10 +297,11 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
     command += ["--space", str(space), "--out", str(folder), "--trials", "2"]
     with Path("first.txt").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LIMIT_S
     while not read_history(trial_folder(folder, 1)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
+    request.addfinalizer(lambda: [left.kill() for number in (0, 1) for left in trainings(tmp_path / trial_folder(folder, number))])
     assert process.wait() == -signal.SIGKILL, Path("first.txt").read_text()
 
     sweep("food", generated, params, read_settings(space, params), folder, trials=2)

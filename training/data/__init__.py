@@ -1,7 +1,8 @@
 """Photos: from folders on a disk to batches for training and evaluation.
 
-duplicates.py is what counts as a near-duplicate, split.py which photos are held out, sets.py the layouts of data sets,
-selection.py which new photos to take, loader.py the augmentation and the batches, pictures.py generated pictures.
-Commands: download, ingest, prepare, remote. Everything else in training/ may import this room; it imports handler/,
-training/params.py, training/tracking/provenance.py and the leaves of scripts/.
+sets.py reads a data set: photo_folders.py tells its photos, layouts.py, split_names.py and label_lists.py its splits and
+classes, split.py which photos are held out, duplicates.py what counts as a near-duplicate, by thumbnail.py and among the pairs
+of neighbours.py. given.py and selection.py are which new photos to take, loader.py the augmentation and the batches, pictures.py
+generated pictures. Commands: download, ingest, measure_duplicates, prepare, remote. Everything else in training/ may import this
+room; it imports handler/, training/params.py, training/tracking/provenance.py and the leaves of scripts/.
 """

@@ -17,10 +17,24 @@ def tracking_files() -> list[Path]:
     return sorted(path for path in [Path("dvc.lock"), *found] if path.is_file())
 
 
+def read(file: Path) -> dict[str, Any]:
+    """The content of one of DVC's files. ValueError if it is not as DVC writes it, as after a merge with conflicts."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        assert isinstance(content, dict)
+        assert isinstance(content["stages" if file.name == "dvc.lock" else "outs"], dict | list)
+    except (yaml.YAMLError, UnicodeDecodeError, AssertionError, KeyError) as error:
+        remedy = f"resolve its conflicts, or take the commit's own: git checkout HEAD -- {file}"
+        raise ValueError(
+            f"{file} is not as DVC writes it ({str(error).partition(chr(10))[0] or 'no outputs'}): {remedy}"
+        ) from error
+    return content
+
+
 def recorded_versions(file: Path) -> dict[str, list[tuple[str, str | None]]]:
     """For each path that a file tracks, (path, version in the remote) of its files; an empty list if it names no file."""
     recorded = {}
-    for out in _outs(file, yaml.safe_load(file.read_text(encoding="utf-8"))):
+    for out in _outs(file, read(file)):
         path, versions = file.parent / out["path"], []
         for entry in out.get("files", [out]):
             version = entry.get("cloud", {}).get(REMOTE, {}).get("version_id")
@@ -49,7 +63,7 @@ def sample_versions(url: str, files: list[Path]) -> list[tuple[str, str]]:
 def forget_versions(files: list[Path]) -> None:
     """Remove the versions in the remote from DVC's files, as if nothing had been pushed."""
     for file in files:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read(file)
         for out in _outs(file, content):
             for entry in [out, *out.get("files", [])]:
                 entry.pop("cloud", None)

@@ -14,6 +14,8 @@ def print_growth(before: Data | None, after: Data) -> None:
     _print_classes(before, after)
     print(f"  {'train':30s} {len(before.train):6d} -> {len(after.train)}")
     print(f"  {'held out':30s} {len(before.held_out):6d} -> {len(after.held_out)}")
+    if before.test or after.test:
+        print(f"  {'test':30s} {len(before.test):6d} -> {len(after.test)}")
     print(f"  fingerprint {before.fingerprint[:12]} -> {after.fingerprint[:12]}")
     _print_moved(before, after)
 
@@ -38,8 +40,9 @@ def _print_moved(before: Data, after: Data) -> None:
 
 
 def _photos_per_class(data: Data) -> Counter[str]:
-    return Counter(data.labels[photo.index] for photo in data.train + data.held_out)
+    return Counter(data.labels[photo.index] for photo in data.train + data.held_out + data.test)
 
 
 def _split_of_each(data: Data) -> dict[Path, str]:
-    return {photo.path: "train" for photo in data.train} | {photo.path: "held_out" for photo in data.held_out}
+    sides = {"train": data.train, "held_out": data.held_out, "test": data.test}
+    return {photo.path: side for side, photos in sides.items() for photo in photos}

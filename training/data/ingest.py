@@ -2,8 +2,8 @@
 
 FROM is a folder of class folders, or a CSV with the columns path,label (paths relative to the CSV). Each photo is read as
 the worker reads it, turned upright, made smaller and saved as JPEG without metadata, under a name made from its content:
-the same command again changes nothing. A test split stays as it is. Duplicates, near-duplicates and unreadable files are
-refused and listed. Where the project uses DVC, it then tracks the new version.
+the same command again changes nothing. Val and test splits stay as they are. Duplicates, near-duplicates and unreadable files
+are refused and listed. Where the project uses DVC, it then tracks the new version.
 
 Exit status: 0 if photos were added or are present already, 1 if every one was refused or nothing could be done.
 """
@@ -31,52 +31,24 @@ from handler.preprocess import PhotoError, read_photo
 from scripts.atomic import aside, write_text
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
-from training.data.duplicates import thumbnail
+from scripts.folders import shown
+from training.data.given import read_given
 from training.data.growth import print_growth
+from training.data.layouts import find_layout
+from training.data.photo_folders import read_tree, what_instead
 from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
-from training.data.sets import HASH_CACHE, HELD_OUT_FOLDERS, Data, food101_folder, read_data
+from training.data.sets import HASH_CACHE, Data, food101_folder, read_data
+from training.data.thumbnail import thumbnail
 from training.params import Params, read_params
 from training.tracking.provenance import dvc_version
 
 # a training crop of a quarter of the area still has 256 px then: more than the 224 that most networks take
 SHORT_SIDE = 512
 JPEG_QUALITY = 90
-NO_LABELS = {"", "train", *HELD_OUT_FOLDERS}  # folders of a split, given by mistake
 
 
 class IngestError(SeeFoodError):
     """Photos that could not be added, or not recorded by DVC."""
-
-
-def read_given(source: Path) -> list[GivenPhoto]:
-    """The labelled photos in a folder or a CSV. ValueError if it is neither, or a label cannot be a folder's name."""
-    if source.is_dir():
-        given = _in_class_folders(source)
-    elif source.suffix.lower() == ".csv" and source.is_file():
-        given = _in_csv(source)
-    else:
-        raise ValueError(f"{source} is neither a folder of class folders nor a CSV with the columns path,label")
-    for photo in given:
-        if photo.label in NO_LABELS or photo.label != Path(photo.label).name or photo.label.startswith("."):
-            raise ValueError(f"{photo.path} has the label {photo.label!r}, expected the name of a class")
-    if not given:
-        raise ValueError(f"{source} holds no photo in a class folder")
-    return given
-
-
-def _in_class_folders(source: Path) -> list[GivenPhoto]:
-    folders = sorted(folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    files = [(path, folder.name) for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [GivenPhoto(path, label) for path, label in files if not path.name.startswith(".")]
-
-
-def _in_csv(source: Path) -> list[GivenPhoto]:
-    # utf-8-sig: spreadsheets begin a file with a byte order mark, which would become part of the first column's name
-    with source.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise ValueError(f"{source} has the columns {rows.fieldnames}, expected path,label")
-        return [GivenPhoto(source.parent / (row["path"] or ""), (row["label"] or "").strip()) for row in rows]
 
 
 def check_labels(given: list[GivenPhoto], known: KnownPhotos, new_classes: bool) -> None:
@@ -107,6 +79,8 @@ def stage(given: list[GivenPhoto], known: KnownPhotos, staging: Path) -> list[Ca
 
     def candidate(number: int, photo: GivenPhoto) -> Candidate:
         try:
+            if kind := what_instead(photo.path):  # before it is read: it may be a video of gigabytes
+                return Candidate(photo, problem=f"not a photo: {kind}")
             photo_bytes = photo.path.read_bytes()
             found = Candidate(photo, hashlib.sha256(photo_bytes).hexdigest(), staging / f"{number}.jpg")
             # present already: no need to decode and encode it, which takes most of the time
@@ -149,11 +123,16 @@ def staging_folder(root: Path) -> Iterator[Path]:
 
 
 def class_folders(root: Path, known: KnownPhotos) -> Path:
-    """The folder in `root` whose class folders take new photos."""
+    """The folder in `root` whose class folders take new photos. ValueError if its layout has none."""
     official = food101_folder(root)
     if official:
         return official / "images"
-    return root / "train" if any(photo.split for photo in known.photos) else root
+    if not known.labels:
+        return root
+    folder = find_layout(read_tree(root, Counter())).class_folder
+    if folder is None:
+        raise ValueError(f"{root} has no folder that new photos could go into: expected class folders, or train/CLASS")
+    return folder
 
 
 def place(added: list[Candidate], root: Path, target: Path, staging: Path) -> None:
@@ -190,17 +169,17 @@ def list_in_food101(path: Path, added: list[Candidate]) -> None:
 def write_refused(refused: list[Refusal], path: Path) -> None:
     """Every refused photo with its reason on stdout and in a CSV, which has only its header if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(refusal.given.path, refusal.given.label, refusal.reason, refusal.detail) for refusal in refused]
+    rows = [(shown(refusal.given.path), refusal.given.label, refusal.reason, refusal.detail) for refusal in refused]
     with aside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "label", "reason", "detail"), *rows])
     for refusal in refused:
         print(f"refused {refusal}")
 
 
-def read_split(root: Path, params: Params) -> Data | None:
-    """The data set as it is trained on; None, and why on stderr, if it cannot be."""
+def read_split(root: Path, params: Params, quiet: bool = False) -> Data | None:
+    """The data set as it is trained on; None, and why on stderr, if it cannot be. `quiet`: as read_data."""
     try:
-        return read_data(root, params.val_fraction, params.seed)
+        return read_data(root, params.val_fraction, params.seed, params.near_duplicates, quiet=quiet)
     except ValueError as error:
         print(f"not enough to train on yet: {error}", file=sys.stderr)
         return None
@@ -242,8 +221,8 @@ def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: 
     with staging_folder(root) as staging:
         known = read_known_photos(root, HASH_CACHE)
         check_labels(given, known, new_classes)
-        before, version = read_split(root, params) if known.photos else None, dvc_version(root)
-        selection = known.select(stage(given, known, staging))
+        before, version = read_split(root, params, quiet=True) if known.photos else None, dvc_version(root)
+        selection = known.select(stage(given, known, staging), params.near_duplicates)
         write_refused(selection.refused, report)
         if selection.added:
             if not known.labels and len({candidate.given.label for candidate in selection.added}) < 2:
@@ -264,7 +243,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("source", type=Path, metavar="FROM")
     arguments.add_argument("--data", type=Path, required=True)
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="for val_fraction and seed")
+    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="for val_fraction, seed and near_duplicates")
     arguments.add_argument("--new-classes", action="store_true", help="add classes that the data set does not have")
     arguments.add_argument("--refused", type=Path, default=Path("build/ingest-refused.csv"))
     args = arguments.parse_args()

@@ -133,9 +133,11 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)  # there is a worker for each core: more threads would compete for the same ones
-    # a first SIGTERM, or Ctrl-C, is for the training process: it needs this worker until it has saved, and ends it itself
+    # a first SIGTERM, Ctrl-C, or SIGHUP of a closed terminal, is for the training process: it needs this worker until it has
+    # saved, and ends it itself
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def draw(index: int, rng: random.Random, size: tuple[int, int]) -> Image.Image:
     background = tuple(rng.randrange(150, 256) for _ in range(3))
     image = Image.new("RGB", size, background)
     pen = ImageDraw.Draw(image)
-    # without blotches, two pictures would count as near-duplicates: their 16 x 16 thumbnails would hardly differ
+    # without blotches, two pictures would count as near-duplicates: their thumbnails would hardly differ
     for _ in range(6):
         x, y = rng.randrange(width), rng.randrange(height)
         radius = rng.randrange(8, max(9, width // 3))

@@ -57,11 +57,19 @@ def run_dvc(*arguments: str, fresh: bool = False) -> int:
 
 
 def read_remote() -> tuple[str, str | None] | None:
-    """(url, endpoint) of the remote that is set, None if there is none."""
+    """(url, endpoint) of the remote that is set, None if there is none. RemoteError if DVC's configuration is damaged."""
     config = configparser.ConfigParser(interpolation=None)  # a % in an address is not a reference
-    config.read(CONFIG)
+    try:
+        config.read(CONFIG, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RemoteError(f"{CONFIG} cannot be read ({reason}): resolve its conflicts, or git checkout HEAD -- {CONFIG}") from error
     # DVC writes both kinds of quotes: ['remote "storage"']
     section = f"'remote \"{REMOTE}\"'"
+    if section in config and "url" not in config[section]:
+        raise RemoteError(
+            f"{CONFIG} names a remote {REMOTE!r} without a url: git checkout HEAD -- {CONFIG}, or dvc remote remove {REMOTE}"
+        )
     return (config[section]["url"], config[section].get("endpointurl")) if section in config else None
 
 
@@ -96,6 +104,8 @@ def explain(error: ClientError, url: str, place: str, key: str) -> str:
             f"bucket {bucket!r} {place} does not hold the version of {key} that was pushed: it was emptied, or is a different\n"
             f"bucket, and DVC would push nothing. To upload all: make remote BUCKET={url} [ENDPOINT=url] MOVE=1, then make push"
         )
+    if code == "400":  # S3's answer to a HEAD request is without a body, so without a reason
+        return f"bucket {bucket!r} {place} refuses the request: most often AWS credentials that have expired, or another region"
     if code in ("404", "NoSuchBucket"):
         return f"there is no bucket {bucket!r} {place}: create it with aws s3 mb s3://{bucket}"
     return f"bucket {bucket!r} {place}: {error}"
@@ -141,6 +151,10 @@ def set_remote(url: str, endpoint: str | None, move: bool = False) -> None:
         raise RemoteError(
             f"the remote is {before[0]}, and .dvc files name versions in that bucket: DVC would push nothing to {url}.\n"
             f"To move there: make pull, then this command with --move (make remote BUCKET={url} MOVE=1), then make push"
+        )
+    if not CONFIG.parent.is_dir():
+        raise RemoteError(
+            f"there is no folder {CONFIG.parent} here, so this is no checkout of the project: git clone it, or dvc init"
         )
     check_bucket(url, endpoint, write=True)
     settings = {"version_aware": "true"}

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from training.data.duplicates import NEAR_DUPLICATE, THUMBNAIL, normalise
+from scripts.folders import shown
+from training.data.duplicates import near_duplicate_pairs
 from training.data.sets import find_photos
-from training.data.split import hash_photos
+from training.data.split import OFFICIAL, hash_photos
+from training.data.thumbnail import SIZE
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Refusal:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.given.path}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
+        return f"{shown(self.given.path)}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
 
 
 @dataclass
@@ -73,63 +74,72 @@ class KnownPhotos:
 
     labels: tuple[str, ...] = ()
     photos: list[KnownPhoto] = field(default_factory=list)
-    # normalised thumbnails, a row a photo; there may be more rows than photos, see select
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros((0, THUMBNAIL**2), np.float32))
+    # of the photos that the data set has, see hash_photos
+    thumbnails: np.ndarray = field(default_factory=lambda: np.zeros((0, SIZE * SIZE * 3), np.uint8))
     by_content: dict[str, KnownPhoto] = field(default_factory=dict)  # by sha256 and by file name
 
-    def select(self, candidates: list[Candidate]) -> Selection:
-        """Which candidates to add. Each added one is known from then on, so that a second copy of it is refused."""
+    def select(self, candidates: list[Candidate], limit: float) -> Selection:
+        """Which candidates to add. Each added one is known from then on, so that a second copy of it is refused.
+
+        `limit` is as in near_duplicate_pairs.
+        """
         selection = Selection()
         labels_of = _labels_by_content(candidates)
-        ingested = {(photo.path.name, photo.label) for photo in self.photos if photo.split != "test"}
+        ingested = {(photo.path.name, photo.label) for photo in self.photos if photo.split not in OFFICIAL}
         present: set[str] = set()
-        # rows for all candidates at once: to append each alone would copy all the others every time
-        self.pixels = np.concatenate([self.pixels, np.zeros((len(candidates), THUMBNAIL**2), np.float32)])
-        for candidate in tqdm(candidates, "comparing photos", delay=3, leave=False):
+        known = dict(enumerate(self.photos))  # by number of the thumbnail: those of the candidates follow
+        near = self._near_duplicates(candidates, limit)
+        for number, candidate in enumerate(candidates):
             labels = labels_of.get(candidate.sha256, set())
             # one label: a photo that is present and given under two labels is a conflict
             is_present = (candidate.name, candidate.given.label) in ingested and len(labels) == 1
             if is_present and candidate.sha256 not in present:
                 present.add(candidate.sha256)
-            elif (refusal := self._refusal(candidate, labels)) is not None:
+            elif (refusal := self._refusal(candidate, labels, [known[k] for k in near[number] if k in known])) is not None:
                 selection.refused.append(refusal)
             else:
-                self._add(candidate)
+                known[len(self.thumbnails) + number] = self._add(candidate)
                 selection.added.append(candidate)
         selection.present = len(present)
         return selection
 
-    def _refusal(self, candidate: Candidate, labels: set[str]) -> Refusal | None:
-        """Why not to add a photo that is given under these labels; None if it is new."""
+    def _refusal(self, candidate: Candidate, labels: set[str], near: list[KnownPhoto]) -> Refusal | None:
+        """Why not to add a photo that is given under these labels and has these near-duplicates; None if it is new."""
         given = candidate.given
         if candidate.problem:
             return Refusal(given, "unreadable", candidate.problem)
         if len(labels) > 1:
             return Refusal(given, "label conflict", f"the same photo is given as {' and as '.join(sorted(labels))}")
         kind, known = "exact duplicate", self.by_content.get(candidate.name) or self.by_content.get(candidate.sha256)
-        if known is None and candidate.thumbnail is not None:
-            kind, known = "near-duplicate", self._near_duplicate(candidate.thumbnail, given.label)
+        if known is None and near:
+            # of several, one in a held-out split, or else one under another label: the graver reason is reported
+            kind, known = "near-duplicate", max(near, key=lambda p: (p.split in OFFICIAL, p.label != given.label))
         if known is None:
             return None
-        if known.split == "test":
-            return Refusal(given, "in the held-out test split", str(known.path))
+        if known.split in OFFICIAL:
+            return Refusal(given, f"in the held-out {known.split} split", str(known.path))
         if known.label != given.label:
             return Refusal(given, "label conflict", f"{kind} of {known.path}, which is {known.label}")
         return Refusal(given, kind, str(known.path))
 
-    def _near_duplicate(self, thumbnail: np.ndarray, label: str) -> KnownPhoto | None:
-        """A known photo that this one repeats, None if there is none."""
-        both = np.concatenate(normalise(thumbnail[None]))  # (2, 16 * 16): as it is, and mirrored
-        near = np.flatnonzero((self.pixels[: len(self.photos)] @ both.T).max(axis=1) >= NEAR_DUPLICATE)
-        # of several, one in the test split, or else one under another label: the graver reason is reported
-        return max((self.photos[i] for i in near), key=lambda p: (p.split == "test", p.label != label), default=None)
+    def _near_duplicates(self, candidates: list[Candidate], limit: float) -> dict[int, list[int]]:
+        """Of each candidate's number, the numbers of its near-duplicates: the photos here come first, then the candidates."""
+        old = len(self.thumbnails)
+        staged = [number for number, candidate in enumerate(candidates) if candidate.thumbnail is not None]
+        given = [candidate.thumbnail for candidate in candidates if candidate.thumbnail is not None]
+        near = defaultdict(list)
+        for i, j in near_duplicate_pairs(np.stack([*self.thumbnails, *given]), limit, first_new=old) if given else ():
+            one, other = (int(k) if k < old else old + staged[k - old] for k in (i, j))
+            near[other - old].append(one)
+            if one >= old:
+                near[one - old].append(other)
+        return near
 
-    def _add(self, candidate: Candidate) -> None:
-        assert candidate.thumbnail is not None, "a photo without a thumbnail is in the data set already"
+    def _add(self, candidate: Candidate) -> KnownPhoto:
         photo = KnownPhoto(candidate.given.path, candidate.given.label)
-        self.pixels[len(self.photos)] = normalise(candidate.thumbnail[None])[0]
         self.by_content[candidate.sha256] = photo
         self.photos.append(photo)
+        return photo
 
 
 def _labels_by_content(candidates: Iterable[Candidate]) -> dict[str, set[str]]:
@@ -152,4 +162,4 @@ def read_known_photos(root: Path, cache: Path) -> KnownPhotos:
     photos = [KnownPhoto(photo.path, labels[photo.index], photo.split) for photo in found]
     by_name = {photo.path.name: photo for photo in photos}
     by_sha256 = {photo.sha256: known for photo, known in zip(found, photos, strict=True)}
-    return KnownPhotos(labels, photos, normalise(thumbnails)[0], by_name | by_sha256)
+    return KnownPhotos(labels, photos, thumbnails, by_name | by_sha256)

@@ -1,31 +1,39 @@
 """Data sets for training, read and split: Food-101, folders of class folders, generated pictures, or a file of prepare.py's.
 
-A further layout is one more case in find_photos. download.py downloads the real Food-101.
+A further layout is one more case in layouts.py. download.py downloads the real Food-101.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.atomic import write_text
+from scripts.folders import not_taken
+from training.data.duplicates import near_duplicate_pairs
+from training.data.label_lists import find_listed
+from training.data.layouts import Layout, find_layout, named
+from training.data.photo_folders import PhotoFolder, kinds, read_tree
 from training.data.pictures import generate
-from training.data.split import Photo, hash_photos, split_photos
+from training.data.split import OFFICIAL, Photo, hash_photos, split_photos
+from training.params import NEAR_DUPLICATES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 PREPARED = "seefood data, prepared"
 # of all commands: photos that one has hashed, no other reads again
 HASH_CACHE = Path("build/photo-hashes")
-# the first of them that a data set has: a validation folder beside a test folder is not used
-HELD_OUT_FOLDERS = ("test", "val", "validation", "valid")
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, read and split: no photo of `held_out`, and no near-duplicate of one, is in `train`.
+    """A data set, read and split: no photo of `held_out` or `test`, and no near-duplicate of one, is in `train`.
 
+    `held_out` is what training is measured and chosen by: the data set's val split, else its test split, else photos of each
+    class. `test` is a test split beside a val split, for evaluation alone; empty where there is none.
     `fingerprint` is the sha256 over all labels and photos; `source` describes for people what was read from `root`.
     """
 
@@ -35,6 +43,7 @@ class Data:
     fingerprint: str
     source: str
     root: Path | None = None
+    test: tuple[Photo, ...] = ()
 
     def summary(self) -> dict[str, object]:
         """What a checkpoint records of its data."""
@@ -44,31 +53,59 @@ class Data:
             "fingerprint": self.fingerprint,
             "train": len(self.train),
             "held_out": len(self.held_out),
-        }
+        } | ({"test": len(self.test)} if self.test else {})
 
 
-def read_data(root: Path | None, val_fraction: float, seed: int, cache: Path | None = HASH_CACHE) -> Data:
+def read_data(
+    root: Path | None,
+    val_fraction: float,
+    seed: int,
+    near_duplicates: float = NEAR_DUPLICATES,
+    cache: Path | None = HASH_CACHE,
+    quiet: bool = False,
+) -> Data:
     """The data set in `root`, hashed and split; generated pictures if `root` is None. A prepared one's photos are not read.
 
     `cache` is a folder that keeps the hashes, so that a large data set is read whole only once; None: no cache.
+    What is not taken is printed on stderr, unless `quiet`.
     ValueError if the folder has no known layout, a class has no photo, or too many photos are unreadable; or if `root`
-    is a .json that prepare.py did not write, or wrote for another seed or fraction, or for photos that are gone.
+    is a .json that prepare.py did not write, or wrote for other values of these, or for photos that are gone.
     """
     if root is not None and root.suffix == ".json":
-        return _read_prepared(root, val_fraction, seed)
+        return _read_prepared(root, {"val_fraction": val_fraction, "seed": seed, "near_duplicates": near_duplicates})
     folder = root or generate(Path("build/generated"))
-    labels, photos, layout = find_photos(folder)
+    remarks: list[str] = []
+    labels, photos, layout = find_photos(folder, remarks)
     source = f"{layout} in {root.resolve().name}" if root else "generated pictures, not photos (DATA=folder trains on photos)"
     photos, thumbnails = hash_photos(folder, photos, cache)
-    for index, label in enumerate(labels):
-        if not any(photo.index == index for photo in photos):
-            raise ValueError(f"class {label!r} in {folder} has no readable photo")
-    train, held_out = split_photos(photos, thumbnails, val_fraction, seed)
+    _check_classes(labels, [photo for photo in photos if photo.split not in OFFICIAL], f"readable photo in {folder}")
+    train, held_out = split_photos(photos, near_duplicate_pairs(thumbnails, near_duplicates), val_fraction, seed, quiet)
     if not train or not held_out:
         raise ValueError(f"{folder} gives {len(train)} photos to train on and {len(held_out)} to hold out, expected some of both")
+    _check_classes(labels, train, f"photo in {folder} but near-duplicates of held-out ones")
     if left_out := len(photos) - len(train) - len(held_out):
-        print(f"left out {left_out} photos of {folder}: near-duplicates of photos in the other split", file=sys.stderr)
-    return Data(labels, tuple(train), tuple(held_out), _fingerprint(labels, photos), source, root)
+        remarks.append(f"left out {left_out} photos of {folder}: near-duplicates of photos in the other split")
+    for split in sorted({photo.split for photo in held_out} - {""}):
+        there = {photo.index for photo in held_out if photo.split == split}
+        if missing := [label for index, label in enumerate(labels) if index not in there]:
+            remarks.append(f"no photo in {split} of {len(missing)} of the classes: {named(missing)}")
+    # without a val split the test split is what a run is chosen by, too
+    has_val = any(photo.split == "val" for photo in held_out)
+    test = tuple(photo for photo in held_out if has_val and photo.split == "test")
+    held_out = [photo for photo in held_out if not has_val or photo.split == "val"]
+    if both := len({photo.sha256 for photo in test} & {photo.sha256 for photo in held_out}):
+        remarks.append(f"{both} photo{'s' * (both > 1)} in both val and test: these make results on test too good")
+    if not quiet:
+        print("".join(f"{remark}\n" for remark in remarks), end="", file=sys.stderr)
+    return Data(labels, tuple(train), tuple(held_out), _fingerprint(labels, photos), source, root, test)
+
+
+def _check_classes(labels: tuple[str, ...], photos: list[Photo], what: str) -> None:
+    """ValueError if a class has none of these photos."""
+    with_photos = {photo.index for photo in photos}
+    if missing := [label for index, label in enumerate(labels) if index not in with_photos]:
+        has = f"class {missing[0]!r} has" if len(missing) == 1 else f"{len(missing)} classes ({named(missing)}) have"
+        raise ValueError(f"{has} no {what}: put photos into each class's folder, or remove it")
 
 
 def _fingerprint(labels: tuple[str, ...], photos: list[Photo]) -> str:
@@ -79,67 +116,102 @@ def _fingerprint(labels: tuple[str, ...], photos: list[Photo]) -> str:
     return digest.hexdigest()
 
 
-def write_prepared(data: Data, val_fraction: float, seed: int, path: Path) -> None:
-    """Write a data set that was read from a folder with these two values to a .json, whole or not at all."""
+def write_prepared(data: Data, val_fraction: float, seed: int, path: Path, near_duplicates: float = NEAR_DUPLICATES) -> None:
+    """Write a data set that was read from a folder with these values to a .json, whole or not at all."""
     assert data.root is not None
     # relative inside the project: the file then serves in any clone, and its md5, by which DVC skips stages, is the same
     root = Path(os.path.relpath(data.root)) if data.root.resolve().is_relative_to(Path.cwd()) else data.root.resolve()
     values: dict[str, object] = {"kind": PREPARED, "source": data.source, "root": str(root), "fingerprint": data.fingerprint}
-    values |= {"val_fraction": val_fraction, "seed": seed, "labels": data.labels}
+    values |= {"val_fraction": val_fraction, "seed": seed, "near_duplicates": near_duplicates, "labels": data.labels}
     rows = {
         side: [json.dumps([str(p.path.relative_to(data.root)), p.index, p.split, p.sha256]) for p in photos]
-        for side, photos in (("train", data.train), ("held_out", data.held_out))
+        for side, photos in (("train", data.train), ("held_out", data.held_out), ("test", data.test))
     }
     # a line a photo, so that versions of the file can be compared
-    lists = [f' "{side}": [\n  ' + ",\n  ".join(lines) + "\n ]" for side, lines in rows.items()]
+    lists = [f' "{side}": [\n  ' + ",\n  ".join(lines) + "\n ]" for side, lines in rows.items() if lines]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(values, indent=1)[:-2] + ",\n" + ",\n".join(lists) + "\n}\n")
 
 
-def _read_prepared(path: Path, val_fraction: float, seed: int) -> Data:
-    """A data set that write_prepared wrote; its `root` is the folder of the photos. ValueError as read_data."""
+def _read_prepared(path: Path, params: dict[str, float]) -> Data:
+    """A data set that write_prepared wrote with these values; its `root` is the folder of the photos. ValueError as read_data."""
     again = "run training/data/prepare.py again"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        root, made_with = Path(values["root"]), {name: values[name] for name in ("val_fraction", "seed")}
-        train, held_out = (
+        root, made_with = Path(values["root"]), {name: values.get(name) for name in params}
+        values.setdefault("test", [])  # most data sets have none
+        train, held_out, test = (
             tuple(Photo(root / name, index, split, sha256) for name, index, split, sha256 in values[side])
-            for side in ("train", "held_out")
+            for side in ("train", "held_out", "test")
         )
-        data = Data(tuple(values["labels"]), train, held_out, values["fingerprint"], values["source"], root)
+        data = Data(tuple(values["labels"]), train, held_out, values["fingerprint"], values["source"], root, test)
         if values["kind"] != PREPARED:
             raise ValueError(f"its kind is {values['kind']!r}, expected {PREPARED!r}")
     except FileNotFoundError as error:
         raise ValueError(f"no prepared data {path}: write it with training/data/prepare.py") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} was not written by training/data/prepare.py ({type(error).__name__}: {error})") from error
-    if made_with != {"val_fraction": val_fraction, "seed": seed}:
-        raise ValueError(f"{path} was prepared with {made_with}, the parameters are {val_fraction} and {seed}: {again}")
+    if made_with != params:
+        raise ValueError(f"{path} was prepared with {made_with}, the parameters are {params}: {again}")
     if not root.is_dir():
         raise ValueError(f"the photos of {path} are gone: no folder {root} (relative to {Path.cwd()})")
     # now, as training replaces a photo that it cannot read: the run would not be that of the prepared data
-    gone = [photo.path for photo in train + held_out if not photo.path.is_file()]
+    gone = [photo.path for photo in train + held_out + test if not photo.path.is_file()]
     if gone:
         raise ValueError(f"{len(gone)} photos of {path} are gone, {gone[0]} is the first: {again}")
     return data
 
 
-def find_photos(root: Path) -> tuple[tuple[str, ...], list[Photo], str]:
-    """(labels, photos, layout) of the official Food-101 layout, of train/ and test/ folders, or of class folders."""
+def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str, ...], list[Photo], str]:
+    """(labels, photos, layout) of the official Food-101 layout, of class folders, alone or below folders of splits, or of lists.
+
+    `remarks` gets what people should read: what is not taken, and what differs between the splits.
+    ValueError if the folder has no layout of layouts.py.
+    """
     if official := food101_folder(root):
-        labels, photos = _food101(official)
-        return labels, photos, "Food-101"
+        return *_food101(official), "Food-101"
     if not root.is_dir():
-        raise ValueError(f"no data set at {root}: the folder does not exist")
-    held_out = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and held_out is not None:
-        labels, photos = _class_folders(root / "train", "train")
-        test_labels, test_photos = _class_folders(held_out, "test")
-        if test_labels != labels:
-            raise ValueError(f"{held_out} and {root / 'train'} differ in classes: {sorted(set(labels) ^ set(test_labels))}")
-        return labels, photos + test_photos, f"train and {held_out.name} folders"
-    labels, photos = _class_folders(root, "")
-    return labels, photos, "class folders"
+        problem = "it is a file, expected a folder (of an archive, unpack it)" if root.is_file() else "the folder does not exist"
+        raise ValueError(f"no data set at {root}: {problem}")
+    passed: Counter[str] = Counter()
+    tree = read_tree(root, passed)
+    layout = _layout(tree)
+    check_names(layout.labels)
+    index = {label: number for number, label in enumerate(layout.labels)}
+    photos = [
+        Photo(path, index[label], split)
+        for split, classes in layout.splits.items()
+        for label in sorted(classes)
+        for path in classes[label]
+    ]
+    # of photos first: they are the likeliest to be missed
+    others = Counter({"photos without a class": tree.count - len(photos)}) + kinds(tree.all_others()) + passed
+    if remarks is not None:
+        remarks += filter(None, [*layout.remarks, not_taken(root, others)])
+    return layout.labels, photos, layout.name
+
+
+def _layout(tree: PhotoFolder) -> Layout:
+    """The layout of folders, or of lists where folders give none, or are no classes: images/ and masks/ beside labels.csv."""
+    try:
+        layout = find_layout(tree)
+    except ValueError:
+        listed = find_listed(tree)
+        if listed is None:
+            raise
+        return listed
+    if "" in layout.splits:
+        with contextlib.suppress(ValueError):  # a list of something else
+            listed = find_listed(tree)
+            return layout if listed is None or set(layout.labels) & set(listed.labels) else listed
+    return layout
+
+
+def check_names(labels: Iterable[str]) -> None:
+    """ValueError for a class whose name cannot be written as text."""
+    for label in labels:
+        if not label.isprintable():  # bytes that are no UTF-8 become surrogates, which are not printable
+            raise ValueError(f"the class {label!r} has a name that is no readable text (UTF-8): rename its folder")
 
 
 def food101_folder(root: Path) -> Path | None:
@@ -155,15 +227,3 @@ def _food101(root: Path) -> tuple[tuple[str, ...], list[Photo]]:
         for index, label in enumerate(labels):
             photos += [Photo(root / "images" / f"{name}.jpg", index, split) for name in listed[label]]
     return labels, photos
-
-
-def _class_folders(root: Path, split: str) -> tuple[tuple[str, ...], list[Photo]]:
-    # hidden folders are not classes: .git, .ipynb_checkpoints
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    if len(folders) < 2:
-        raise ValueError(f"{root} has {len(folders)} class folders, expected at least 2 (or Food-101's images/ and meta/)")
-    photos = []
-    for index, folder in enumerate(folders):
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        photos += [Photo(path, index, split) for path in files]
-    return tuple(folder.name for folder in folders), photos

@@ -4,9 +4,9 @@ The split depends on each photo's content and the seed alone: a data set can gro
 """
 
 import hashlib
-import json
 import sys
-from collections import defaultdict
+import zipfile
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +15,16 @@ import numpy as np
 from tqdm import tqdm
 
 from handler.preprocess import PhotoError
-from scripts.atomic import write_text
-from training.data.duplicates import THUMBNAIL, near_duplicate_groups, thumbnail
+from scripts.atomic import aside
+from training.data.duplicates import groups_of
+from training.data.thumbnail import SIZE, thumbnail
 
 # More unreadable photos, by share and by number, mean that something is wrong with the data set and not with a few files
 MAX_UNREADABLE, MAX_UNREADABLE_FEW = 0.01, 3
 UNREADABLE = -1  # in place of a class index
+OFFICIAL = ("val", "test")  # splits that a data set publishes, beside the one to train on
+# more near-duplicates, by share of all photos and of a class, may be different things before one background
+MANY, MANY_OF_CLASS = 0.1, 0.5
 
 
 def check_unreadable(unreadable: int, photos: int, where: str) -> None:
@@ -34,7 +38,7 @@ def check_unreadable(unreadable: int, photos: int, where: str) -> None:
 
 @dataclass(frozen=True)
 class Photo:
-    """One labelled photo. `split` is "train", "test" where the data set says so, "" where it does not."""
+    """One labelled photo. `split` is "train", "val" or "test" where the data set says so, "" where it does not."""
 
     path: Path
     index: int
@@ -43,13 +47,13 @@ class Photo:
 
 
 def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[list[Photo], np.ndarray]:
-    """The readable photos with their sha256, and their near-duplicate hashes uint8 (N, 16 * 16).
+    """The readable photos with their sha256, and their thumbnails uint8 (N, 32 * 32 * 3).
 
     Unreadable photos are named on stderr and left out. ValueError as check_unreadable.
     """
     cached = _read_cache(cache, root)
 
-    def hash_photo(photo: Photo) -> tuple[str, str, bytes] | PhotoError | OSError:
+    def hash_photo(photo: Photo) -> tuple[str, str, np.ndarray] | PhotoError | OSError:
         try:
             stat = photo.path.stat()
             # by size and time, not content: to read it is what the cache saves
@@ -57,10 +61,10 @@ def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[li
             if key in cached:
                 return key, *cached[key]
             photo_bytes = photo.path.read_bytes()
-            grey = thumbnail(photo_bytes)
+            pixels = thumbnail(photo_bytes)
         except (PhotoError, OSError) as error:
             return error
-        return key, hashlib.sha256(photo_bytes).hexdigest(), grey.tobytes()
+        return key, hashlib.sha256(photo_bytes).hexdigest(), pixels
 
     readable, rows, unreadable = [], {}, []
     # threads are enough: Pillow decodes and resizes without the interpreter's lock
@@ -77,49 +81,91 @@ def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[li
         check_unreadable(len(unreadable), len(photos), f"photos in {root}")
     if cache is not None and rows.keys() - cached.keys():
         _write_cache(cache, root, rows)
-    thumbnails = [np.frombuffer(pixels, np.uint8) for _, pixels in rows.values()]
-    return readable, np.stack(thumbnails) if thumbnails else np.zeros((0, THUMBNAIL**2), np.uint8)
+    return readable, _stack(rows)
+
+
+def _stack(rows: dict[str, tuple[str, np.ndarray]]) -> np.ndarray:
+    """The thumbnails (N, 32 * 32 * 3) of photos."""
+    return np.stack([pixels for _, pixels in rows.values()]) if rows else np.zeros((0, SIZE * SIZE * 3), np.uint8)
 
 
 def _cache_file(cache: Path, root: Path) -> Path:
     # with a hash of the whole path: two data sets may both be called photos
-    return cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}.json"
+    return cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}.npz"
 
 
-def _read_cache(cache: Path | None, root: Path) -> dict[str, tuple[str, bytes]]:
+def _read_cache(cache: Path | None, root: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """sha256 and thumbnail by key; nothing if the file is missing or cannot be read: photos are then read again."""
     if cache is None or not _cache_file(cache, root).is_file():
         return {}
-    rows = json.loads(_cache_file(cache, root).read_text(encoding="utf-8"))
-    return {key: (sha256, bytes.fromhex(pixels)) for key, (sha256, pixels) in rows.items()}
+    try:
+        # opened here: np.load leaves a broken file open
+        with _cache_file(cache, root).open("rb") as stream, np.load(stream) as file:
+            keys, sha256s, pixels = (file[name] for name in ("keys", "sha256", "thumbnails"))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return {}
+    if pixels.dtype != np.uint8 or pixels.shape != (len(keys), SIZE * SIZE * 3):
+        return {}
+    return dict(zip(keys.tolist(), zip(sha256s.tolist(), pixels, strict=True), strict=True))
 
 
-def _write_cache(cache: Path, root: Path, rows: dict[str, tuple[str, bytes]]) -> None:
+def _write_cache(cache: Path, root: Path, rows: dict[str, tuple[str, np.ndarray]]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
-    content = {key: (sha256, pixels.hex()) for key, (sha256, pixels) in rows.items()}
-    write_text(_cache_file(cache, root), json.dumps(content))
+    path = _cache_file(cache, root)
+    with aside(path) as part, part.open("wb") as file:
+        np.savez(file, keys=np.array(list(rows)), sha256=np.array([sha256 for sha256, _ in rows.values()]), thumbnails=_stack(rows))
+    path.with_suffix(".json").unlink(missing_ok=True)  # of versions that kept grey thumbnails
 
 
-def split_photos(photos: list[Photo], thumbnails: np.ndarray, val_fraction: float, seed: int) -> tuple[list[Photo], list[Photo]]:
-    """(train, held out), near-duplicates on one side.
+def split_photos(
+    photos: list[Photo], pairs: np.ndarray, val_fraction: float, seed: int, quiet: bool = False
+) -> tuple[list[Photo], list[Photo]]:
+    """(train, held out), near-duplicates on one side: `pairs` (P, 2) are the numbers of two photos each.
 
-    Where the data set brings a test split, that is held out, and training photos that repeat one of it are left out.
-    Else hold_out decides.
+    Where the data set brings a val or a test split, those are held out, and training photos that repeat one of them are left
+    out. Else hold_out decides. Many near-duplicates are a warning, unless `quiet`, and a ValueError if nothing is left on a side.
     """
-    groups = _near_duplicates(photos, thumbnails)
-    if not any(photo.split == "test" for photo in photos):
-        return hold_out(groups, val_fraction, seed)
-    train = [photo for group in groups if not any(p.split == "test" for p in group) for photo in group]
-    # whole, even where its photos repeat each other: results on an official test split are compared with those of others
-    return train, [photo for photo in photos if photo.split == "test"]
+    groups = _near_duplicates(photos, pairs)
+    many = _many_near_duplicates(photos, pairs, groups)
+    if any(photo.split in OFFICIAL for photo in photos):
+        train = [photo for group in groups if not any(p.split in OFFICIAL for p in group) for photo in group]
+        # whole, even where its photos repeat each other: results on an official test split are compared with those of others
+        held_out = [photo for photo in photos if photo.split in OFFICIAL]
+    else:
+        train, held_out = hold_out(groups, val_fraction, seed)
+    if many and not (train and held_out):
+        raise ValueError(f"{len(train)} photos to train on and {len(held_out)} to hold out, expected some of both: {many}")
+    if many and not quiet:
+        print(f"warning: {many}", file=sys.stderr)
+    return train, held_out
 
 
-def _near_duplicates(photos: list[Photo], thumbnails: np.ndarray) -> list[list[Photo]]:
+def _near_duplicates(photos: list[Photo], pairs: np.ndarray) -> list[list[Photo]]:
+    # the same bytes are one group, whatever their thumbnails: those of two photos of one grey are not compared
+    first_of: dict[str, int] = {}
+    same = [(first_of.setdefault(photo.sha256, i), i) for i, photo in enumerate(photos)]
     groups = defaultdict(list)
-    group_of_content: dict[str, int] = {}
-    for photo, number in zip(photos, near_duplicate_groups(thumbnails), strict=True):
-        # a photo of one grey correlates with nothing, not even with its own copy: the same bytes are one group all the same
-        groups[group_of_content.setdefault(photo.sha256, int(number))].append(photo)
+    numbers = groups_of(np.concatenate([pairs, np.array(same, np.intp).reshape(-1, 2)]), len(photos))
+    for photo, number in zip(photos, numbers, strict=True):
+        groups[int(number)].append(photo)
     return list(groups.values())
+
+
+def _many_near_duplicates(photos: list[Photo], pairs: np.ndarray, groups: list[list[Photo]]) -> str:
+    """What to tell people if many photos are near-duplicates, with two of the largest group; "" if they are few."""
+    repeated = [photo for group in groups if len(group) > 1 for photo in group]
+    per_class, repeated_per_class = (Counter(photo.index for photo in p) for p in (photos, repeated))
+    of_class = any(count > max(1, MANY_OF_CLASS * per_class[index]) for index, count in repeated_per_class.items())
+    if not len(pairs) or not (len(repeated) > MANY * len(photos) or of_class):
+        return ""
+    largest = {photo.path for photo in max(groups, key=len)}
+    # a pair that was measured: the ends of a chain need not be alike; and of two files, where there are such
+    found = [(photos[i], photos[j]) for i, j in pairs if photos[i].path in largest] or [(photos[i], photos[j]) for i, j in pairs]
+    one, other = next((pair for pair in found if pair[0].sha256 != pair[1].sha256), found[0])
+    return (
+        f"{len(repeated)} of {len(photos)} photos count as near-duplicates of others, such as {one.path} and {other.path}; "
+        f"if those two differ, lower near_duplicates in params.yaml (0: only the same bytes are duplicates)"
+    )
 
 
 def unit_hash(photo: Photo, seed: int) -> float:

@@ -1,15 +1,17 @@
 """How good is a checkpoint: `python -m training.evaluation.evaluate --checkpoint runs/latest/checkpoint.pt --out runs/latest`.
 
 Photos go through handler/preprocess.py, as in the worker, and none of them was trained on: the checkpoint holds the sha256
-of its training photos. Writes metrics.json, the tables of tables.py and the pictures of plots.py; report.py makes one page
-of them. With --unknown FOLDER, out-of-distribution photos, it also measures how well each score of confidence.py separates
-those from photos of the known classes.
+of its training photos. Writes the tables of tables.py, metrics.json, then the pictures of plots.py; one that cannot be drawn is a
+warning, and the exit status stays 0. report.py makes one page of them. With --unknown FOLDER, out-of-distribution photos, it
+also measures how well each score of confidence.py separates those from photos of the known classes.
 """
 
 import csv
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.preprocess import Spec, preprocess
+from handler.preprocess import Spec
 from scripts.atomic import write_text
-from scripts.command import parser, run
+from scripts.command import fail, parser, run
+from scripts.folders import files_below
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import (
@@ -30,22 +33,17 @@ from training.evaluation.confidence import (
     fit_threshold,
     training_photos,
 )
-from training.evaluation.held_out import held_out_photos
+from training.evaluation.held_out import held_out_photos, split_of
 from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
-from training.evaluation.plots import (
-    Mistake,
-    plot_confidence,
-    plot_confusion,
-    plot_learning_curves,
-    plot_mistakes,
-    plot_reliability,
-)
+from training.evaluation.mistakes import most_confident_mistakes
 from training.evaluation.tables import per_class, write_confusion, write_per_class, write_predictions
+from training.folder import is_latest, process_at_work
 from training.model import Checkpoint, Classifier
 from training.params import Params
+from training.remedies import remedy
 from training.tracking.journal import Tracker
 
-MAX_MISTAKES = 24  # on the contact sheet: four rows of six, as many as are legible on a page
+PICTURES = ("confusion.png", "reliability.png", "mistakes.png", "learning_curves.png", "confidence.png")
 
 
 @dataclass(frozen=True)
@@ -62,31 +60,26 @@ class Answers:
         return self.logits / self.temperature
 
 
-def most_confident_mistakes(data: Data, probabilities: Tensor, spec: Spec) -> list[Mistake]:
-    """The wrong answers of the highest probability, highest first, at most MAX_MISTAKES."""
-    best, predicted = probabilities.max(1)
-    mistakes: list[Mistake] = []
-    for position in best.argsort(descending=True).tolist():
-        photo, index = data.held_out[position], int(predicted[position])
-        if index != photo.index and len(mistakes) < MAX_MISTAKES:
-            # the crop and not the whole photo: a class that was cut away explains the mistake
-            crop = preprocess(photo.path.read_bytes(), spec)
-            mistakes.append(Mistake(crop, data.labels[photo.index], data.labels[index], float(best[position])))
-    return mistakes
+@dataclass(frozen=True)
+class Found:
+    """Results with out-of-distribution photos; scores (N,) and (M,) and the threshold are of the score that is served."""
+
+    report: dict[str, object]
+    known: Tensor
+    unknown: Tensor
+    threshold: float
 
 
 def unknown_photos(folder: Path) -> list[Path]:
-    """Every file below the folder, hidden ones apart. ValueError if there is none."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    """Every file below the folder but leftovers of other programs. ValueError if there is none."""
+    paths = files_below(folder, Counter()) if folder.is_dir() else []
     if not paths:
         raise ValueError(f"no out-of-distribution photos in {folder}: the folder is empty or does not exist")
     return paths
 
 
-def evaluate_unknown(
-    checkpoint: Checkpoint, data: Data, classifier: Classifier, unknown: Sequence[Path], out: Path
-) -> dict[str, object]:
-    """How well each score separates the held-out photos from `unknown`; confidence.png shows the score that is served.
+def evaluate_unknown(checkpoint: Checkpoint, data: Data, classifier: Classifier, unknown: Sequence[Path]) -> Found:
+    """How well each score separates the held-out photos from `unknown`.
 
     ValueError if no photo can be read, or a class has none that was trained on.
     """
@@ -109,8 +102,20 @@ def evaluate_unknown(
         scores[name] = {"auroc": round(auroc(of_known, of_unknown), 4), "detected_at_5_percent_fpr": round(detected, 4)}
         if len(scores) == 1:  # the first is the one that is served
             report |= {"score": name, "threshold": threshold, "false_positive_rate": FALSE_POSITIVE_RATE}
-            plot_confidence(of_known, of_unknown, threshold, out / "confidence.png")
-    return report
+            found = Found(report, of_known, of_unknown, threshold)
+    return found
+
+
+def fitted_on(checkpoint: Checkpoint, data: Data) -> int | None:
+    """Of how many of the held-out photos of `data` the temperature was fitted, and the epoch chosen; None if that is not known.
+
+    By content: another data set, or a later version of this one, may hold them, too.
+    """
+    if checkpoint.held_out is not None:
+        fitted = set(checkpoint.held_out)
+        return sum(photo.sha256 in fitted for photo in data.held_out)
+    # an older checkpoint: it was fitted on all held-out photos of its own data
+    return len(data.held_out) if data.fingerprint == checkpoint.data["fingerprint"] else None
 
 
 def measure(answers: Answers) -> dict[str, float]:
@@ -120,21 +125,44 @@ def measure(answers: Answers) -> dict[str, float]:
     return metrics | {"calibration_error_before": before, "temperature": answers.temperature}
 
 
-def write_tables_and_plots(answers: Answers, data: Data, spec: Spec, out: Path) -> list[tuple[object, ...]]:
-    """All files of an evaluation but metrics.json and confidence.png. Returns the rows of per_class()."""
-    probabilities = answers.calibrated.softmax(1)
-    # of either logits: a temperature does not change which class is first
-    confusion = confusion_matrix(answers.logits, answers.targets)
+def write_tables(answers: Answers, confusion: Tensor, data: Data, out: Path) -> list[tuple[object, ...]]:
+    """The tables of an evaluation. Returns the rows of per_class()."""
     classes = per_class(confusion, data.labels)
     write_per_class(classes, out)
     write_confusion(confusion, data.labels, out)
-    write_predictions(data, probabilities, out)
-    plot_confusion(confusion, data.labels, out / "confusion.png")
-    plot_reliability(answers.logits, answers.targets, answers.temperature, out / "reliability.png")
-    plot_mistakes(most_confident_mistakes(data, probabilities, spec), out / "mistakes.png")
-    if (out / "history.csv").is_file():
-        plot_learning_curves(out / "history.csv", out / "learning_curves.png")
+    write_predictions(data, answers.calibrated.softmax(1), out)
     return classes
+
+
+def draw(answers: Answers, confusion: Tensor, data: Data, spec: Spec, found: Found | None, out: Path) -> None:
+    """Draw the pictures into `out`. What cannot be drawn is a warning, as all numbers are written by now, and is not there."""
+    for name in PICTURES:
+        (out / name).unlink(missing_ok=True)  # an earlier evaluation's
+    try:
+        # not above: where matplotlib cannot be imported there are numbers and no pictures
+        from training.evaluation import plots
+    except Exception as error:
+        return print(f"warning: no picture is drawn: matplotlib cannot be imported ({error})", file=sys.stderr)
+
+    def mistakes(path: Path) -> None:
+        plots.plot_mistakes(most_confident_mistakes(data, answers.calibrated.softmax(1), spec), path)
+
+    draws: dict[str, Callable[[Path], None]] = {
+        "confusion.png": lambda path: plots.plot_confusion(confusion, data.labels, path),
+        "reliability.png": lambda path: plots.plot_reliability(answers.logits, answers.targets, answers.temperature, path),
+        "mistakes.png": mistakes,
+    }
+    if (out / "history.csv").is_file():
+        draws["learning_curves.png"] = lambda path: plots.plot_learning_curves(out / "history.csv", path)
+    if found is not None:
+        draws["confidence.png"] = lambda path: plots.plot_confidence(found.known, found.unknown, found.threshold, path)
+    for name, function in draws.items():
+        try:
+            function(out / name)
+        except Exception as error:  # of matplotlib, a font, a full disk
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"warning: {name} is not drawn ({reason}); metrics.json and the tables are complete", file=sys.stderr)
+    return None
 
 
 def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path | None = None) -> dict[str, float]:
@@ -144,7 +172,8 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     """
     unknown_paths = unknown_photos(unknown) if unknown is not None else []  # before the long part: it may be a wrong path
     params = Params(**checkpoint.params)
-    data = held_out_photos(checkpoint, read_data(root, params.val_fraction, params.seed))
+    data = read_data(root, params.val_fraction, params.seed, params.near_duplicates)
+    data = held_out_photos(checkpoint, data, ask_test=True)
     classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     logits, targets = predict(classifier.to(device), eval_loader(data.held_out, params, spec), device)
@@ -152,18 +181,20 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     metrics = measure(answers)
 
     out.mkdir(parents=True, exist_ok=True)
-    classes = write_tables_and_plots(answers, data, spec, out)
+    # of either logits: a temperature does not change which class is first
+    confusion = confusion_matrix(answers.logits, answers.targets)
+    classes = write_tables(answers, confusion, data, out)
     report: dict[str, Any] = {name: round(value, 4) for name, value in metrics.items()}
-    report["data"] = data.source
-    # training fits it on the held-out photos of its own data
-    report["temperature_fitted_on_these"] = data.fingerprint == checkpoint.data["fingerprint"]
+    fitted = fitted_on(checkpoint, data)
+    report |= {"data": data.source, "split": split_of(data)}
+    report |= {"temperature_fitted_on_these": None if fitted is None else fitted > 0, "temperature_photos": fitted}
     report["f1_per_class"] = {str(row[0]): row[3] for row in classes}
-    (out / "confidence.png").unlink(missing_ok=True)  # an earlier evaluation's
-    if unknown is not None:
-        found = evaluate_unknown(checkpoint, data, classifier, unknown_paths, out)
-        report["out_of_distribution"] = {"unknown": unknown.resolve().name} | found
-    # the last file: where it exists, all others do
+    found = evaluate_unknown(checkpoint, data, classifier, unknown_paths) if unknown is not None else None
+    if unknown is not None and found is not None:
+        report["out_of_distribution"] = {"unknown": unknown.resolve().name} | found.report
+    # after the tables: where it exists, they do; before the pictures, of which none is worth the numbers
     write_text(out / "metrics.json", json.dumps(report, indent=1) + "\n")
+    draw(answers, confusion, data, spec, found, out)
     return metrics
 
 
@@ -181,7 +212,7 @@ def track(out: Path, metrics: dict[str, float], epoch: int) -> None:
 def print_summary(out: Path) -> None:
     """The main metrics, the five worst classes, and how many out-of-distribution photos are detected."""
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print(f"{metrics['photos']} held-out photos of {metrics['data']}, none of them trained on")
+    print(f"{metrics['photos']} {metrics['split']} photos of {metrics['data']}, none of them trained on")
     for name in ("top1", "top5", "f1"):
         print(f"  {name:18s} {metrics[name]:.4f}")
     before, after = metrics["calibration_error_before"], metrics["calibration_error"]
@@ -196,10 +227,11 @@ def print_summary(out: Path) -> None:
         print(f"  {found['photos']} out-of-distribution photos of {found['unknown']}, detected at a false positive rate of {rate}:")
         for name, score in found["scores"].items():
             print(f"    {name:34s} {100 * score['detected_at_5_percent_fpr']:5.1f} %   AUROC {score['auroc']:.4f}")
-    print(f"{out} holds metrics.json, tables and plots. Next: make report")
+    run_value = "" if is_latest(out) else f" {shlex.quote(f'RUN={out}')}"
+    print(f"{out} holds metrics.json, tables and plots. Next: make report{run_value}")
 
 
-def main() -> None:
+def main() -> int:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("--checkpoint", type=Path, required=True)
@@ -208,9 +240,17 @@ def main() -> None:
     arguments.add_argument("--unknown", type=Path, help="folder of out-of-distribution photos, to see how many are detected")
     args = arguments.parse_args()
     checkpoint = Checkpoint.load(args.checkpoint)
-    metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown)
+    if pid := process_at_work(args.checkpoint.parent):
+        print(f"{args.checkpoint.parent} is at work, as process {pid}: this is its best epoch so far, {checkpoint.epoch}")
+    try:
+        metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown)
+    except Exception as error:
+        if known := remedy(error):
+            return fail(f"{known.text}; then the same command again")
+        raise
     print_summary(args.out)
     track(args.out, metrics, checkpoint.epoch)
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,26 +17,27 @@ from torch import Tensor
 
 from scripts.atomic import aside
 from training.evaluation.metrics import CALIBRATION_BINS, calibration_bins, calibration_error
+from training.evaluation.mistakes import Mistake
+from training.evaluation.names import FONT, drawable, quiet_fonts, width
 
 CELL_INCHES = 0.24  # of the confusion matrix, enough for a class name beside it in 9 points
-MAX_LETTERS = 26  # of a name over a photo of the contact sheet
 LETTER_INCHES = 0.085  # a wide one, in 9 points
-
-
-class Mistake(NamedTuple):
-    """A wrong answer: crop uint8 (H, W, 3), the labels, and the probability of the predicted one."""
-
-    crop: np.ndarray
-    true: str
-    predicted: str
-    probability: float
+MAX_CLASSES = 128  # of which the confusion matrix shows each: 33 inches; of more, the MOST_CONFUSED
+MOST_CONFUSED = 30
 
 
 @contextmanager
-def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+def figure(path: Path, size: tuple[float, float], fonts: Sequence[str] = (FONT,)) -> Iterator[Figure]:
     """An empty figure of so many inches; at the end it is written to `path`."""
+    style: dict[Any, Any] = {
+        "font.size": 9,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "axes.axisbelow": True,
+        "font.family": list(fonts),
+    }
     # a class may be called "$1_menu$": names are not formulas
-    with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True, "text.parse_math": False}):
+    with mpl.rc_context(style | {"text.parse_math": False}), quiet_fonts():
         empty = Figure(figsize=size, layout="constrained")
         yield empty
         with aside(path) as part:
@@ -65,22 +66,42 @@ def plot_learning_curves(history: Path, path: Path) -> None:
                 axes.legend()
 
 
+def most_confused(confusion: Tensor) -> list[int]:
+    """The classes, at most MOST_CONFUSED, of the most frequent confusions of counts int (C, C), in their own order."""
+    wrong = confusion.clone().fill_diagonal_(0)
+    counts, pairs = wrong.flatten().topk(min(MOST_CONFUSED**2, wrong.numel()))
+    # classes without a mistake fill up what is left
+    order = [*pairs[counts > 0].tolist(), *(index * (len(confusion) + 1) for index in range(MOST_CONFUSED))]
+    chosen: dict[int, None] = {}
+    for pair in order:
+        both = dict.fromkeys(divmod(pair, len(confusion)))
+        if len(chosen | both) <= MOST_CONFUSED:
+            chosen |= both
+    return sorted(chosen)
+
+
 def plot_confusion(confusion: Tensor, labels: Sequence[str], path: Path) -> None:
-    """Confusion counts int (C, C) as shares of each true class; all classes have names, all shares from 0.5 % on numbers."""
-    many = len(labels) > 30  # names on all four sides: on a long row the eye loses its place
-    names = [label.replace("_", " ") for label in labels]
-    margin = 1 + LETTER_INCHES * max(map(len, names)) * (2 if many else 1)
-    side = max(3.5, CELL_INCHES * len(labels)) + margin
-    shares = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    with figure(path, (side, side)) as page:
+    """Confusion counts int (C, C) as shares of each true class; all shares from 0.5 % on have numbers.
+
+    All classes up to MAX_CLASSES are shown, of more the most confused.
+    """
+    shares, numbers, title = 100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1), list(range(len(labels))), ""
+    if len(labels) > MAX_CLASSES:
+        numbers = most_confused(confusion)
+        shares, title = shares[numbers][:, numbers], f"The {len(numbers)} most confused of {len(labels):,} classes\n"
+    names, fonts = drawable([labels[number] for number in numbers], numbers)
+    many = len(names) > 30  # names on all four sides: on a long row the eye loses its place
+    margin = 1 + LETTER_INCHES * max(map(width, names)) * (2 if many else 1)
+    side = max(3.5, CELL_INCHES * len(names)) + margin
+    with figure(path, (side, side), fonts) as page:
         axes = page.add_subplot()
         axes.grid(visible=False)
         axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=10)  # square root: rare mistakes are visible, too
-        axes.set_xticks(range(len(labels)), names, rotation=90)
-        axes.set_yticks(range(len(labels)), names)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
         axes.tick_params(labeltop=True, labelbottom=many, labelright=many, length=0)
         axes.set(xlabel="predicted", ylabel="true")
-        page.suptitle("Predictions for each true class (row), in percent")
+        page.suptitle(f"{title}Predictions for each true class (row), in percent")
         for row, column in torch.nonzero(shares >= 0.5).tolist():
             share = float(shares[row, column])
             colour = "white" if share > 40 else "black"
@@ -115,13 +136,14 @@ def plot_mistakes(mistakes: Sequence[Mistake], path: Path) -> None:
     """A contact sheet of wrong answers, in the order that they are given."""
     columns = 6
     rows = max(1, math.ceil(len(mistakes) / columns))
-    with figure(path, (2.1 * columns, 2.5 * rows)) as page:
+    labels = [label for mistake in mistakes for label in (mistake.true, mistake.predicted)]
+    names, fonts = drawable(labels, [number for mistake in mistakes for number in mistake.numbers])
+    with figure(path, (2.1 * columns, 2.5 * rows), fonts) as page:
         for axes in page.subplots(rows, columns, squeeze=False).flat:
             axes.axis("off")
-        for axes, (crop, true, predicted, probability) in zip(page.axes, mistakes, strict=False):
-            axes.imshow(crop)
-            true, predicted = (name if len(name) <= MAX_LETTERS else name[: MAX_LETTERS - 1] + "…" for name in (true, predicted))
-            axes.set_title(f"{true}\n→ {predicted}, {probability:.0%}".replace("_", " "), fontsize=8)
+        for axes, mistake, true, predicted in zip(page.axes, mistakes, names[::2], names[1::2], strict=False):
+            axes.imshow(mistake.crop)
+            axes.set_title(f"{true}\n→ {predicted}, {mistake.probability:.0%}", fontsize=8)
         if not mistakes:
             page.text(0.5, 0.5, "no mistakes", ha="center", va="center", fontsize=14)
 

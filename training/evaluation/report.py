@@ -7,6 +7,7 @@ import base64
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -23,6 +24,7 @@ PICTURES = {
     "confusion.png": "Confusions",
     "mistakes.png": "Most confident mistakes (true → predicted)",
 }
+MOST_LISTED, LISTED = 250, 20  # of more classes than that, those with the lowest and the highest F1 are listed
 # a Template and not str.format: CSS is full of braces
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -41,7 +43,7 @@ PAGE = Template("""<!doctype html>
   .wide { display: block; overflow-x: auto; }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
-  th:first-child, td:first-child, .text { text-align: left; }
+  th:first-child, td:first-child, td:nth-child(2), .text { text-align: left; }
   .text { overflow-wrap: anywhere; }
   footer { margin: 3rem 0; opacity: .7; }
 </style>
@@ -114,8 +116,12 @@ def calibration(metrics: dict[str, Any]) -> str:
     """A sentence or two about the calibration error and the temperature."""
     before, after = (f"{100 * metrics[name]:.1f} %" for name in ("calibration_error_before", "calibration_error"))
     temperature = f"{metrics['temperature']:.2f}"
-    if metrics["temperature_fitted_on_these"]:
-        note = "The temperature was fitted on these photos, so the error after it is slightly optimistic."
+    fitted, photos = metrics["temperature_photos"], metrics["photos"]
+    if fitted is None:
+        note = "This checkpoint does not record whether its temperature was fitted on some of these photos."
+    elif fitted:
+        which = "these photos" if fitted >= photos else f"{fitted} of these photos"
+        note = f"The temperature was fitted on {which}, and the epoch chosen by them, so the results are slightly optimistic."
     else:
         note = "The temperature was fitted on other photos."
     return f"Expected calibration error: {before} before temperature scaling, {after} after it (T = {temperature}). {note}"
@@ -124,12 +130,26 @@ def calibration(metrics: dict[str, Any]) -> str:
 def parts_of_metrics(run_folder: Path, metrics: dict[str, Any]) -> dict[str, str]:
     """The parts of the page that metrics.json fills. KeyError for what it lacks."""
     shown = {"top-1": "top1", "top-5": "top5", "F1 (macro)": "f1", "calibration error": "calibration_error"}
+    photos = f"{metrics['photos']} {metrics.get('split', 'held-out')} photos"
     return {
-        "summary": f"{metrics['photos']} held-out photos of {escape(metrics['data'])}, none of them trained on.",
+        "summary": f"{photos} of {escape(metrics['data'])}, none of them trained on.",
         "metrics": "".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
         "calibration": calibration(metrics),
         "out_of_distribution": out_of_distribution(run_folder, metrics),
     }
+
+
+def numbered(rows: list[list[str]], labels: Sequence[str]) -> list[list[str]]:
+    """Each row of per_class.csv with the number of its class, as pictures name it whose fonts lack its letters.
+
+    Of more than MOST_LISTED classes the first and the last LISTED, with a row between that says so.
+    """
+    numbers = {label: str(number) for number, label in enumerate(labels)}
+    found = [[numbers.get(row[0], ""), *row] for row in rows]
+    if len(found) <= MOST_LISTED:
+        return found
+    left = f"{len(found) - 2 * LISTED:,} more in per_class.csv"
+    return [*found[:LISTED], ["…", left, *[""] * (len(found[0]) - 2)], *found[-LISTED:]]
 
 
 def write_report(run_folder: Path) -> Path:
@@ -147,6 +167,7 @@ def write_report(run_folder: Path) -> Path:
     checkpoint = Checkpoint.load(run_folder / "checkpoint.pt")
     with (run_folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
+    header, rows = ["#", *header], numbered(rows, checkpoint.labels)
     named = f"{checkpoint.name}: " if checkpoint.name else ""  # checkpoints of before names have none
     page = PAGE.substitute(
         title=escape(f"{named}{checkpoint.params['model']} on {len(checkpoint.labels)} classes"),

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from scripts.atomic import aside
@@ -40,9 +41,11 @@ def write_confusion(confusion: Tensor, labels: Sequence[str], out: Path) -> None
 def write_predictions(data: Data, probabilities: Tensor, out: Path) -> None:
     """predictions.csv: a row a photo; `probabilities` (N, C) are those of the held-out photos."""
     best, predicted = probabilities.max(1)
+    actual = torch.tensor([photo.index for photo in data.held_out])
+    of_actual = probabilities.gather(1, actual[:, None])[:, 0]
     rows = (
-        (photo.path, data.labels[photo.index], data.labels[p], f"{b:.4f}", f"{row[photo.index]:.4f}", int(p == photo.index))
-        for photo, p, b, row in zip(data.held_out, predicted.tolist(), best.tolist(), probabilities.tolist(), strict=True)
+        (photo.path, data.labels[photo.index], data.labels[p], f"{b:.4f}", f"{t:.4f}", int(p == photo.index))
+        for photo, p, b, t in zip(data.held_out, predicted.tolist(), best.tolist(), of_actual.tolist(), strict=True)
     )
     # DVC's confusion plot in dvc.yaml reads the columns `actual` and `predicted`
     header = ("path", "actual", "predicted", "probability", "probability_of_actual", "correct")

@@ -4,8 +4,6 @@ For each format and precision that this machine runs: size, milliseconds per pho
 accuracy gate. torch's AOTInductor is timed beside them: it is not a format of ours, as its output runs on one kind of CPU only.
 """
 
-import contextlib
-import io
 import sys
 import tempfile
 import time
@@ -18,9 +16,10 @@ import numpy as np
 import torch
 
 from scripts.command import parser, run
-from training.export.formats import EXPORT_FORMATS, write_torch
+from training.export.formats import EXPORT_FORMATS, UnsupportedError, export_to, why, write_torch
 from training.export.gate import BATCH, failure, measure, programs
 from training.export.program import ExportedProgram, Prepared, prepare
+from training.export.quiet import quiet_libraries
 from training.model import Checkpoint
 
 BATCHES = (1, BATCH)
@@ -51,16 +50,17 @@ class Row:
 
 
 def format_rows(prepared: Prepared, format_name: str, folder: Path) -> list[Row]:
-    """A row for each precision of a format that this machine runs, written into `folder`."""
-    export_format = EXPORT_FORMATS[format_name]
-    folder.mkdir()
+    """A row for each precision of a format that this machine runs, written into `folder`; none if it cannot take the network."""
     print(f"writing {format_name} ...", flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # torch.onnx and NNCF print their progress
-        export_format.write(prepared.program, prepared.calibration, folder / export_format.file)
+    try:
+        export_to(format_name, prepared.program, prepared.calibration, folder)
+        measured = [(program, measure(program, prepared.reference)) for program in programs(format_name, folder)]
+    except UnsupportedError as error:
+        print(f"  {format_name} cannot take this network: {error}", flush=True)
+        return []
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     rows = []
-    for program in programs(format_name, folder):
-        metrics = measure(program, prepared.reference)
+    for program, metrics in measured:
         refused = failure(program.precision, metrics) is not None
         verdict = f"top-1 {metrics['top1']:.2%}, agreement {metrics['agreement']:.2%}, " + ("refused" if refused else "passes")
         rows.append(Row(f"{format_name:17s} {program.precision:4s} {size:6.1f} MB", verdict, program))
@@ -71,9 +71,11 @@ def aoti_rows(prepared: Prepared, folder: Path) -> list[Row]:
     """AOTInductor's row; none where it does not compile."""
     folder.mkdir()
     try:
-        return [Row(f"{'AOTInductor':17s} f32", "not a format", compiled(prepared.program, prepared.calibration, folder))]
+        with quiet_libraries():
+            program = compiled(prepared.program, prepared.calibration, folder)
+        return [Row(f"{'AOTInductor':17s} f32", "not a format", program)]
     except Exception as error:  # a missing compiler raises whatever it likes
-        print(f"AOTInductor does not compile here: {str(error)[:200]}", file=sys.stderr)
+        print(f"AOTInductor does not compile here: {why(error)}", file=sys.stderr)
         return []
 
 

@@ -20,7 +20,7 @@ from scripts.command import parser, run
 from scripts.model_name import check_model_name
 from training.evaluation.confidence import FALSE_POSITIVE_RATE
 from training.evaluation.metrics import summarise
-from training.export.formats import EXPORT_FORMATS, FASTEST
+from training.export.formats import EXPORT_FORMATS, FASTEST, OnnxError, UnsupportedError, export_to
 from training.export.gate import AccuracyGateError, Measured, gate
 from training.export.golden import golden_answers
 from training.export.program import Prepared, prepare
@@ -40,8 +40,8 @@ def export(
 ) -> str:
     """Write the exported format into the folder `out`, which it replaces whole; the format's name.
 
-    `model` is the model's name, by default the checkpoint's. AccuracyGateError if the format fails the gate, ValueError as
-    prepare(), or if there is no name.
+    `model` is the model's name, by default the checkpoint's. AccuracyGateError if the format fails the gate,
+    UnsupportedError if its library cannot take the network, ValueError as prepare(), or if there is no name.
     """
     model = model or checkpoint.name
     if model is None:
@@ -65,21 +65,34 @@ def export(
 def choose_format(prepared: Prepared, folder: Path, format_name: str) -> tuple[str, list[Measured]]:
     """Write a format into `folder`; its name, and its programs that passed the gate, fastest first.
 
-    "fastest" stands for the format of FASTEST that passes and is fastest on this machine. AccuracyGateError if none passes.
+    "fastest" stands for the format of FASTEST that passes and is fastest on this machine, or for the first of the others that
+    passes where a library cannot take the network. AccuracyGateError if none passes, UnsupportedError if none can be written.
     """
-    candidates = FASTEST if format_name == "fastest" else (format_name,)
     passed: dict[str, list[Measured]] = {}
+    unsupported: UnsupportedError | None = None
+    refused: AccuracyGateError | None = None
     # each in a folder of its own, as their files have the same names; within `folder`, so that a rename keeps the winner
     with tempfile.TemporaryDirectory(dir=folder) as temp:
-        for name in candidates:
-            candidate = Path(temp) / name
-            candidate.mkdir()
-            EXPORT_FORMATS[name].write(prepared.program, prepared.calibration, candidate / EXPORT_FORMATS[name].file)
+        for name in EXPORT_FORMATS if format_name == "fastest" else (format_name,):
+            if format_name == "fastest" and name not in FASTEST and (passed or not unsupported):
+                break  # the others are for networks that those cannot take
+            if isinstance(unsupported, OnnxError) and EXPORT_FORMATS[name].by_onnx:
+                continue  # to trace again what cannot be traced would take as long
             try:
-                passed[name] = gate(name, candidate, prepared.reference)
-            except AccuracyGateError:
-                if name == candidates[-1] and not passed:
-                    raise
+                export_to(name, prepared.program, prepared.calibration, Path(temp) / name)
+                passed[name] = gate(name, Path(temp) / name, prepared.reference)
+            except UnsupportedError as error:
+                if format_name == "fastest":
+                    then = "it is left out" if passed else "the next format is tried"
+                    print(f"  {name} cannot take this network ({error}): {then}", flush=True)
+                unsupported = unsupported or error
+            except AccuracyGateError as error:
+                refused = error
+        if unsupported and not passed:
+            advice = "" if format_name in ("fastest", "torch") else ": try FORMAT=torch"
+            raise UnsupportedError(f"the network cannot be exported: {unsupported}{advice}") from unsupported
+        if refused and not passed:
+            raise refused
         fastest = min(passed, key=lambda name: passed[name][0].metrics["ms_per_photo"])
         for path in (Path(temp) / fastest).iterdir():
             path.rename(folder / path.name)

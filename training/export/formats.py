@@ -1,6 +1,7 @@
-"""The formats that a trained network is exported to, each written from the same program."""
+"""The formats that a trained network is exported to, each written from the same program; export_to() writes one."""
 
 import tempfile
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +12,51 @@ import torch
 from torch import nn
 
 from handler.program import openvino_core
+from scripts.errors import SeeFoodError, is_full
+from training.export.quiet import quiet_libraries
 
 CALIBRATION_PHOTOS = 300  # NNCF's default
+
+
+class UnsupportedError(SeeFoodError, ValueError):
+    """A format's library cannot take a network: an operator that it lacks, a shape that it cannot trace."""
+
+
+class OnnxError(UnsupportedError):
+    """The network cannot be written as ONNX, so none of the formats that are made from it can be."""
 
 
 def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
     """model.onnx: inputs crops, outputs probabilities and confidence, any batch."""
     example = torch.from_numpy(crops[:2])
-    torch.onnx.export(
-        program,
-        (example,),
-        path,
-        input_names=["crops"],
-        output_names=["probabilities", "confidence"],
-        dynamic_shapes={"crops": {0: torch.export.Dim("batch", min=1, max=1024)}},
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    try:
+        torch.onnx.export(
+            program,
+            (example,),
+            path,
+            input_names=["crops"],
+            output_names=["probabilities", "confidence"],
+            dynamic_shapes={"crops": {0: torch.export.Dim("batch", min=1, max=1024)}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:
+        raise OnnxError(why(error)) from error
     remove_traces(path)
+
+
+def why(error: BaseException) -> str:
+    """The first cause of an error of a library, in one line. Want of memory or of disk is raised: it is no fault of the network."""
+    first, cause = error, error.__cause__
+    while True:
+        if isinstance(first, MemoryError) or (isinstance(first, OSError) and is_full(first)):
+            raise first
+        if cause is None:
+            break
+        first, cause = cause, cause.__cause__
+    text = next((line for line in str(first).splitlines() if line.strip()), "")
+    return textwrap.shorten(f"{type(first).__name__}: {text}", 300, placeholder=" ...")
 
 
 def remove_traces(path: Path) -> None:
@@ -92,6 +119,7 @@ class Format:
     file: str
     precisions: tuple[str, ...]
     write: Callable[[nn.Module, np.ndarray, Path], None]
+    by_onnx: bool = True  # whether it is made from an ONNX file
 
 
 # by the names that handler.program.PROGRAMS loads; `make compare` times them
@@ -100,8 +128,21 @@ EXPORT_FORMATS = {
     "openvino-int8": Format("model.xml", ("int8",), write_openvino_int8),
     "onnxruntime-int8": Format("model.onnx", ("int8",), write_onnxruntime_int8),
     "onnxruntime": Format("model.onnx", ("f32",), write_onnx),
-    "torch": Format("model.pt2", ("bf16", "f16", "f32"), write_torch),
+    "torch": Format("model.pt2", ("bf16", "f16", "f32"), write_torch, by_onnx=False),
 }
 
 # one of these is the fastest on any CPU; which one depends on whether the CPU has bfloat16
 FASTEST = ("openvino", "openvino-int8")
+
+
+def export_to(format_name: str, program: nn.Module, crops: np.ndarray, folder: Path) -> None:
+    """Write a format's file into the new folder, calibrated on `crops`. UnsupportedError if its library cannot take the network."""
+    export_format = EXPORT_FORMATS[format_name]
+    folder.mkdir()
+    try:
+        with quiet_libraries():
+            export_format.write(program, crops, folder / export_format.file)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # torch, OpenVINO, NNCF and ONNX Runtime raise types of many kinds
+        raise UnsupportedError(why(error)) from error

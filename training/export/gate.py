@@ -15,7 +15,7 @@ import torch
 from handler.program import PROGRAMS, Program
 from scripts.errors import SeeFoodError
 from training.evaluation.confidence import fit_threshold
-from training.export.formats import EXPORT_FORMATS
+from training.export.formats import EXPORT_FORMATS, UnsupportedError, why
 
 MAX_LOSS = 0.005  # of top-1 accuracy
 MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # share of photos with the same top-1
@@ -44,13 +44,15 @@ class Measured:
 
 
 def programs(format_name: str, folder: Path) -> Iterator[Program]:
-    """The format's program in each of its precisions that is possible on this machine."""
+    """The format's program in each of its precisions that is possible on this machine. UnsupportedError if it cannot be loaded."""
     export_format = EXPORT_FORMATS[format_name]
     for precision in export_format.precisions:
         try:
             yield PROGRAMS[format_name](folder / export_format.file, [precision], 0, (1, BATCH))
         except ValueError as error:
             print(f"  {precision}: not on this machine ({error})", flush=True)
+        except Exception as error:  # OpenVINO and ONNX Runtime raise types of many kinds
+            raise UnsupportedError(why(error)) from error
 
 
 def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,9 +62,12 @@ def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple
 
 
 def measure(program: Program, reference: Reference) -> dict[str, float]:
-    """Metrics of a program on the held-out photos, beside float32 torch's."""
+    """Metrics of a program on the held-out photos, beside float32 torch's. UnsupportedError if it does not run."""
     started = time.perf_counter()
-    probabilities, confidence = in_batches(program, reference.crops)
+    try:
+        probabilities, confidence = in_batches(program, reference.crops)
+    except Exception as error:  # as in programs(): an operator may fail only when it runs
+        raise UnsupportedError(why(error)) from error
     elapsed = time.perf_counter() - started
     predicted, by_torch = probabilities.argmax(1), reference.expected.argmax(1)
     return {
@@ -87,7 +92,10 @@ def failure(precision: str, metrics: dict[str, float]) -> str | None:
 
 
 def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]:
-    """The programs of a format that pass, fastest first; each verdict is printed. AccuracyGateError if none passes."""
+    """The programs of a format that pass, fastest first; each verdict is printed. AccuracyGateError if none passes.
+
+    UnsupportedError if the format's library cannot load or run it.
+    """
     passed: list[Measured] = []
     reasons = []
     for program in programs(format_name, folder):

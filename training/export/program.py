@@ -56,7 +56,7 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     ValueError as read_data, held_out_photos and load_program, or if none of the photos that it was trained on is there.
     """
     params = Params(**checkpoint.params)
-    data = read_data(root or checkpoint.data_root, params.val_fraction, params.seed)
+    data = read_data(root or checkpoint.data_root, params.val_fraction, params.seed, params.near_duplicates)
     data = held_out_photos(checkpoint, data)
     seen = training_photos(data.train + data.held_out, checkpoint.trained_on)
     if not seen:

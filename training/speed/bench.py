@@ -129,10 +129,11 @@ def main() -> None:
     args = arguments.parse_args()
     os.environ["MLFLOW_TRACKING_URI"] = "none"  # MLflow keeps no benchmarks
     params = read_params(args.params).model_copy(update=BARE | {"epochs": 1, "global_batch_size": args.batch})
-    data = read_data(args.data, params.val_fraction, params.seed)
+    data = read_data(args.data, params.val_fraction, params.seed, params.near_duplicates)
     with tempfile.TemporaryDirectory() as folder:
         photos = sample(data, round(args.steps * args.batch / (1 - params.val_fraction)) + args.batch, Path(folder))
-        data = read_data(photos, params.val_fraction, params.seed, cache=None)  # a folder that is gone afterwards
+        # no cache: the folder is gone afterwards
+        data = read_data(photos, params.val_fraction, params.seed, params.near_duplicates, cache=None)
         for model in args.models:
             ratio = compare(data, params.model_copy(update={"model": model}), args.pairs)
             print(f"{model}: the loop reaches {ratio:.3f} of the bare loop's images/s (median of {args.pairs} pairs)")

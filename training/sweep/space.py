@@ -1,6 +1,7 @@
 """What a sweep searches: sweep.yaml, checked against the parameters that a run has."""
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,6 +34,8 @@ class Parameter(BaseModel):
     def _check(self) -> Self:
         if (self.low is None) != (self.high is None) or (self.low is None) == (self.choices is None):
             raise ValueError("expected low and high, or choices")
+        if not all(math.isfinite(end) for end in (self.low, self.high) if end is not None):
+            raise ValueError(f"low is {self.low} and high {self.high}, expected finite numbers")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low is {self.low} and high {self.high}, expected low < high")
         if self.log and (self.low is None or self.low <= 0):
@@ -71,7 +74,7 @@ def read_settings(path: Path, params: Params) -> Settings:
     """The search in a file. ValueError names each key, parameter or value that is wrong for these parameters."""
     try:
         settings = Settings(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except (OSError, yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as keys and values: {error}") from error
     except ValidationError as error:
         raise ValueError(f"{path}: {problems(error)}") from error

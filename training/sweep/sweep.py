@@ -7,6 +7,8 @@ continues: the interrupted trial from its last saved state, and optuna.db keeps 
 """
 
 import fcntl
+import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +24,12 @@ from scripts.model_name import check_model_name
 from training.params import Params, read_params
 from training.sweep.processes import end_left_over, watch
 from training.sweep.space import Settings, read_settings, suggest
-from training.sweep.study import next_trial, open_study
+from training.sweep.study import OtherSearchError, next_trial, open_study
 from training.sweep.trials import best_epoch, plot, print_table, ranked, read_history, shown, trial_folder, write_best
 from training.tracking.journal import Tracker
-from training.tracking.store import CLOSE_S
+from training.tracking.store import CLOSE_S, say
 
+STATE = "last.pt"  # of a run, by training/resume.py, whose import takes seconds
 MAX_FAILURES = 3  # in a row: then the cause is not the parameters
 
 
@@ -35,6 +38,7 @@ def run_trial(study: optuna.Study, trial: Trial, settings: Settings, command: li
     out = trial_folder(folder, trial.number)
     values = {name: suggest(trial, name, parameter) for name, parameter in settings.space.items()}
     params = Params(**base.model_dump() | values)
+    check_free(out, params)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "params.yaml", yaml.safe_dump(params.model_dump(), sort_keys=False))
     # a sweep that was killed could not end its training, which may still write here
@@ -58,7 +62,7 @@ def run_trial(study: optuna.Study, trial: Trial, settings: Settings, command: li
         with (out / "output.txt").open("ab") as output:
             pruned, status = watch([*command, "--params", f"{out}/params.yaml", "--out", str(out)], output, should_prune)
         should_prune()  # to report the epochs since the last poll
-    if status == 0:  # even if it was to be pruned: it ended first
+    if status == 0 and read_history(out):  # even if it was to be pruned: it ended first
         best = best_epoch(study, read_history(out), settings.metric)
         study.tell(trial, best[settings.metric])
         print(f"  {settings.metric} {best[settings.metric]:.4f} at epoch {best['epoch']:.0f}", flush=True)
@@ -69,11 +73,28 @@ def run_trial(study: optuna.Study, trial: Trial, settings: Settings, command: li
         tell_failure(study, trial, out / "output.txt", status)
 
 
+def check_free(out: Path, params: Params) -> None:
+    """OtherSearchError if a trial with other parameters has trained in the folder."""
+    try:
+        other = (out / "params.yaml").exists() and read_params(out / "params.yaml") != params
+    except ValueError:  # not one of a trial
+        other = True
+    if other:
+        raise OtherSearchError(
+            f"{out} holds a trial of another sweep, whose optuna.db is gone: move {out.parent} away, or choose another NAME="
+        )
+
+
 def tell_failure(study: optuna.Study, trial: Trial, output: Path, status: int) -> None:
-    """Tell Optuna that a trial failed, and why: the last line that its training printed."""
-    lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+    """Tell Optuna that a trial failed, and why: the last error that its training printed, or else its last line."""
+    text = output.read_text(encoding="utf-8", errors="replace")
     # a progress bar rewrites its line, with carriage returns
-    reason = next((line for line in reversed(lines) if line.strip()), "no output").split("\r")[-1]
+    lines = [last for line in text.split("\n") if (last := line.split("\r")[-1].strip())]
+    errors = [line for line in lines if line.startswith("error: ")]
+    reason = (errors or lines or ["no output"])[-1]
+    if status < 0:
+        why = ", most often for want of memory: a smaller global_batch_size" if status == -signal.SIGKILL else ""
+        reason = f"ended by {signal.Signals(-status).name}{why}; its last line: {reason}"
     trial.set_user_attr("error", reason)
     study.tell(trial, state=TrialState.FAIL)
     print(f"  failed with status {status}: {reason} (full output: {output})", flush=True)
@@ -113,6 +134,8 @@ def search(model: str, study: optuna.Study, settings: Settings, base: Params, da
     try:
         tracker.log_params({"data": str(data), "trials": trials, "sweep": settings.model_dump(exclude_none=True)})
         parent_run = None if tracker.uri == "none" else tracker.run_id(CLOSE_S)
+        if parent_run is None and tracker.uri != "none":
+            say("the sweep has no run in MLflow yet: its trials are recorded as runs of their own, not below it")
         # a process for each trial: its memory and its GPU are free when it ends, however it ends
         command = [sys.executable, "-m", "training.train", "--model", model]
         command += ["--data", str(data)] if data else []
@@ -142,12 +165,17 @@ def search(model: str, study: optuna.Study, settings: Settings, base: Params, da
 def sweep(model: str, data: Path | None, params: Params, settings: Settings, folder: Path, trials: int) -> None:
     """Search in `folder` until it holds `trials` trials of `model`. OtherSearchError if it holds another search."""
     check_model_name(model)
+    if trials < 1:
+        raise ValueError(f"{trials} trials were asked for, expected at least 1 (TRIALS=20)")
+    if (folder / STATE).exists():
+        raise OtherSearchError(f"{folder} holds a run and no sweep: give the sweep another name (NAME=...)")
     with locked(folder):
         study = open_study(folder, model, settings, params, data)
         search(model, study, settings, params, data, folder, trials)
         print_table(study, folder, settings.metric)
         if ranked(study):
-            print(f"written: {folder}/best.yaml, {folder}/sweep.png. Next: make train PARAMS={folder}/best.yaml")
+            words = [*([f"DATA={data}"] if data else []), f"PARAMS={folder}/best.yaml"]
+            print(f"written: {folder}/best.yaml, {folder}/sweep.png. Next: make train {shlex.join(words)}")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scripts.command import parser, run
 from training.tracking.sender import Sender
-from training.tracking.store import CLOSE_S, JOURNAL, public, reason_of, records_left, say, tracking_uri
+from training.tracking.store import CLOSE_S, JOURNAL, is_final, public, reason_of, records_left, say, tracking_uri
 
 POLL_S, RETRY_S, MAX_RETRY_S = 0.3, 1.0, 30.0
 
@@ -36,8 +36,11 @@ def follow(sender: Sender) -> None:
                 return None
         except Exception as error:  # MLflow, SQLAlchemy, boto3 and requests raise types of their own; none may end this
             if not failures:
-                say(f"cannot send to {address} ({reason_of(error, sender.uri)}); records wait in {JOURNAL}, training goes on")
+                later = f"records wait in {JOURNAL} and are sent once it can be reached, or by make track"
+                say(f"cannot send to {address} ({reason_of(error, sender.uri)}): training goes on, {later}")
             failures += 1
+            if ended and is_final(error):
+                return None
         pause_s = min(RETRY_S * 2 ** min(failures, 9), MAX_RETRY_S) if failures else POLL_S
         if ended:
             time.sleep(min(pause_s, RETRY_S))

@@ -55,6 +55,10 @@ class Tracker:
         """What runs are told apart by, e.g. commit and fingerprint; a later value replaces the one before."""
         self._append("tags", values=dict(values))
 
+    def log_input(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
+        """The data set, which MLflow's list of runs shows: its name, the digest of its photos, where it lies, and counts."""
+        self._append("input", name=name, digest=digest, source=source, profile=dict(profile))
+
     def log_artifact(self, path: Path) -> None:
         """A file or folder, as it is when it is sent."""
         self._append("artifact", path=self._stored(path))

@@ -52,7 +52,7 @@ def unseen_photos(challenger: Checkpoint, champion: Checkpoint | None, root: Pat
         )
     params = Params(**challenger.params)
     root = root or challenger.data_root
-    data = held_out_photos(challenger, read_data(root, params.val_fraction, params.seed))
+    data = held_out_photos(challenger, read_data(root, params.val_fraction, params.seed, params.near_duplicates))
     seen = set(champion.trained_on) if champion is not None else set()
     left = tuple(photo for photo in data.held_out if photo.sha256 not in seen)
     if not left:

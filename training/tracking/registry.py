@@ -59,6 +59,9 @@ class Registry:
         """The newest version that a run registered; without a run, the one with the alias. TrackingError if there is none."""
         if run is None:
             return self.named(CHALLENGER)
+        if not run.is_dir():
+            how = f"make train makes one, RUN=folder names another; sent from elsewhere: make track RUN={run} there"
+            raise TrackingError(f"there is no run {run}: {how}")
         run_id, _ = read_state(run.resolve(), self.uri)
         registered = self.client.search_model_versions(f"run_id = '{run_id}'") if run_id else []
         if not registered:

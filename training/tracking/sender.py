@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 JOURNAL_TAG = "seefood.journal"
 PARAM_LENGTH, PARAMS_PER_BATCH, METRICS_PER_BATCH = 6000, 100, 1000  # mlflow/utils/validation.py
+NAME_LENGTH, DIGEST_LENGTH = 500, 36  # of a data set, in the same file
 
 
 class RejectedRecordError(SeeFoodError):
@@ -157,6 +158,8 @@ class Sender(AbstractContextManager["Sender"]):
                 case "tags":
                     for name, value in event["values"].items():
                         self.client.set_tag(self.run_id, name, value)
+                case "input":
+                    self._send_input(event)
                 case "artifact":
                     path = self.folder / event["path"]
                     if not path.exists():
@@ -186,6 +189,14 @@ class Sender(AbstractContextManager["Sender"]):
         if cut != values:
             self.client.log_dict(self.run_id, dict(nested), "params.json")
         self.client.update_run(self.run_id, "RUNNING")
+
+    def _send_input(self, event: Mapping[str, Any]) -> None:
+        """Log the data set that the run is trained on; one that it has already stays the only one."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        digest, source = event["digest"][:DIGEST_LENGTH], json.dumps({"uri": event["source"]})
+        dataset = Dataset(event["name"][:NAME_LENGTH], digest, "local", source, profile=json.dumps(event["profile"]))
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _register(self, model: str | None, path: Path, sha256: str, time_ms: int) -> None:
         """Add the checkpoint to the registry, once, with the alias challenger unless a newer one has it already."""

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,6 +29,15 @@ JOURNAL, STATE = "tracking.jsonl", "tracking.state.json"
 RECORDS = (JOURNAL, STATE)
 CLOSE_S = 60.0  # the longest that the end of a run waits for the store
 REASON_LENGTH = 200
+ADDRESS = "MLFLOW_TRACKING_URI is expected to be http://host:port, sqlite:///file, or none"
+CREDENTIALS = "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and _PASSWORD, are missing, wrong or expired"
+# what does not pass by itself, by MLflow's codes, and what to do
+REFUSED = {
+    "UNAUTHENTICATED": CREDENTIALS,
+    "CUSTOMER_UNAUTHORIZED": CREDENTIALS,
+    "PERMISSION_DENIED": CREDENTIALS,
+    "ENDPOINT_NOT_FOUND": f"it is no MLflow server; {ADDRESS}",
+}
 
 
 class TrackingError(SeeFoodError, ValueError):
@@ -70,11 +80,35 @@ def open_client(uri: str) -> "MlflowClient":
     return MlflowClient(uri, uri)
 
 
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, the first cause last."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether the same request would fail again: an address or credentials that MLflow refuses, or a driver that is missing."""
+    for cause in chain(error):
+        if isinstance(cause, ModuleNotFoundError) or getattr(cause, "error_code", "") in REFUSED or is_unknown(cause):
+            return True
+    return False
+
+
+def is_unknown(error: BaseException) -> bool:
+    """Whether MLflow knows no kind of store with such an address."""
+    return type(error).__name__.endswith("StoreURIException")
+
+
 def reason_of(error: BaseException, uri: str) -> str:
-    """The first cause of an error, in one line, without passwords."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    return textwrap.shorten(f"{type(error).__name__}: {error}".replace(uri, public(uri)), REASON_LENGTH, placeholder=" ...")
+    """The first cause of an error, in one line, without passwords, and what to do where that is known."""
+    *outer, first = chain(error)
+    advice = next((REFUSED[code] for cause in (*outer, first) if (code := getattr(cause, "error_code", "")) in REFUSED), "")
+    if any(is_unknown(cause) for cause in outer):
+        return f"no kind of store has such an address; {ADDRESS}"
+    text = textwrap.shorten(f"{type(first).__name__}: {first}".replace(uri, public(uri)), REASON_LENGTH, placeholder=" ...")
+    return f"{text}; {advice}" if advice else text
 
 
 def say(message: str) -> None:

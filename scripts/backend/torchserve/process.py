@@ -83,7 +83,7 @@ def _prepare(run_dir: Path, min_free_bytes: int) -> None:
     except OSError as error:
         raise _unwritable(run_dir, error) from error
     if free < min_free_bytes:
-        raise ServeError(str(FullDiskError(run_dir, min_free_bytes, free).strerror))
+        raise ServeError(str(FullDiskError.lacking(run_dir, min_free_bytes, free).strerror))
 
 
 def _make_temp(run_dir: Path) -> None:

@@ -1,0 +1,100 @@
+"""What lies in a folder of photos as people have them: links are followed, leftovers of other programs are passed over."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# what systems and programs leave in folders, beside names that begin with a dot; in small letters
+LEFTOVERS = {
+    *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "system volume information"),  # Windows
+    *("@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@recently-snapshot"),  # Synology, QNAP
+    *("lost+found", "__pycache__", "picasa.ini"),
+}
+# files of macOS that hold a file's attributes on a disk which cannot: ._photo.jpg is no photo
+APPLE_DOUBLE = "._"
+
+
+@dataclass
+class Folder:
+    """A folder, its files and folders by name. Nothing in `files` was opened."""
+
+    path: Path
+    files: list[Path] = field(default_factory=list)
+    folders: list["Folder"] = field(default_factory=list)
+
+    def all_files(self) -> Iterator[Path]:
+        """Its files and those of all folders below it."""
+        yield from self.files
+        for folder in self.folders:
+            yield from folder.all_files()
+
+
+def leftover(name: str) -> str | None:
+    """The kind of a file or folder that systems and programs leave behind; None for any other name."""
+    if name.startswith(APPLE_DOUBLE):
+        return f"{APPLE_DOUBLE} file"
+    if name == ".DS_Store" or name.casefold() in LEFTOVERS:
+        return name.strip()
+    return "hidden" if name.startswith(".") else None
+
+
+def read_folder(path: Path, passed: Counter[str]) -> Folder:
+    """The tree below `path`, links followed. What is passed over is counted in `passed`, by kind: a leftover folder counts once.
+
+    OSError if `path` itself cannot be listed.
+    """
+    status = path.stat()
+    return _read(path, {(status.st_dev, status.st_ino)}, passed)
+
+
+def _read(path: Path, above: set[tuple[int, int]], passed: Counter[str]) -> Folder:
+    """`above` has the device and inode of the folder and of all above it: a link to one of them would never end."""
+    folder = Folder(path)
+    with os.scandir(path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if kind := leftover(entry.name):
+                passed[kind] += 1
+                continue
+            try:
+                _add(folder, entry, above, passed)
+            except OSError as error:
+                passed["link that leads nowhere" if entry.is_symlink() else f"not readable ({error.strerror})"] += 1
+    return folder
+
+
+def _add(folder: Folder, entry: os.DirEntry[str], above: set[tuple[int, int]], passed: Counter[str]) -> None:
+    if entry.is_file():
+        folder.files.append(folder.path / entry.name)
+    elif entry.is_dir():
+        status = entry.stat()
+        place = (status.st_dev, status.st_ino)
+        if place in above:
+            passed["link to a folder above it"] += 1
+        else:
+            folder.folders.append(_read(folder.path / entry.name, above | {place}, passed))
+    else:
+        passed["link that leads nowhere" if entry.is_symlink() else "no file (a device, pipe or socket)"] += 1
+
+
+def files_below(path: Path, passed: Counter[str]) -> list[Path]:
+    """All files of the tree below `path`, sorted; see read_folder."""
+    return sorted(read_folder(path, passed).all_files())
+
+
+def shown(path: Path) -> str:
+    """A path for people and for files in UTF-8: bytes of its name that are no UTF-8 become question marks."""
+    return str(path).encode(errors="replace").decode()
+
+
+def listed(counts: Counter[str]) -> str:
+    """Counts by kind for people, most first: "7 .txt, 3 .DS_Store"."""
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+
+
+def not_taken(path: Path, counts: Counter[str]) -> str:
+    """A line for people about files of `path` that are not taken, by kind; "" if there are none."""
+    total = counts.total()
+    return f"not taken: {total} file{'s' * (total != 1)} of {path}: {listed(counts)}" if total else ""

@@ -1,0 +1,205 @@
+"""What counts as a near-duplicate: copies do, different things before one background do not; and that the search stays fast."""
+
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageEnhance, ImageOps
+
+from scripts.command import run
+from tests.conftest import ROOT, SHARED, needs_photos
+from training.data import ingest, prepare
+from training.data.duplicates import groups_of, near_duplicate_pairs
+from training.data.measure_duplicates import COPIES, merged, scenes
+from training.data.pictures import draw
+from training.data.sets import find_photos, read_data
+from training.data.split import hash_photos
+from training.data.thumbnail import thumbnail_of
+from training.params import NEAR_DUPLICATES, read_params
+
+# ways in which a hundredth and more of the copies are missed, by the table in training/README.md
+HARD = {"brightness x 1.3", "cropped by 4 % all round", "cropped by 5 % at the top"}
+
+
+def pictures(count):
+    """Generated pictures, each another."""
+    return [draw(number % 4, random.Random(number), (240, 180)) for number in range(count)]
+
+
+def before_one_background(kind, count):
+    rng, things = random.Random(0), pictures(count + 9)
+    scene = scenes(things)[kind]
+    return [scene(thing, rng) for thing in things[:count]]
+
+
+def pairs_of(images, limit=NEAR_DUPLICATES):
+    return near_duplicate_pairs(np.stack([thumbnail_of(image) for image in images]), limit)
+
+
+@pytest.fixture(scope="module")
+def trays():
+    """240 pictures of different things on one tray."""
+    return before_one_background("one tray, dish of a third", 240)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "photos as they are",
+        pytest.param("one tray, dish of a third", marks=pytest.mark.slow),
+        pytest.param("product of a sixth of it", marks=pytest.mark.slow),
+    ],
+)
+def test_copies_made_in_every_way_are_found(kind):
+    images = before_one_background(kind, 12)
+    copies = [change(image) for way, change in COPIES.items() if way not in HARD for image in images]
+    groups = groups_of(pairs_of(images + copies), len(images + copies)).reshape(-1, len(images))
+    assert (groups == groups[:1]).mean() > 0.98
+    assert len(set(groups[0])) == len(images)
+
+
+@pytest.mark.parametrize("kind", ["one tray, dish of a third", "product of half a white page", "product of a sixth of it"])
+def test_different_things_before_one_background_are_different(kind):
+    assert merged(groups_of(pairs_of(before_one_background(kind, 40)), 40)) == 0
+
+
+def test_same_things_of_another_colour_are_different():
+    apple = Image.new("RGB", (200, 200), "white")
+    apple.paste((200, 40, 40), (60, 60, 140, 140))
+    pear = Image.new("RGB", (200, 200), "white")
+    pear.paste((20, 112, 60), (60, 60, 140, 140))
+    assert not len(pairs_of([apple, pear]))
+
+
+def test_limit_of_0_finds_nothing(trays):
+    assert not len(pairs_of([trays[0], trays[0]], limit=0))
+    assert len(pairs_of([trays[0], trays[0]])) == 1
+
+
+@pytest.mark.slow
+def test_no_third_photo_changes_what_a_pair_is(trays):
+    few, copies = trays[:30], [ImageOps.mirror(image) for image in trays[:10]]
+    alone = {tuple(pair) for pair in pairs_of(few + copies)}
+    among = {tuple(pair) for pair in pairs_of(few + copies + trays[30:])}
+    assert alone == {pair for pair in among if max(pair) < 40} == {(i, 30 + i) for i in range(10)}
+
+
+def test_new_photos_are_compared_as_a_whole_set_is(trays):
+    thumbnails = np.stack([thumbnail_of(image) for image in [*trays[:40], *map(ImageOps.mirror, trays[:5])]])
+    of_all = near_duplicate_pairs(thumbnails, NEAR_DUPLICATES)
+    of_new = near_duplicate_pairs(thumbnails, NEAR_DUPLICATES, first_new=40)
+    assert of_all.tolist() == of_new.tolist() == [[i, 40 + i] for i in range(5)]
+    assert not len(near_duplicate_pairs(thumbnails[:44], NEAR_DUPLICATES, first_new=44))
+
+
+@pytest.fixture
+def canteen(tmp_path, monkeypatch, trays):
+    """The folder `trays` of 300 photos of four dishes from one camera: 240 different trays, a copy of every fourth in `copies`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    for number, image in enumerate(trays):
+        folder = Path("trays" if number < 200 else "new", f"dish_{number % 4}")
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{number:03d}.jpg", quality=90)
+        if number < 20:
+            Path("copies", folder.name).mkdir(parents=True, exist_ok=True)
+            copy = ImageEnhance.Brightness(ImageOps.mirror(image) if number % 2 else image).enhance(0.8)
+            copy.resize((200, 150)).save(Path("copies", folder.name, f"{number:03d}.jpg"), quality=50)
+    return tmp_path
+
+
+def command(monkeypatch, capsys, module, *arguments):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    return run(module.main), *capsys.readouterr()
+
+
+def test_trays_from_one_camera_are_split_and_taken_and_their_copies_refused(monkeypatch, capsys, canteen):
+    status, output, errors = command(monkeypatch, capsys, prepare, "--data", "trays")
+    assert (status, errors) == (0, "")
+    held_out = int(re.search(r"(\d+) held out", output)[1])
+    assert held_out == pytest.approx(0.1 * 200, abs=12)  # a binomial's standard deviation is 4
+    status, output, _ = command(monkeypatch, capsys, ingest, "new", "--data", "trays")
+    assert (status, "40 photos added, 0 present already, 0 refused" in output) == (0, True)
+    status, output, _ = command(monkeypatch, capsys, ingest, "copies", "--data", "trays")
+    assert status == 1
+    assert "0 photos added, 0 present already, 20 refused: 20 near-duplicate" in output
+
+
+def test_many_near_duplicates_are_a_warning_that_names_two_and_the_parameter(capsys, canteen):
+    for path in sorted(Path("trays/dish_1").iterdir()):
+        ImageEnhance.Brightness(Image.open(path)).enhance(0.8).save(path.with_stem(f"{path.stem}_darker"))
+    read_data(Path("trays"), 0.1, 0, cache=None)
+    errors = capsys.readouterr().err
+    found = re.search(r"warning: 100 of 250 photos count as near-duplicates of others, such as (\S+) and (\S+); if those", errors)
+    assert found
+    assert Path(found[2]).stem == f"{Path(found[1]).stem}_darker"
+    assert "lower near_duplicates in params.yaml (0: only the same bytes are duplicates)" in errors
+    data = read_data(Path("trays"), 0.1, 0, near_duplicates=0, cache=None)
+    assert len(data.train) + len(data.held_out) == 250
+    assert capsys.readouterr().err == ""
+
+
+def test_classes_that_are_one_group_each_are_an_error_that_names_the_cause(tmp_path):
+    for label in ("one", "two"):
+        (tmp_path / label).mkdir()
+        image = draw(len(label), random.Random(label), (100, 100))
+        for number in range(8):
+            ImageEnhance.Brightness(image).enhance(0.8 + 0.02 * number).save(tmp_path / label / f"{number}.png")
+    with pytest.raises(ValueError, match=r"0 to hold out.*: 16 of 16 photos count as near-duplicates .* lower near_duplicates"):
+        read_data(tmp_path, 0.1, 0, cache=None)
+
+
+@pytest.mark.parametrize("left", ["old", "broken", "another size"])
+def test_cache_of_another_version_is_replaced(tmp_path, generated, left):
+    photos, expected = hash_photos(generated, find_photos(generated)[1], tmp_path)
+    (cache,) = tmp_path.iterdir()
+    if left == "old":
+        cache.unlink()
+        cache.with_suffix(".json").write_text('{"class_0/000.jpg 1 2": ["ab", "00"]}')
+    elif left == "broken":
+        cache.write_bytes(cache.read_bytes()[:1000])
+    else:
+        np.savez(cache, keys=np.array(["a"]), sha256=np.array(["b"]), thumbnails=np.zeros((1, 256), np.uint8))
+    for _ in range(2):
+        again, thumbnails = hash_photos(generated, find_photos(generated)[1], tmp_path)
+        assert (again, thumbnails.tolist()) == (photos, expected.tolist())
+    assert list(tmp_path.iterdir()) == [cache]
+
+
+def test_default_is_that_of_the_parameter_file():
+    assert read_params(ROOT / "params.yaml").near_duplicates == NEAR_DUPLICATES
+    assert "near_duplicates" in yaml.safe_load((ROOT / "model_store" / "starter" / "params.yaml").read_text())
+
+
+@pytest.mark.slow
+def test_thousands_of_photos_before_one_background_are_compared_in_a_minute_or_so():
+    rng = np.random.default_rng(0)
+    thumbnails = np.tile(
+        thumbnail_of(before_one_background("one tray, dish of a third", 1)[0]).reshape(1, 32, 32, 3), (5000, 1, 1, 1)
+    )
+    things = rng.integers(0, 256, (5000, 4, 4, 3)).repeat(3, 1).repeat(3, 2)
+    thumbnails[:, 10:22, 10:22] = things
+    thumbnails = (thumbnails + rng.normal(0, 2, thumbnails.shape)).clip(0, 255).astype(np.uint8).reshape(5000, -1)
+    start = time.process_time()
+    assert not len(near_duplicate_pairs(thumbnails, NEAR_DUPLICATES))
+    assert time.process_time() - start < 300  # of the processor: others may need it, too
+
+
+@needs_photos
+@pytest.mark.slow
+def test_measured_shares_are_those_of_the_readme():
+    program = [sys.executable, "-m", "training.data.measure_duplicates", str(SHARED / "data" / "food10"), "--count", "100"]
+    shown = subprocess.run([*program, "--copied", "20"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = re.findall(r"^(.+?) +([\d.]+)% +([\d.]+)% +([\d.]+)% +([\d.]+)%$", shown, re.MULTILINE)
+    assert len(rows) == 8
+    for kind, _, missed, before, apart in rows:
+        assert float(missed) <= 5, kind
+        assert float(apart) <= 60, kind
+        assert kind == "photos as they are" or float(before) > 50

@@ -1,0 +1,70 @@
+"""make mlflow: its port, and that MLflow serves the run list there."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import LIMIT_S, ROOT, free_port
+from training.tracking.ui import check_port
+
+
+def mlflow(*arguments, **environment):
+    """The command that make runs, and what it printed."""
+    command = ["make", "-o", ".venv/installed-train", "mlflow", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+
+
+def test_taken_port_is_refused_at_once_with_another_one():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = mlflow(f"PORT={port}", MLFLOW_TRACKING_URI="sqlite:///nothing.db")
+    assert done.returncode != 0
+    assert f"error: port {port} is taken by another program: choose another one, make mlflow PORT=" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", "5000.5", "0x50"])
+def test_what_is_no_port_is_refused(port):
+    with pytest.raises(ValueError, match=f"the port is '{port}', expected a number from 1 to 65535: make mlflow PORT=5055"):
+        check_port(port)
+
+
+def test_where_nothing_is_recorded_there_is_nothing_to_show():
+    done = mlflow(f"PORT={free_port()}", MLFLOW_TRACKING_URI="none")
+    assert done.returncode != 0
+    assert "error: MLFLOW_TRACKING_URI is none: unset it" in done.stderr
+
+
+@pytest.mark.slow
+def test_pages_are_served_at_the_port_that_was_given(tmp_path):
+    port = free_port()
+    command = [sys.executable, "-m", "training.tracking.ui", "--port", str(port)]
+    store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | store, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.send_signal(signal.SIGTERM)
+        output = process.communicate(timeout=LIMIT_S)[0].decode()
+        psutil.wait_procs(family, timeout=LIMIT_S)
+    assert f"starts at http://127.0.0.1:{port}/" in output
+
+
+def answers(url):
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,74 @@
+"""The labelled photos that someone gives to `make ingest`: a folder of class folders, or a CSV."""
+
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+from scripts.folders import leftover, not_taken, read_folder
+from training.data.label_lists import LIST_SUFFIXES, read_label_list
+from training.data.selection import GivenPhoto
+from training.data.split_names import split_name
+
+
+def read_given(source: Path) -> list[GivenPhoto]:
+    """The labelled photos in a folder or a CSV; what is passed over is said on stderr.
+
+    ValueError if it is neither, holds no photo, or a folder cannot be a class's.
+    """
+    if source.is_dir():
+        given, remark = _in_class_folders(source)
+    elif source.suffix.lower() in LIST_SUFFIXES and source.is_file():
+        given, remark = _in_list(source)
+    else:
+        raise ValueError(f"{source} is neither a folder of class folders nor a CSV with the columns path,label")
+    if not given:
+        raise ValueError(f"{source} holds no photo in a class folder" if source.is_dir() else f"{source} has no good row: {remark}")
+    if remark:
+        print(remark, file=sys.stderr)
+    return given
+
+
+def _in_list(source: Path) -> tuple[list[GivenPhoto], str]:
+    found, given = read_label_list(source), []
+    for row in found.rows:
+        photo = GivenPhoto(row.path, row.label)
+        if not row.path.is_file():  # given all the same: it is in the list of refused photos, too
+            found.problems.append(f"line {row.line}: no file {row.path}: paths are relative to the list's folder")
+        try:
+            check_label(photo)
+            given.append(photo)
+        except ValueError as error:
+            found.problems.append(f"line {row.line}: {error}")
+    return given, found.remark(source)
+
+
+def check_label(photo: GivenPhoto) -> None:
+    """ValueError for a label that cannot be the name of a class folder, or is that of a split."""
+    label = photo.label
+    split = split_name(label)
+    if split and not split.rest:
+        raise ValueError(
+            f"{photo.path} has the label {label!r}, expected the name of a class: {label!r} is that of a split. Give a split's "
+            f"class folders (FROM=.../{label}), or rename the class ({label}_class)"
+        )
+    if label != Path(label).name or leftover(label) or not label.isprintable():
+        raise ValueError(f"{photo.path} has the label {label!r}, expected the name of a class, which can be that of a folder")
+
+
+def _in_class_folders(source: Path) -> tuple[list[GivenPhoto], str]:
+    passed: Counter[str] = Counter()
+    tree = read_folder(source, passed)
+    beside = len(tree.files)
+    # one folder inside another, as unpacked archives are
+    while len(tree.folders) == 1 and not tree.folders[0].files and len(tree.folders[0].folders) > 1:
+        tree = tree.folders[0]
+    given = [
+        GivenPhoto(path, unicodedata.normalize("NFC", folder.path.name))
+        for folder in tree.folders
+        for path in sorted(folder.all_files())
+    ]
+    for photo in given:
+        check_label(photo)
+    passed = Counter({"beside the class folders": beside}) + passed
+    return given, not_taken(source, passed)
