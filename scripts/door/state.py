@@ -1,0 +1,66 @@
+"""What serve tells the door, a line of JSON a second on its standard input: health, models, and which versions answer.
+
+Where no line has come for a while, serve hangs: the door is not ready then, whatever the last line said.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.door.errors import DoorError
+
+# a line comes each second; this many are late when nobody has looked
+SILENT_S = 6.0
+
+
+@dataclass
+class State:
+    """The last line, and when it came.
+
+    `models`: by name {"default": version or null, "versions": {version: what its worker says of itself (SeefoodHandler.describe)}}
+    """
+
+    live: bool = True
+    ready: bool = False
+    why: str = "starting"
+    draining: bool = False
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    at: float = field(default_factory=time.monotonic)
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        """The next line."""
+        self.live, self.ready, self.why = line["live"], line["ready"], line.get("why", "")
+        self.draining, self.models = line.get("draining", False), line["models"]
+        self.at = time.monotonic()
+
+    @property
+    def silent(self) -> bool:
+        """Whether serve has not been heard of for too long."""
+        return time.monotonic() - self.at > SILENT_S
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """(ready, the content of /readyz)."""
+        ready, why = self.ready, self.why
+        if self.silent:
+            ready, why = False, "the last look is too long ago"
+        default = next((model["default"] for model in self.models.values()), None)
+        return ready, {"ready": ready, "version": default} | ({} if ready else {"why": why})
+
+    def chosen(self, model: str, version: str | None) -> str:
+        """The version that answers: the one that is named, or the default. DoorError 404 for one that is not there, 503 for none yet."""
+        if not self.models:
+            raise DoorError(f"no model is served yet: {self.why}", 503, "UnavailableError", retry_after_s=2)
+        if model not in self.models:
+            raise DoorError(f"there is no model {model[:80]!r}, expected {' or '.join(sorted(self.models))}", 404, "NotFoundError")
+        versions, default = self.models[model]["versions"], self.models[model]["default"]
+        if version is not None and version not in versions:
+            raise DoorError(f"{model} has no version {version[:80]!r}, expected {' or '.join(sorted(versions))}", 404, "NotFoundError")
+        if version is None and default is None:
+            raise DoorError(f"no version of {model} is served yet: {self.why}", 503, "UnavailableError", retry_after_s=2)
+        return version or str(default)
+
+    def described(self, model: str, version: str) -> Mapping[str, Any]:
+        """What a version says of itself."""
+        described: Mapping[str, Any] = self.models[model]["versions"][version]
+        return described
