@@ -7,11 +7,25 @@ from scripts.errors import SeeFoodError
 
 
 class BackendDownError(SeeFoodError):
-    """The backend gave no answer: it is starting, has ended, or a worker ended under the request."""
+    """The backend gave no answer: it is starting, it has ended, or a worker ended under the request."""
+
+
+class PredictionFailedError(BackendDownError):
+    """The model raised an exception, for this request or for another one in its batch."""
+
+
+class Question(NamedTuple):
+    """A photo's bytes for one version of a model, and the headers that its worker shall see."""
+
+    model: str
+    version: str
+    photo: bytes
+    headers: Mapping[str, str]
+    explain: bool = False
 
 
 class Answer(NamedTuple):
-    """An HTTP status, headers by name in lower case, and a body."""
+    """The worker's answer, or its error about the request: an HTTP status, headers by name in lower case, and a body."""
 
     status: int
     headers: Mapping[str, str]
@@ -21,8 +35,8 @@ class Answer(NamedTuple):
 class Backend(Protocol):
     """What the door needs."""
 
-    async def predict(self, model: str, version: str | None, photo: bytes, headers: Mapping[str, str], explain: bool = False) -> Answer:
-        """The answer of a version, or of the default one, to a photo's bytes. BackendDownError without one."""
+    async def ask(self, question: Question) -> Answer:
+        """The worker's answer. BackendDownError without one."""
         ...
 
     def close(self) -> None:

@@ -84,7 +84,10 @@ class Admission:
     async def _wait(self, cost: Cost) -> None:
         if self._waiting and self.waiting_cpu_s + cost.cpu_s > self.limits.waiting_cpu_s:
             raise DoorError(
-                "the server is busy: send this request again later", 503, "BusyError", retry_after_s=max(1.0, self.waiting_cpu_s / 2)
+                "the server is busy: send this request again later",
+                503,
+                "BusyError",
+                retry_after_s=max(1.0, self.waiting_cpu_s / 2),
             )
         turn = time.monotonic() + PATIENCE * cost.cpu_s
         waiting = _Waiting(turn, next(self._numbers), cost, asyncio.get_running_loop().create_future())

@@ -48,14 +48,16 @@ class State:
         return ready, {"ready": ready, "version": default} | ({} if ready else {"why": why})
 
     def chosen(self, model: str, version: str | None) -> str:
-        """The version that answers: the one that is named, or the default. DoorError 404 for one that is not there, 503 for none yet."""
+        """The version that answers: the one that is named, or the default. DoorError 404, or 503 for none yet."""
         if not self.models:
             raise DoorError(f"no model is served yet: {self.why}", 503, "UnavailableError", retry_after_s=2)
         if model not in self.models:
             raise DoorError(f"there is no model {model[:80]!r}, expected {' or '.join(sorted(self.models))}", 404, "NotFoundError")
         versions, default = self.models[model]["versions"], self.models[model]["default"]
         if version is not None and version not in versions:
-            raise DoorError(f"{model} has no version {version[:80]!r}, expected {' or '.join(sorted(versions))}", 404, "NotFoundError")
+            raise DoorError(
+                f"{model} has no version {version[:80]!r}, expected {' or '.join(sorted(versions))}", 404, "NotFoundError"
+            )
         if version is None and default is None:
             raise DoorError(f"no version of {model} is served yet: {self.why}", 503, "UnavailableError", retry_after_s=2)
         return version or str(default)

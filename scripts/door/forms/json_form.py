@@ -1,0 +1,64 @@
+"""JSON that holds photos as base64: ours, and the "instances" of KServe and TensorFlow Serving."""
+
+import json
+from typing import Any
+
+from scripts.door.errors import DoorError
+from scripts.door.forms.asked import PHOTO_FIELDS, Found
+from scripts.door.forms.base64_text import from_base64
+from scripts.door.forms.limits import MAX_INSTANCES, MAX_JSON_VALUES
+
+BASE64_FIELDS = (*PHOTO_FIELDS, "b64", "image_bytes", "bytes")
+
+
+def begins_as_json(whole: bytes) -> bool:
+    """Whether a body looks like a JSON object, whatever its content type."""
+    start = whole[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return start.startswith(b"{") or whole[:4] in (b"\xff\xfe{\0", b"\xfe\xff\0{")
+
+
+def read_json(whole: bytes, charset: str, found: Found) -> None:
+    """Add what the JSON holds. DoorError."""
+    try:
+        # with a byte order mark or without, in UTF-8, UTF-16 or UTF-32
+        text = whole.decode("utf-8-sig" if charset.lower() in ("utf-8", "utf8") else charset or json.detect_encoding(whole))
+    except (UnicodeDecodeError, LookupError) as error:
+        raise DoorError(f"the JSON is not text in {charset or 'UTF-8'}: {error}") from error
+    if sum(text.count(sign) for sign in "[{,") > MAX_JSON_VALUES:
+        raise DoorError(f"the JSON holds over {MAX_JSON_VALUES:,} values, the limit", 413)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DoorError(f"the body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DoorError(f'the JSON is a {type(value).__name__}, expected an object like {{"image": "<base64>"}}')
+    parameters = value.get("parameters")
+    if isinstance(parameters, dict):
+        found.top_k.append(("parameters", parameters.get("top_k")))
+    found.top_k.append(("top_k", value.get("top_k")))
+    if "instances" not in value:
+        found.photos.append(_photo_in(value, "the JSON"))
+        return
+    instances = value["instances"]
+    if not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
+        number = len(instances) if isinstance(instances, list) else type(instances).__name__
+        raise DoorError(f"instances must be a list of 1 to {MAX_INSTANCES}, found {number}")
+    found.instances = True
+    for number, instance in enumerate(instances):
+        if isinstance(instance, dict):
+            found.top_k.append((f"instance {number}", instance.get("top_k")))
+        found.photos.append(_photo_in(instance, f"instance {number}"))
+
+
+def _photo_in(value: Any, where: str) -> bytes:
+    """The photo in a JSON value: base64 as a string, or in an object's field, which may hold {"b64": ...} again."""
+    if isinstance(value, dict):
+        names = [name for name in BASE64_FIELDS if name in value]
+        if not names:
+            raise DoorError(f'{where} holds no photo: fields {str(sorted(value))[:200]}, expected "image" with base64')
+        if len(names) > 1:
+            raise DoorError(f"{where} holds several photos: {names}, expected one")
+        return _photo_in(value[names[0]], f"{where}'s {names[0]}")
+    if not isinstance(value, str):
+        raise DoorError(f"{where} is a {type(value).__name__}, expected base64 in a string")
+    return from_base64(value.encode(errors="replace"), where)
