@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
 
 from handler.cost import Cost
 from scripts.backend.answer import Answer, Backend, BackendDownError, PredictionFailedError, Question
@@ -131,15 +130,14 @@ async def _until_gone(request: Request) -> AsyncIterator[None]:
     task, gone = asyncio.current_task(), False
     assert task is not None
 
-    def cancel(watch: "asyncio.Task[Message]") -> None:
+    async def cancel() -> None:
         nonlocal gone
-        if not watch.cancelled():
-            gone = True
-            task.cancel()
+        # the body has been read: the next message can only be that the client has gone
+        await request.receive()
+        gone = True
+        task.cancel()
 
-    # the body has been read: the next message can only be that the client has gone
-    watch = asyncio.get_running_loop().create_task(request.receive())
-    watch.add_done_callback(cancel)
+    watch = asyncio.create_task(cancel())
     try:
         yield
     except asyncio.CancelledError:
@@ -148,5 +146,4 @@ async def _until_gone(request: Request) -> AsyncIterator[None]:
         task.uncancel()
         raise ClientDisconnect from None
     finally:
-        watch.remove_done_callback(cancel)
         watch.cancel()
