@@ -9,14 +9,17 @@ import asyncio
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 
+from scripts.backend.answer import Backend
 from scripts.backend.torchserve.inference import Inference
 from scripts.command import parser, run
-from scripts.door.admission import Admission
+from scripts.door.admission import Admission, Limits
 from scripts.door.app import Door
+from scripts.door.http.limits import Limits as HttpLimits
 from scripts.door.http.server import HttpServer, Listener
 from scripts.door.log import AccessLog
 from scripts.door.metrics import Metrics
@@ -37,15 +40,37 @@ async def follow(state: State, server: HttpServer) -> None:
     server.stop()
 
 
+def http_limits(settings: Settings) -> HttpLimits:
+    """The settings of connections, as the HTTP layer has them."""
+    return HttpLimits(
+        head_s=settings.request_head_s,
+        body_s=settings.request_body_s,
+        body_rate=settings.request_rate,
+        write_rate=settings.answer_rate,
+        idle_s=settings.idle_connection_s,
+        connections=settings.connections,
+        connections_per_address=settings.connections_per_address,
+        stop_s=settings.drain_s,
+    )
+
+
+def predictions_of(backend: Backend, state: State, metrics: Metrics, settings: Settings) -> Predictions:
+    """What takes photos to the backend, within the settings' bounds."""
+    bounds = Limits(settings.worker_requests, settings.worker_cpu_s, settings.worker_bytes, settings.queue_cpu_s)
+    admission = Admission(bounds)
+    heat_maps = Admission(replace(bounds, running=settings.heat_maps)) if settings.heat_maps else None
+    metrics.watch(admission)
+    return Predictions(
+        backend, state, admission, heat_maps, BytesInFlight(settings.upload_bytes), metrics, settings.answer_timeout_s
+    )
+
+
 async def serve(args: argparse.Namespace, settings: Settings) -> None:
     """Answer until serve has gone, or SIGTERM."""
     backend, state, metrics = Inference(args.backend), State(), Metrics()
-    admission, heat_maps = Admission(settings.admission), Admission(settings.heat_map_admission)
-    metrics.watch(admission)
-    in_flight = BytesInFlight(settings.in_flight_bytes)
-    predictions = Predictions(backend, state, admission, heat_maps, in_flight, metrics, settings.answer_timeout_s)
-    application = Door(predictions, state, metrics, AccessLog(settings.access_log)).application()
-    server = HttpServer([Listener(application, args.host, args.port, settings.http, args.certificate, args.key)])
+    door = Door(predictions_of(backend, state, metrics, settings), state, metrics, AccessLog(settings.access_log))
+    listener = Listener(door.application(), args.host, args.port, http_limits(settings), args.certificate, args.key)
+    server = HttpServer([listener])
     # Ctrl-C reaches the whole process group: serve decides when the door ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)

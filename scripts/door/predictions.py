@@ -48,12 +48,12 @@ class BytesInFlight:
 
 @dataclass
 class Predictions:
-    """Takes photos to the backend. `heat_maps` admits requests for one; `timeout_s` bounds the backend's answer."""
+    """Takes photos to the backend. `heat_maps` admits requests for one, None: there are none; `timeout_s`: for the backend."""
 
     backend: Backend
     state: State
     admission: Admission
-    heat_maps: Admission
+    heat_maps: Admission | None
     in_flight: BytesInFlight
     metrics: Metrics
     timeout_s: float
@@ -90,6 +90,8 @@ class Predictions:
         if top_k is not None:
             headers["x-top-k"] = str(top_k)
         admission = self.heat_maps if explain else self.admission
+        if admission is None:
+            raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         waits = time.monotonic()
         async with _until_gone(request), admission.place(self._cost(photo)):
             times.queue_s = max(times.queue_s, time.monotonic() - waits)

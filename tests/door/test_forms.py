@@ -1,4 +1,4 @@
-"""Each form that a photo comes in, and what is wrong with it, by the reader of bodies alone; test_door.py sends them to a server."""
+"""Each form that a photo comes in, and what is wrong with it: the reader of bodies alone. test_door.py sends them to a server."""
 
 import base64
 import gzip
