@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
 
 from handler.cost import Cost
 from scripts.backend.answer import Answer, Backend, BackendDownError, PredictionFailedError, Question
@@ -49,12 +48,12 @@ class BytesInFlight:
 
 @dataclass
 class Predictions:
-    """Takes photos to the backend. `heat_maps` admits requests for one; `timeout_s` bounds the backend's answer."""
+    """Takes photos to the backend. `heat_maps` admits requests for one, None: there are none; `timeout_s`: for the backend."""
 
     backend: Backend
     state: State
     admission: Admission
-    heat_maps: Admission
+    heat_maps: Admission | None
     in_flight: BytesInFlight
     metrics: Metrics
     timeout_s: float
@@ -91,6 +90,8 @@ class Predictions:
         if top_k is not None:
             headers["x-top-k"] = str(top_k)
         admission = self.heat_maps if explain else self.admission
+        if admission is None:
+            raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         waits = time.monotonic()
         async with _until_gone(request), admission.place(self._cost(photo)):
             times.queue_s = max(times.queue_s, time.monotonic() - waits)
@@ -131,15 +132,14 @@ async def _until_gone(request: Request) -> AsyncIterator[None]:
     task, gone = asyncio.current_task(), False
     assert task is not None
 
-    def cancel(watch: "asyncio.Task[Message]") -> None:
+    async def cancel() -> None:
         nonlocal gone
-        if not watch.cancelled():
-            gone = True
-            task.cancel()
+        # the body has been read: the next message can only be that the client has gone
+        await request.receive()
+        gone = True
+        task.cancel()
 
-    # the body has been read: the next message can only be that the client has gone
-    watch = asyncio.get_running_loop().create_task(request.receive())
-    watch.add_done_callback(cancel)
+    watch = asyncio.create_task(cancel())
     try:
         yield
     except asyncio.CancelledError:
@@ -148,5 +148,4 @@ async def _until_gone(request: Request) -> AsyncIterator[None]:
         task.uncancel()
         raise ClientDisconnect from None
     finally:
-        watch.remove_done_callback(cancel)
         watch.cancel()
