@@ -14,6 +14,7 @@ from scripts.backend.torchserve import management, versions
 from scripts.backend.torchserve.inference import Inference
 from scripts.backend.torchserve.process import TorchServe
 from scripts.door.admission import Admission, Limits
+from scripts.door.api.openapi import api_routes
 from scripts.door.app import Door
 from scripts.door.log import AccessLog
 from scripts.door.metrics import Metrics
@@ -73,7 +74,7 @@ class Served:
         predictions = Predictions(self.backend, self.state, *admissions, BytesInFlight(2**28), metrics, LIMIT_S)
         self.door = Door(predictions, self.state, metrics, AccessLog(False))
         self.app = self.door.application()
-        self.app.app.router.routes += protocol_routes(predictions)
+        self.app.app.router.routes += [*protocol_routes(predictions), *api_routes(self.state)]
         self.app.app = OpenInferenceErrors(self.app.app)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -187,6 +187,8 @@ def test_compressed_request(client, photos, expected):
         ({"inputs": [tensor([b"a"], datatype="UINT8", data=[256])]}, "whole numbers from 0 to 255"),
         ({"inputs": [tensor([b"a"], parameters={"binary_data_size": 3})]}, "0 bytes follow the JSON"),
         ({"inputs": [tensor([b"a"], parameters={"shared_memory_region": "a"})]}, "shared memory"),
+        ({"outputs": None}, "outputs is None"),
+        ({"outputs": [{"name": {}}]}, "the output '{}' does not exist"),
         ({"outputs": [{"name": "logits"}]}, "the output 'logits' does not exist"),
         ({"outputs": [{"name": "label", "parameters": {"classification": 2}}]}, "classification"),
         ({"parameters": {"top_k": 0}}, "top_k is '0'"),
