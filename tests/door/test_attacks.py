@@ -1,4 +1,4 @@
-"""Attacks on the door, and an ordinary client beside each: every one of its photos is answered, memory is bounded, readiness stays true.
+"""Attacks on the door, and an ordinary client beside each: all its photos are answered, memory is bounded, readiness stays true.
 
 pytest -s prints what was seen.
 """
