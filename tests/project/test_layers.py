@@ -24,7 +24,7 @@ LEAVES_FOR_TRAINING = {f"scripts.{name}" for name in ("atomic", "command", "erro
 # preflight installs from the index that the set-up used; install.py runs before anything is installed, so it imports nothing
 COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
 # an archive must hold all that its handler imports; training conforms to these three of its files
-HANDLER_FOR_TRAINING = {"handler.photo_file", "handler.preprocess", "handler.program"}
+HANDLER_FOR_TRAINING = {"handler.limits", "handler.preprocess", "handler.program"}
 
 # what each part may import of what its extra installs
 PACKAGES = {
