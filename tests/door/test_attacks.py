@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import psutil
@@ -45,12 +46,12 @@ FLOODS = {
 }
 
 
-def flood(body: bytes) -> Callable[[object, threading.Event], Counter]:
+def flood(body: bytes) -> Callable[[object, threading.Event], Counter[Any]]:
     """Four clients that send a form again and again; their answers' statuses."""
 
-    def attack(server, stop: threading.Event) -> Counter:
-        def client(_: int) -> Counter:
-            seen: Counter = Counter()
+    def attack(server, stop: threading.Event) -> Counter[Any]:
+        def client(_: int) -> Counter[Any]:
+            seen: Counter[Any] = Counter()
             while not stop.is_set():
                 with contextlib.suppress(OSError, EOFError), connect(server) as connection:
                     threading.Thread(target=send_all, args=(connection, request("/predictions/seefood", body, MULTIPART))).start()
@@ -69,10 +70,10 @@ def send_all(connection: socket.socket, content: bytes) -> None:
         connection.sendall(content)
 
 
-def held(count: int, begin: bytes, each_s: Callable[[socket.socket], None] = lambda connection: None):
+def held(count: int, begin: bytes, each_s: Callable[[socket.socket], object] = lambda connection: None):
     """So many connections that begin in the same way, and are then used as `each_s` says, again and again; when they ended."""
 
-    def attack(server, stop: threading.Event) -> Counter:
+    def attack(server, stop: threading.Event) -> Counter[Any]:
         connections = []
         for _ in range(count):
             with contextlib.suppress(OSError):
@@ -123,9 +124,11 @@ def memory_mb(server) -> dict[str, int]:
     return {name: process.memory_info().rss // MEGABYTE for name, process in processes(server)}
 
 
-def ordinary(server, photo: bytes, stop: threading.Event) -> tuple[Counter, list[float], Counter]:
+def ordinary(server, photo: bytes, stop: threading.Event) -> tuple[Counter[int], list[float], Counter[int]]:
     """(statuses of photos, their seconds, answers of /readyz), one after the other, each on a new connection."""
-    statuses, seconds, ready = Counter(), [], Counter()
+    statuses: Counter[int] = Counter()
+    ready: Counter[int] = Counter()
+    seconds: list[float] = []
     while not stop.is_set():
         started = time.monotonic()
         statuses[httpx.post(server.url, content=photo, timeout=LIMIT_S).status_code] += 1
