@@ -66,6 +66,25 @@ class Settings:
     capture_age_s: float = 24 * 3600.0
     shadow_timeout_s: float = 30.0  # of one captured photo, sent to both versions
 
+    # --- the door: connections ---
+    request_head_s: float = 10.0  # from a request's first byte to the end of its head; a phone on a bad line needs 2
+    request_body_s: float = 300.0  # for a whole body; 28 MB at 100 kB/s take 280
+    request_rate: float = 1000.0  # bytes a second of a body, after its first 10 s; GPRS does more
+    answer_rate: float = 1000.0  # bytes a second at which a client reads an answer, after the first 10 s
+    idle_connection_s: float = 75.0  # longer than the 60 of an AWS load balancer, which then is the one that closes
+    connections: int = 10_000  # in all; each idle one takes about 10 kB
+    connections_per_address: int = 512  # a proxy's or a NAT's clients share one address
+
+    # --- the door: photos ---
+    upload_bytes: int = 128 * 1024 * 1024  # of bodies that are held at a time; more is a 503
+    worker_requests: int = 16  # at a worker at a time: a batch that runs, and the next
+    worker_cpu_s: float = 1.5  # ... of CPU, estimated: model-config.yaml's budget of a batch
+    worker_bytes: int = 64 * 1024 * 1024  # ... of photos, which TorchServe copies
+    queue_cpu_s: float = 10.0  # that may wait; more is a 503, which is better than a time-out later
+    heat_maps: int = 1  # at a time; 0 switches them off
+    answer_timeout_s: float = 60.0  # of a worker, which is restarted after half of that
+    access_log: bool = False  # a line of JSON for each request
+
     # --- rollout ---
     stale_s: float = 30.0  # an instance whose status is older is stale
     rollout_s: float = 300.0  # until all instances are reconciled

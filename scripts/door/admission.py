@@ -93,6 +93,7 @@ class Admission:
         waiting = _Waiting(turn, next(self._numbers), cost, asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiting, waiting)
         self.waiting_cpu_s += cost.cpu_s
+        self._next()  # its turn may be before that of a costly one, for which there is no room
         try:
             await waiting.go
         except asyncio.CancelledError:

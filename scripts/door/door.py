@@ -1,21 +1,100 @@
-"""The door's process: `python -m scripts.door.door`, started and watched by serve (scripts/serving/supervisor.py).
+"""The door's process: `python -m scripts.door.door`, started and watched by serve.
 
-Reads a line of JSON a second on standard input (state.py); at its end, or at SIGTERM, it takes no more connections, answers what it
-has, and ends.
+Reads a line of JSON a second on standard input (state.py). At its end, or at SIGTERM, no more connections are taken, what is in
+flight is answered, and the process ends.
 """
 
+import argparse
 import asyncio
 import json
+import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+import uvloop
+
+from scripts.backend.answer import Backend
+from scripts.backend.torchserve.inference import Inference
+from scripts.command import parser, run
+from scripts.door.admission import Admission, Limits
+from scripts.door.app import Door
+from scripts.door.http.limits import Limits as HttpLimits
+from scripts.door.http.server import HttpServer, Listener
+from scripts.door.log import AccessLog
+from scripts.door.metrics import Metrics
+from scripts.door.predictions import BytesInFlight, Predictions
 from scripts.door.state import State
+from scripts.settings import Settings
+
+# a line holds the description of each version, with all its labels
+LINE_BYTES = 64 * 1024 * 1024
 
 
-async def follow(state: State, ended: asyncio.Event) -> None:
-    """Take serve's lines until it has gone."""
-    reader = asyncio.StreamReader(limit=16 * 1024 * 1024)
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+async def follow(state: State, server: HttpServer) -> None:
+    """Take serve's lines; stop the server when serve has gone."""
+    reader = asyncio.StreamReader(limit=LINE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         state.take(json.loads(line))
-    ended.set()
+    server.stop()
+
+
+def http_limits(settings: Settings) -> HttpLimits:
+    """The settings of connections, as the HTTP layer has them."""
+    return HttpLimits(
+        head_s=settings.request_head_s,
+        body_s=settings.request_body_s,
+        body_rate=settings.request_rate,
+        write_rate=settings.answer_rate,
+        idle_s=settings.idle_connection_s,
+        connections=settings.connections,
+        connections_per_address=settings.connections_per_address,
+        stop_s=settings.drain_s,
+    )
+
+
+def predictions_of(backend: Backend, state: State, metrics: Metrics, settings: Settings) -> Predictions:
+    """What takes photos to the backend, within the settings' bounds."""
+    bounds = Limits(settings.worker_requests, settings.worker_cpu_s, settings.worker_bytes, settings.queue_cpu_s)
+    admission = Admission(bounds)
+    heat_maps = Admission(replace(bounds, running=settings.heat_maps)) if settings.heat_maps else None
+    metrics.watch(admission)
+    return Predictions(
+        backend, state, admission, heat_maps, BytesInFlight(settings.upload_bytes), metrics, settings.answer_timeout_s
+    )
+
+
+async def serve(args: argparse.Namespace, settings: Settings) -> None:
+    """Answer until serve has gone, or SIGTERM."""
+    backend, state, metrics = Inference(args.backend), State(), Metrics()
+    door = Door(predictions_of(backend, state, metrics, settings), state, metrics, AccessLog(settings.access_log))
+    listener = Listener(door.application(), args.host, args.port, http_limits(settings), args.certificate, args.key)
+    server = HttpServer([listener])
+    # Ctrl-C reaches the whole process group: serve decides when the door ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    following = asyncio.create_task(follow(state, server))
+    try:
+        await server.serve()
+    finally:
+        following.cancel()
+        backend.close()
+
+
+def main() -> int:
+    """Command line; see the module's docstring."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--host", default="127.0.0.1")
+    arguments.add_argument("--port", type=int, default=8080)
+    arguments.add_argument("--backend", required=True, help="TorchServe's inference address: http://host:port, or unix:PATH")
+    arguments.add_argument("--certificate", type=Path, help="a PEM file: HTTPS instead of HTTP")
+    arguments.add_argument("--key", type=Path, help="its key")
+    args = arguments.parse_args()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(args, Settings.from_environment()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -6,11 +6,10 @@ Whatever the client's protocol, its photos come this way.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
 
 from handler.cost import Cost
 from scripts.backend.answer import Answer, Backend, BackendDownError, PredictionFailedError, Question
@@ -49,12 +48,12 @@ class BytesInFlight:
 
 @dataclass
 class Predictions:
-    """Takes photos to the backend. `heat_maps` admits requests for one; `timeout_s` bounds the backend's answer."""
+    """Takes photos to the backend. `heat_maps` admits requests for one, None: there are none; `timeout_s`: for the backend."""
 
     backend: Backend
     state: State
     admission: Admission
-    heat_maps: Admission
+    heat_maps: Admission | None
     in_flight: BytesInFlight
     metrics: Metrics
     timeout_s: float
@@ -86,30 +85,37 @@ class Predictions:
     ) -> Answer:
         """The worker's answer to one photo, or its error. DoorError without one, ClientDisconnect if nobody waits for it."""
         times: Times = request.state.times
-        request.state.version = version = self.state.chosen(model, version)
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         if top_k is not None:
             headers["x-top-k"] = str(top_k)
+
+        def question() -> Question:
+            # chosen as late as can be: the default may have changed, and the one before may be gone
+            request.state.version = self.state.chosen(model, version)
+            return Question(model, request.state.version, photo, headers, explain)
+
         admission = self.heat_maps if explain else self.admission
+        if admission is None:
+            raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         waits = time.monotonic()
         async with _until_gone(request), admission.place(self._cost(photo)):
             times.queue_s = max(times.queue_s, time.monotonic() - waits)
-            answer = await self._ask(Question(model, version, photo, headers, explain))
+            answer = await self._ask(question)
         times.take_worker(answer.headers.get("server-timing", ""))
         return answer
 
     def _cost(self, photo: bytes) -> Cost:
         return Cost(len(photo), 0.01)
 
-    async def _ask(self, question: Question) -> Answer:
+    async def _ask(self, question: Callable[[], Question]) -> Answer:
         """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""
         try:
-            return await self._once(question)
+            return await self._once(question())
         except BackendDownError:
             self.metrics.retries.inc()
         async with self._alone:
             try:
-                return await self._once(question)
+                return await self._once(question())
             except PredictionFailedError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"{error} on this photo", 500, "ModelError") from error
@@ -131,15 +137,14 @@ async def _until_gone(request: Request) -> AsyncIterator[None]:
     task, gone = asyncio.current_task(), False
     assert task is not None
 
-    def cancel(watch: "asyncio.Task[Message]") -> None:
+    async def cancel() -> None:
         nonlocal gone
-        if not watch.cancelled():
-            gone = True
-            task.cancel()
+        # the body has been read: the next message can only be that the client has gone
+        await request.receive()
+        gone = True
+        task.cancel()
 
-    # the body has been read: the next message can only be that the client has gone
-    watch = asyncio.get_running_loop().create_task(request.receive())
-    watch.add_done_callback(cancel)
+    watch = asyncio.create_task(cancel())
     try:
         yield
     except asyncio.CancelledError:
@@ -148,5 +153,4 @@ async def _until_gone(request: Request) -> AsyncIterator[None]:
         task.uncancel()
         raise ClientDisconnect from None
     finally:
-        watch.remove_done_callback(cancel)
         watch.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import deque
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 import httptools
@@ -21,7 +22,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.reusable = True
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = bytearray()
@@ -29,8 +30,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's classes are not asyncio's
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio with the next bytes of the answer."""

@@ -2,9 +2,12 @@
 
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 from scripts.door.errors import DoorError
 from scripts.door.forms.limits import MEGABYTE
+
+HEADER_BYTES = 2  # of zlib's header: RFC 1950, 2.2
 
 
 class Plain:
@@ -22,30 +25,39 @@ class Inflater:
     """gzip or deflate, unpacked in pieces: a bomb is noticed at the limit, not in memory."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._raw, self._begun = name, zlib.decompressobj(-zlib.MAX_WBITS), False
-        # 32: zlib's header or gzip's, whichever is there
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        self._name, self._start = name, b""
+        self._stream: Any = None
 
     def write(self, chunk: bytes) -> Iterable[bytes]:
         """What the chunk unpacks to. DoorError."""
-        if self._stream.eof:
-            raise DoorError(f"the body goes on after its end as {self._name}")
+        if self._stream is None:
+            chunk, self._start = self._start + chunk, self._start + chunk
+            if len(chunk) < HEADER_BYTES:
+                return
+            self._stream = zlib.decompressobj(_window(self._name, chunk))
         while chunk:
+            if self._stream.eof:
+                raise DoorError(f"the body goes on after its end as {self._name}")
             try:
                 piece = self._stream.decompress(chunk, MEGABYTE)
             except zlib.error as error:
-                if self._begun or self._name != "deflate":
-                    raise DoorError(f"the body is not {self._name}, as Content-Encoding states: {error}") from error
-                # some send deflate without zlib's header, which RFC 9110, 8.4.1.2 wants
-                self._begun, self._stream = True, self._raw
-                continue
-            self._begun, chunk = True, self._stream.unconsumed_tail
-            yield piece
+                raise DoorError(f"the body is not {self._name}, as Content-Encoding states: {error}") from error
+            chunk = self._stream.unconsumed_tail or self._stream.unused_data
+            if piece:
+                yield piece
 
     def close(self) -> None:
         """Called at the body's end. DoorError if it is none of the stream."""
-        if not self._stream.eof:
+        if self._stream is None or not self._stream.eof:
             raise DoorError(f"the body breaks off: its {self._name} has no end")
+
+
+def _window(name: str, start: bytes) -> int:
+    """zlib's wbits. Some send deflate without zlib's header, which RFC 9110, 8.4.1.2 asks for; RFC 1950, 2.2: how it looks."""
+    if name == "deflate":
+        has_header = start[0] & 0x0F == 8 and int.from_bytes(start[:2]) % 31 == 0
+        return zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+    return zlib.MAX_WBITS | 16
 
 
 def inflater(encodings: str) -> Plain | Inflater:
