@@ -1,0 +1,157 @@
+"""How often a client may ask: token buckets for each address and for each key, 429 with Retry-After over the rate.
+
+A bucket fills at the rate and holds some seconds of it. Full buckets are forgotten, and beyond a number of clients those that
+were used longest ago: an attack from millions of addresses takes no more memory, and locks nobody else out.
+"""
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from scripts.door.access.keys import HEALTH_PATHS
+from scripts.door.access.refusal import refuse
+from scripts.door.errors import DoorError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPV6_PREFIX = 64  # what one customer has: RFC 6177
+MAX_FORWARDED = 32  # entries of X-Forwarded-For that are looked at
+
+
+@dataclass(frozen=True)
+class RateLimits:
+    """Requests a second; 0: no limit."""
+
+    per_address: float = 0.0  # off: behind a load balancer that is not trusted below, all clients have its address
+    per_key: float = 0.0  # of a key whose line has no rate of its own
+    burst_s: float = 10.0  # a bucket holds so many seconds of its rate: a page of photos at a time is no attack
+    clients: int = 100_000  # buckets at a time, some 250 bytes each
+    # addresses and networks whose X-Forwarded-For is believed; anyone else could write any address there
+    trusted_proxies: tuple[str, ...] = ()
+
+
+class Buckets:
+    """Token buckets by client."""
+
+    def __init__(self, burst_s: float, clients: int, now: Callable[[], float] = time.monotonic) -> None:
+        self.burst_s, self.clients, self.now = burst_s, clients, now
+        # by client: when its bucket is full again; those used last come last
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, client: str, rate: float) -> float:
+        """Take a token from the client's bucket: 0, or the seconds until there is one."""
+        now, token_s = self.now(), 1 / rate
+        depth_s = max(self.burst_s, token_s)
+        full_at = max(now, self._full_at.get(client, now)) + token_s
+        wait_s = full_at - now - depth_s
+        if wait_s > 1e-9:
+            return wait_s
+        self._full_at[client] = full_at
+        self._full_at.move_to_end(client)
+        self._forget(now)
+        return 0.0
+
+    def _forget(self, now: float) -> None:
+        while self._full_at:
+            client, full_at = next(iter(self._full_at.items()))
+            if full_at > now and len(self._full_at) <= self.clients:
+                return
+            del self._full_at[client]
+
+
+class Rates:
+    """ASGI: passes a request on if its client has a token left. `client_of` gives (client, rate), or None for no limit."""
+
+    def __init__(self, app: ASGIApp, buckets: Buckets, client_of: Callable[[Scope], tuple[str, float] | None]) -> None:
+        self.app, self.buckets, self.client_of = app, buckets, client_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http" and scope["path"] not in HEALTH_PATHS and (limit := self.client_of(scope)):
+            wait_s = self.buckets.take(*limit)
+            if wait_s:
+                message = f"over {limit[1]:g} requests a second: send this request again in {math.ceil(wait_s)} s"
+                await refuse(DoorError(message, 429, "RateError", retry_after_s=math.ceil(wait_s)), scope, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def key_of(limits: RateLimits) -> Callable[[Scope], tuple[str, float] | None]:
+    """For Rates: the request's key, at its own rate or the setting's."""
+
+    def client_of(scope: Scope) -> tuple[str, float] | None:
+        state = scope.get("state", {})
+        rate = state.get("key_rate") or limits.per_key
+        return (state["key"], rate) if "key" in state and rate else None
+
+    return client_of
+
+
+def address_of(limits: RateLimits) -> Callable[[Scope], tuple[str, float] | None]:
+    """For Rates: the client's address, at the setting's rate. ValueError for trusted proxies that are no networks."""
+    trusted = networks(limits.trusted_proxies)
+
+    def client_of(scope: Scope) -> tuple[str, float] | None:
+        return client_address(scope, trusted), limits.per_address
+
+    return client_of
+
+
+def networks(texts: Sequence[str]) -> list[Network]:
+    """Networks of texts such as 10.0.0.0/8, ::1. ValueError that names a bad one."""
+    found = []
+    for text in texts:
+        try:
+            found.append(ipaddress.ip_network(text))
+        except ValueError as error:
+            raise ValueError(f"the trusted proxy {text!r} is not an address or a network such as 10.0.0.0/8: {error}") from error
+    return found
+
+
+def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
+    """Whom a request comes from: the peer, or, behind trusted proxies, the last address that none of them has.
+
+    Of an IPv6 address, the network of its customer. A peer without an address (a Unix socket) is "local".
+    """
+    address = _parsed((scope.get("client") or ("",))[0])
+    if address is None:
+        return "local"
+    if _is_in(address, trusted):
+        forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
+        for entry in forwarded[: -MAX_FORWARDED - 1 : -1]:
+            before = _parsed(entry)
+            if before is None:
+                break
+            address = before
+            if not _is_in(address, trusted):
+                break
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((int(address), IPV6_PREFIX), strict=False))
+    return str(address)
+
+
+def _is_in(address: Address, trusted: Sequence[Network]) -> bool:
+    return any(address.version == network.version and address in network for network in trusted)
+
+
+def _parsed(text: str) -> Address | None:
+    """The address of 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1]:80; an IPv4 address in IPv6 is IPv4."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address

@@ -1,0 +1,71 @@
+"""What SageMaker demands of a container: GET /ping and POST /invocations, both on one port.
+
+Source: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html. SageMaker passes few headers on:
+Content-Type, Accept, X-Amzn-SageMaker-Custom-Attributes, and for endpoints of several models X-Amzn-SageMaker-Target-Model.
+It chooses among variants itself, so X-Amzn-SageMaker-Target-Variant says nothing here.
+"""
+
+import re
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from scripts.door.errors import DoorError, error_body
+from scripts.door.forms.body import Body
+from scripts.door.predictions import Predictions
+from scripts.door.protocols.several import answers, checked
+
+ATTRIBUTES, TARGET = "x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-target-model"
+TOP_K = re.compile(r"(?:^|[,;&\s])top_k\s*=\s*([^,;&\s]*)")
+
+
+class AttributesBody(Body):
+    """A body whose top_k may stand in the custom attributes: top_k=3, among others after commas or semicolons."""
+
+    def __init__(self, headers: Headers, query: QueryParams) -> None:
+        super().__init__(headers, query)
+        for value in TOP_K.findall(headers.get(ATTRIBUTES, "")):
+            self._found.top_k.append(("the custom attributes", value))
+
+
+class SageMaker:
+    """The two paths."""
+
+    def __init__(self, predictions: Predictions) -> None:
+        self.predictions, self.state = predictions, predictions.state
+
+    def routes(self) -> list[Route]:
+        """Its routes."""
+        return [Route("/ping", self.ping), Route("/invocations", self.invocations, methods=["POST"])]
+
+    async def ping(self, request: Request) -> Response:
+        """GET /ping: 200 once photos are answered, 503 before and when they are not."""
+        ready, why = self.state.readiness()
+        if ready:
+            return JSONResponse({"status": "Healthy"})
+        message = f"not ready: {why.get('why')}"
+        body = error_body(503, "UnavailableError", message, request.state.request_id, {"status": "Unhealthy"})
+        return Response(body, 503, media_type="application/json")
+
+    async def invocations(self, request: Request) -> Response:
+        """POST /invocations: a photo in any form; {"instances": [...]} is answered with {"predictions": [...]}."""
+        model = self._model(request.headers.get(TARGET))
+        version = self.state.chosen(model, None)
+        async with self.predictions.read(request, AttributesBody(request.headers, request.query_params)) as asked:
+            if asked.instances:
+                return JSONResponse(
+                    {"predictions": await answers(self.predictions, request, model, version, asked.photos, asked.top_k)}
+                )
+            answer = checked(await self.predictions.answer(request, model, version, asked.photos[0], asked.top_k))
+        return Response(answer.body, media_type=answer.headers.get("content-type", "application/json"))
+
+    def _model(self, target: str | None) -> str:
+        """The model that is named, else the only one."""
+        names = sorted(self.state.models)
+        if target:
+            return target.removesuffix(".tar.gz")
+        if len(names) > 1:
+            raise DoorError(f"there are several models: name one of {', '.join(names)} as X-Amzn-SageMaker-Target-Model")
+        return names[0] if names else ""

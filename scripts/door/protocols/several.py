@@ -1,0 +1,63 @@
+"""Several photos in one request: asked for at once, which the worker batches, and answered in their order or not at all."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+
+from scripts.backend.answer import Answer
+from scripts.door.errors import DoorError
+from scripts.door.predictions import Predictions
+
+
+async def answers(
+    predictions: Predictions,
+    request: Request,
+    model: str,
+    version: str,
+    photos: Sequence[bytes],
+    top_k: int | None,
+    explain: bool = False,
+) -> list[Any]:
+    """The JSON answer to each photo. DoorError for the first that has none, with its number from 0 if there are several."""
+    request = _asking_for_json(request)
+    tasks = [asyncio.ensure_future(predictions.answer(request, model, version, photo, top_k, explain)) for photo in photos]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        # one that has raised comes before those that still wait for their turn
+        raised = next(
+            (number for number, task in enumerate(tasks) if task.done() and not task.cancelled() and task.exception()), None
+        )
+        order = range(len(tasks)) if raised is None else [raised]
+        return [_content(tasks[number], number if len(tasks) > 1 else None) for number in order]
+    finally:
+        for task in tasks:
+            task.cancel()
+        # until their places are free; their errors are not wanted any more
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def checked(answer: Answer) -> Answer:
+    """The answer, if it is no error. DoorError with the worker's words."""
+    if answer.status >= 400:
+        content = json.loads(answer.body)
+        retry = {name: value for name, value in answer.headers.items() if name == "retry-after"}
+        raise DoorError(content["message"], answer.status, content["type"], headers=retry)
+    return answer
+
+
+def _content(task: "asyncio.Future[Answer]", number: int | None) -> Any:
+    try:
+        return json.loads(checked(task.result()).body)
+    except DoorError as error:
+        if number is None:
+            raise
+        raise DoorError(f"photo {number}: {error}", error.status, error.kind, headers=error.headers) from error
+
+
+def _asking_for_json(request: Request) -> Request:
+    """The request without Accept: a heat map is answered as JSON then, whatever picture the client takes."""
+    headers = [(name, value) for name, value in request.scope["headers"] if name != b"accept"]
+    return Request({**request.scope, "headers": headers}, request.receive)
