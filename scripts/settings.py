@@ -85,6 +85,13 @@ class Settings:
     answer_timeout_s: float = 60.0  # of a worker, which is restarted after half of that
     access_log: bool = False  # a line of JSON for each request
 
+    # --- the door: who may use it; all of it is off ---
+    api_keys: str = ""  # a file of hashes, a line for each key: `make key NAME=...`
+    origins: str = ""  # web pages that may call it, e.g. https://a.example.org, https://b.example.org
+    rate_per_address: float = 0.0  # requests a second; 0: no limit. Behind a proxy that is not trusted all share one address
+    rate_per_key: float = 0.0  # ... of a key whose line has no rate of its own
+    trusted_proxies: str = ""  # addresses and networks whose X-Forwarded-For is believed
+
     # --- rollout ---
     stale_s: float = 30.0  # an instance whose status is older is stale
     rollout_s: float = 300.0  # until all instances are reconciled
