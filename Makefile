@@ -81,7 +81,7 @@ ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
 	data ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
-	serve stop rollout rollback status releases predict smoke bench photo-costs tune \
+	serve stop rollout rollback status releases predict smoke bench bench-door photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -236,6 +236,10 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 	@$(python) scripts.bench.bench $(call option,--url,URL) $(call option,--route,ROUTE) $(call option,--photos,PHOTOS) \
 		$(call option,--field,FIELD) $(call list,--concurrency,CONCURRENCY) $(call list,--rate,RATE) \
 		$(call option,--seconds,SECONDS) $(named_model) $(call option,--version,VERSION) $(call option,--out,OUT)
+
+bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, beside TorchServe's own socket: [PHOTOS=folder CONCURRENCY="1 16" SECONDS=5]
+	@$(python) scripts.bench.door_cost $(call option,--photos,PHOTOS) $(call list,--concurrency,CONCURRENCY) \
+		$(call option,--seconds,SECONDS) $(named_model)
 
 photo-costs: .venv/installed-serve ## Measure what decoding the costliest photos of each format takes, beside the estimates
 	@$(python) scripts.bench.photo_costs

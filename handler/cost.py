@@ -1,17 +1,20 @@
 """What it costs to decode a photo, in bytes of memory and seconds of CPU: estimated from its header alone, before a pixel is read.
 
+handler/coding.py tells how a photo is coded, as an opened image or from its bytes.
+
 The factors are measured by `make photo-costs`, whose table is in README.md, and rounded up. A flat photo has few bytes and many
 pixels, one of noise as many bytes as a file may have: hence a factor for each.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image
+from handler.coding import Coding, coding_of_bytes, coding_of_image
+from handler.dimensions import dimensions
+from handler.limits import MAX_BYTES, MAX_PIXELS, MAX_PIXELS_OF, STRIP_PIXELS
 
-from handler.jpeg import EOI, scans
-from handler.photo_file import MAX_SCANS
-from handler.preprocess import STRIP_PIXELS
+if TYPE_CHECKING:  # a server that queues photos by their cost decodes none, and does without Pillow
+    from PIL import Image
 
 MEGABYTE = 1024 * 1024
 
@@ -63,51 +66,47 @@ WITHOUT_END = 3
 # the strip that _reduced turns to RGB at a time, or a photo that is too small to be reduced; and what any photo takes
 CONVERSION_MEMORY = 28
 LEAST = Cost(4 * MEGABYTE, 0.004)
+# where the crop is not known: a JPEG is decoded at 1, 1/2, 1/4 or 1/8 of its size, down to about twice a crop of 224 pixels
+USUAL_PIXELS, LARGEST_FACTOR = 150_000, 8
 
 
-def estimate(image: Image.Image, photo_bytes: bytes, factor: int) -> Cost:
+def estimate(image: "Image.Image", photo_bytes: bytes, factor: int) -> Cost:
     """What decoding an opened photo takes that will be reduced to 1 / factor of its size."""
-    is_jpeg = image.format in ("JPEG", "MPO")
-    pixels, passes = image.width * image.height, scans(photo_bytes, MAX_SCANS + 1) if is_jpeg else 1
-    kind = _kind(image, passes)
-    factors = FACTORS[kind]
-    memory, cpu_ns = factors.pixel_memory * pixels, factors.pixel_ns * pixels
-    if kind == "JPEG in scans":
-        memory += COEFFICIENT_MEMORY * pixels * _samples(image)
-        cpu_ns += (SCAN_NS * passes + COEFFICIENT_NS * _samples(image)) * pixels
+    coding, pixels = coding_of_image(image, photo_bytes), image.width * image.height
     # a JPEG is decoded at its reduced scale
-    decoded = pixels // factor**2 if kind in ("JPEG", "JPEG in scans") else pixels
-    alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    memory += MODE_MEMORY.get(image.mode, 4) * decoded
-    memory += CONVERSION_MEMORY * (min(STRIP_PIXELS, decoded) if factor > 1 else decoded)
-    cpu_ns += (ALPHA_NS if alpha else MODE_NS.get(image.mode, OTHER_NS)) * decoded
-    memory += factors.byte_memory * len(photo_bytes)
-    cpu_ns += factors.byte_ns * len(photo_bytes)
-    if is_jpeg and EOI not in photo_bytes:
+    decoded = pixels // factor**2 if coding.is_jpeg else pixels
+    return _cost(coding, len(photo_bytes), pixels, decoded, min(STRIP_PIXELS, decoded) if factor > 1 else decoded)
+
+
+def photo_cost(photo_bytes: bytes) -> Cost:
+    """What decoding will take, told from the bytes alone, for a queue: `estimate` for crops of the usual size, nearly.
+
+    LEAST for what is refused before it is decoded: no photo, a header that cannot be read, one over the limits. Never raises.
+    """
+    found = dimensions(photo_bytes)
+    if found is None:
+        return LEAST
+    name, width, height = found
+    pixels = width * height
+    if pixels > MAX_PIXELS_OF.get(name, MAX_PIXELS) or len(photo_bytes) > MAX_BYTES:
+        return LEAST
+    coding = coding_of_bytes(name, photo_bytes)
+    decoded = min(pixels, max(USUAL_PIXELS, pixels // LARGEST_FACTOR**2)) if coding.is_jpeg else pixels
+    return _cost(coding, len(photo_bytes), pixels, decoded, min(STRIP_PIXELS, decoded))
+
+
+def _cost(coding: Coding, length: int, pixels: int, decoded: int, converted: int) -> Cost:
+    """Of a photo of so many bytes and pixels, of which so many are decoded, and turned to RGB at a time."""
+    factors = FACTORS[coding.kind]
+    memory, cpu_ns = factors.pixel_memory * pixels, factors.pixel_ns * pixels
+    if coding.kind == "JPEG in scans":
+        memory += COEFFICIENT_MEMORY * pixels * coding.samples
+        cpu_ns += (SCAN_NS * coding.passes + COEFFICIENT_NS * coding.samples) * pixels
+    memory += MODE_MEMORY.get(coding.mode, 4) * decoded
+    memory += CONVERSION_MEMORY * converted
+    cpu_ns += (ALPHA_NS if coding.alpha else MODE_NS.get(coding.mode, OTHER_NS)) * decoded
+    memory += factors.byte_memory * length
+    cpu_ns += factors.byte_ns * length
+    if not coding.ended:
         cpu_ns *= WITHOUT_END
     return Cost(LEAST.memory + int(memory), LEAST.cpu_s + cpu_ns / 1e9)
-
-
-def _kind(image: Image.Image, passes: int) -> str:
-    """The row of FACTORS that fits."""
-    name = "JPEG" if image.format == "MPO" else str(image.format)
-    tiles = getattr(image, "tile", None)
-    codec = tiles[0][0] if tiles else ""
-    if name == "JPEG" and passes > 1:
-        return "JPEG in scans"
-    if name == "PNG" and image.info.get("interlace"):
-        return "PNG interlaced"
-    if name == "BMP" and codec != "raw":
-        return "BMP in runs"
-    if name == "TIFF":
-        compression = image.info.get("compression")
-        return "TIFF raw" if codec == "raw" else "TIFF deflate" if compression in ("tiff_adobe_deflate", "tiff_deflate") else "TIFF"
-    return name
-
-
-def _samples(image: Image.Image) -> float:
-    """Samples that a JPEG holds for each of its pixels, in all channels: 3 without subsampling, 1.5 for most."""
-    # Pillow: number, sampling across and down, table, of each channel
-    channels: list[tuple[int, int]] = [(across, down) for _, across, down, _ in image.layer]  # type: ignore[attr-defined]
-    most = max(across for across, _ in channels) * max(down for _, down in channels)
-    return sum(across * down for across, down in channels) / most

@@ -40,10 +40,11 @@ START_S = 60.0
 
 @dataclass(frozen=True)
 class Decoded:
-    """A photo's crop uint8 (H, W, 3), and the (width, height) of what it was cropped from."""
+    """A photo's crop uint8 (H, W, 3), the (width, height) of what it was cropped from, and how long that took."""
 
     crop: np.ndarray
     size: tuple[int, int]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -248,10 +249,11 @@ class Decoders:
         batch.spend(answer["cpu_s"])
         if "cost" in answer:
             return Cost(*answer["cost"])
-        self._metrics.decoded(time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._metrics.decoded(seconds)
         if "size" in answer:
             width, height = answer["size"]
-            return Decoded(np.frombuffer(pixels, np.uint8).reshape(self._shape), (width, height))
+            return Decoded(np.frombuffer(pixels, np.uint8).reshape(self._shape), (width, height), seconds)
         if answer["out_of_memory"]:
             self._metrics.decoder_died()
         return PhotoError(answer["message"], answer["status"])

@@ -1,9 +1,13 @@
-"""What a JPEG's markers tell: how many scans it has, whether it is of a kind that is read; and one that lacks its end marker."""
+"""What a JPEG's markers tell: its frame, how many scans it has, whether it is of a kind that is read; and one without its end."""
 
 import re
+import struct
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
 
 # JPEG's markers: ITU-T T.81, table B.1
-SOS, EOI = b"\xff\xda", b"\xff\xd9"  # start of scan, end of image
+SOS, EOI, TEM = b"\xff\xda", b"\xff\xd9", b"\xff\x01"  # start of scan, end of image, the other one without a length
 # start of frame: sequential and progressive, by Huffman's and by arithmetic coding
 PROGRESSIVE_FRAMES = (b"\xff\xc2", b"\xff\xca")
 FRAMES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc9", *PROGRESSIVE_FRAMES)
@@ -20,35 +24,90 @@ FILLING = bytes(range(1, 201))
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")
 
 
+# up to the first scan: photos have a hundred at most, with filling bytes between them at most
+MAX_HEADER_SEGMENTS, MAX_FILLING = 4096, 64
+
+
+class Frame(NamedTuple):
+    """What a JPEG's frame header states: B.2.2. `scan`: where the first scan begins, `scan_channels`: how many it holds."""
+
+    marker: bytes
+    width: int
+    height: int
+    sampling: list[tuple[int, int]]  # of each channel, across and down
+    scan: int
+    scan_channels: int
+
+    @property
+    def samples(self) -> float:
+        """Samples for each pixel, in all channels: 3 without subsampling, 1.5 for most."""
+        return samples(self.sampling)
+
+
+def samples(sampling: list[tuple[int, int]]) -> float:
+    """Samples that a JPEG holds for each of its pixels, of its channels' sampling across and down."""
+    most = max((across for across, _ in sampling), default=1) * max((down for _, down in sampling), default=1)
+    return sum(across * down for across, down in sampling) / max(1, most)  # 0 where the file is broken
+
+
+def segments(photo_bytes: bytes, filling: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """(marker, where its segment begins) in a JPEG's first picture, its end marker last; at most `filling` bytes before each."""
+    at, marker = 2, b""
+    while marker != EOI:
+        found = JPEG_MARKER.search(photo_bytes, at, len(photo_bytes) if filling is None else at + filling + 2)
+        if not found:
+            return
+        marker, at = found[0], found.end()
+        yield marker, at
+        if marker != TEM:
+            at += int.from_bytes(photo_bytes[at : at + 2])
+
+
+def frame(photo_bytes: bytes) -> Frame | None:
+    """The frame of a JPEG's first picture; None where it cannot be found. struct.error if it is cut off."""
+    found, scan = None, len(photo_bytes)
+    for marker, at in islice(segments(photo_bytes, MAX_FILLING), MAX_HEADER_SEGMENTS):
+        if marker in FRAMES or marker in UNREAD_FRAMES:
+            found = marker, at  # the last one counts, as for Pillow
+        elif marker == SOS:
+            scan = at - len(SOS)
+            break
+    if found is None:
+        return None
+    marker, at = found
+    height, width, channels = struct.unpack_from(">HHB", photo_bytes, at + 3)
+    sampling = [divmod(factors, 16) for factors in photo_bytes[at + 9 : at + 8 + 3 * channels : 3]]
+    return Frame(marker, width, height, sampling, scan, int.from_bytes(photo_bytes[scan + 4 : scan + 5]))
+
+
 def scans(photo_bytes: bytes, stop: int) -> int:
     """How many scans the first picture in a JPEG has, counted up to `stop`; 1 where the first scan holds all there is."""
-    count, at, channels, progressive = 0, 2, 0, False
-    while count < stop and (found := JPEG_MARKER.search(photo_bytes, at)) and found[0] != EOI:
-        at = found.end()
-        if found[0] == SOS:
+    count, channels, progressive = 0, 0, False
+    for marker, at in segments(photo_bytes):
+        if marker == SOS:
             count += 1
             # a sequential one is decoded as its only scan is read
             if not progressive and photo_bytes[at + 2 : at + 3] == bytes((channels,)):
                 return 1
-        elif found[0] in FRAMES:
-            progressive, channels = found[0] in PROGRESSIVE_FRAMES, photo_bytes[at + 7] if at + 7 < len(photo_bytes) else 0
-        at += int.from_bytes(photo_bytes[at : at + 2])
+            if count >= stop:
+                break
+        elif marker in FRAMES:
+            progressive, channels = marker in PROGRESSIVE_FRAMES, photo_bytes[at + 7] if at + 7 < len(photo_bytes) else 0
     return max(1, count)
 
 
 def unread_frame(photo_bytes: bytes) -> str | None:
     """The kind of a JPEG's first picture, where it is one that is not read. IndexError if it is cut off."""
-    at = 2
-    while (found := JPEG_MARKER.search(photo_bytes, at)) and found[0] != SOS:
-        at = found.end()
-        if found[0] in UNREAD_FRAMES:
-            return UNREAD_FRAMES[found[0]]
-        if found[0] in FRAMES:
+    for marker, at in segments(photo_bytes):
+        if marker == SOS:
+            return None
+        if marker in UNREAD_FRAMES:
+            return UNREAD_FRAMES[marker]
+        if marker in FRAMES:
             bits, channels = photo_bytes[at + 2], photo_bytes[at + 7]
             if bits != READ_BITS:
                 return f"a JPEG of {bits} bits a channel"
             return None if channels in READ_CHANNELS else f"a JPEG of {channels} channels"
-        at += int.from_bytes(photo_bytes[at : at + 2])
     return None
 
 

@@ -5,14 +5,16 @@ Asked only once a photo was refused, so a good one takes no time here.
 
 import re
 import struct
-from collections.abc import Iterator
 
 from handler.jpeg import unread_frame
+from handler.tiff import Directory
 
 # how files begin that are sent by mistake, HEIC by iPhones; the first that fits
 NOT_READ = {
     "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
+    # Pillow takes one for a TIFF of another layout than the one that libtiff and our limits see
+    "a big-endian BigTIFF": rb"MM\0\+",
     "JPEG XR": rb"II\xbc[\0\x01]",
     "a camera's raw file": rb"....ftypcrx |II(R[OS]|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR",
     "video": rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\0\0\x01\xba|FLV\x01|OggS",
@@ -39,10 +41,8 @@ NOT_READ = {
 # as many bytes as the longest of these looks at
 START_BYTES = 262
 
-# TIFF 6.0 and its supplements: tags, bytes of a value by its type, and what the values mean that are not read
-BIG_TIFF = 43
+# TIFF 6.0 and its supplements: tags, and what their values mean that are not read
 BITS, COMPRESSION, PHOTOMETRIC, CHANNELS, SAMPLE_FORMAT, DNG_VERSION = 258, 259, 262, 277, 339, 50706
-VALUE_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 READ_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000)
 COMPRESSIONS = {
     **dict.fromkeys((33003, 33004, 33005, 34712), "JPEG 2000"),
@@ -88,7 +88,8 @@ def _bmp(photo_bytes: bytes) -> str | None:
 
 def _tiff(photo_bytes: bytes) -> str | None:
     letters, at = CANON_RAW
-    tags = {tag: values for tag, values in _tags(photo_bytes) if values}
+    directory = Directory(photo_bytes)
+    tags = {tag.number: values for tag in directory if (values := directory.values(tag))}
     if photo_bytes[at : at + len(letters)] == letters or DNG_VERSION in tags or tags.get(PHOTOMETRIC, [0])[0] in RAW_PHOTOMETRICS:
         return "a camera's raw file"
     (compression,) = tags.get(COMPRESSION, [1])[:1]
@@ -100,23 +101,3 @@ def _tiff(photo_bytes: bytes) -> str | None:
     if bits[0] > 16 or len(set(bits)) > 1 or channels > 4:
         return f"a TIFF of {channels} channels of {', '.join(map(str, sorted(set(bits))))} bits"
     return None
-
-
-def _tags(photo_bytes: bytes) -> Iterator[tuple[int, list[int]]]:
-    """(tag, values) of a TIFF's first directory, without those of types that are no whole numbers. struct.error if cut off."""
-    order = "<" if photo_bytes[:1] == b"I" else ">"
-    big = photo_bytes[2 if order == "<" else 3] == BIG_TIFF
-    place_format = order + ("Q" if big else "I")
-    count_format, entry_format = (order + "Q", order + "HHQ") if big else (order + "H", order + "HHI")
-    (at,) = struct.unpack_from(place_format, photo_bytes, 8 if big else 4)
-    (entries,) = struct.unpack_from(count_format, photo_bytes, at)
-    at += struct.calcsize(count_format)
-    for _ in range(entries):
-        tag, kind, count = struct.unpack_from(entry_format, photo_bytes, at)
-        at += struct.calcsize(entry_format)
-        if kind in VALUE_FORMATS and 0 < count <= 16:
-            values_format = f"{order}{count}{VALUE_FORMATS[kind]}"
-            fits = struct.calcsize(values_format) <= struct.calcsize(place_format)
-            (place,) = (at,) if fits else struct.unpack_from(place_format, photo_bytes, at)
-            yield tag, list(struct.unpack_from(values_format, photo_bytes, place))
-        at += struct.calcsize(place_format)

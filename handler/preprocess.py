@@ -1,7 +1,7 @@
 """Photo bytes -> upright RGB -> the crop that the exported program takes.
 
 The only preprocessing of this project: training's evaluation, the export's golden answers and the worker call it.
-handler/photo_file.py opens the bytes, and holds the limits.
+handler/photo_file.py opens the bytes, within the limits of handler/limits.py.
 Leaves out normalisation (it is the first step of the exported program) and augmentation (training/data/loader.py).
 """
 
@@ -17,10 +17,8 @@ from PIL import Image
 from handler.errors import PhotoError as PhotoError
 from handler.jpeg import with_ends
 from handler.kinds import unread_variant
+from handler.limits import STRIP_PIXELS
 from handler.photo_file import open_photo, text_error, unsupported
-
-# rows times columns of a big photo that are turned to RGB at a time
-STRIP_PIXELS = 1_000_000
 
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -90,7 +88,7 @@ def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
     """The photo as a person sees it: upright, RGB, transparent parts white, the first frame of an animation.
 
     A `short_side` over 0 lets big photos be decoded at reduced scale, but with no side under it.
-    Raises PhotoError if the bytes are not an image, a broken one, or one over a limit of photo_file.py.
+    Raises PhotoError if the bytes are not an image, a broken one, or one over a limit of limits.py.
     """
     image = open_photo(photo_bytes)
     return decode(image, reduction(image, short_side))

@@ -1,13 +1,9 @@
 """One request as TorchServe hands it to the worker -> the photo's bytes and the number of classes to answer with.
 
-A photo comes as the raw body, as a multipart field (data, image or body), or base64 in JSON.
+A photo comes in one form, as the raw body. Whoever takes others (multipart, JSON, base64) stands in front: scripts/door.
 """
 
-import base64
-import binascii
 import hmac
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +12,8 @@ from typing import Any
 import numpy as np
 
 from handler.errors import PhotoError
-from handler.photo_file import MAX_BYTES
 
-PHOTO_FIELDS = ("data", "image", "body")
-MAX_BASE64 = math.ceil(MAX_BYTES / 3) * 4
-# lists, objects and their members: a photo needs three, and each takes far more memory than its two bytes of text
-MAX_JSON_VALUES = 1000
+RAW_FIELDS = ("body", "data")  # TorchServe's names for a body that is no form
 
 
 class RequestError(ValueError):
@@ -39,7 +31,7 @@ class RequestError(ValueError):
 class Request:
     """One request of a batch on its way to its answer: the handler's steps fill it in, one after the other.
 
-    `fields` are TorchServe's by name: bytes, or what it decoded itself: str for text, a JSON value for JSON.
+    `fields` are TorchServe's by name: bytes, or what it decoded itself: str for text, a JSON value for JSON. One is expected.
     """
 
     fields: Mapping[str, Any]
@@ -48,6 +40,7 @@ class Request:
     top_k: int = field(init=False)
     crop: np.ndarray = field(init=False)  # uint8 (H, W, 3)
     size: tuple[int, int] = field(init=False)  # (width, height) of the upright photo, in whatever scale it was decoded
+    decode_s: float = field(init=False)
     answer: dict[str, Any] = field(init=False)
     error: RequestError | PhotoError | None = None  # once there is one, the steps that are left pass the request over
     content_type: str = "application/json"
@@ -65,40 +58,19 @@ def is_probe(request: Request) -> bool:
 
 def read_request(request: Request, num_classes: int, default_top_k: int) -> tuple[bytes, int]:
     """(photo bytes, top-k in 1..num_classes) of one request. Raises RequestError."""
-    name = next((name for name in PHOTO_FIELDS if name in request.fields), None)
-    if name is None:
+    name, value = next(iter(request.fields.items()), ("", None))
+    if len(request.fields) != 1 or name not in RAW_FIELDS or not isinstance(value, bytes | bytearray):
+        found = ", ".join(f"{name!a} ({type(value).__name__})" for name, value in sorted(request.fields.items())) or "no body"
         raise RequestError(
-            f"no photo: fields {str(sorted(request.fields))[:200]}, expected one of {list(PHOTO_FIELDS)}, or the photo as the body"
+            f"expected a photo's bytes as the body, found {found[:200]}: send other forms (multipart, JSON, base64) to the door"
         )
-    value = _decoded(request.fields[name])
-    wanted = request.fields.get("top_k", request.headers.get("x-top-k"))
-    if isinstance(value, dict):
-        wanted = value.get("top_k", wanted)
-    top_k = _top_k(wanted, num_classes, default_top_k)
-    return (value if isinstance(value, bytes) else _photo_in_json(value)), top_k
-
-
-def _decoded(value: Any) -> Any:
-    """The photo's bytes, or the JSON value that holds it."""
-    if isinstance(value, str):
-        value = value.encode(errors="replace")  # JSON's strings may hold half a character
-    if not isinstance(value, bytes | bytearray):
-        return value
-    # no image format starts with a brace: this is JSON, sent without its content type
-    if not bytes(value[:64]).lstrip().startswith(b"{"):
-        return bytes(value)
-    if sum(value.count(sign) for sign in (b"[", b"{", b",")) > MAX_JSON_VALUES:
-        raise RequestError(f"the JSON holds over {MAX_JSON_VALUES:,} values, the limit is {MAX_JSON_VALUES:,}", 413)
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not valid JSON: {error}") from error
+    return bytes(value), _top_k(request.headers.get("x-top-k"), num_classes, default_top_k)
 
 
 def _top_k(value: Any, num_classes: int, default: int) -> int:
     if value is None:
         return min(default, num_classes)
-    text = bytes(value).decode("latin-1") if isinstance(value, bytes | bytearray) else str(value)
+    text = str(value)
     try:
         wanted = int(text)
     except ValueError as error:
@@ -106,25 +78,3 @@ def _top_k(value: Any, num_classes: int, default: int) -> int:
     if wanted < 1:
         raise RequestError(f"top_k is {text[:40]}, expected a whole number from 1 to {num_classes}")
     return min(wanted, num_classes)
-
-
-def _photo_in_json(value: Any) -> bytes:
-    expected = 'expected {"image": "<base64>"} or {"instances": [{"image": "<base64>"}]}'
-    if isinstance(value, dict) and "instances" in value:
-        instances = value["instances"]
-        if not isinstance(instances, list) or len(instances) != 1:
-            found = len(instances) if isinstance(instances, list) else type(instances).__name__
-            raise RequestError(f"instances must be a list of exactly one, found {found}: send a request for each photo")
-        value = instances[0]
-    image = value.get("image") if isinstance(value, dict) else None
-    if not isinstance(image, str):
-        raise RequestError(f"the JSON holds no photo: {expected}")
-    # browsers' FileReader gives data:image/jpeg;base64,...
-    text = image.partition(",")[2] if image.startswith("data:") else image
-    text = "".join(text.split())
-    if len(text) > MAX_BASE64:
-        raise RequestError(f"the photo has {len(text):,} characters of base64, the limit is {MAX_BASE64:,}", 413)
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(f"the image in the JSON is not base64: {error}") from error

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Iterator
 
 from PIL import Image
 
-from handler.jpeg import JPEG_MARKER
+from handler.jpeg import EOI, JPEG_MARKER, SOS, TEM, segments
 from handler.photo_file import open_photo
+from handler.png import chunks
 from handler.preprocess import ORIENTATION, UPRIGHT, _orientation
 
 MAX_PIECES = 100_000  # each is a step in Python, while requests wait: a photo has hundreds
 
 # JPEG (ITU-T T.81, table B.1): frames, tables, scans; the first two application segments are rewritten, see _jpeg
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF} - {0xC8}
-SOS, EOI, APP0, APP14 = 0xDA, 0xD9, 0xE0, 0xEE
+APP0, APP14 = b"\xff\xe0", b"\xff\xee"
 
 PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
 # those in which Pillow looks for the orientation
@@ -71,43 +72,38 @@ class _Pieces:
 
 
 def _jpeg(photo: bytes, orientation: int) -> bytes:
-    kept, at, piece = [photo[:2]], 2, _Pieces()
+    kept, piece = [photo[:2]], _Pieces()
     if orientation in UPRIGHT:
         block = b"Exif\0\0" + _exif(orientation)
         kept.append(b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block)
-    while found := JPEG_MARKER.search(photo, at):
+    for marker, at in segments(photo):
         piece()
-        kind = found[0][1]
-        if kind == EOI:
-            kept.append(found[0])
-            break
-        if kind == 0x01:  # the one other marker without a length
-            at = found.end()
+        if marker == EOI:
+            kept.append(marker)
+        if marker in (EOI, TEM):  # they have no length
             continue
-        (length,) = struct.unpack_from(">H", photo, found.end())
-        content, at = photo[found.end() + 2 : found.end() + length], found.end() + length
-        if kind == APP0:  # JFIF: version and density, but no thumbnail
+        (length,) = struct.unpack_from(">H", photo, at)
+        content, end = photo[at + 2 : at + length], at + length
+        if marker == APP0:  # JFIF: version and density, but no thumbnail
             content = content[:10] + b"\0\0" if content.startswith(b"JFIF\0") and len(content) >= 12 else b""
-        elif kind == APP14:  # Adobe: whether the channels are YCCK or inverted
+        elif marker == APP14:  # Adobe: whether the channels are YCCK or inverted
             content = content[:12] if content.startswith(b"Adobe") and len(content) >= 12 else b""
-        elif kind not in JPEG_KEPT:
+        elif marker[1] not in JPEG_KEPT:
             continue
         if content:
-            kept.append(found[0] + struct.pack(">H", len(content) + 2) + content)
-        if kind == SOS:
-            end = JPEG_MARKER.search(photo, at)
-            kept.append(photo[at : end.start() if end else len(photo)])
+            kept.append(marker + struct.pack(">H", len(content) + 2) + content)
+        if marker == SOS:
+            following = JPEG_MARKER.search(photo, end)
+            kept.append(photo[end : following.start() if following else len(photo)])
     return b"".join(kept)
 
 
 def _png_chunks(photo: bytes) -> Iterator[tuple[bytes, bytes]]:
     """(type, content) up to IEND, or to where the file breaks off."""
-    at, piece, kind = 8, _Pieces(), b""
-    while at + 8 <= len(photo) and kind != b"IEND":
+    piece = _Pieces()
+    for kind, start, end in chunks(photo):
         piece()
-        length, kind = struct.unpack_from(">I4s", photo, at)
-        yield kind, photo[at + 8 : at + 8 + length]
-        at += length + 12
+        yield kind, photo[start:end]
 
 
 def _png_of(chunks: Iterable[tuple[bytes, bytes]]) -> bytes:

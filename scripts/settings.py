@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
-# in this order from the inference port on; "metrics" and "health" are ours (scripts/serving), the others TorchServe's
-PORT_NAMES = ("inference", "management", "metrics", "gRPC inference", "gRPC management", "TorchServe metrics", "health")
+# in this order; metrics are ours, the others the door's. TorchServe is behind it (scripts/backend/torchserve/sockets.py)
+PORT_NAMES = ("inference", "management", "metrics")
 
 
 def ports_of(port: int) -> dict[str, int]:
@@ -21,6 +21,10 @@ def ports_of(port: int) -> dict[str, int]:
 @dataclass(frozen=True)
 class Settings:
     """Times in seconds, sizes in bytes."""
+
+    # --- serving: HTTPS ---
+    cert: str = ""  # a file with the certificate and what follows it in its chain; empty: HTTP
+    key: str = ""  # a file with its private key; empty: in the same file
 
     # --- serving and rollout: where the release document is ---
     release: str = ""  # a path or s3://bucket/key; empty: release.json in the model store
@@ -36,7 +40,7 @@ class Settings:
     poll_s: float = 2.0  # between two reads of the document
     load_timeout_s: float = 150.0  # of a version, until its workers are ready; more than model-config.yaml's startupTimeout
     golden_timeout_s: float = 60.0  # of one golden photo of a version that proves itself, behind the photos of clients
-    drain_s: float = 60.0  # for a version that leaves, until nothing of it is queued or running
+    drain_s: float = 60.0  # for a version or a server that leaves, until nothing of it is queued or running
     settle_s: float = 1.0  # with nothing queued or running for this long a version counts as drained
     keep_archives: int = 3  # in the cache, beyond those that the document names
     min_free_bytes: int = 300 * 1024 * 1024  # on the disk, or nothing is fetched
@@ -44,15 +48,15 @@ class Settings:
     # --- serving: health, metrics and status ---
     check_s: float = 5.0  # between two golden photos that readiness rests on
     check_timeout_s: float = 120.0  # of such a photo, which waits in the queue as clients' photos do
-    look_s: float = 1.0  # between two looks at the front end and at the workers' counters
-    look_timeout_s: float = 2.0  # for the front end to answer; the second time that it does not, in a row, is not ready
+    look_s: float = 1.0  # between two looks at the door, at the front end and at the workers' counters
+    look_timeout_s: float = 2.0  # for each of them to answer; the second time that one does not, in a row, is not ready
     stall_s: float = 10.0  # requests wait and none is answered for longer: not ready; a batch of heavy photos takes seconds
-    repair_s: float = 20.0  # ... the worker is restarted, and after as long again TorchServe
+    repair_s: float = 20.0  # ... the worker is restarted, and after as long again TorchServe; so is a door that answers nothing
     open_files: int = 1024  # the least that the system must allow the server; each connection takes one
     alive_s: float = 300.0  # no heartbeat for longer: not live; fetching a large archive over a slow line takes minutes
     heartbeat_s: float = 10.0  # a status is written at least this often
     grace_s: float = 0.0  # after SIGTERM: not ready, but still serving, until load balancers have taken the instance out
-    http_timeout_s: float = 10.0  # for a client of the health and metrics ports to send its request
+    http_timeout_s: float = 10.0  # for a client of the metrics port to send its request
     metrics_timeout_s: float = 5.0  # for TorchServe to answer with its own metrics
     keep_metrics_of: int = 20  # versions without a worker whose counters are kept, or rollouts would add up
 
@@ -80,6 +84,13 @@ class Settings:
     heat_maps: int = 1  # at a time; 0 switches them off
     answer_timeout_s: float = 60.0  # of a worker, which is restarted after half of that
     access_log: bool = False  # a line of JSON for each request
+
+    # --- the door: who may use it; all of it is off ---
+    api_keys: str = ""  # a file of hashes, a line for each key: `make key NAME=...`
+    origins: str = ""  # web pages that may call it, e.g. https://a.example.org, https://b.example.org
+    rate_per_address: float = 0.0  # requests a second; 0: no limit. Behind a proxy that is not trusted all share one address
+    rate_per_key: float = 0.0  # ... of a key whose line has no rate of its own
+    trusted_proxies: str = ""  # addresses and networks whose X-Forwarded-For is believed
 
     # --- rollout ---
     stale_s: float = 30.0  # an instance whose status is older is stale

@@ -160,6 +160,7 @@ MADE = {
     "RAF": (lambda: b"FUJIFILMCCD-RAW 0201FF", 415, "unsupported format: a camera's raw file"),
     "ORF": (lambda: b"IIRO\x08\0\0\0" + bytes(40), 415, "unsupported format: a camera's raw file"),
     "CR2": (lambda: b"II*\0\x10\0\0\0CR\2\0" + bytes(4) + tiff({})[8:], 415, "unsupported format: a camera's raw file"),
+    "BigTIFF of the other order": (lambda: b"MM\0+" + bytes(100), 415, "unsupported format: a big-endian BigTIFF"),
     "PSD": (lambda: b"8BPS\0\1" + bytes(40), 415, "unsupported format: Photoshop"),
     "ICO": (lambda: bytes_of(Image.new("RGB", (32, 32)), "ICO"), 415, "unsupported format: icon"),
     "PPM": (lambda: bytes_of(Image.new("RGB", (32, 32)), "PPM"), 415, "unsupported format: portable pixmap"),

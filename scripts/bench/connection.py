@@ -48,7 +48,10 @@ class Connection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(self.job.due + timeout_s):
-                await loop.create_connection(lambda: self, target.host, target.port, ssl=target.tls or None)
+                if target.socket:
+                    await loop.create_unix_connection(lambda: self, target.socket)
+                else:
+                    await loop.create_connection(lambda: self, target.host, target.port, ssl=target.tls or None)
         except (OSError, UnicodeError) as error:  # TimeoutError and all of SSL's are among them
             kinds = {"ConnectionRefusedError": "refused", "ConnectionResetError": "reset", "TimeoutError": "timed out"}
             if self.state is State.CONNECTING:

@@ -129,7 +129,7 @@ def tiled(compression: int, side_of_tile: int) -> Callable[[int, bool], bytes]:
     return make
 
 
-# by name, what makes it; the format's limits are those of handler/photo_file.py
+# by name, what makes it; the format's limits are those of handler/limits.py
 KINDS: dict[str, tuple[str, Callable[[int, bool], bytes]]] = {
     "JPEG": ("JPEG", saved("JPEG", quality=90)),
     "JPEG, 4:4:4": ("JPEG", saved("JPEG", quality=100, subsampling=0)),

@@ -8,12 +8,13 @@ BOUNDARY = b"seefood-bench-4f9c1d7a2e5b8063"
 
 
 class Target(NamedTuple):
-    """Where requests go: `url` is the whole address, with the path."""
+    """Where requests go: `url` is the whole address, with the path; `socket`: a Unix socket's path instead of host and port."""
 
     url: str
     host: str
     port: int
     tls: bool
+    socket: str = ""
 
     @classmethod
     def of(cls, url: str, route: str = "/") -> "Target":
@@ -27,6 +28,11 @@ class Target(NamedTuple):
             raise ValueError(f"ROUTE is {route!r}, expected a path such as /predict")
         tls = parts.scheme == "https"
         return cls(f"{parts.scheme}://{parts.netloc}{route}", parts.hostname, parts.port or (443 if tls else 80), tls)
+
+    @classmethod
+    def at_socket(cls, path: str, route: str) -> "Target":
+        """Target of a path on the server that listens on a Unix socket."""
+        return cls(f"http://localhost{route}", "localhost", 80, False, path)
 
 
 def build_request(target: Target, photo: bytes, media_type: str, form_field: str | None = None) -> bytes:

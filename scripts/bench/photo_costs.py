@@ -22,7 +22,8 @@ import yaml
 from handler.cost import MEGABYTE, Cost, estimate
 from handler.decoders import Budget
 from handler.errors import PhotoError
-from handler.photo_file import MAX_BYTES, MAX_PIXELS, MAX_PIXELS_OF, open_photo
+from handler.limits import MAX_BYTES, MAX_PIXELS, MAX_PIXELS_OF
+from handler.photo_file import open_photo
 from handler.preprocess import Spec, crop, decode, preprocess, reduction, resized_side
 from scripts.bench.costly_photos import KINDS, saved
 from scripts.command import parser, run

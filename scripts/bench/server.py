@@ -20,7 +20,6 @@ from scripts.bench.http_message import Target
 from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
 from scripts.serving.ports import PortError, check_ports
-from scripts.settings import ports_of
 
 READY_TIMEOUT_S = 300.0  # starting and loading have limits of their own, which end the server earlier
 POLL_S = 0.2
@@ -58,7 +57,7 @@ def own_server(archive: Path, model: str | None = None) -> Iterator[str]:
             command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            if problem := _wait_ready(process, ports_of(port)["health"]):
+            if problem := _wait_ready(process, port):
                 output.seek(0)
                 raise BenchError(f"our server {problem}:\n{output.read().strip()}")
             yield f"http://127.0.0.1:{port}"
@@ -68,14 +67,14 @@ def own_server(archive: Path, model: str | None = None) -> Iterator[str]:
             shutil.rmtree(ROOT / "build" / f"serve-{port}", ignore_errors=True)  # its port will not come again
 
 
-def _wait_ready(process: subprocess.Popen[bytes], health_port: int) -> str:
+def _wait_ready(process: subprocess.Popen[bytes], port: int) -> str:
     """Wait until /readyz answers 200. Returns why it does not, empty if it does."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             return "did not start"
         with contextlib.suppress(httpx.HTTPError):  # not listening yet
-            if httpx.get(f"http://127.0.0.1:{health_port}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False).is_success:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PROBE_TIMEOUT_S, trust_env=False).is_success:
                 return ""
         time.sleep(POLL_S)
     return f"is not ready after {READY_TIMEOUT_S:g} s"

@@ -1,4 +1,10 @@
-"""The HTTP server that people and programs meet; TorchServe stands behind it. forms.py turns a request's body into photos.
+"""The door: the one HTTP server that people and programs meet. It turns whatever they send into a photo's bytes for the backend.
 
-For scripts.serving, which starts it. Imports backend, settings and what lies below them.
+    door.py         the process: `python -m scripts.door.door`, started and watched by serve
+    http/           HTTP itself: heads, bodies, time-outs, connections
+    app.py          routes and errors
+    forms/          a request's body -> photos
+    predictions.py  a photo -> the backend's answer; admission.py: when it is its turn
+
+Not imported by anything else in scripts.
 """

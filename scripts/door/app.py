@@ -1,6 +1,7 @@
 """The door's ASGI application: routes, what is around them, and one JSON form for every error."""
 
 import json
+import sys
 from typing import Any
 
 from starlette.applications import Starlette
@@ -11,11 +12,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scripts.backend.answer import Answer
+from scripts.door.access.guard import Access, guarded
 from scripts.door.errors import DoorError, error_body
 from scripts.door.forms.body import Body
 from scripts.door.log import AccessLog
 from scripts.door.metrics import Metrics
 from scripts.door.predictions import Predictions
+from scripts.door.protocols.open_inference import OpenInferenceErrors
+from scripts.door.protocols.routes import protocol_routes
 from scripts.door.state import State
 from scripts.door.times import Times
 
@@ -26,8 +30,15 @@ ANSWER_HEADERS = ("retry-after",)
 class Door:
     """All that a request may need."""
 
-    def __init__(self, predictions: Predictions, state: State, metrics: Metrics, log: AccessLog) -> None:
+    def __init__(
+        self, predictions: Predictions, state: State, metrics: Metrics, log: AccessLog, access: Access | None = None
+    ) -> None:
         self.predictions, self.state, self.metrics, self.log = predictions, state, metrics, log
+        self.access = access or Access()
+
+    def warn(self, message: str) -> None:
+        """A line for whoever runs the server."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def application(self) -> ASGIApp:
         """The application with all its routes."""
@@ -38,6 +49,7 @@ class Door:
             Route("/explanations/{model}/{version}", self.explain, methods=["POST", "PUT"]),
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
+            *protocol_routes(self.predictions),
         ]
         app = Starlette(
             routes=routes,
@@ -49,7 +61,7 @@ class Door:
             },
         )
         app.router.redirect_slashes = False
-        return Around(app, self)
+        return Around(guarded(OpenInferenceErrors(app), self.access, self.warn), self)
 
     async def predict(self, request: Request) -> Response:
         """POST /predictions/MODEL[/VERSION]."""

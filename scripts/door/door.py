@@ -7,17 +7,23 @@ flight is answered, and the process ends.
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import uvloop
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.backend.answer import Backend
 from scripts.backend.torchserve.inference import Inference
 from scripts.command import parser, run
+from scripts.door.access.guard import Access
+from scripts.door.access.rates import RateLimits
 from scripts.door.admission import Admission, Limits
+from scripts.door.api.management import Management, ManagementLimits
 from scripts.door.app import Door
 from scripts.door.http.limits import Limits as HttpLimits
 from scripts.door.http.server import HttpServer, Listener
@@ -65,12 +71,41 @@ def predictions_of(backend: Backend, state: State, metrics: Metrics, settings: S
     )
 
 
+def access_of(settings: Settings) -> Access:
+    """Who may use the door."""
+    rates = RateLimits(settings.rate_per_address, settings.rate_per_key, trusted_proxies=_listed(settings.trusted_proxies))
+    return Access(Path(settings.api_keys) if settings.api_keys else None, _listed(settings.origins), rates)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def for_this_machine(management: Management, metrics: Metrics) -> ASGIApp:
+    """The application on loopback: the management API, and the door's metrics, which serve adds to the others."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/metrics":
+            await Response(metrics.text(), media_type="text/plain")(scope, receive, send)
+        else:
+            await management(scope, receive, send)
+
+    return application
+
+
 async def serve(args: argparse.Namespace, settings: Settings) -> None:
-    """Answer until serve has gone, or SIGTERM."""
+    """Answer until serve has gone, or SIGTERM. OSError if a port is taken, ValueError for a setting that cannot be."""
     backend, state, metrics = Inference(args.backend), State(), Metrics()
-    door = Door(predictions_of(backend, state, metrics, settings), state, metrics, AccessLog(settings.access_log))
-    listener = Listener(door.application(), args.host, args.port, http_limits(settings), args.certificate, args.key)
-    server = HttpServer([listener])
+    predictions = predictions_of(backend, state, metrics, settings)
+    door = Door(predictions, state, metrics, AccessLog(settings.access_log), access_of(settings))
+    token = os.environ.get("SEEFOOD_MANAGEMENT_TOKEN", "")
+    management = Management(args.management, args.port + 1, ManagementLimits(token))
+    server = HttpServer(
+        [
+            Listener(door.application(), args.host, args.port, http_limits(settings), args.cert, args.key),
+            Listener(for_this_machine(management, metrics), "127.0.0.1", args.port + 1, http_limits(settings)),
+        ]
+    )
     # Ctrl-C reaches the whole process group: serve decides when the door ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
@@ -80,6 +115,7 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
     finally:
         following.cancel()
         backend.close()
+        await management.close()
 
 
 def main() -> int:
@@ -88,7 +124,8 @@ def main() -> int:
     arguments.add_argument("--host", default="127.0.0.1")
     arguments.add_argument("--port", type=int, default=8080)
     arguments.add_argument("--backend", required=True, help="TorchServe's inference address: http://host:port, or unix:PATH")
-    arguments.add_argument("--certificate", type=Path, help="a PEM file: HTTPS instead of HTTP")
+    arguments.add_argument("--management", required=True, help="TorchServe's management address, in the same forms")
+    arguments.add_argument("--cert", type=Path, help="a PEM file: HTTPS instead of HTTP")
     arguments.add_argument("--key", type=Path, help="its key")
     args = arguments.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

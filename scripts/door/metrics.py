@@ -1,6 +1,6 @@
 """What the door counts, beside the workers' own metrics: requests, bytes, what waits and what was refused."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from starlette.types import Scope
 
 from scripts.door.admission import Admission
@@ -15,6 +15,7 @@ class Metrics:
     """The door's own registry."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a series more for each, which nobody reads
         self.registry = CollectorRegistry()
         self.requests = Counter("seefood_door_requests", "requests", ["route", "status"], registry=self.registry)
         self.seconds = Histogram(

@@ -6,12 +6,12 @@ Whatever the client's protocol, its photos come this way.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 
-from handler.cost import Cost
+from handler.cost import Cost, photo_cost
 from scripts.backend.answer import Answer, Backend, BackendDownError, PredictionFailedError, Question
 from scripts.door.admission import Admission
 from scripts.door.errors import DoorError
@@ -25,6 +25,7 @@ from scripts.door.times import Times
 LARGE_BYTES = 1024 * 1024
 LARGE_AT_A_TIME = 2
 RETRY_AFTER_S = 2.0
+UNKNOWN_CPU_S = 0.02  # of a network whose archive does not state it
 # of the client's headers, those that the worker gets
 PASSED_ON = ("accept", "traceparent", "tracestate")
 
@@ -85,32 +86,40 @@ class Predictions:
     ) -> Answer:
         """The worker's answer to one photo, or its error. DoorError without one, ClientDisconnect if nobody waits for it."""
         times: Times = request.state.times
-        request.state.version = version = self.state.chosen(model, version)
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         if top_k is not None:
             headers["x-top-k"] = str(top_k)
+
+        def question() -> Question:
+            # chosen as late as can be: the default may have changed, and the one before may be gone
+            request.state.version = self.state.chosen(model, version)
+            return Question(model, request.state.version, photo, headers, explain)
+
         admission = self.heat_maps if explain else self.admission
         if admission is None:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         waits = time.monotonic()
-        async with _until_gone(request), admission.place(self._cost(photo)):
+        async with _until_gone(request), admission.place(self._cost(model, version, photo, explain)):
             times.queue_s = max(times.queue_s, time.monotonic() - waits)
-            answer = await self._ask(Question(model, version, photo, headers, explain))
+            answer = await self._ask(question)
         times.take_worker(answer.headers.get("server-timing", ""))
         return answer
 
-    def _cost(self, photo: bytes) -> Cost:
-        return Cost(len(photo), 0.01)
+    def _cost(self, model: str, version: str | None, photo: bytes, explain: bool) -> Cost:
+        """The CPU that the worker takes for a photo, and its bytes."""
+        described = self.state.described(model, self.state.chosen(model, version))
+        network_s = described.get("heat_map_cpu_s" if explain else "inference_cpu_s", UNKNOWN_CPU_S)
+        return Cost(len(photo), photo_cost(photo).cpu_s + network_s)
 
-    async def _ask(self, question: Question) -> Answer:
+    async def _ask(self, question: Callable[[], Question]) -> Answer:
         """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""
         try:
-            return await self._once(question)
+            return await self._once(question())
         except BackendDownError:
             self.metrics.retries.inc()
         async with self._alone:
             try:
-                return await self._once(question)
+                return await self._once(question())
             except PredictionFailedError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"{error} on this photo", 500, "ModelError") from error

@@ -1,12 +1,11 @@
-"""Whether this instance is alive, and whether it is ready: GET /livez and /readyz on a port of their own.
+"""Whether this instance is alive, and whether it is ready: what the door answers to GET /livez and /readyz.
 
 Ready means that the default version gives right answers, and that answers move. A golden photo is sent every few seconds, and
-waits in the queue as clients' photos do: while it waits, or the queue has no room for it, the instance is busy, and ready as
+waits in TorchServe's queue behind what the door has let in, a batch or two: while it waits, the instance is busy, and ready as
 long as its workers' counters rise. TorchServe's /ping is "Healthy" with no model at all; here it only shows whether the
 front end still answers anything.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from typing import Any, Self
 
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.versions import UnansweredError
-from scripts.serving.http_server import Answer, HttpServer
 from scripts.serving.probe import DefaultVersion, Probe
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -25,9 +23,15 @@ MISSES = 2  # in a row, before it counts: one golden photo that a worker's end t
 class Health:
     """Looks at the default version at an interval, on a thread of its own, and keeps the outcome."""
 
-    def __init__(self, settings: Settings, steps: Steps, progress: Callable[[str], float] = lambda version: 0.0) -> None:
-        """`progress(version)` is another number after each answer of a version's workers."""
-        self.settings, self.steps, self.progress = settings, steps, progress
+    def __init__(
+        self,
+        settings: Settings,
+        steps: Steps,
+        progress: Callable[[str], float] = lambda version: 0.0,
+        door_answers: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`progress(version)` is another number after each answer of a version's workers; `door_answers()` as the name says."""
+        self.settings, self.steps, self.progress, self.door_answers = settings, steps, progress, door_answers
         self.default: DefaultVersion | None = None
         self.draining = False
         self.ready, self.why, self.since = False, "starting", time.time()
@@ -112,7 +116,7 @@ class Health:
 
     def _look(self, default: DefaultVersion) -> tuple[bool, str]:
         """(ready, why not). Takes no longer than the look's time-out, whatever hangs."""
-        answers = management.answers(default.server, self.settings.look_timeout_s)
+        answers = management.answers(default.server.inference, "/ping", self.settings.look_timeout_s)
         # since the look before; but if this process was stopped meanwhile, nobody looked
         elapsed_s = min(time.monotonic() - self._looked_at, self._look_limit_s)
         self._silent = 0 if answers else self._silent + 1
@@ -126,6 +130,8 @@ class Health:
         if self._probe is None and time.monotonic() >= self._next_probe:
             self._probes, self._waits = self._probes + 1, True
             self._probe = Probe(default, self._probes, self.settings.check_timeout_s, self._wake.set)
+        if not self.door_answers():
+            return False, "the door does not answer"
         if self._silent >= MISSES:
             return False, "the front end does not answer"
         if not self._proved or self._failed >= MISSES:
@@ -161,19 +167,3 @@ class Health:
             self.since = time.time()
             self.steps("ready" if ready else "not ready", **({"why": why} if why else {}))
         self.ready, self.why = ready, why
-
-
-def health_server(host: str, port: int, health: Health) -> HttpServer:
-    """Answers /livez and /readyz inside `with`: 200, or 503 with the reason. OSError if the port is taken."""
-
-    def livez() -> Answer:
-        return _answer(health.live, {"live": health.live})
-
-    def readyz() -> Answer:
-        return _answer(*health.readiness())
-
-    return HttpServer(host, port, {"/livez": livez, "/readyz": readyz}, health.settings.http_timeout_s)
-
-
-def _answer(good: bool, status: dict[str, Any]) -> Answer:
-    return Answer(200 if good else 503, "application/json", (json.dumps(status) + "\n").encode())

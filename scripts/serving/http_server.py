@@ -1,6 +1,6 @@
-"""A small HTTP server for health and metrics: GET and HEAD, a function for each path, on threads of its own.
+"""A small HTTP server for metrics: GET and HEAD, a function for each path, on threads of its own.
 
-No request bodies, no TLS, no access log (a line for each check or scrape would hide the others). Photos go to TorchServe.
+No request bodies, no TLS, no access log (a line for each scrape would hide the others). Photos go to the door.
 """
 
 import threading

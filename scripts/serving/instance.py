@@ -15,7 +15,7 @@ from handler.capture import captured_photos, prune
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.backend.torchserve.process import TorchServe
-from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove, wait_until_idle
+from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove
 from scripts.release.document import fingerprint
 from scripts.release.fetch import fetch, remove_old
 from scripts.release.store import DeniedError, StoreError
@@ -36,8 +36,13 @@ class Loaded(NamedTuple):
     sha256: str
     folder: Path
     golden: Golden
-    precision: str
+    description: Mapping[str, Any]  # what it says of itself: SeefoodHandler.describe
     workers: management.Workers  # that its model-config.yaml asks for
+
+    @property
+    def precision(self) -> str:
+        """That its worker computes in."""
+        return str(self.description["precision"])
 
 
 class NotWantedError(RuntimeError):
@@ -52,6 +57,7 @@ class Instance:
         self.settings, self.steps = settings, steps
         self.torchserve: TorchServe | None = None
         self.loaded: dict[str, Loaded] = {}
+        self.leaving: set[str] = set()  # of those, the ones that get no more requests
         self.default: str | None = None  # the version that answers where none is named ...
         self.wanted: str | None = None  # ... and the one that shall
         self.problems: dict[str, Problem] = {}  # by version; "" is the document itself
@@ -76,13 +82,18 @@ class Instance:
         complete = document is not None and set(self.loaded) == set(document["versions"]) and self.default == self.wanted
         return "reconciled" if complete and not self.problems else "reconciling" if self.loaded else "starting"
 
+    def served(self) -> dict[str, Any]:
+        """What the door may ask for: {model: {"default": version or None, "versions": {version: its description}}}."""
+        versions = {version: dict(one.description) for version, one in self.loaded.copy().items() if version not in self.leaving}
+        return {self.model: {"default": self.default, "versions": versions}} if versions else {}
+
     def attach(self, torchserve: TorchServe) -> None:
         """A new TorchServe is up, with nothing loaded."""
         self.torchserve = torchserve
 
     def detach(self) -> None:
         """TorchServe is gone, and with it all versions."""
-        self.torchserve, self.loaded, self.default = None, {}, None
+        self.torchserve, self.loaded, self.leaving, self.default = None, {}, set(), None
         self.health.set_default(None)
 
     def poll(self) -> None:
@@ -143,8 +154,8 @@ class Instance:
 
     def _undo_changes(self, server: Server) -> None:
         """Undo what somebody else has changed by hand; versions that were unregistered are loaded again."""
-        wanted = {version: loaded.workers for version, loaded in self.loaded.items()}
-        for version in undo_changes(server, self.model, wanted, self.default, self.steps):
+        wanted = {version: loaded.workers for version, loaded in self.loaded.items() if version not in self.leaving}
+        for version in undo_changes(server, self.model, wanted, self.leaving, self.default, self.steps):
             del self.loaded[version]
         if self.default not in self.loaded:
             self.default = None
@@ -202,7 +213,7 @@ class Instance:
             load(server, self.model, version, folder.name, self.settings.load_timeout_s, self.torchserve.log, self._watch(version))
             try:
                 golden = read_golden(folder)
-                precision = prove(server, self.model, version, golden, self.settings.golden_timeout_s, self._watch(version))
+                description = prove(server, self.model, version, golden, self.settings.golden_timeout_s, self._watch(version))
                 workers = management.Workers.of(management.version(server, self.model, version))
             except BaseException:
                 forget(server, self.model, version)
@@ -211,7 +222,7 @@ class Instance:
             if not self.desired.proved(version, entry):
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        self.loaded[version] = Loaded(entry["sha256"], folder, golden, precision, workers)
+        self.loaded[version] = Loaded(entry["sha256"], folder, golden, description, workers)
 
     def _watch(self, version: str) -> Callable[[], None]:
         """What goes on while a version loads, which may take minutes: the heartbeat, and polls of the document."""
@@ -240,12 +251,23 @@ class Instance:
             self.steps("default", version=version)
 
     def _remove(self, version: str) -> None:
+        """Drain a version and unregister it. What TorchServe cannot unregister is tried again at the next poll."""
         assert self.torchserve is not None
-        started = time.monotonic()
-        self.steps("draining", version=version)
+        started, first = time.monotonic(), version not in self.leaving
+        self.leaving.add(version)
+        if first:
+            self.steps("draining", version=version)
         limits = self.settings.drain_s, self.settings.settle_s
-        idle = remove(self.torchserve.server, self.model, version, self.loaded[version].golden, *limits, self.health.beat)
+        try:
+            idle = remove(self.torchserve.server, self.model, version, self.loaded[version].golden, *limits, self.health.beat)
+        except ManagementError as error:
+            if not error.status:
+                raise
+            self._note(version, Problem(f"version {version} cannot be removed: {error}", False))
+            return
         del self.loaded[version]
+        self.leaving.discard(version)
+        self._note(version, None)
         self.steps("removed", version=version, idle=idle, took_s=time.monotonic() - started)
 
     def _finish(self, document: dict[str, Any]) -> None:
@@ -271,18 +293,3 @@ class Instance:
         self.steps("comparing two versions", photos=len(photos), shadow=versions[1])
         timeout_s = self.settings.shadow_timeout_s
         self.shadow = compare(self.torchserve.server, self.model, photos, versions, timeout_s, self.health.beat)
-
-    def drain(self) -> bool:
-        """Whether, within the limit, all versions came to have nothing queued and nothing running."""
-        if self.torchserve is None or self.torchserve.ended:
-            return True
-        deadline = time.monotonic() + self.settings.drain_s
-        settle_s = min(self.settings.settle_s, 0.2)  # new requests may still come in; none of those before is lost
-        try:
-            idle = [
-                wait_until_idle(self.torchserve.server, self.model, version, loaded.golden, deadline - time.monotonic(), settle_s)
-                for version, loaded in self.loaded.items()
-            ]
-        except ManagementError:
-            return False
-        return all(idle)

@@ -4,7 +4,6 @@ Runs on a thread of the server's process. Each worker counts in two files of its
 into one file of each kind, so that hundreds of restarts leave no more than two.
 """
 
-import http.client
 import json
 import struct
 import threading
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from scripts.backend.torchserve.management import new_client, url_of
 from scripts.serving.http_server import Answer, HttpServer
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -103,14 +104,14 @@ class WorkersCollector:
 
 
 class MetricsServer(HttpServer):
-    """Answers GET /metrics on loopback `port` inside `with`; TorchServe's own metrics come from `torchserve_port`."""
+    """Answers GET /metrics on loopback `port` inside `with`; TorchServe's own metrics come from its address for them."""
 
     def __init__(
-        self, folder: Path, port: int, torchserve_port: int, settings: Settings | None = None, steps: Steps | None = None
+        self, folder: Path, port: int, torchserve: str, settings: Settings | None = None, steps: Steps | None = None
     ) -> None:
         """Listen; the folder need not exist yet. OSError if the port is taken."""
-        self.folder, self.torchserve_port = folder, torchserve_port
-        self.settings = settings or Settings()
+        self.folder, self.settings = folder, settings or Settings()
+        self.torchserve, self._client = url_of(torchserve), new_client(self.settings.metrics_timeout_s, torchserve)
         self.steps = steps or Steps(self.settings.log_json)
         self.registry = CollectorRegistry()
         self.registry.register(WorkersCollector(folder))
@@ -166,17 +167,12 @@ class MetricsServer(HttpServer):
         return ours + self._torchserve()
 
     def _torchserve(self) -> bytes:
-        connection = http.client.HTTPConnection("127.0.0.1", self.torchserve_port, timeout=self.settings.metrics_timeout_s)
         try:
-            connection.request("GET", "/metrics")
-            response = connection.getresponse()
-            body = response.read()
-            if response.status == 200:
-                return body
-            reason = f"status {response.status}"
-        except (OSError, http.client.HTTPException) as error:
+            response = self._client.get(f"{self.torchserve}/metrics")
+            if response.is_success:
+                return response.content
+            reason = f"status {response.status_code}"
+        except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-        finally:
-            connection.close()
         # on one line, whatever the reason: a comment in this format ends with its line
         return f"# TorchServe's own metrics are missing: {' '.join(reason.split())}\n".encode()

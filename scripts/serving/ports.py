@@ -8,8 +8,8 @@ import psutil
 from scripts.errors import SeeFoodError
 from scripts.settings import ports_of
 
-# these listen on --host, all others on loopback
-PUBLIC = ("inference", "health")
+# this one listens on --host, the others on loopback
+PUBLIC = "inference"
 
 
 class PortError(SeeFoodError):
@@ -25,7 +25,7 @@ def check_ports(host: str, port: int) -> None:
             # as the servers do: a port whose last connections are in TIME_WAIT is free
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host if name in PUBLIC else "127.0.0.1", number))
+                probe.bind((host if name == PUBLIC else "127.0.0.1", number))
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     raise PortError(

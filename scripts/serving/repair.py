@@ -6,7 +6,7 @@ default version's workers are restarted, then, if that does not help, TorchServe
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import psutil
 
@@ -65,8 +65,13 @@ def _starts(worker: dict[str, object]) -> bool:
     return worker["status"] != "READY" and isinstance(pid, int) and pid > 0 and psutil.pid_exists(pid)
 
 
-def undo_changes(server: Server, model: str, wanted: Mapping[str, Workers], default: str | None, steps: Steps) -> set[str]:
-    """Have `model`'s wanted versions served with so many workers, and nothing else. Those that are gone. ManagementError."""
+def undo_changes(
+    server: Server, model: str, wanted: Mapping[str, Workers], leaving: Set[str], default: str | None, steps: Steps
+) -> set[str]:
+    """Have `model`'s wanted versions served with so many workers, and nothing else. Those that are gone. ManagementError.
+
+    Versions that are leaving are left alone: TorchServe has scaled one down that it could not unregister.
+    """
     registered = management.versions(server, model)
     gone = wanted.keys() - registered
     for version in gone:
@@ -81,7 +86,7 @@ def undo_changes(server: Server, model: str, wanted: Mapping[str, Workers], defa
             steps("repair", what="workers scaled back", version=version, why=why)
             management.scale(server, model, version, wanted[version])
     for name in management.models(server):
-        foreign = management.versions(server, name).keys() - (wanted if name == model else {})
+        foreign = management.versions(server, name).keys() - (wanted.keys() | leaving if name == model else set())
         # the default last: TorchServe keeps it while there are others
         for version in sorted(foreign, key=lambda version: version == management.default_version(server, name)):
             steps("repair", what="unregistered", model=name, version=version, why="it was registered by hand")

@@ -3,12 +3,12 @@
 Runs TorchServe with config.properties and keeps it reconciled with the release document (scripts/release/document.py), which
 is polled every few seconds: MODEL_STORE/release.json, or --release. Where nobody has rolled anything out yet, it is written
 for the newest archive. With --version, a document of its own names that version alone. TorchServe is restarted when it dies.
-/livez and /readyz answer on the health port, and a status beside the release document shows how far this instance is.
-Everything else is written to build/serve-PORT/.
+The door (scripts/door) stands before it and answers on --port, /livez and /readyz too. A status beside the release document
+shows how far this instance is. Everything else is written to build/serve-PORT/.
 
-On SIGTERM, Ctrl-C or a closed terminal: not ready at once, but serving for SEEFOOD_GRACE_S; then queued and running requests
-are answered, and TorchServe is stopped. A second SIGTERM or Ctrl-C stops it at once. Even after SIGKILL no process is left
-(scripts/backend/torchserve/guard.py).
+On SIGTERM, Ctrl-C or a closed terminal: not ready at once, but serving for SEEFOOD_GRACE_S; then the door takes no more
+connections and answers what it has, and TorchServe is stopped. A second SIGTERM or Ctrl-C stops both at once. Even after
+SIGKILL no process is left (scripts/backend/torchserve/guard.py).
 """
 
 import argparse
@@ -30,6 +30,7 @@ import psutil
 
 from scripts.archive.name import choose_archive, find_archives, precedence, split_name
 from scripts.backend.torchserve.process import ServeError, make_private
+from scripts.backend.torchserve.sockets import choose_addresses, remove_short_folder
 from scripts.command import parser, run
 from scripts.paths import ROOT
 from scripts.release.address import open_store
@@ -38,7 +39,8 @@ from scripts.release.folder_store import FolderStore
 from scripts.release.status import Fleet
 from scripts.release.store import Store
 from scripts.serving.desired import DesiredState
-from scripts.serving.health import Health, health_server
+from scripts.serving.door import Door
+from scripts.serving.health import Health
 from scripts.serving.instance import Instance
 from scripts.serving.metrics import MetricsServer
 from scripts.serving.ports import check_ports
@@ -59,17 +61,20 @@ def serve(
     """Serve the store's release until a signal comes, which is a KeyboardInterrupt. ServeError if it cannot start."""
     check_ports(host, port)
     allow_open_files(settings.open_files)
-    ports = ports_of(port)
     make_private(run_dir)
-    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], ports["TorchServe metrics"], settings, steps)
-    health = Health(settings, steps, metrics.progress)
+    addresses = choose_addresses(run_dir)
+    if not addresses.private:
+        steps("TorchServe is on loopback", why="it has no Unix sockets on this machine", addresses=" ".join(addresses))
+    metrics = MetricsServer(run_dir / "metrics", ports_of(port)["metrics"], addresses.metrics, settings, steps)
+    health = Health(settings, steps, metrics.progress, lambda: door.answers)
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
-    supervisor = Supervisor(instance, run_dir, host, port)
+    door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health))
+    supervisor = Supervisor(instance, run_dir, addresses, door)
     pid_file = run_dir / "serve.pid"
     pid_file.write_text(str(os.getpid()))
     try:
         # left in reverse: the checks end first, and the last status still needs the metrics
-        with metrics, health_server(host, ports["health"], health), Reporter(instance, metrics), health:
+        with metrics, Reporter(instance, metrics), health, door:
             try:
                 steps("starting TorchServe", instance=name, release=store.address)
                 supervisor.run()
@@ -82,6 +87,14 @@ def serve(
                 raise
     finally:
         pid_file.unlink(missing_ok=True)
+        remove_short_folder(run_dir / "sockets")
+
+
+def _told(instance: Instance, health: Health) -> dict[str, Any]:
+    """What the door is told (scripts/door/state.py)."""
+    ready, status = health.readiness()
+    why, draining = status.get("why", ""), health.draining
+    return {"live": health.live, "ready": ready, "why": why, "draining": draining, "models": instance.served()}
 
 
 def allow_open_files(least: int) -> None:
@@ -199,9 +212,7 @@ def stop(port: int, run_dir: Path, settings: Settings) -> None:
 def _arguments() -> argparse.Namespace:
     arguments = parser(__doc__)
     arguments.add_argument("--port", type=int, default=8080, help="inference port; the others follow it: scripts/settings.py")
-    arguments.add_argument(
-        "--host", default="127.0.0.1", help="inference and health address, e.g. 0.0.0.0; the others stay on loopback"
-    )
+    arguments.add_argument("--host", default="127.0.0.1", help="the address of --port, e.g. 0.0.0.0; the others stay on loopback")
     arguments.add_argument(
         "--release", help="the release document: a path or s3://bucket/key; default: SEEFOOD_RELEASE, else MODEL_STORE/release.json"
     )

@@ -1,4 +1,4 @@
-"""TorchServe kept running: started, restarted when it ends or hangs, announced once it serves, drained in the end."""
+"""TorchServe kept running: started, restarted when it ends or hangs, announced once it serves, stopped after the door."""
 
 import signal
 import time
@@ -6,9 +6,11 @@ import traceback
 from pathlib import Path
 
 from scripts.backend.torchserve.management import ManagementError
-from scripts.backend.torchserve.process import ServeError, TorchServe, local_address
+from scripts.backend.torchserve.process import ServeError, TorchServe
+from scripts.backend.torchserve.sockets import Addresses
 from scripts.paths import ROOT
 from scripts.serving.desired import Problem
+from scripts.serving.door import Door
 from scripts.serving.instance import UNEXPECTED, Instance
 from scripts.serving.repair import HangsError
 
@@ -19,8 +21,8 @@ TICK_S = 0.1
 class Supervisor:
     """Runs TorchServe for an instance, and has the instance reconciled at every poll."""
 
-    def __init__(self, instance: Instance, run_dir: Path, host: str, port: int) -> None:
-        self.instance, self.run_dir, self.host, self.port = instance, run_dir, host, port
+    def __init__(self, instance: Instance, run_dir: Path, addresses: Addresses, door: Door) -> None:
+        self.instance, self.run_dir, self.addresses, self.door = instance, run_dir, addresses, door
         self.settings, self.steps, self.health = instance.settings, instance.steps, instance.health
         self.torchserve: TorchServe | None = None
         self.started, self.announced = time.monotonic(), False
@@ -57,7 +59,7 @@ class Supervisor:
             self.torchserve.stop(now=True)
 
     def _start(self) -> None:
-        self.torchserve = TorchServe(self.run_dir, self.host, self.port, self.settings)
+        self.torchserve = TorchServe(self.run_dir, self.addresses, self.settings)
         self.torchserve.wait_until_up()
         self.instance.attach(self.torchserve)
         self.steps("TorchServe is up", after_s=time.monotonic() - self.started)
@@ -103,7 +105,7 @@ class Supervisor:
         self.steps.say(
             f"ready after {took_s:.1f} s: {instance.model} {instance.default} in {precision}, golden photos answered.\n"
             f"Try it with\n\n"
-            f"    curl {local_address(self.host, self.port)}/predictions/{instance.model} -T photo.jpg\n\n"
+            f"    curl {self.door.address}/predictions/{instance.model} -T photo.jpg\n\n"
             f"Ctrl-C stops it. Logs: {logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs}",
             "serving",
             model=instance.model,
@@ -120,14 +122,14 @@ class Supervisor:
             time.sleep(min(TICK_S, seconds))
 
     def stop(self, why: str) -> None:
-        """Drain and stop TorchServe; a second SIGINT or SIGTERM stops it at once."""
+        """Have the door answer what it has, and stop TorchServe; a second SIGINT or SIGTERM stops both at once."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that is closed sends several
         self.health.drain()
         now = True
         try:
             self.steps("draining", why=why, grace_s=self.settings.grace_s)
             time.sleep(self.settings.grace_s)
-            idle = self.instance.drain()
+            idle = self.door.drain(self.settings.drain_s)
             self.steps("drained", idle=idle)
             now = False
         except KeyboardInterrupt:

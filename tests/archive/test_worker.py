@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 
@@ -82,17 +83,23 @@ class ExplainContext(OfflineContext):
 
 class RecordingContext(OfflineContext):
     def __init__(self):
-        self.statuses = {}
+        self.statuses, self.headers = {}, {}
+
+    def get_all_request_header(self, index):
+        return {"x-top-k": "1"} if index == 2 else {}
 
     def set_response_status(self, code, phrase, index):
         self.statuses[index] = code
+
+    def set_response_header(self, index, key, value):
+        self.headers[index] = {**self.headers.get(index, {}), key: value}
 
 
 def test_bad_photo_gets_its_own_status_and_the_rest_of_its_batch_is_served(unpacked):
     handler, context = load_handler(unpacked), RecordingContext()
     good = {"body": picture_bytes(0)}
     alone = json.loads(handler.handle([good], context)[0])
-    bodies = handler.handle([good, {"body": b"broken"}, {"data": picture_bytes(1), "top_k": "1"}, {}], context)
+    bodies = handler.handle([good, {"body": b"broken"}, {"data": picture_bytes(1)}, {}], context)
     answers = [json.loads(body) for body in bodies]
     assert context.statuses == {1: 415, 3: 400}
     assert answers[1] == {"code": 415, "type": "PhotoError", "message": answers[1]["message"]}
@@ -100,6 +107,22 @@ def test_bad_photo_gets_its_own_status_and_the_rest_of_its_batch_is_served(unpac
     assert len(answers[2]["predictions"]) == 1
     assert [p["label"] for p in answers[0]["predictions"]] == [p["label"] for p in alone["predictions"]]
     assert answers[0]["predictions"][0]["probability"] == pytest.approx(alone["predictions"][0]["probability"], abs=1e-5)
+
+
+def test_each_answer_tells_how_long_its_photo_was_decoded_and_its_batch_inferred(unpacked):
+    handler, context = load_handler(unpacked), RecordingContext()
+    handler.handle([{"body": picture_bytes(0)}, {"body": b"broken"}, {"body": picture_bytes(1)}], context)
+    assert context.headers.keys() == {0, 2}
+    times = [re.fullmatch(r"decode;dur=(\d+\.\d), inference;dur=(\d+\.\d)", context.headers[i]["server-timing"]) for i in (0, 2)]
+    assert all(0 < float(time[1]) < 60_000 and 0 < float(time[2]) < 60_000 for time in times)
+    assert times[0][2] == times[1][2]
+
+
+def test_description_tells_what_inference_and_heat_map_cost(unpacked):
+    described = load_handler(unpacked).describe()
+    assert 0 < described["inference_cpu_s"] < 10
+    assert described["heat_map_cpu_s"] > described["inference_cpu_s"]
+    json.dumps(described)
 
 
 def test_answer_has_the_promised_fields_best_first(unpacked):

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,13 @@ import pytest
 from scripts.backend.torchserve import process
 from scripts.backend.torchserve.environment import passed_on, server_environment
 from scripts.backend.torchserve.process import ServeError, make_private
+from scripts.backend.torchserve.sockets import (
+    Addresses,
+    choose_addresses,
+    has_unix_sockets,
+    make_short_folder,
+    remove_short_folder,
+)
 from scripts.settings import Settings
 
 SECRETS = [
@@ -37,6 +46,7 @@ SECRETS = [
     "CUDA_API_KEY",
     "a name that nobody thought of",
 ]
+ADDRESSES = Addresses("unix:/x/inference", "unix:/x/management", "unix:/x/metrics")
 HARMLESS = ["LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"]
 
 
@@ -44,15 +54,20 @@ def test_environment_of_torchserve_holds_what_it_needs_and_no_secret(tmp_path, m
     for name in [*SECRETS, *HARMLESS]:
         monkeypatch.setenv(name, f"value of {name}")
     monkeypatch.setenv("HOME", "/home/somebody")  # where ~/.aws is
-    environment = server_environment(tmp_path, "127.0.0.1", 8080, Settings())
+    environment = server_environment(tmp_path, ADDRESSES, Settings())
     assert not set(SECRETS).intersection(environment)
     assert {name: environment[name] for name in HARMLESS} == {name: f"value of {name}" for name in HARMLESS}
     assert not [value for value in environment.values() if "/home/somebody" in value]
-    assert environment["PATH"].endswith(os.environ["PATH"])
+    assert f":{os.environ['PATH']}:" in environment["PATH"]
+    assert environment["TS_MANAGEMENT_ADDRESS"] == "unix:/x/management"
 
 
 def test_what_is_passed_on_is_named():
     assert passed_on({"PATH": "/bin", "PATH_TO_KEY": "x", "MY_LANG": "x", "LC_X": "y"}) == {"PATH": "/bin", "LC_X": "y"}
+
+
+def make_temp(run_dir):
+    return make_short_folder(run_dir / "temp", process.SOCKET_NAME)
 
 
 def modes(folder):
@@ -109,13 +124,13 @@ def test_socket_of_a_worker_fits_however_long_the_path_is(tmp_path_factory, leng
     parent = tmp_path_factory.mktemp("s")
     run_dir = parent / ("x" * max(1, length - len(str(parent)) - 1))
     run_dir.mkdir()
-    process._make_temp(run_dir)
-    temp = Path(server_environment(run_dir, "127.0.0.1", 8080, Settings())["TEMP"])
+    make_temp(run_dir)
+    temp = Path(server_environment(run_dir, ADDRESSES, Settings())["TEMP"])
     assert temp.stat().st_mode & 0o077 == 0
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(temp / ".ts.sock.9000"))
     (run_dir / "temp" / "models").mkdir()
-    process._remove_temp(run_dir)
+    remove_short_folder(run_dir / "temp")
     assert not list(run_dir.iterdir())
     assert not temp.exists()
 
@@ -123,11 +138,11 @@ def test_socket_of_a_worker_fits_however_long_the_path_is(tmp_path_factory, leng
 def test_folder_that_a_killed_server_left_elsewhere_is_removed_by_the_next_start(tmp_path, umask):
     run_dir = tmp_path / ("x" * 90)
     run_dir.mkdir()
-    process._make_temp(run_dir)
+    make_temp(run_dir)
     left = (run_dir / "temp").resolve()
-    process._make_temp(run_dir)
+    make_temp(run_dir)
     assert not left.exists()
-    process._remove_temp(run_dir)
+    remove_short_folder(run_dir / "temp")
 
 
 def test_path_that_is_too_long_everywhere_is_named_with_what_to_do(tmp_path, monkeypatch, umask):
@@ -135,5 +150,54 @@ def test_path_that_is_too_long_everywhere_is_named_with_what_to_do(tmp_path, mon
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
     with pytest.raises(ServeError, match=rf"no socket fits .*{re.escape(str(long))}.* has \d+ bytes, at most 107 .*set TMPDIR"):
-        process._make_temp(long)
+        make_temp(long)
     assert not list(long.iterdir())
+
+
+@pytest.mark.parametrize("length", [20, 95, 96, 97, 120])
+def test_torchserve_listens_on_sockets_that_fit_and_that_its_user_alone_reaches(tmp_path_factory, length, umask):
+    parent = tmp_path_factory.mktemp("s")
+    run_dir = parent / ("x" * max(1, length - len(str(parent)) - 1))
+    run_dir.mkdir()
+    addresses = choose_addresses(run_dir)
+    assert addresses.private
+    folders = {Path(address.removeprefix("unix:")).parent for address in addresses}
+    assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700]
+    for address in addresses:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(address.removeprefix("unix:"))
+    remove_short_folder(run_dir / "sockets")
+    assert not [folder for folder in folders if folder.exists()]
+    assert not list(run_dir.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "has"),
+    [
+        ("Linux", "x86_64", True),
+        ("Linux", "aarch64", True),
+        ("Linux", "ppc64le", False),
+        ("Darwin", "x86_64", True),
+        ("Darwin", "arm64", False),
+        ("Windows", "AMD64", False),
+    ],
+)
+def test_unix_sockets_are_used_where_the_jar_has_their_code(system, machine, has):
+    assert has_unix_sockets(system, machine) == has
+
+
+def test_without_unix_sockets_it_is_loopback_on_three_free_ports(tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    addresses = choose_addresses(tmp_path)
+    assert not addresses.private
+    assert len({int(address.removeprefix("http://127.0.0.1:")) for address in addresses}) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_worker_that_does_not_end_is_killed_where_the_machine_has_no_kill(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = server_environment(tmp_path, ADDRESSES, Settings())["PATH"]
+    with subprocess.Popen(["/bin/sleep", "100"]) as process:
+        # as TorchServe calls it: by its name, from the path
+        subprocess.run(["kill", "-9", str(process.pid)], env={"PATH": path}, executable=shutil.which("kill", path=path), check=True)
+        assert process.wait() == -9

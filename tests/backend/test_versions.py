@@ -60,7 +60,7 @@ def torchserve():
 
 
 def test_version_that_answers_its_golden_photos_is_proved_with_its_precision(torchserve, golden):
-    assert prove(torchserve.server, "flowers", "1.0.0", golden, 5) == "f32"
+    assert prove(torchserve.server, "flowers", "1.0.0", golden, 5)["precision"] == "f32"
     assert ("POST", "/predictions/flowers/1.0.0") in torchserve.requests
 
 

@@ -14,6 +14,7 @@ from scripts.archive.build import stage
 from scripts.archive.predict import OfflineContext
 from scripts.archive.read import load_handler
 from scripts.backend.torchserve.environment import server_environment
+from scripts.backend.torchserve.sockets import Addresses
 from scripts.settings import Settings
 from tests.conftest import ROOT, bytes_of, modules_of_a_worker, picture_bytes
 
@@ -112,7 +113,7 @@ def test_folder_that_cannot_be_made_does_not_keep_a_worker_from_starting(capture
 
 def test_share_alone_is_enough_as_the_bounds_have_defaults(capture, tmp_path, monkeypatch):
     capture(share=1)
-    environment = server_environment(tmp_path, "127.0.0.1", 8080, Settings.from_environment())
+    environment = server_environment(tmp_path, Addresses("", "", ""), Settings.from_environment())
     for name, value in environment.items():
         if name.startswith("SEEFOOD_CAPTURE_"):
             monkeypatch.setenv(name, value)

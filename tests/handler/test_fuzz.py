@@ -1,9 +1,8 @@
-"""Mutated photos, bodies, fields and headers through the worker's path: only RequestError and PhotoError come out.
+"""Mutated photos, fields and headers through the worker's path: only RequestError and PhotoError come out.
 
 `make test` runs a few hundred cases, always the same; `make test-all` runs over 20,000, others each time.
 """
 
-import base64
 import gc
 import json
 import random
@@ -37,9 +36,7 @@ SEEDS = {
 }
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=60),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["image", "instances", "top_k", "x"]), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["image", "instances", "x"]), inner, max_size=4),
     max_leaves=10,
 )
 quick = settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -137,31 +134,11 @@ def resident_mb():
 HEADERS = st.dictionaries(
     st.sampled_from(["x-top-k", "X-Top-K", "content-type"]) | st.text(max_size=8), st.text(max_size=30), max_size=3
 )
-FIELDS = st.dictionaries(
+FIELDS = st.fixed_dictionaries({"body": damaged("JPEG")}) | st.dictionaries(
     st.sampled_from(["data", "image", "body", "top_k"]) | st.text(max_size=10),
     ANYTHING | st.binary(max_size=200).map(bytearray) | damaged("JPEG"),
     max_size=4,
 )
-
-
-@st.composite
-def bodies(draw):
-    """JSON as it should be, nearly as it should be, and cut or scrambled."""
-    photo = base64.b64encode(draw(damaged(draw(st.sampled_from(sorted(SEEDS)))))).decode()
-    value = draw(
-        st.sampled_from([{"image": photo}, {"instances": [{"image": photo}]}, {"image": f"data:image/png;base64,{photo}"}])
-    )
-    if draw(st.booleans()):
-        value = value | draw(st.dictionaries(st.sampled_from(["image", "instances", "top_k"]), ANYTHING, max_size=2))
-    if draw(st.booleans()):
-        return value
-    text = bytearray(json.dumps(value, default=str).encode())
-    for _ in range(draw(st.integers(0, 3))):
-        at = draw(st.integers(0, len(text)))
-        text[at : at + draw(st.integers(0, 3))] = draw(
-            st.binary(max_size=4) | st.sampled_from([b"[", b'"', b"{", b"\\ud800", b"NaN", b"1e999"])
-        )
-    return bytes(text) if draw(st.booleans()) else text.decode(errors="replace")
 
 
 def damaged_photos(image_format, profile):
@@ -175,8 +152,7 @@ def test_damaged_photo_is_read_or_refused(image_format):
 
 
 def test_damaged_request_is_read_or_refused():
-    run(st.tuples(FIELDS, HEADERS), quick, lambda case: answer(*case))
-    assert any(run(bodies().map(lambda body: {"body": body}), quick, lambda request: answer(request, {})))
+    assert any(run(st.tuples(FIELDS, HEADERS), quick, lambda case: answer(*case)))
 
 
 @pytest.mark.slow
@@ -188,4 +164,3 @@ def test_thousands_of_damaged_photos_are_read_or_refused(image_format):
 @pytest.mark.slow
 def test_thousands_of_damaged_requests_are_read_or_refused():
     assert run(st.tuples(FIELDS, HEADERS), thorough, lambda case: answer(*case))
-    assert run(bodies().map(lambda body: {"body": body}), thorough, lambda request: answer(request, {}))

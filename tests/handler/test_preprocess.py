@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from handler.photo_file import MAX_BYTES, MAX_PIXELS
+from handler.limits import MAX_BYTES, MAX_PIXELS
 from handler.preprocess import UPRIGHT, PhotoError, Spec, crop, preprocess, read_photo, resized_side
 from tests.conftest import bytes_of, picture_bytes
 

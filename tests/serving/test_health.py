@@ -181,7 +181,7 @@ def test_a_look_takes_no_longer_than_its_patience_whatever_it_meets(trickle):
         threading.Thread(target=serve, daemon=True).start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         started = time.monotonic()
-        assert not answers(Server(url, url), 0.5)
+        assert not answers(url, "/ping", 0.5)
         assert time.monotonic() - started < 5
 
 
@@ -212,3 +212,24 @@ def test_time_in_which_this_process_was_stopped_counts_for_nothing(health, front
         assert now() < deadline
         time.sleep(0.01)
     assert health.stuck_s < 60
+
+
+def test_before_anything_is_served_it_is_live_and_not_ready():
+    health = Health(Settings(alive_s=LONG_S), Steps(False))
+    assert health.live
+    assert health.readiness() == (False, {"ready": False, "version": None, "why": "starting"})
+
+
+def test_it_is_live_until_the_main_loop_has_not_called_beat_for_too_long():
+    health, deadline = Health(Settings(alive_s=0.05), Steps(False)), time.monotonic() + LONG_S
+    while health.live:
+        assert time.monotonic() < deadline
+    health.beat()
+    assert health.live
+
+
+def test_door_that_does_not_answer_is_not_ready(health):
+    health.door_answers = lambda: False
+    wait(health, False, "the door does not answer")
+    health.door_answers = lambda: True
+    wait(health, True)

@@ -1,4 +1,4 @@
-"""The small server behind health and metrics: routes, HEAD, 404, clients that send nothing."""
+"""The small server behind the metrics: routes, HEAD, 404, clients that send nothing."""
 
 import socket
 import threading
@@ -7,11 +7,7 @@ import time
 import httpx
 import pytest
 
-from scripts.serving.health import Health, health_server
 from scripts.serving.http_server import Answer, HttpServer
-from scripts.settings import Settings
-from scripts.steps import Steps
-from tests.conftest import LIMIT_S
 
 
 @pytest.fixture
@@ -58,21 +54,3 @@ def test_idle_clients_hold_up_nobody_and_are_cut_off(capfd):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert capfd.readouterr() == ("", "")
-
-
-def test_livez_and_readyz_before_anything_is_served():
-    health = Health(Settings(alive_s=LIMIT_S), Steps(False))
-    with health_server("127.0.0.1", 0, health) as server:
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        assert httpx.get(f"{url}/livez").json() == {"live": True}
-        answer = httpx.get(f"{url}/readyz")
-        assert (answer.status_code, answer.json()) == (503, {"ready": False, "version": None, "why": "starting"})
-        assert answer.headers["content-type"] == "application/json"
-
-
-def test_livez_ends_when_the_main_loop_has_not_called_beat_for_too_long():
-    health = Health(Settings(alive_s=0.05), Steps(False))
-    with health_server("127.0.0.1", 0, health) as server:
-        deadline = time.monotonic() + LIMIT_S
-        while httpx.get(f"http://127.0.0.1:{server.server_address[1]}/livez").status_code != 503:
-            assert time.monotonic() < deadline

@@ -19,7 +19,6 @@ from scripts.archive.read import unpack
 from scripts.atomic import write_json
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
-from scripts.settings import ports_of
 from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.serving.server import Server, status_of
 
@@ -88,7 +87,7 @@ def test_archive_that_cannot_be_served_ends_with_what_is_wrong_with_it(exported,
 @pytest.mark.slow
 def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store, photo):
     server = Server(model_store, free_port()).wait_ready()
-    health = f"http://127.0.0.1:{ports_of(server.port)['health']}"
+    health = f"http://127.0.0.1:{server.port}"
     assert (status_of(f"{health}/readyz"), status_of(f"{health}/livez")) == (200, 200)
     java = next(process for process in server.family() if process.name() == "java")
     java.kill()
@@ -140,7 +139,7 @@ def test_every_line_of_json_logs_is_a_json_object(model_store, tmp_path, monkeyp
 def test_readiness_names_the_version_with_json_logs_as_with_text(model_store, monkeypatch):
     monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
     server = Server(model_store, free_port()).wait_ready()
-    readiness = httpx.get(f"http://127.0.0.1:{ports_of(server.port)['health']}/readyz").json()
+    readiness = httpx.get(f"http://127.0.0.1:{server.port}/readyz").json()
     assert readiness == {"ready": True, "version": "1.0.0"}
     server.end()
 

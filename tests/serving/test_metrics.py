@@ -23,7 +23,7 @@ KEPT = Settings().keep_metrics_of
 
 @pytest.fixture
 def server(tmp_path):
-    with MetricsServer(tmp_path / "metrics", free_port(), free_port()) as server:
+    with MetricsServer(tmp_path / "metrics", free_port(), f"http://127.0.0.1:{free_port()}") as server:
         server.url = f"http://127.0.0.1:{server.server_address[1]}/metrics"
         yield server
 
@@ -109,7 +109,7 @@ def fill(path):
 def test_full_disk_loses_no_metrics_and_ends_no_process(mount_disk, tmp_path):
     disk = mount_disk(tmp_path / "disk", "512k")
     work(disk, 2)
-    with MetricsServer(disk, free_port(), free_port()) as server:
+    with MetricsServer(disk, free_port(), f"http://127.0.0.1:{free_port()}") as server:
         url = f"http://127.0.0.1:{server.server_address[1]}/metrics"
         fill(disk / "filler")
         with pytest.raises(OSError) as caught:
@@ -148,12 +148,12 @@ def test_torchserves_own_metrics_follow_and_if_missing_a_comment_says_so(server)
     assert missing.splitlines()[-1].startswith("# TorchServe's own metrics are missing: ")
     assert "refused" in missing.splitlines()[-1]
     own = b"# HELP ts_requests_total Requests.\n# TYPE ts_requests_total counter\nts_requests_total 3.0\n"
-    with torchserve(server.torchserve_port, 200, own):
+    with torchserve(httpx.URL(server.torchserve).port, 200, own):
         text = httpx.get(server.url).text
     assert text.index("seefood_requests_total") < text.index("# HELP ts_requests_total")
     assert values(text)["ts_requests_total"] == 3
     assert "missing" not in text
-    with torchserve(server.torchserve_port, 500, b"x"):
+    with torchserve(httpx.URL(server.torchserve).port, 500, b"x"):
         assert httpx.get(server.url).text.splitlines()[-1] == "# TorchServe's own metrics are missing: status 500"
 
 

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -128,13 +129,18 @@ def test_photo_of_twenty_megabytes_is_answered_and_more_than_the_limit_is_413(se
     assert httpx.post(server.url, content=bytes(30_000_000), timeout=30).status_code == 413
 
 
-def test_management_metrics_and_grpc_listen_on_loopback_only(server):
-    java = next(process for process in server.family() if process.name() == "java")
-    listening = {(c.laddr.ip.removeprefix("::ffff:"), c.laddr.port) for c in java.net_connections("tcp") if c.status == "LISTEN"}
-    listening |= {
-        (c.laddr.ip, c.laddr.port) for c in psutil.Process(server.process.pid).net_connections("tcp") if c.status == "LISTEN"
+def test_torchserve_listens_on_private_sockets_alone_and_all_ports_are_loopback(server):
+    listening = {
+        (process.name() == "java", connection.laddr)
+        for process in [psutil.Process(server.process.pid), *server.family()]
+        for connection in process.net_connections("tcp")
+        if connection.status == "LISTEN"
     }
-    assert listening == {("127.0.0.1", number) for number in ports_of(server.port).values()}
+    assert listening == {(False, ("127.0.0.1", number)) for number in ports_of(server.port).values()}
+    java = next(process for process in server.family() if process.name() == "java")
+    paths = {Path(connection.laddr) for connection in java.net_connections("unix") if connection.laddr}
+    assert {path.name for path in paths} == {"inference", "management", "metrics"}
+    assert {path.parent.stat().st_mode & 0o777 for path in paths} == {0o700}
     assert httpx.get(f"http://127.0.0.1:{server.port + 1}/models").json()["models"][0]["modelName"] == "seefood"
     assert "ts_inference_requests_total" in httpx.get(f"http://127.0.0.1:{server.port + 2}/metrics").text
 

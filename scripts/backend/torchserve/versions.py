@@ -108,24 +108,25 @@ def read_golden(folder: Path) -> Golden:
 
 def prove(
     server: Server, model: str, version: str, golden: Golden, timeout_s: float, watch: Callable[[], None] = lambda: None
-) -> str:
-    """The precision of a version that answers all golden photos correctly, each within the time-out. VersionError if it does not.
+) -> dict[str, Any]:
+    """What a version says of itself that answers all golden photos correctly, each within the time-out. VersionError if not.
 
     Clients may send it photos already, as to a restarted server's only version: a full queue is waited for. `watch` is called
     meanwhile.
     """
-    precision = ""
+    described: dict[str, Any] = {}
 
     def describe(deadline: float) -> None:
-        nonlocal precision
         try:
-            precision = str(management.describe(server, model, version, deadline - time.monotonic())["precision"])
-        except (ManagementError, KeyError, TypeError) as error:
+            described.update(management.describe(server, model, version, deadline - time.monotonic()))
+            str(described["precision"])
+        except (ManagementError, KeyError, TypeError, ValueError) as error:
             busy = isinstance(error, ManagementError) and error.status == 503
             raise UnansweredError(f"version {version} returned no description: {error}", busy) from error
 
     def check(i: int) -> Callable[[float], None]:
-        return lambda deadline: golden.check(server, f"{model}/{version}", version, i, precision, deadline - time.monotonic())
+        path = f"{model}/{version}"
+        return lambda deadline: golden.check(server, path, version, i, str(described["precision"]), deadline - time.monotonic())
 
     for step in (describe, *map(check, range(len(golden.photos)))):
         deadline = time.monotonic() + timeout_s
@@ -138,7 +139,7 @@ def prove(
                 if not error.busy or time.monotonic() + POLL_S > deadline:
                     raise
             time.sleep(POLL_S)
-    return precision
+    return described
 
 
 def load(server: Server, model: str, version: str, url: str, timeout_s: float, log: Path | None, watch: Callable[[], None]) -> None:

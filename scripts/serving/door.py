@@ -1,0 +1,200 @@
+"""The door (scripts/door) as a child of the server: started first, told what is served, restarted when it ends or hangs.
+
+It gets one line of JSON each second and at each change (scripts/door/state.py), on a pipe that also ends it: when the pipe is
+closed, or this process is gone, it takes no more connections, answers what it has, and ends.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Self
+
+from scripts.backend.torchserve.environment import passed_on
+from scripts.backend.torchserve.management import answers
+from scripts.backend.torchserve.sockets import Addresses, ServeError
+from scripts.paths import ROOT
+from scripts.serving.health import MISSES
+from scripts.settings import Settings
+from scripts.steps import Steps
+
+MODULE = "scripts.door.door"
+LINE_S = 1.0
+# how soon a change is told, and an end noticed
+TICK_S = 0.05
+KEPT_LINES = 20
+
+
+def local_address(host: str, port: int, settings: Settings) -> str:
+    """The address at which this machine reaches a server that listens on `host`."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{'https' if settings.cert else 'http'}://{f'[{here}]' if ':' in here else here}:{port}"
+
+
+def door_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the door finds in its environment: the harmless part, and the settings but for where releases are."""
+    names = {f"SEEFOOD_{setting.name.upper()}" for setting in fields(Settings)} - {"SEEFOOD_RELEASE"}
+    return passed_on(environment) | {name: value for name, value in environment.items() if name in names}
+
+
+class Door:
+    """The door on `port`, and on the one after it for TorchServe's management API, inside `with`."""
+
+    def __init__(
+        self, host: str, port: int, addresses: Addresses, settings: Settings, steps: Steps, state: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        """`state()` is what it is told. TorchServe need not be up yet."""
+        self.address, self.settings, self.steps, self._state = local_address(host, port, settings), settings, steps, state
+        self._command = [sys.executable, "-m", MODULE, "--host", host, "--port", str(port)]
+        self._command += ["--backend", addresses.inference, "--management", addresses.management]
+        if settings.cert:
+            self._command += ["--cert", str(Path(settings.cert).resolve())]
+            self._command += ["--key", str(Path(settings.key or settings.cert).resolve())]
+        self._process: subprocess.Popen[str] | None = None
+        self._said: deque[str] = deque(maxlen=KEPT_LINES)
+        self._misses, self._answered_at = 0, time.monotonic()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=run, name="door", daemon=True) for run in (self._tell, self._watch)]
+
+    def __enter__(self) -> Self:
+        """Start it. ServeError with its own words if it ends, or does not answer."""
+        try:
+            self._start()
+            self._wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.stop()
+
+    @property
+    def answers(self) -> bool:
+        """Whether it has answered one of the last looks."""
+        return self._misses < MISSES
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            self._command,
+            cwd=ROOT,
+            env=door_environment(os.environ),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C reaches our process alone, which ends the door in order
+        )
+        self._process, self._misses, self._answered_at = process, 0, time.monotonic()
+        threading.Thread(target=self._listen, args=(process,), name="door's words", daemon=True).start()
+
+    def _listen(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stderr is not None
+        with process.stderr as lines:
+            for line in lines:
+                self._said.append(line.rstrip())
+                self.steps("door", says=line.rstrip())
+
+    def _wait_until_up(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + self.settings.start_timeout_s
+        while not answers(self.address, "/livez", self.settings.look_timeout_s):
+            if self._process.poll() is not None:
+                time.sleep(TICK_S)  # for its last words
+                said = self._said[-1].removeprefix("error: ") if self._said else f"status {self._process.returncode}"
+                raise ServeError(f"the door does not start: {said}")
+            if time.monotonic() > deadline:
+                raise ServeError(f"the door did not answer within {self.settings.start_timeout_s:g} s")
+            time.sleep(TICK_S)
+
+    def _tell(self) -> None:
+        """Write what is served, each second and at each change."""
+        told, told_at, told_to = "", 0.0, None
+        while not self._over.is_set():
+            line, process = json.dumps(self._state()) + "\n", self._process
+            if line != told or process is not told_to or time.monotonic() - told_at >= LINE_S:
+                assert process is not None
+                assert process.stdin is not None
+                # it may have ended, and is then started again; if it hangs, this thread waits until it is
+                with contextlib.suppress(OSError, ValueError):
+                    process.stdin.write(line)
+                    process.stdin.flush()
+                told, told_at, told_to = line, time.monotonic(), process
+            self._over.wait(TICK_S)
+
+    def _watch(self) -> None:
+        """Start it again when it has ended, or has not answered for too long."""
+        settings, next_look, began = self.settings, 0.0, time.monotonic()
+        wait_s = settings.restart_wait_s
+        while not self._over.wait(TICK_S):
+            assert self._process is not None
+            if self._process.poll() is not None:
+                # it ran for a while: not one of a series of failures, each of which doubles the wait
+                if time.monotonic() - began > settings.restart_wait_max_s:
+                    wait_s = settings.restart_wait_s
+                self._misses = MISSES
+                self.steps("the door ended by itself", status=self._process.returncode, restart_in_s=wait_s)
+                if self._over.wait(wait_s):
+                    return
+                wait_s, began = min(2 * wait_s, settings.restart_wait_max_s), time.monotonic()
+                _close(self._process)
+                with contextlib.suppress(OSError):  # no room for a process: tried again
+                    self._start()
+            elif time.monotonic() >= next_look:
+                self._look()
+                next_look = time.monotonic() + settings.look_s
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        if answers(self.address, "/livez", self.settings.look_timeout_s):
+            self._misses, self._answered_at = 0, time.monotonic()
+            return
+        self._misses += 1
+        # this process may have been stopped meanwhile: then nobody looked
+        self._answered_at = max(self._answered_at, began - self._misses * (self.settings.look_s + self.settings.look_timeout_s))
+        if time.monotonic() - self._answered_at > self.settings.repair_s:
+            self.steps("repair", what="door restarted", why=f"it has not answered for {self.settings.repair_s:g} s")
+            assert self._process is not None
+            self._process.kill()
+
+    def drain(self, timeout_s: float) -> bool:
+        """End it: no new connections, and whether within the limit all that it has was answered."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._leave() and self._process.wait(timeout_s) == 0
+        return False
+
+    def stop(self) -> None:
+        """End it at once, if it still runs."""
+        self._over.set()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            _close(self._process)
+
+    def _leave(self) -> bool:
+        """Close its pipe. False if it does not read, and a thread waits for it in vain."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join(self.settings.look_timeout_s + 1)
+        assert self._process is not None
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        _close(self._process)
+        return True
+
+
+def _close(process: "subprocess.Popen[str]") -> None:
+    """Close the pipe to it, whether it is still there or not."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
