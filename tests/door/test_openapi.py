@@ -15,7 +15,7 @@ from scripts.door.errors import PHRASES
 from scripts.door.state import State
 from tests.conftest import ROOT
 from tests.door.asking import ask
-from tests.door.protocol_server import Served, load_starter, torchserve
+from tests.door.without_server import application
 
 STATE = State(models={"seefood": {"default": "1.0.0", "versions": {"1.0.0": {}, "1.1.0": {}}}})
 # the door's own pages and metrics are no operations of the API
@@ -55,10 +55,14 @@ def test_keys_and_rates_are_described_where_they_are_set():
     assert "security" not in document(STATE)["paths"]["/predictions/{model}"]["post"]
 
 
+def routes_of(app):
+    while not isinstance(app, Starlette):
+        app = app.app
+    return app.router.routes
+
+
 def test_table_of_operations_is_the_applications():
-    app = Served("http://127.0.0.1:1", {}).app.app.app
-    assert isinstance(app, Starlette)
-    described = [route for route in app.router.routes if route.path not in NOT_DESCRIBED]
+    described = [route for route in routes_of(application(STATE)) if route.path not in NOT_DESCRIBED]
     routes = {(method.lower(), route.path) for route in described for method in route.methods - {"HEAD"}}
     assert {(operation.method, operation.path) for operation in OPERATIONS} == routes
 
@@ -96,20 +100,18 @@ expected-statuses = ["2xx", 404, 413, 415, 422]
 
 @pytest.mark.server
 @pytest.mark.slow
-def test_schemathesis_finds_nothing(tmp_path):
+def test_schemathesis_finds_nothing(server, tmp_path):
     command = Path(sys.executable).parent / "schemathesis"
     if not command.exists():
         pytest.skip("schemathesis is not installed")
     (tmp_path / "config.toml").write_text(CONFIG)
 
-    def run(url, *options):
-        asked = [command, "--config-file", tmp_path / "config.toml", "run", f"{url}/openapi.json", "--no-color", "--seed=1"]
+    def run(*options):
+        url = f"http://127.0.0.1:{server.port}/openapi.json"
+        asked = [command, "--config-file", tmp_path / "config.toml", "run", url, "--no-color", "--seed=1", "--continue-on-failure"]
         done = subprocess.run([*asked, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
 
-    with torchserve(tmp_path) as (running, port):
-        description = load_starter(running, tmp_path)
-        with Served(f"http://127.0.0.1:{port}", description).running() as door:
-            run(door.url, "--max-examples=25", "--continue-on-failure", "--exclude-path-regex=expla")
-            # a heat map takes a second of CPU: the examples alone
-            run(door.url, "--phases=examples", "--continue-on-failure", "--include-path-regex=expla")
+    run("--max-examples=25", "--exclude-path-regex=expla")
+    # a heat map takes a second of CPU: the examples alone
+    run("--phases=examples", "--include-path-regex=expla")
