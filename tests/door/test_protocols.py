@@ -240,6 +240,7 @@ def test_models_of_the_first_protocol(client):
     assert client.get("/v1/models/seefood").json() == {"name": "seefood", "ready": True}
 
 
+@pytest.mark.slow
 def test_heat_maps_of_instances(client, photos, expected):
     request = {"instances": [base64_of(photo) for photo in photos[:2]]}
     answer = client.post("/v1/models/seefood:explain", json=request, headers={"accept": "image/png"}).json()
