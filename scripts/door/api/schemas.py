@@ -56,7 +56,11 @@ def takes(kind: str) -> Schema:
         return {"application/json": {"schema": schema, "example": {"instances": [{"image": {"b64": EXAMPLE}}]}}}
     tensors = [_tensor(number) for number in range(1, MAX_INSTANCES + 1)]
     outputs = array(record(name={"enum": list(OUTPUTS)}))
-    optional = {"id": TEXT, "parameters": {"type": "object", "properties": {"top_k": TOP_K}}, "outputs": outputs}
+    optional = {
+        "id": TEXT,
+        "parameters": {"type": "object", "properties": {"top_k": TOP_K | {"type": ["integer", "null"]}}},
+        "outputs": outputs,
+    }
     schema = record(inputs=array({"anyOf": tensors}, minItems=1, maxItems=1))
     schema["properties"] |= optional
     one = {"name": INPUT, "datatype": "BYTES", "shape": [1], "data": [EXAMPLE]}
