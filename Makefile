@@ -81,7 +81,7 @@ ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
 	data ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
-	serve stop rollout rollback status releases predict smoke bench bench-door photo-costs tune \
+	serve key stop rollout rollback status releases predict smoke bench bench-door photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -206,6 +206,9 @@ inspect: given-MAR .venv/installed-serve ## Check an archive's parts, and show w
 serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://...]
 	@exec $(python) scripts.serving.serve --port=$(call quoted,PORT) $(call option,--host,HOST) $(named_model) \
 		$(call option,--version,VERSION) $(call option,--release,RELEASE) $(call option,--instance,INSTANCE)
+
+key: .venv/installed-serve ## Make an API key, shown once, and its line for the file of keys: NAME=kitchen [RATE=5]
+	@$(python) scripts.door.access.new_key $(call option,--rate,RATE) -- $(if $(call given,NAME),$(call quoted,NAME))
 
 stop: .venv/installed-serve ## Stop a server that runs in another terminal: [PORT=8080]
 	@$(python) scripts.serving.serve --stop --port=$(call quoted,PORT)

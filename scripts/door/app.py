@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scripts.backend.answer import Answer
 from scripts.door.access.guard import Access, guarded
+from scripts.door.api.openapi import api_routes
 from scripts.door.errors import DoorError, error_body
 from scripts.door.forms.body import Body
 from scripts.door.log import AccessLog
@@ -42,6 +43,7 @@ class Door:
 
     def application(self) -> ASGIApp:
         """The application with all its routes."""
+        access = self.access
         routes = [
             Route("/predictions/{model}", self.predict, methods=["POST", "PUT"]),
             Route("/predictions/{model}/{version}", self.predict, methods=["POST", "PUT"]),
@@ -50,6 +52,7 @@ class Door:
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
             *protocol_routes(self.predictions),
+            *api_routes(self.state, keys=access.key_file is not None, rates=bool(access.rates.per_address or access.rates.per_key)),
         ]
         app = Starlette(
             routes=routes,

@@ -10,24 +10,15 @@ import numpy as np
 import pytest
 
 from tests.conftest import picture_bytes
-from tests.door.protocol_server import VERSION, Served, load_starter, torchserve
 
 pytestmark = pytest.mark.server
+VERSION = "0.2.0"
 INFER, PREDICT = "/v2/models/seefood/infer", "/v1/models/seefood:predict"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("protocols")
-    with torchserve(folder) as (running, port):
-        description = load_starter(running, folder)
-        with Served(f"http://127.0.0.1:{port}", description).running() as door:
-            yield door
-
-
-@pytest.fixture(scope="module")
-def client(served):
-    with httpx.Client(base_url=served.url, timeout=300, trust_env=False) as client:
+def client(server):
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=300, trust_env=False) as client:
         yield client
 
 
@@ -40,13 +31,6 @@ def photos():
 def expected(client, photos):
     """What our own path answers to each photo."""
     return [client.post("/predictions/seefood", content=photo).json() for photo in photos]
-
-
-@pytest.fixture
-def not_ready(served):
-    served.state.ready, served.state.why = False, "a test says so"
-    yield
-    served.state.ready = True
 
 
 def base64_of(photo):
@@ -69,7 +53,7 @@ def is_error(answer, status, words=""):
     """Whether it is our form of an error, with its words."""
     content = answer.json()
     assert (answer.status_code, content["code"]) == (status, status), content
-    assert content["request_id"] == answer.headers["x-request-id"] == "test-id"
+    assert content["request_id"] == answer.headers["x-request-id"]
     assert words in content["message"], content
     if answer.request.url.path.startswith("/v2"):
         assert content["error"] == content["message"]
@@ -89,13 +73,6 @@ def test_health_and_metadata(client):
     assert [output["name"] for output in described["outputs"]] == ["label", "index", "probability", "sure"]
     assert client.get(f"/v2/models/seefood/versions/{VERSION}").json() == described
     assert client.get("/v2/models/seefood/ready").json() == {"name": "seefood", "version": VERSION, "ready": True}
-
-
-def test_not_ready_is_503(client, not_ready):
-    for path in ("/v2/health/ready", "/v2/models/seefood/ready", "/v1/models/seefood", "/ping"):
-        assert client.get(path).status_code == 503
-    assert client.get("/ping").json()["status"] == "Unhealthy"
-    assert client.get("/v2/health/live").status_code == 200
 
 
 def test_photos_as_json_are_answered_in_their_order(client, photos, expected):
@@ -187,6 +164,8 @@ def test_compressed_request(client, photos, expected):
         ({"inputs": [tensor([b"a"], datatype="UINT8", data=[256])]}, "whole numbers from 0 to 255"),
         ({"inputs": [tensor([b"a"], parameters={"binary_data_size": 3})]}, "0 bytes follow the JSON"),
         ({"inputs": [tensor([b"a"], parameters={"shared_memory_region": "a"})]}, "shared memory"),
+        ({"outputs": None}, "outputs is None"),
+        ({"outputs": [{"name": {}}]}, "the output '{}' does not exist"),
         ({"outputs": [{"name": "logits"}]}, "the output 'logits' does not exist"),
         ({"outputs": [{"name": "label", "parameters": {"classification": 2}}]}, "classification"),
         ({"parameters": {"top_k": 0}}, "top_k is '0'"),
@@ -261,6 +240,7 @@ def test_models_of_the_first_protocol(client):
     assert client.get("/v1/models/seefood").json() == {"name": "seefood", "ready": True}
 
 
+@pytest.mark.slow
 def test_heat_maps_of_instances(client, photos, expected):
     request = {"instances": [base64_of(photo) for photo in photos[:2]]}
     answer = client.post("/v1/models/seefood:explain", json=request, headers={"accept": "image/png"}).json()
@@ -298,10 +278,10 @@ def test_attributes_and_target_of_sagemaker(client, photos):
 
 
 @pytest.fixture(scope="module")
-def triton(served):
+def triton(server):
     """tritonclient and its connection to the door."""
     library = pytest.importorskip("tritonclient.http", exc_type=(ImportError, RuntimeError))
-    with library.InferenceServerClient(served.url.removeprefix("http://"), network_timeout=300) as connection:
+    with library.InferenceServerClient(f"127.0.0.1:{server.port}", network_timeout=300) as connection:
         yield library, connection
 
 

@@ -95,6 +95,7 @@ TAKEN = [
     ("archive", "EXPORTED"),
     ("inspect", "MAR"),
     ("serve", "PORT HOST MODEL VERSION RELEASE INSTANCE"),
+    ("key", "NAME RATE"),
     ("stop", "PORT"),
     ("rollout", "VERSION CANARY SHADOW BAKE RELEASE MODEL URL MANAGEMENT_URL MAR"),
     ("rollback", "RELEASE"),

@@ -48,6 +48,8 @@ class Found:
 
 
 def _number(value: Any) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON has one kind of number
     text = bytes(value).decode("latin-1") if isinstance(value, bytes | bytearray) else str(value)
     if isinstance(value, bool | float | list | dict) or not re.fullmatch(r"\s*\d{1,9}\s*", text, re.ASCII) or int(text) < 1:
         raise DoorError(f"top_k is {text[:40]!r}, expected a whole number from 1")

@@ -52,7 +52,7 @@ class TensorBody(Body):
         identity = value.get("id")
         if identity is not None and not isinstance(identity, str):
             raise DoorError(f"id is a {type(identity).__name__}, expected a string")
-        self.wanted = Wanted(identity, _outputs(value.get("outputs"), parameters.get("binary_data_output") is True))
+        self.wanted = Wanted(identity, _outputs(value.get("outputs", []), parameters.get("binary_data_output") is True))
 
 
 def _json_length(given: str | None, size: int) -> int:
@@ -169,14 +169,14 @@ def _from_binary(content: memoryview) -> list[bytes]:
 
 def _outputs(outputs: Any, binary: bool) -> dict[str, bool]:
     """Whether each wanted output is wanted in binary."""
-    if outputs is None or outputs == []:
+    if outputs == []:
         return dict.fromkeys(OUTPUTS, binary)
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise DoorError(f"outputs is {str(outputs)[:40]}, expected a list of objects with a name")
     wanted = {}
     for output in outputs:
         name = output.get("name")
-        if name not in OUTPUTS:
+        if not isinstance(name, str) or name not in OUTPUTS:
             raise DoorError(f"the output {str(name)[:40]!r} does not exist, expected {', '.join(OUTPUTS)}")
         parameters = _parameters(output, f"the output {name!r}")
         if "classification" in parameters:

@@ -1,0 +1,95 @@
+"""JSON schemas of what the door takes and answers, for /openapi.json."""
+
+from typing import Any
+
+from scripts.door.forms.limits import MAX_INSTANCES
+from scripts.door.protocols.tensors import INPUT, OUTPUTS
+
+Schema = dict[str, Any]
+TEXT: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+BOOLEAN: Schema = {"type": "boolean"}
+# a picture of 8 x 8 pixels
+EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGM8UaHBgA0wYRUdtBIAHicBeAYWg8oAAAAASUVORK5CYII="
+BASE64: Schema = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "minLength": 4,
+    "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)$",
+    "description": "a photo as base64; also with line breaks, without padding, or as a data URL",
+    "examples": [EXAMPLE],
+}
+TOP_K: Schema = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "description": "number of classes to answer with"}
+
+
+def ref(name: str) -> Schema:
+    """A schema by its name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def array(items: Schema, **more: Any) -> Schema:
+    """A list."""
+    return {"type": "array", "items": items, **more}
+
+
+def record(**members: Schema) -> Schema:
+    """An object that has all of these members."""
+    return {"type": "object", "properties": members, "required": list(members)}
+
+
+def takes(kind: str) -> Schema:
+    """The content of a request body, by content type."""
+    if kind == "photo":
+        fields = record(image=BASE64)
+        form = record(image={"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1})
+        return {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}},
+            "multipart/form-data": {"schema": form},
+            "application/x-www-form-urlencoded": {"schema": fields},
+            "application/json": {"schema": fields, "example": {"image": EXAMPLE}},
+        }
+    if kind == "instances":
+        inside = record(b64=BASE64)
+        forms = [BASE64, record(image=BASE64), record(image=inside), record(image_bytes=inside)]
+        schema = record(instances=array({"anyOf": forms}, minItems=1, maxItems=MAX_INSTANCES))
+        return {"application/json": {"schema": schema, "example": {"instances": [{"image": {"b64": EXAMPLE}}]}}}
+    tensors = [_tensor(number) for number in range(1, MAX_INSTANCES + 1)]
+    outputs = array(record(name={"enum": list(OUTPUTS)}))
+    optional = {"id": TEXT, "parameters": {"type": "object", "properties": {"top_k": TOP_K}}, "outputs": outputs}
+    schema = record(inputs=array({"anyOf": tensors}, minItems=1, maxItems=1))
+    schema["properties"] |= optional
+    one = {"name": INPUT, "datatype": "BYTES", "shape": [1], "data": [EXAMPLE]}
+    return {"application/json": {"schema": schema, "example": {"inputs": [one]}}}
+
+
+def _tensor(number: int) -> Schema:
+    data = array(BASE64, minItems=number, maxItems=number)
+    return record(name={"const": INPUT}, datatype={"const": "BYTES"}, shape={"const": [number]}, data=data)
+
+
+def answers() -> dict[str, Schema]:
+    """The schemas of answers, by name."""
+    found = {"label": TEXT, "index": INTEGER, "probability": NUMBER}
+    version = {"model": TEXT, "version": TEXT}
+    prediction, whole = record(**found), {"sure": BOOLEAN, **version}
+    parts = {"grid": array(array(NUMBER)), "grid_size": array(INTEGER), "covers": {}}
+    output = record(name=TEXT, datatype=TEXT, shape=array(INTEGER))
+    predictions = record(predictions=array(ref("Answer")))
+    return {
+        "Error": record(code=INTEGER, type=TEXT, message=TEXT, request_id=TEXT),
+        "Answer": record(predictions=array(prediction), **whole),
+        "Explanation": record(**found, **parts, **whole),
+        "Live": record(live=BOOLEAN),
+        "Ready": record(ready=BOOLEAN),
+        "Ping": record(status={"const": "Healthy"}),
+        "Invocation": {"anyOf": [ref("Answer"), predictions]},
+        "Models": record(models=array(TEXT)),
+        "ModelReady": record(name=TEXT, ready=BOOLEAN),
+        "Predictions": predictions,
+        "Explanations": record(predictions=array(record(**found, **whole)), explanations=array(ref("Explanation"))),
+        "Server": record(name=TEXT, version=TEXT, extensions=array(TEXT)),
+        "Model": record(name=TEXT, versions=array(TEXT), platform=TEXT, inputs=array(output), outputs=array(output)),
+        "Inference": record(model_name=TEXT, model_version=TEXT, outputs=array(output)),
+        "Description": record(openapi={"const": "3.1.0"}),
+    }
