@@ -88,6 +88,15 @@ class App:
     async def fault(self, scope, receive, send) -> None:
         raise ZeroDivisionError
 
+    async def short(self, scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"abc"})
+
+    async def half(self, scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"abc", "more_body": True})
+        raise ZeroDivisionError
+
     async def wrong(self, scope, receive, send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b\r\nc: d")]})
 

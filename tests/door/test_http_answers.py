@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.door.http_client import GOOD, serve
+from tests.door.http_client import GOOD, serve, wait_until
 
 HOST = b"Host: a\r\n"
 
@@ -110,6 +110,13 @@ def test_id_of_a_request_is_the_clients_own_if_it_is_a_sane_one(served, given, k
         assert (refused.header("x-request-id").encode() == given) == kept
 
 
+def test_answer_that_breaks_off_has_no_end(served):
+    with served.connect() as client:
+        client.send(request(b"GET", b"/half"))
+        received = client.file.read()
+        assert received.endswith(b"3\r\nabc\r\n")
+
+
 def test_id_that_the_application_sets_is_there_once(served):
     with served.connect() as client:
         assert client.ask(request(b"GET", b"/status?200")).header("x-request-id") == "of-the-app"
@@ -117,8 +124,9 @@ def test_id_that_the_application_sets_is_there_once(served):
 
 def test_fault_of_the_application_is_a_500_in_json(served, caplog):
     with served.connect() as client:
-        for path in (b"/fault", b"/wrong"):
+        for path in (b"/fault", b"/wrong", b"/short"):
             assert client.ask(request(b"GET", path)).json()["code"] == 500
+        assert client.ask(GOOD).status == 200
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -190,4 +198,4 @@ def test_malformed_body_is_told_to_the_client_and_to_the_application(served):
         client.send(request(b"POST", b"/broken", b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\nxyz"))
         assert client.answer().status == 400
         assert client.is_closed()
-    assert "/broken" in served.app.gone
+    wait_until(lambda: "/broken" in served.app.gone)

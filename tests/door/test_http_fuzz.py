@@ -78,7 +78,7 @@ def statuses(data: bytes) -> list[int]:
 
 
 def send(port: int, data: bytes, cut: int) -> bytes:
-    """What comes back, in two pieces sent. A request that did not end gets no answer: then we close our side, and the server must."""
+    """What comes back to a request sent in two pieces. Without an end it gets no answer: we close our side, and the server must."""
     received = b""
     with connect(port) as client:
         try:

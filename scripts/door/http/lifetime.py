@@ -145,9 +145,8 @@ class Lifetime(HttpToolsProtocol):
     def refuse(self, refusal: Refusal) -> None:
         """Answer what cannot be served, unless an answer has begun; then end."""
         self.all.ended[str(refusal.status)] += 1
-        has_begun = self.is_busy and self.cycle.response_started
         self.disconnect()
-        if has_begun:
+        if self.is_busy and self.cycle.response_started:
             self.end("broken off", at_once=True)
             return
         common = self.server_state.default_headers
