@@ -1,6 +1,7 @@
 """Listeners, TLS and the end of a server."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -116,6 +117,16 @@ def test_handshake_that_does_not_come_is_ended(pair):
         plain.send(GOOD)
         plain.socket.settimeout(LIMIT_S)
         assert not plain.file.read().startswith(b"HTTP/1.1 200")
+
+
+def test_silent_connections_give_way_before_their_handshake(pair):
+    with serve(Limits(connections=10), *pair) as served, contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(served.connect())
+        for _ in range(50):
+            with over_tls(served, pair[0]) as client:
+                assert client.ask(GOOD).status == 200
+        assert served.ended["evicted"] >= 40
 
 
 def test_pair_is_private_and_names_the_host(pair):
