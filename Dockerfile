@@ -78,11 +78,11 @@ LABEL org.opencontainers.image.title=seefood \
       org.opencontainers.image.base.digest=${BASE_DIGEST} \
       seefood.torch=${TORCH}
 USER 10001:10001
-EXPOSE 8080 8086
+EXPOSE 8080
 # all that is written: unpacked models, logs. Any other folder may be read-only.
 WORKDIR /tmp
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8086/readyz', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
 # tini reaps what TorchServe leaves behind, and hands signals on to serve.py, which drains
 ENTRYPOINT ["tini", "--", "python", "-P", "-m", "scripts.serving.serve", "--host", "0.0.0.0", "--run-dir", "/tmp/seefood"]
 

@@ -268,10 +268,9 @@ image: ## Build the server's image: [TAG=latest TORCH=cpu|cu130|none PLATFORM=li
 	@$(build) $(base_digest) --build-arg VERSION=$(call quoted,TAG) --build-arg COMMIT="$$(git rev-parse HEAD)" \
 		--tag seefood:$(call quoted,TAG) .
 
-# expr, as some shells run commands in a value that $$((...)) is given
 run-image: $(STARTER) ## Serve model_store, or RELEASE=s3://..., in the image, hardened as on ECS: [PORT=8080 TAG=latest]
-	@health=$$(expr $(call quoted,PORT) + 6) && $(docker) run --rm $(hardened) --user "$$(id -u):$$(id -g)" --stop-timeout 90 \
-		--publish 127.0.0.1:$(call quoted,PORT):8080 --publish "127.0.0.1:$$health:8086" \
+	@$(docker) run --rm $(hardened) --user "$$(id -u):$$(id -g)" --stop-timeout 90 \
+		--publish 127.0.0.1:$(call quoted,PORT):8080 \
 		--volume "$$PWD/model_store:/opt/seefood/model_store" $(if $(RELEASE),--env SEEFOOD_RELEASE=$(call quoted,RELEASE)) \
 		$(foreach name,AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_ENDPOINT_URL_S3,--env $(name)) \
 		seefood:$(call quoted,TAG)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # bytes that are searched for scans, from the first one, and for the end marker, to the file's end: a millisecond or two each
-SEARCHED = 3 * 1024 * 1024
+SEARCHED = 2 * 1024 * 1024
 BMP_RUNS = (1, 2)  # compression: runs of 8 or 4 bits a pixel
 BMP_ALPHA_MASK, BMP_HEADER_WITH_MASKS = 66, 56
 GIF_CONTROL = b"\x21\xf9\x04"  # the extension that tells of transparency, in its first bit
@@ -117,13 +117,8 @@ def _bmp(photo_bytes: bytes) -> Coding:
 
 
 def _tiff(photo_bytes: bytes) -> Coding:
-    directory, looked_at = Directory(photo_bytes), (TIFF_BITS, TIFF_COMPRESSION, TIFF_CHANNELS, TIFF_EXTRA)
-    tags = {tag.number: values for tag in directory if tag.number in looked_at and (values := directory.values(tag))}
-    (compression,), (channels,), (bits,) = (
-        tags.get(TIFF_COMPRESSION, [1])[:1],
-        tags.get(TIFF_CHANNELS, [1])[:1],
-        tags.get(TIFF_BITS, [1])[:1],
-    )
+    tags = Directory(photo_bytes).find(TIFF_BITS, TIFF_COMPRESSION, TIFF_CHANNELS, TIFF_EXTRA)
+    compression, channels, bits = (tags.get(number, [1])[0] for number in (TIFF_COMPRESSION, TIFF_CHANNELS, TIFF_BITS))
     kind = "TIFF raw" if compression == TIFF_RAW else "TIFF deflate" if compression in TIFF_DEFLATE else "TIFF"
     mode = {1: "I;16" if bits == 16 else "L", 3: "RGB"}.get(channels, "CMYK")
     return Coding(kind, mode, any(tags.get(TIFF_EXTRA, [])))

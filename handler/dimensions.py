@@ -88,8 +88,7 @@ def _bmp(photo_bytes: bytes) -> tuple[int, int]:
 
 
 def _tiff(photo_bytes: bytes) -> tuple[int, int]:
-    directory = Directory(photo_bytes)
-    sides = {tag.number: directory.values(tag) for tag in directory if tag.number in (TIFF_WIDTH, TIFF_HEIGHT)}
+    sides = Directory(photo_bytes).find(TIFF_WIDTH, TIFF_HEIGHT)
     return sides.get(TIFF_WIDTH, [])[0], sides.get(TIFF_HEIGHT, [])[0]
 
 

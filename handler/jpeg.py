@@ -25,7 +25,7 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8]")
 
 
 # up to the first scan: photos have a hundred at most, with filling bytes between them at most
-MAX_HEADER_SEGMENTS, MAX_FILLING = 4096, 64
+MAX_HEADER_SEGMENTS, MAX_FILLING = 2048, 64
 
 
 class Frame(NamedTuple):

@@ -137,8 +137,8 @@ def _check_tags(photo_bytes: bytes) -> None:
     """PhotoError if the first directory of a TIFF or BigTIFF has too many tags, one with too many numbers, or too large tiles."""
     directory, tile = Directory(photo_bytes), {TILE_WIDTH: 1, TILE_LENGTH: 1}
     for tag in directory:
-        if tag.count > MAX_TIFF_VALUES and tag.kind not in BYTES_AND_TEXT:
-            raise PhotoError(f"the photo's TIFF tag {tag.number} has {tag.count:,} values, the limit is {MAX_TIFF_VALUES:,}", 413)
+        if tag.size > MAX_TIFF_VALUES and tag.kind not in BYTES_AND_TEXT:
+            raise PhotoError(f"the photo's TIFF tag {tag.number} has {tag.size:,} values, the limit is {MAX_TIFF_VALUES:,}", 413)
         if tag.number in tile:
             (tile[tag.number],) = directory.values(tag)[:1] or [1]
     width, length = tile.values()

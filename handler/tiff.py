@@ -14,11 +14,11 @@ MOST_VALUES = 16  # of the tags that are looked at; lists of strips have more
 
 
 class Tag(NamedTuple):
-    """An entry of a directory: `kind` is the type of its `count` values. These stand at `at`, or their place does."""
+    """An entry of a directory: `kind` is the type of its `size` values. These stand at `at`, or their place does."""
 
     number: int
     kind: int
-    count: int
+    size: int
     at: int
 
 
@@ -39,16 +39,29 @@ class Directory:
         self._first = at + number.size
 
     def __iter__(self) -> Iterator[Tag]:
-        at = self._first
-        for _ in range(self._tags):
-            yield Tag(*_unpacked(self._entry, self._bytes, at), at + self._entry.size)
-            at += self._entry.size + self._place.size
+        return (self._tag(i, entry) for i, entry in enumerate(self._entries()))
+
+    def find(self, *numbers: int) -> dict[int, list[int]]:
+        """By its number, the values of each of these tags that is there and has whole numbers."""
+        # of several with one number the last counts, as for Pillow
+        tags = {entry[0]: (i, entry) for i, entry in enumerate(self._entries()) if entry[0] in numbers}
+        return {number: values for number, found in tags.items() if (values := self.values(self._tag(*found)))}
+
+    def _entries(self) -> Iterator[tuple[int, int, int]]:
+        step = self._entry.size + self._place.size
+        entries = memoryview(self._bytes)[self._first : self._first + self._tags * step]
+        if len(entries) < self._tags * step:
+            raise struct.error("the TIFF's directory breaks off")
+        return struct.iter_unpack(f"{self._entry.format}{self._place.size}x", entries)
+
+    def _tag(self, i: int, entry: tuple[int, int, int]) -> Tag:
+        return Tag(*entry, self._first + i * (self._entry.size + self._place.size) + self._entry.size)
 
     def values(self, tag: Tag) -> list[int]:
         """A tag's values; none where they are no whole numbers, or more than MOST_VALUES."""
-        if tag.kind not in VALUE_FORMATS or tag.count > MOST_VALUES:
+        if tag.kind not in VALUE_FORMATS or tag.size > MOST_VALUES:
             return []
-        values = struct.Struct(f"{self._order}{tag.count}{VALUE_FORMATS[tag.kind]}")
+        values = struct.Struct(f"{self._order}{tag.size}{VALUE_FORMATS[tag.kind]}")
         at = tag.at if values.size <= self._place.size else self._place.unpack_from(self._bytes, tag.at)[0]
         return list(_unpacked(values, self._bytes, at))
 

@@ -109,7 +109,11 @@ class Predictions:
         """The CPU that the worker takes for a photo, and its bytes."""
         described = self.state.described(model, self.state.chosen(model, version))
         network_s = described.get("heat_map_cpu_s" if explain else "inference_cpu_s", UNKNOWN_CPU_S)
-        return Cost(len(photo), photo_cost(photo).cpu_s + network_s)
+        decoding_s = photo_cost(photo).cpu_s
+        # the worker refuses what takes over half of a batch's budget, without decoding it
+        if decoding_s > self.admission.limits.running_cpu_s / 2:
+            decoding_s = 0.0
+        return Cost(len(photo), decoding_s + network_s)
 
     async def _ask(self, question: Callable[[], Question]) -> Answer:
         """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""

@@ -1,10 +1,11 @@
 """One instance: a TorchServe that is kept running and follows a release document.
 
 serve.py          the command, `python -m scripts.serving.serve` (make serve, make stop)
-supervisor.py     runs TorchServe, restarts it, announces it, drains it
+supervisor.py     runs TorchServe, restarts it, announces it, stops it
+door.py           runs scripts/door before it, tells it what is served, restarts it
 desired.py        what shall be served: the release document, polled
 instance.py       what is served, and one pass of reconciling it with what shall be
-health.py         /livez and /readyz;  metrics.py  /metrics;  http_server.py  the server of both
+health.py         what /livez and /readyz say;  metrics.py  /metrics;  http_server.py  its server
 probe.py          a golden photo on its way, which readiness rests on
 repair.py         restarts what hangs, and undoes what was changed by hand
 reporter.py       the instance's status, beside the release document

@@ -59,7 +59,7 @@ class Door:
             self._command += ["--key", str(Path(settings.key or settings.cert).resolve())]
         self._process: subprocess.Popen[str] | None = None
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
-        self._misses, self._answered_at = 0, time.monotonic()
+        self._misses, self._answered_at, self._up = 0, time.monotonic(), False
         self._over = threading.Event()
         self._threads = [threading.Thread(target=run, name="door", daemon=True) for run in (self._tell, self._watch)]
 
@@ -94,7 +94,7 @@ class Door:
             errors="replace",
             start_new_session=True,  # Ctrl-C reaches our process alone, which ends the door in order
         )
-        self._process, self._misses, self._answered_at = process, 0, time.monotonic()
+        self._process, self._misses, self._answered_at, self._up = process, MISSES, time.monotonic(), False
         threading.Thread(target=self._listen, args=(process,), name="door's words", daemon=True).start()
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
@@ -115,6 +115,7 @@ class Door:
             if time.monotonic() > deadline:
                 raise ServeError(f"the door did not answer within {self.settings.start_timeout_s:g} s")
             time.sleep(TICK_S)
+        self._misses, self._up = 0, True
 
     def _tell(self) -> None:
         """Write what is served, each second and at each change."""
@@ -156,13 +157,15 @@ class Door:
     def _look(self) -> None:
         began = time.monotonic()
         if answers(self.address, "/livez", self.settings.look_timeout_s):
-            self._misses, self._answered_at = 0, time.monotonic()
+            self._misses, self._answered_at, self._up = 0, time.monotonic(), True
             return
         self._misses += 1
         # this process may have been stopped meanwhile: then nobody looked
-        self._answered_at = max(self._answered_at, began - self._misses * (self.settings.look_s + self.settings.look_timeout_s))
-        if time.monotonic() - self._answered_at > self.settings.repair_s:
-            self.steps("repair", what="door restarted", why=f"it has not answered for {self.settings.repair_s:g} s")
+        looked_s = self._misses * (self.settings.look_s + self.settings.look_timeout_s)
+        self._answered_at = max(self._answered_at, began - looked_s)
+        limit_s = self.settings.repair_s if self._up else self.settings.start_timeout_s
+        if time.monotonic() - self._answered_at > limit_s:
+            self.steps("repair", what="door restarted", why=f"it has not answered for {limit_s:g} s")
             assert self._process is not None
             self._process.kill()
 

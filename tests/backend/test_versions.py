@@ -9,6 +9,8 @@ import pytest
 
 from scripts.backend.torchserve.management import ManagementError, Server, new_client
 from scripts.backend.torchserve.versions import UnansweredError, VersionError, load, prove, read_golden, wait_until_idle
+from scripts.serving.repair import undo_changes
+from scripts.steps import Steps
 
 GOLDEN = {
     "photos": [{"name": "a.jpg", "image": base64.b64encode(b"photo").decode(), "probabilities": [0.75, 0.25]}],
@@ -113,3 +115,12 @@ def test_version_with_queued_requests_is_not_idle(torchserve, golden):
     torchserve.answers.clear()
     with pytest.raises(ManagementError, match="404 no such model"):
         wait_until_idle(torchserve.server, "flowers", "1.0.0", golden, 5, 0.1)
+
+
+def test_version_that_leaves_is_neither_scaled_up_nor_unregistered_by_the_repair_of_changes_by_hand(torchserve, capsys):
+    """TorchServe has scaled a version down that it could not unregister."""
+    down = {"modelVersion": "1.0.0", "minWorkers": 0, "maxWorkers": 0}
+    torchserve.answers |= {"/models": (200, {"models": [{"modelName": "flowers"}]}), "/models/flowers/all": (200, [down])}
+    assert undo_changes(torchserve.server, "flowers", {}, {"1.0.0"}, None, Steps(False)) == set()
+    assert {method for method, _ in torchserve.requests} == {"GET"}
+    assert capsys.readouterr().out == ""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.door.http_app import GOOD, serve
+from tests.door.http_client import GOOD, serve
 
 HOST = b"Host: a\r\n"
 LONG = b"a" * 8001

@@ -153,7 +153,7 @@ SERVICES = [
     fault("load-balancer-names-container", "container renamed", put(f"{CONTAINER}/Name", "server")),
     fault("load-balancer-names-container", "a port that is not mapped", put(f"{SERVICE}/LoadBalancers/0/ContainerPort", "80")),
     fault("load-balancer-names-container", "port mapped no more", drop(f"{CONTAINER}/PortMappings/0")),
-    fault("load-balancer-names-container", "the health port", put(f"{SERVICE}/LoadBalancers/0/ContainerPort", 8086)),
+    fault("load-balancer-names-container", "another port", put(f"{SERVICE}/LoadBalancers/0/ContainerPort", 8086)),
     fault("load-balancer-names-container", "target group of another port", put(f"{TARGETS}/Port", 80)),
     fault("load-balancer-names-container", "none", put(f"{SERVICE}/LoadBalancers", [])),
     fault(
@@ -282,8 +282,8 @@ LOAD_BALANCER = [
     fault("health-check-asks-readiness", "404 is well", put(f"{TARGETS}/Matcher/HttpCode", "200-499")),
     fault("health-check-asks-readiness", "another code", put(f"{TARGETS}/Matcher/HttpCode", 204)),
     fault("health-check-asks-readiness", "off", put(f"{TARGETS}/HealthCheckEnabled", False)),
-    fault("health-check-has-right-port", "the port of photos", drop(f"{TARGETS}/HealthCheckPort")),
-    fault("health-check-has-right-port", "another", put(f"{TARGETS}/HealthCheckPort", 8080)),
+    fault("health-check-has-right-port", "one of its own, as text", put(f"{TARGETS}/HealthCheckPort", "8086")),
+    fault("health-check-has-right-port", "another", put(f"{TARGETS}/HealthCheckPort", 9000)),
     fault(
         "health-check-has-right-port",
         "fixed with bridge",
@@ -335,13 +335,12 @@ LOAD_BALANCER = [
         "callers-reach-load-balancer", "the tasks' group", put("service/LoadBalancer/SecurityGroups", [ref("TaskSecurityGroup")])
     ),
     fault("load-balancer-reaches-tasks", "photos not let in", drop(f"{TO_TASKS}/0")),
-    fault("load-balancer-reaches-tasks", "health checks not let in", drop(f"{TO_TASKS}/1")),
     fault(
         "load-balancer-reaches-tasks",
         "from another group",
-        put(f"{TO_TASKS}/1/SourceSecurityGroupId", ref("InstanceSecurityGroup")),
+        put(f"{TO_TASKS}/0/SourceSecurityGroupId", ref("InstanceSecurityGroup")),
     ),
-    fault("load-balancer-reaches-tasks", "not let out", gone("network", "LoadBalancerToHealth")),
+    fault("load-balancer-reaches-tasks", "not let out", gone("network", "LoadBalancerToInference")),
     fault(
         "load-balancer-reaches-tasks",
         "let out elsewhere",

@@ -430,6 +430,6 @@ class Fleet:
 
     def targets(self, state: str, reason: str | None = None, description: str | None = None) -> None:
         """The state of each task's target."""
-        health = [FakeHealthStatus("10.0.0.1", "8080", "8086", state, reason, description)]
+        health = [FakeHealthStatus("10.0.0.1", "8080", "8080", state, reason, description)]
         backend: Any = get_backend("elbv2")[ACCOUNT][REGION]
         backend.describe_target_health = lambda target_group_arn, targets: health

@@ -195,16 +195,22 @@ def test_public_and_private_subnets_are_in_two_zones_each():
     assert len({one.get("CidrBlock") for one in found.of("EC2::Subnet")}) == 4
 
 
-def test_security_groups_open_only_the_ports_of_photos_and_readiness():
-    found, ports = stacks(), ports_of(8080)
+def test_security_groups_open_only_the_port_of_photos_and_readiness():
+    found, port = stacks(), ports_of(8080)["inference"]
     balancer, task = (resource(found, name) for name in ("LoadBalancerSecurityGroup", "TaskSecurityGroup"))
     opened = {(rule["FromPort"], rule["ToPort"], rule["SourceSecurityGroupId"]) for rule in task.list("SecurityGroupIngress")}
-    assert opened == {(port, port, balancer.identifiers["id"]) for port in (ports["inference"], ports["health"])}
+    assert opened == {(port, port, balancer.identifiers["id"])}
     sent = {(one.get("FromPort"), one.get("DestinationSecurityGroupId")) for one in found.of("EC2::SecurityGroupEgress")}
-    assert sent == {(port, task.identifiers["id"]) for port in (ports["inference"], ports["health"])}
+    assert sent == {(port, task.identifiers["id"])}
     # a group without outbound rules of its own may send anywhere
     assert [rule["CidrIp"] for rule in balancer.list("SecurityGroupEgress")] == ["127.0.0.1/32"]
     assert resource(found, "InstanceSecurityGroup").list("SecurityGroupIngress") == []
+
+
+def test_load_balancer_refuses_what_servers_may_read_in_two_ways():
+    attributes = {one["Key"]: one["Value"] for one in resource(stacks(), "LoadBalancer").list("LoadBalancerAttributes")}
+    assert attributes["routing.http.desync_mitigation_mode"] == "strictest"
+    assert attributes["routing.http.drop_invalid_header_fields.enabled"] == "true"
 
 
 def test_container_gets_valid_settings_and_enough_time_to_stop():
@@ -352,7 +358,7 @@ def test_resources_in_moto_have_the_values_of_the_templates(created):
     balancing = boto3.client("elbv2")
     (target,) = balancing.describe_target_groups()["TargetGroups"]
     checked = {name: target[name] for name in ("TargetType", "Port", "HealthCheckPort", "HealthCheckPath")}
-    assert checked == {"TargetType": "ip", "Port": 8080, "HealthCheckPort": "8086", "HealthCheckPath": "/readyz"}
+    assert checked == {"TargetType": "ip", "Port": 8080, "HealthCheckPort": "traffic-port", "HealthCheckPath": "/readyz"}
     listeners = balancing.describe_listeners(LoadBalancerArn=outputs["LoadBalancerArn"])["Listeners"]
     assert {one["Port"]: one["DefaultActions"][0]["Type"] for one in listeners} == {443: "forward", 80: "redirect"}
     ecs = boto3.client("ecs")

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -69,7 +70,7 @@ WRITTEN = {
     "JPEG, long comment": lambda: written("JPEG", comment=b"\xff\xc0\0\x11\x08" * 13_000),
     "JPEG, profile in pieces": lambda: written("JPEG", icc_profile=bytes(300_000)),
     "MPO": lambda: animation("MPO"),
-    **{f"PNG, {mode}": lambda mode=mode: written("PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")},
+    **{f"PNG, {mode}": partial(written, "PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")},
     "PNG, chunk in front": lambda: b"\x89PNG\r\n\x1a\n" + chunk(b"tEXt", b"a\0IHDR" + bytes(90)) + png(31, 17)[8:],
     "APNG": lambda: animation("PNG"),
     "GIF": lambda: written("GIF", "P"),
@@ -81,13 +82,10 @@ WRITTEN = {
     "WebP, alpha": lambda: written("WEBP", "RGBA"),
     "WebP, turned": lambda: written("WEBP", exif=TURNED),
     "WebP, animated": lambda: animation("WEBP"),
-    **{f"BMP, {mode}": lambda mode=mode: written("BMP", mode) for mode in ("1", "L", "P", "RGB", "RGBA")},
-    **{f"BMP, header of {header} bytes": lambda header=header: bmp(header, *SIZE) for header in (12, 40, 64, 108, 124)},
+    **{f"BMP, {mode}": partial(written, "BMP", mode) for mode in ("1", "L", "P", "RGB", "RGBA")},
+    **{f"BMP, header of {header} bytes": partial(bmp, header, *SIZE) for header in (12, 40, 64, 108, 124)},
     "BMP, from the top": lambda: bmp(40, SIZE[0], -SIZE[1]),
-    **{
-        f"TIFF, {way}": lambda way=way: written("TIFF", compression=way)
-        for way in ("raw", "tiff_lzw", "jpeg", "tiff_adobe_deflate")
-    },
+    **{f"TIFF, {way}": partial(written, "TIFF", compression=way) for way in ("raw", "tiff_lzw", "jpeg", "tiff_adobe_deflate")},
     "TIFF, 16 bit": lambda: bytes_of(Image.new("I;16B", SIZE), "TIFF"),
     "BigTIFF": lambda: written("TIFF", big_tiff=True),
     "BigTIFF of long numbers": big_tiff,
@@ -173,9 +171,8 @@ def test_thousands_of_mutated_headers_never_raise():
 
 
 FULL = MAX_BYTES
-JPEG, PNG, GIF, TIFF, WEBP = (
-    IMAGE for IMAGE in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a\1\0\1\0\0\0\0", b"II*\0", b"RIFF")
-)
+JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a\1\0\1\0\0\0\0"
+TIFF, WEBP = b"II*\0", b"RIFF"
 HEADER = written("JPEG", progressive=True)
 FRAME = HEADER[: HEADER.index(b"\xff\xda")]  # up to the first scan
 HOSTILE = {
@@ -197,6 +194,9 @@ HOSTILE = {
     "GIF of empty extensions": lambda: GIF + b"!\xfe\0" * (FULL // 3),
     "GIF of zeros": lambda: GIF + bytes(FULL),
     "TIFF of most tags": lambda: TIFF + struct.pack("<IH", 8, 4096) + struct.pack("<HHII", 256, 4, 1, 9) * (FULL // 12),
+    "TIFF of most tags and its sides": lambda: (
+        TIFF + struct.pack("<IH", 8, 4096) + struct.pack("<HHIIHHII", 256, 4, 1, 9, 257, 4, 1, 9) * (FULL // 24)
+    ),
     "TIFF of tags of values": lambda: TIFF + struct.pack("<IH", 8, 4096) + struct.pack("<HHII", 259, 4, 16, 9) * (FULL // 12),
     "TIFF of too many tags": lambda: TIFF + struct.pack("<IH", 8, 65535) + struct.pack("<HHII", 256, 4, 1, 9) * (FULL // 12),
     "JPEG 2000 of empty boxes": lambda: b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x08free" * (FULL // 8),

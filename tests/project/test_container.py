@@ -54,9 +54,9 @@ class Container:
     """A server in a container, with a folder of archives and their release document."""
 
     def __init__(self, docker, store, *options, **settings):
-        self.docker, self.store, self.port, self.health_port = docker, store, free_port(), free_port()
+        self.docker, self.store, self.port = docker, store, free_port()
         environment = [f"--env={name}={value}" for name, value in {**QUICK, **settings}.items()]
-        ports = [f"--publish=127.0.0.1:{self.port}:8080", f"--publish=127.0.0.1:{self.health_port}:8086"]
+        ports = [f"--publish=127.0.0.1:{self.port}:8080"]
         volume = [f"--volume={store.folder}:/opt/seefood/model_store"] if store else []
         self.name = docker("run", "--detach", *HARDENED, *ports, *volume, *environment, *options, IMAGE).split()[-1][:12]
 
@@ -73,7 +73,7 @@ class Container:
 
     @property
     def ready(self):
-        return get(f"http://127.0.0.1:{self.health_port}/readyz")[0] == 200
+        return get(f"http://127.0.0.1:{self.port}/readyz")[0] == 200
 
     @property
     def log(self):
@@ -208,12 +208,12 @@ def test_hardened_it_gets_ready_answers_and_can_write_nowhere_else(served):
     assert container.inside("print(open('/proc/1/comm').read())") == "tini"
     refused = "for path in ('/x', '/opt/seefood/x', '/opt/venv/x'):\n try: open(path, 'w')\n except OSError as e: print(e.errno)"
     assert container.inside(refused).split() == ["30", "30", "30"]
-    # nothing but the two ports is reachable from other hosts: these listen on loopback
+    # nothing but the one port is reachable from other hosts: the others listen on loopback
     listening = container.inside(
         "import json, psutil; found = [c.laddr for c in psutil.net_connections('tcp') if c.status == 'LISTEN']; "
         "print(json.dumps([port for address, port in found if address not in ('127.0.0.1', '::1', '::ffff:127.0.0.1')]))"
     )
-    assert sorted(json.loads(listening)) == [8080, 8086]
+    assert sorted(json.loads(listening)) == [8080]
 
 
 def test_killed_worker_comes_back(served):
@@ -346,7 +346,7 @@ def test_compose_serves_what_is_released_on_its_s3_and_mlflow_takes_runs(docker,
         store = open_store("s3://seefood/release.json")
         store.put(archives["1.0.0"])
         release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-        wait_for(lambda: get("http://127.0.0.1:8086/readyz")[0] == 200)
+        wait_for(lambda: get("http://127.0.0.1:8080/readyz")[0] == 200)
         answer = httpx.post("http://127.0.0.1:8080/predictions/seefood", content=picture_bytes(1)).json()
         assert answer["version"] == "1.0.0"
         wait_for(lambda: httpx.get("http://127.0.0.1:5000/health").text == "OK")

@@ -84,7 +84,7 @@ def test_top_k_by_header_and_by_form_field(server, photo, header):
     [
         (400, {"content": b""}),
         (415, {"content": b"no photo"}),
-        (415, {"data": {"a": "b"}}),  # a form without a file is a raw body to us: see scripts/backend/torchserve/frontend_patch.py
+        (415, {"data": {"a": "b"}}),  # no field is a photo's: its bytes are taken as they are
         (400, {"files": {"picture": b"x"}}),
         (400, {"json": {"image": "?"}}),
         (400, {"json": []}),

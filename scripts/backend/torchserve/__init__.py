@@ -1,12 +1,13 @@
 """TorchServe 0.12.0 as a backend.
 
 process.py        one TorchServe and its folder: start, stop
+sockets.py        where it listens
 environment.py    what it and its workers find in their environment; which Java
 guard.py          ends all its processes however the server ends
 management.py     its management API, a function for each call
 versions.py       load a version and have it prove itself; drain one and remove it
 frontend_patch.py why and how its front end is patched
 log4j2.xml        its logs
-without_torch/    stands in for torch where it is not installed
+without_torch/    stands in for torch where it is not installed, without_kill/ for kill
 Its settings are in config.properties at the root, the model's workers and batches in handler/model-config.yaml.
 """

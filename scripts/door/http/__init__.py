@@ -6,6 +6,7 @@ head.py          what is checked of a request's head;  chunks.py  where a chunke
 cycle.py         one request and its answer, as the application sees them
 connections.py   all connections: caps, who is evicted, the sweep that ends what takes too long
 refusal.py       answers of the layer itself;  request_id.py  the id of a request
-limits.py        every bound and time;  tls.py  contexts, and a self-signed pair
+limits.py        every bound and time;  pace.py  least rates;  lifetime.py  how a connection ends
+tls.py           contexts, and a self-signed pair;  handshake.py  a connection before TLS
 It holds nothing of photos or models. What it takes of uvicorn's inner parts is pinned by tests/door/test_http_uvicorn.py.
 """

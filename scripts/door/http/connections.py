@@ -50,6 +50,8 @@ class Connections:
 
     def remove(self, connection: "Lifetime") -> None:
         """Its place is free."""
+        if connection not in self.open:
+            return
         self.open.discard(connection)
         self.leave(connection)
         self.paused.discard(connection)

@@ -22,6 +22,8 @@ class Cycle(RequestResponseCycle):
     """uvicorn's cycle, which runs the application, with bodies and answers as RFC 9112 has them for HTTP/1.0, too."""
 
     protocol: "DoorProtocol"
+    _is_started = False  # by the application; `response_started`: the client has got a part of it
+    _head = b""  # of the answer; ASGI has it sent with the first part of the body, and one packet is faster than two
     _left: int | None = None  # of the answer's content-length
     _chunked = False
     _without_body = False
@@ -49,9 +51,9 @@ class Cycle(RequestResponseCycle):
         if self.disconnected:
             return
         kind = message["type"]
-        if self.response_complete or kind != ("http.response.body" if self.response_started else "http.response.start"):
+        if self.response_complete or kind != ("http.response.body" if self._is_started else "http.response.start"):
             raise RuntimeError(f"the application sent {kind} out of turn")
-        if not self.response_started:
+        if not self._is_started:
             self._start(message["status"], message.get("headers", ()))
             return
         more = bool(message.get("more_body", False))
@@ -61,6 +63,7 @@ class Cycle(RequestResponseCycle):
 
     async def send_500_response(self) -> None:
         """The API's error, after a fault of the application."""
+        self._is_started, self._left, self._chunked = False, None, False
         body = error_body(500, "InternalError", "the request failed for a reason that is not its own: try again")
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
@@ -69,8 +72,10 @@ class Cycle(RequestResponseCycle):
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         lines = [status_line(status)]
         self.protocol.check_reuse(self)
+        for name, value in self.default_headers:
+            lines += (name, b": ", value, b"\r\n")
         has_id = False
-        for name, value in [*self.default_headers, *headers]:
+        for name, value in headers:
             name = name.lower()
             if BAD_NAME.search(name) or BAD_VALUE.search(value):
                 raise RuntimeError(f"the header {name!r} of the answer is malformed")
@@ -86,9 +91,9 @@ class Cycle(RequestResponseCycle):
         if not has_id:
             lines.append(b"x-request-id: %b\r\n" % self.scope["state"]["request_id"].encode())
         self._frame(status, lines)
-        self.response_started = True
+        self._is_started = True
         self.waiting_for_100_continue = False
-        self.protocol.write(b"".join(lines))
+        self._head = b"".join(lines)
 
     def _frame(self, status: int, lines: list[bytes]) -> None:
         """Decide how the end of the answer is told (RFC 9112, section 6.3), and whether the connection stays."""
@@ -108,16 +113,16 @@ class Cycle(RequestResponseCycle):
 
     def _write_body(self, body: bytes, more: bool) -> None:
         if self._without_body:
-            return
-        if self._chunked:
+            body = b""
+        elif self._chunked:
             chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            self.protocol.write(chunk if more else chunk + b"0\r\n\r\n")
-            return
-        if self._left is not None:
+            body = chunk if more else chunk + b"0\r\n\r\n"
+        elif self._left is not None:
             self._left -= len(body)
             if self._left < 0 or (self._left and not more):
                 raise RuntimeError(f"the answer's body differs from its content-length by {-self._left} bytes")
-        self.protocol.write(body)
+        self.protocol.write(self._head + body if self._head else body)
+        self.response_started, self._head = True, b""
 
     def _complete(self) -> None:
         self.response_complete = True

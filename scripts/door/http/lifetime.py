@@ -1,9 +1,11 @@
 """One connection's times and its end. It has one deadline, and the sweep of all connections checks it: no timers."""
 
+import asyncio
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
 from scripts.door.http.connections import Connections
@@ -42,14 +44,21 @@ class Lifetime(HttpToolsProtocol):
         """Whether a request waits for the end of its answer."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    def meet(self, transport: asyncio.Transport) -> None:
+        """Take a place for a connection that has a handshake before it."""
+        self.transport = transport
+        self.client = get_remote_addr(transport)
+        self.take_place()
+        if not self.is_ending:
+            self.deadline = NEVER  # the handshake has a time of its own
+
     def take_place(self) -> None:
         """Count the connection; without a place it gets an answer that says so, and ends."""
         self.address = self.client[0] if self.client else ""
         refusal = self.all.add(self)
-        self.deadline = self.loop.time() + self.limits.first_byte_s
         if refusal:
             self.is_refused = True
-            if self.all.may_linger():
+            if self.all.may_linger() and self.flow is not None:  # before a handshake there is nobody to answer
                 self.refuse(refusal)
             else:
                 self.end(str(refusal.status), at_once=True)
@@ -145,9 +154,8 @@ class Lifetime(HttpToolsProtocol):
     def refuse(self, refusal: Refusal) -> None:
         """Answer what cannot be served, unless an answer has begun; then end."""
         self.all.ended[str(refusal.status)] += 1
-        has_begun = self.is_busy and self.cycle.response_started
         self.disconnect()
-        if has_begun:
+        if self.is_busy and self.cycle.response_started:
             self.end("broken off", at_once=True)
             return
         common = self.server_state.default_headers
@@ -168,7 +176,10 @@ class Lifetime(HttpToolsProtocol):
         self.all.leave(self)
         self.is_ending = True
         self.deadline = NEVER
-        if at_once:
+        if self.flow is None:  # within a handshake, whose end is reported late
+            self.transport.abort()
+            self.all.remove(self)
+        elif at_once:
             self.transport.abort()
         else:
             self.transport.close()

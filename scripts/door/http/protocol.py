@@ -33,9 +33,12 @@ class DoorProtocol(Lifetime):
     # --- what the transport calls ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection in, or answer at once that there is no room."""
+        """Take the connection in, or answer at once that there is no room. Over TLS it has its place since its handshake began."""
         super().connection_made(transport)
-        self.take_place()
+        if self not in self.all.open:
+            self.take_place()
+        self.deadline = min(self.deadline, self.loop.time() + self.limits.first_byte_s)
+        self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the application that its client has gone, and free the place."""
@@ -50,7 +53,8 @@ class DoorProtocol(Lifetime):
             self.discard(len(data))
             return
         self.buffer = self.buffer + data if self.buffer else data
-        self._advance()
+        if self.flow is not None:  # else the client was faster than the end of our handshake
+            self._advance()
 
     def eof_received(self) -> None:
         """A client that has closed its side has gone: one that waits for the rest of its answer cannot be told from it."""

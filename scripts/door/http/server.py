@@ -16,6 +16,7 @@ import uvicorn
 from uvicorn.config import Config
 
 from scripts.door.http.connections import Connections
+from scripts.door.http.handshake import Handshake
 from scripts.door.http.limits import Limits
 from scripts.door.http.protocol import DoorProtocol
 from scripts.door.http.tls import make_context
@@ -123,20 +124,18 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, with a protocol that has our connections, and a time-out for handshakes."""
+        """As uvicorn's, with a protocol that has our connections."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise RuntimeError("the application failed to start: its log says why")
         loop = asyncio.get_running_loop()
-        times: dict[str, Any] = {"ssl_handshake_timeout": self.limits.handshake_s, "ssl_shutdown_timeout": 1.0} if self.tls else {}
         await super().on_tick(0)  # the date, before the first answer
-        self.servers = [
-            await loop.create_server(self._protocol, sock=sock, ssl=self.tls, backlog=BACKLOG, **times) for sock in sockets or []
-        ]
+        self.servers = [await loop.create_server(self._protocol, sock=sock, backlog=BACKLOG) for sock in sockets or []]
         self.started = True
 
-    def _protocol(self) -> DoorProtocol:
-        return DoorProtocol(self.config, self.server_state, self.lifespan.state, self.connections)
+    def _protocol(self) -> asyncio.Protocol:
+        door = DoorProtocol(self.config, self.server_state, self.lifespan.state, self.connections)
+        return Handshake(door, self.tls) if self.tls else door
 
     async def on_tick(self, counter: int) -> bool:
         """As uvicorn's; connections are looked after, too."""

@@ -14,10 +14,10 @@ from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.settings import Settings, ports_of
 
 INSTANCE_TYPES = Path(__file__).with_name("instance_types.csv")
-# the container's ports: callers use the first, the load balancer's health check the second, and nothing outside the rest
+# the container's ports: callers and the load balancer's health check use the first, and nothing outside the rest
 PORTS = ports_of(8080)
-TRAFFIC_PORT, HEALTH_PORT = PORTS["inference"], PORTS["health"]
-INTERNAL_PORTS = sorted(set(PORTS.values()) - {TRAFFIC_PORT, HEALTH_PORT})
+TRAFFIC_PORT = PORTS["inference"]
+INTERNAL_PORTS = sorted(set(PORTS.values()) - {TRAFFIC_PORT})
 # stands for the archive of any model: what a role may do must not depend on a model's name
 ANY_ARCHIVE = "any-model-1.0.0.mar"
 # from the container's start until it is ready: 20 to 40 s on two busy cores, including the model's download from S3

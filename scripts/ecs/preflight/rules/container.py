@@ -9,7 +9,6 @@ from scripts.ecs.preflight.resolve.permissions import may, trusts
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.ecs.preflight.resolve.wiring import (
     ANY_ARCHIVE,
-    HEALTH_PORT,
     INTERNAL_PORTS,
     START_S,
     TRAFFIC_PORT,
@@ -221,19 +220,17 @@ def container_dependencies_can_be_met(stacks: Stacks) -> Iterator[Finding]:
 
 
 def internal_ports_are_not_mapped(stacks: Stacks) -> Iterator[Finding]:
-    """Anyone who reaches the management port can load code into the server: map only the inference and the health port."""
+    """Anyone who reaches the management port can load code into the server: map only the inference port."""
     for task in tasks(stacks):
         for container in containers(task):
             for ports, _ in port_mappings(container):
                 inside = sorted(set(ports) & set(INTERNAL_PORTS))
                 if inside:
-                    yield Finding(
-                        f"{task}", f"port {', '.join(map(str, inside))} is mapped", f"only {TRAFFIC_PORT} and {HEALTH_PORT}"
-                    )
+                    yield Finding(f"{task}", f"port {', '.join(map(str, inside))} is mapped", f"only {TRAFFIC_PORT}")
 
 
 def container_health_check_allows_for_start(stacks: Stacks) -> Iterator[Finding]:
-    """ECS stops a task whose container health check fails: check /livez or /readyz on the health port, and allow for the start."""
+    """ECS stops a task whose container health check fails: check /livez or /readyz and allow for the start."""
     for task, container in serving(stacks):
         check = container.get("HealthCheck")
         if not check:
@@ -241,10 +238,10 @@ def container_health_check_allows_for_start(stacks: Stacks) -> Iterator[Finding]
         command = " ".join(map(str, check.get("Command") or []))
         if (
             not command.startswith(("CMD ", "CMD-SHELL "))
-            or f":{HEALTH_PORT}/" not in command
+            or f":{TRAFFIC_PORT}/" not in command
             or not re.search(r"/(livez|readyz)\b", command)
         ):
-            expected = f"CMD with /livez or /readyz on port {HEALTH_PORT}: /ping succeeds without any model"
+            expected = f"CMD with /livez or /readyz on port {TRAFFIC_PORT}: /ping succeeds without any model"
             yield Finding(f"{task}", f"HealthCheck.Command is {command}", expected)
         if re.search(r"\b(curl|wget)\b", command):
             yield Finding(f"{task}", f"HealthCheck.Command is {command}", "python, as the image has neither curl nor wget")

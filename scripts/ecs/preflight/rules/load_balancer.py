@@ -15,7 +15,6 @@ from scripts.ecs.preflight.resolve.security_groups import (
 )
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.ecs.preflight.resolve.wiring import (
-    HEALTH_PORT,
     INTERNAL_PORTS,
     LISTENER,
     LOAD_BALANCER,
@@ -59,15 +58,16 @@ def health_check_asks_readiness(stacks: Stacks) -> Iterator[Finding]:
 
 
 def health_check_has_right_port(stacks: Stacks) -> Iterator[Finding]:
-    """Readiness is on port 8086, and a dynamic port has no second one beside it: use 8086 with awsvpc, traffic-port with bridge."""
+    """Readiness is where photos go, on a port that ECS may have chosen: leave HealthCheckPort out, or say traffic-port."""
     for service in services(stacks):
         task = task_of(stacks, service)
         for group in target_groups_of(stacks, service) if task else []:
             assert task is not None
             port = str(group.get("HealthCheckPort") or "traffic-port")
-            wanted = str(HEALTH_PORT) if network_mode(task) == "awsvpc" else "traffic-port"
-            if port != wanted:
-                yield Finding(f"{group}", f"HealthCheckPort is {port}", f"{wanted}, as {task} uses {network_mode(task)}")
+            allowed = ["traffic-port", *([str(TRAFFIC_PORT)] if network_mode(task) == "awsvpc" else [])]
+            if port not in allowed:
+                found = f"HealthCheckPort is {port}"
+                yield Finding(f"{group}", found, f"{' or '.join(allowed)}, as {task} uses {network_mode(task)}")
 
 
 def health_check_times_are_possible(stacks: Stacks) -> Iterator[Finding]:
@@ -207,11 +207,11 @@ def callers_reach_load_balancer(stacks: Stacks) -> Iterator[Finding]:
 
 
 def load_balancer_reaches_tasks(stacks: Stacks) -> Iterator[Finding]:
-    """Targets stay unhealthy if traffic is blocked: allow both ports into the tasks' group, and out of the load balancer's."""
+    """Targets stay unhealthy if traffic is blocked: allow its port into the tasks' group, and out of the load balancer's."""
     for service in services(stacks):
         task = task_of(stacks, service)
         dynamic = task is not None and network_mode(task) != "awsvpc"
-        ports = EPHEMERAL_PORTS if dynamic else (TRAFFIC_PORT, HEALTH_PORT)
+        ports = EPHEMERAL_PORTS if dynamic else (TRAFFIC_PORT,)
         tasks = task_groups(stacks, service)
         if not tasks:
             yield Finding(f"{service}", "its tasks are in no security group of these stacks", "the tasks' security group")
@@ -238,7 +238,7 @@ def internal_ports_are_closed(stacks: Stacks) -> Iterator[Finding]:
             # also a range that merely includes one
             inside = [port for port in INTERNAL_PORTS if covers(rule, port)]
             if inside:
-                yield Finding(f"{group}", f"it opens port {', '.join(map(str, inside))}", f"only {TRAFFIC_PORT} and {HEALTH_PORT}")
+                yield Finding(f"{group}", f"it opens port {', '.join(map(str, inside))}", f"only {TRAFFIC_PORT}")
     for resource in stacks.of(TARGET_GROUP, LISTENER):
         for key in ("Port", "HealthCheckPort"):
             if number(resource.get(key)) in INTERNAL_PORTS:
@@ -254,9 +254,9 @@ def tasks_are_closed_to_others(stacks: Stacks) -> Iterator[Finding]:
                 source = rule.get("SourceSecurityGroupId")
                 ports = (number(rule.get("FromPort")), number(rule.get("ToPort")))
                 task = task_of(stacks, service)
-                if task and network_mode(task) == "awsvpc" and ports not in [(one, one) for one in (TRAFFIC_PORT, HEALTH_PORT)]:
+                if task and network_mode(task) == "awsvpc" and ports != (TRAFFIC_PORT, TRAFFIC_PORT):
                     found = f"it opens ports {shown(rule.get('FromPort'))} to {shown(rule.get('ToPort'))}"
-                    yield Finding(f"{group}", found, f"only {TRAFFIC_PORT} and {HEALTH_PORT}, in rules of their own")
+                    yield Finding(f"{group}", found, f"only {TRAFFIC_PORT}, in a rule of its own")
                 if source not in allowed:
                     address = source or rule.get("CidrIp") or rule.get("CidrIpv6") or rule.get("SourcePrefixListId")
                     yield Finding(f"{group}", f"it lets in {shown(address)}", "only the load balancer's group")

@@ -1,0 +1,124 @@
+"""How many connections there may be, and that idle ones never lock others out. Real processes with few descriptors."""
+
+import contextlib
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from scripts.door.http.limits import Limits
+from tests.conftest import LIMIT_S, ROOT
+from tests.door.http_client import GOOD, connect, serve, wait_until
+
+HELD = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@contextlib.contextmanager
+def process(tmp_path: Path, open_files: int, **limits: int):
+    """The server in a process that may open so many files; yields it and its port."""
+    port_file = tmp_path / "port"
+    command = [sys.executable, "-m", "tests.door.http_app", str(port_file), *(f"{name}={value}" for name, value in limits.items())]
+    running = subprocess.Popen(
+        command, cwd=ROOT, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    )
+    try:
+        wait_until(lambda: port_file.exists() and port_file.read_text())
+        yield psutil.Process(running.pid), int(port_file.read_text())
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(LIMIT_S) == 0
+    finally:
+        running.kill()
+        running.wait()
+
+
+def asks(port: int, count: int) -> list[int]:
+    """The statuses of so many requests, each on a connection of its own."""
+    statuses = []
+    for _ in range(count):
+        with connect(port) as client:
+            statuses.append(client.ask(GOOD).status)
+    return statuses
+
+
+def test_longest_idle_connection_gives_way():
+    with serve(Limits(connections=3)) as served, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(served.connect()) for _ in range(3)]
+        for client in (clients[1], clients[0], clients[2]):
+            assert client.ask(GOOD).status == 200
+        assert asks(served.port, 1) == [200]
+        assert clients[1].is_closed()
+        assert clients[2].ask(GOOD).status == 200
+        assert clients[0].ask(GOOD).status == 200
+        assert served.ended["evicted"] == 1
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT"])
+def test_connections_that_wait_for_their_client_give_way(start):
+    with serve(Limits(connections=10)) as served, contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(served.connect()).send(start)
+        assert asks(served.port, 20) == [200] * 20
+
+
+@pytest.mark.parametrize(("limits", "status"), [(Limits(connections=5), 503), (Limits(connections_per_address=5), 429)])
+def test_connection_without_room_is_told_when_to_come_again(limits, status):
+    with serve(limits) as served:
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(served.connect()).send(HELD)
+            wait_until(lambda: sum(other.is_busy for other in served.server.connections[0].open) == 5)
+            for _ in range(50):  # as many as may linger, and more
+                with served.connect() as client:
+                    answer = client.answer()
+                    assert (answer.status, answer.header("retry-after")) == (status, "2")
+                    assert client.is_closed()
+        wait_until(lambda: not served.server.connections[0].open)
+        assert asks(served.port, 2) == [200, 200]
+
+
+def test_many_idle_connections_beside_few_descriptors(tmp_path):
+    """400 idle connections, 300 descriptors: ordinary clients are answered, and the process rests."""
+    with process(tmp_path, open_files=300) as (server, port), contextlib.ExitStack() as stack:
+        for _ in range(400):
+            stack.enter_context(contextlib.closing(connect(port).socket))
+        assert asks(port, 50) == [200] * 50
+        assert server.num_fds() < 300
+        assert server.cpu_percent(interval=1.0) < 50
+
+
+def test_burst_of_connections_does_not_end_the_listener(tmp_path):
+    """All at once, without a wait for any: more than the process may open in one go."""
+    with process(tmp_path, open_files=100, reserved_files=10) as (_, port), contextlib.ExitStack() as stack:
+        for _ in range(5):
+            sockets = [stack.enter_context(contextlib.closing(connect(port).socket)) for _ in range(200)]
+            for each in sockets:
+                each.close()
+            assert asks(port, 5) == [200] * 5
+
+
+@pytest.mark.slow
+def test_ten_thousand_idle_connections_take_little_memory(tmp_path):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < 10_500:
+        pytest.skip(f"{hard} open files are allowed, 10,500 needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with process(tmp_path, open_files=hard, connections_per_address=20_000, idle_s=600) as (server, port):
+        assert asks(port, 5) == [200] * 5
+        clients = []
+        for _ in range(10_000):
+            client = connect(port)
+            assert client.ask(GOOD).status == 200
+            client.file.close()
+            clients.append(client.socket)
+        assert server.num_fds() > 10_000
+        memory = server.memory_info().rss
+        print(f"10,000 idle connections: {memory / 1e6:.0f} MB, {server.cpu_percent(interval=2.0):.0f} % of a CPU")
+        assert memory < 200e6
+        assert asks(port, 20) == [200] * 20
+        for each in clients:
+            each.close()
+        wait_until(lambda: server.num_fds() < 50)
