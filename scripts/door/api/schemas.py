@@ -57,7 +57,7 @@ def takes(kind: str) -> Schema:
     tensors = [_tensor(number) for number in range(1, MAX_INSTANCES + 1)]
     outputs = array(record(name={"enum": list(OUTPUTS)}))
     optional = {
-        "id": TEXT,
+        "id": {"type": ["string", "null"]},
         "parameters": {"type": "object", "properties": {"top_k": TOP_K | {"type": ["integer", "null"]}}},
         "outputs": outputs,
     }
