@@ -2,13 +2,16 @@
 
 scripts/command.py prints them as one line, `error: ...`; any other exception is a fault of ours and ends in a traceback.
 ValueError (a bad value given from outside) and OSError (the machine) are printed the same way. The handler's PhotoError and
-RequestError are for a client, who gets them with a status. The tree, kept true by tests/project/test_errors.py:
+RequestError, and the door's DoorError, are for a client, who gets them with a status. The tree, kept true by
+tests/project/test_errors.py:
 
     SeeFoodError
       AccuracyGateError - training.export.gate
       AnswerError - scripts.ecs.progress
       AuditError - scripts.audit.vulnerabilities
       AwsError - scripts.ecs.aws
+      BackendDownError - scripts.backend.answer
+        PredictionFailedError - scripts.backend.answer
       BenchError - scripts.bench.server
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
@@ -24,7 +27,7 @@ RequestError are for a client, who gets them with a status. The tree, kept true 
       ReleaseError - scripts.release.document
       RemoteError - training.data.remote
       RolloutError - scripts.rollout.guarded
-      ServeError - scripts.backend.torchserve.process
+      ServeError - scripts.backend.torchserve.sockets
       SmokeError - scripts.rollout.smoke
       StackError - scripts.ecs.stack
         LimitError - scripts.ecs.stack

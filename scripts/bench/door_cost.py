@@ -16,10 +16,9 @@ from scripts.bench.http_message import Target, build_request
 from scripts.bench.load import closed_loop
 from scripts.bench.photos import read_photos
 from scripts.bench.result import Result
-from scripts.bench.server import BenchError, own_server
+from scripts.bench.server import BenchError, own_server, run_dir_of
 from scripts.command import parser, run
 from scripts.paths import ROOT
-from scripts.serving.serve import default_run_dir
 
 WARM_UP_S = 1.0
 TIMEOUT_S = 60.0
@@ -65,7 +64,7 @@ def bench(args: argparse.Namespace) -> None:
     photos = [photo for _, photo in read_photos(args.photos)]
     route = f"/predictions/{split_name(archive)[0]}"
     with own_server(archive, args.model) as url:
-        socket = default_run_dir(urlsplit(url).port or 80) / "sockets" / "inference"
+        socket = run_dir_of(urlsplit(url).port or 80) / "sockets" / "inference"
         if not socket.exists():
             raise BenchError(f"there is no {socket}: TorchServe listens on no Unix socket on this machine")
         door, without = Target.of(url, route), Target.at_socket(str(socket.resolve()), route)

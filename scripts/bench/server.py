@@ -43,12 +43,18 @@ def free_port() -> int:
         return port
 
 
+def run_dir_of(port: int) -> Path:
+    """Where our own server on this port writes."""
+    return ROOT / "build" / f"serve-{port}"
+
+
 @contextlib.contextmanager
 def own_server(archive: Path, model: str | None = None) -> Iterator[str]:
     """The address of our own server on a free port, serving this archive. BenchError with its output if it does not get ready."""
     port = free_port()
     # by its version, and without SEEFOOD_RELEASE: a release document would choose another
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(port), "--version", split_name(archive)[1]]
+    command += ["--run-dir", str(run_dir_of(port))]
     command += ["--model-store", str(archive.parent), *(["--model", model] if model else [])]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         # a session of its own: Ctrl-C reaches this script alone, which then ends the server
@@ -64,7 +70,7 @@ def own_server(archive: Path, model: str | None = None) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait(timeout=STOP_TIMEOUT_S)
-            shutil.rmtree(ROOT / "build" / f"serve-{port}", ignore_errors=True)  # its port will not come again
+            shutil.rmtree(run_dir_of(port), ignore_errors=True)  # its port will not come again
 
 
 def _wait_ready(process: subprocess.Popen[bytes], port: int) -> str:
