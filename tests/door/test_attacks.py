@@ -4,7 +4,6 @@ pytest -s prints what was seen.
 """
 
 import contextlib
-import os
 import resource
 import socket
 import threading
@@ -177,4 +176,4 @@ def test_server_of_few_files_outlives_as_many_idle_connections(server, photo):
     finally:
         resource.prlimit(door.pid, resource.RLIMIT_NOFILE, before)
     assert httpx.post(server.url, content=photo, timeout=LIMIT_S).status_code == 200
-    assert os.path.exists(f"/proc/{door.pid}")
+    assert door.is_running()
