@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from scripts.door.http.refusal import error_body, status_line
+from scripts.door.errors import error_body
+from scripts.door.http.refusal import status_line
 
 if TYPE_CHECKING:
     from scripts.door.http.protocol import DoorProtocol
@@ -64,7 +65,8 @@ class Cycle(RequestResponseCycle):
     async def send_500_response(self) -> None:
         """The API's error, after a fault of the application."""
         self._is_started, self._left, self._chunked = False, None, False
-        body = error_body(500, "InternalError", "the request failed for a reason that is not its own: try again")
+        message, id_of_request = "the server failed; its log says why, by this id", self.scope["state"]["request_id"]
+        body = error_body(500, "InternalError", message, id_of_request)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await self.send({"type": "http.response.start", "status": 500, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})

@@ -1,7 +1,8 @@
 """What the HTTP layer answers itself: a status, and the API's JSON error."""
 
-import json
 from http import HTTPStatus
+
+from scripts.door.errors import error_body
 
 Headers = list[tuple[bytes, bytes]]
 PHRASES = {status.value: status.phrase for status in HTTPStatus}
@@ -18,14 +19,9 @@ class Refusal(Exception):  # noqa: N818 - raised inside the layer, and always an
         """Those of this answer alone."""
         return [] if self.retry_after_s is None else [(b"retry-after", b"%d" % self.retry_after_s)]
 
-    def body(self) -> bytes:
-        """The error as the API writes all of them."""
-        return error_body(self.status, "HttpError", str(self))
-
-
-def error_body(status: int, kind: str, message: str) -> bytes:
-    """`{"code", "type", "message"}` in JSON, as the handler writes it."""
-    return (json.dumps({"code": status, "type": kind, "message": message}) + "\n").encode()
+    def body(self, id_of_request: str) -> bytes:
+        """The error as the door writes all of them."""
+        return error_body(self.status, "HttpError", str(self), id_of_request)
 
 
 def status_line(status: int) -> bytes:
@@ -35,7 +31,7 @@ def status_line(status: int) -> bytes:
 
 def refusal_bytes(refusal: Refusal, common: Headers, id_of_request: str, without_body: bool = False) -> bytes:
     """A whole answer after which the connection closes. `common`: headers of every answer, as the date."""
-    body = refusal.body()
+    body = refusal.body(id_of_request)
     headers = [
         *common,
         (b"content-type", b"application/json"),
