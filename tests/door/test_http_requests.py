@@ -203,7 +203,7 @@ def check(client, status, closes):
         assert answer.header("content-type") == "application/json"
         assert answer.json()["code"] == status
         assert answer.json()["message"]
-        assert list(answer.json()) == ["code", "type", "message"]
+        assert list(answer.json()) == ["code", "type", "message", "request_id"]
     if closes:
         assert answer.header("connection") == "close"
         assert client.is_closed()
