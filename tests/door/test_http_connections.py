@@ -97,7 +97,15 @@ def test_burst_of_connections_does_not_end_the_listener(tmp_path):
             sockets = [stack.enter_context(contextlib.closing(connect(port).socket)) for _ in range(200)]
             for each in sockets:
                 each.close()
-            assert asks(port, 5) == [200] * 5
+            # while the burst is taken in, the system may have no descriptor for one more
+            wait_until(lambda: answers_all(port))
+
+
+def answers_all(port: int) -> bool:
+    try:
+        return asks(port, 5) == [200] * 5
+    except AssertionError:  # a connection was reset
+        return False
 
 
 @pytest.mark.slow
