@@ -31,7 +31,9 @@ class State:
     def take(self, line: Mapping[str, Any]) -> None:
         """The next line."""
         self.live, self.ready, self.why = line["live"], line["ready"], line.get("why", "")
-        self.draining, self.models = line.get("draining", False), line["models"]
+        self.draining = line.get("draining", False)
+        if line["models"] != self.models:
+            self.models = line["models"]
         self.at = time.monotonic()
 
     @property

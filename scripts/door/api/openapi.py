@@ -1,11 +1,13 @@
 """GET /openapi.json, made from the table of operations and the models that are served, and the page at /docs that shows it."""
 
+import json
+from collections.abc import Mapping
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from scripts.door.api.operations import OPERATIONS, Operation
@@ -94,8 +96,15 @@ def _responses(operation: Operation, keys: bool, rates: bool) -> dict[str, Any]:
 def api_routes(state: State, keys: bool = False, rates: bool = False) -> list[Route]:
     """GET /openapi.json and the page."""
 
+    served: Mapping[str, Any] | None = None
+    written = b""
+
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document(state, keys, rates))
+        nonlocal served, written
+        # written once for the models that are served: whoever asks again and again shall not keep the door busy
+        if served is not state.models:
+            served, written = state.models, json.dumps(document(state, keys, rates)).encode()
+        return Response(written, media_type="application/json")
 
     async def page(request: Request) -> Response:
         return FileResponse(PAGE / FILES[request.url.path], headers=PAGE_HEADERS)
