@@ -154,7 +154,22 @@ SETS = {
         None,
         "several columns that may be the label's",
     ),
+    "several labels in a cell": (
+        {"": 6, "l.csv": rows("image,labels", "rust", "rust", "scab", "scab", "rust scab", "rust scab")},
+        {"": {"rust": 2, "scab": 2, "rust scab": 2}},
+        "'rust scab' looks like several labels, and is a class of its own",
+    ),
     # names of photos
+    "CIFAR-10 of Kaggle: the same numbers in train and test": (
+        {"train": 4, "test": 4, "trainLabels.csv": "id,label\n0,pie\n1,pie\n2,soup\n3,soup\n"},
+        SAME,
+        "4 photos without a class",
+    ),
+    "numbers that are in train and test": (
+        {"train": 4, "test": 4, "labels.csv": "id,label\n0,pie\n1,pie\n2,soup\n3,soup\n"},
+        None,
+        "line 2: 2 photos are called 0.jpg: write their folders, too",
+    ),
     "absolute paths": (
         {
             "imgs": 4,

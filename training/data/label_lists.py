@@ -83,9 +83,20 @@ def read_label_list(path: Path, names: PhotoNames) -> LabelList:
             rows[row.path].append(row)
     for of_photo in rows.values():
         _add(of_photo, found)
+    if several := _composed({row.label for row in found.rows}):
+        found.remarks.append(f"{several!r} looks like several labels, and is a class of its own: one label a photo is supported")
     found.rows.sort(key=lambda row: row.line)
     found.problems.sort(key=_line)
     return found
+
+
+def _composed(labels: set[str]) -> str:
+    """A label that is made of others ("rust scab", "cat|dog", "['cat']"); "" if none is."""
+    for label in sorted(labels):
+        parts = [part for part in re.split(r"[|;,]\s*|\s+", label) if part]
+        if (len(parts) > 1 and labels.issuperset(parts)) or re.fullmatch(r"\[.*\]", label):
+            return label
+    return ""
 
 
 def _line(problem: str) -> int:

@@ -70,7 +70,8 @@ def is_label(name: str) -> bool:
 def find_columns(table: Table, names: PhotoNames) -> Columns:
     """The columns of a table. ValueError, with the columns and what was expected, if they cannot be told."""
     header = table.header or [""] * table.width
-    columns = list(zip(*(cells for _, cells in table.rows if len(cells) == table.width), strict=True))
+    width = table.width
+    columns = list(zip(*(cells for _, cells in table.rows if len(cells) == width), strict=True))
     if not columns:
         raise ValueError(_expected(table, "no row of photos"))
     photo = _photo_column(header, columns, names)

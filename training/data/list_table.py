@@ -26,8 +26,10 @@ class Table:
     @property
     def width(self) -> int:
         """Number of columns."""
+        if self.header is not None:
+            return len(self.header)
         widths = Counter(len(cells) for _, cells in self.rows)
-        return max(widths, key=widths.__getitem__) if self.header is None else len(self.header)
+        return max(widths, key=widths.__getitem__)
 
 
 def read_table(text: str, is_photo: IsPhoto, is_label: Callable[[str], bool]) -> Table:
@@ -50,7 +52,8 @@ def read_table(text: str, is_photo: IsPhoto, is_label: Callable[[str], bool]) ->
         table.header = _trimmed([name.lstrip("#").strip() for name in first], 2)
         del table.rows[0]
     if table.rows:
-        table.rows = [(line, _trimmed(cells, table.width)) for line, cells in table.rows]
+        width = table.width
+        table.rows = [(line, _trimmed(cells, width)) for line, cells in table.rows]
     return table
 
 

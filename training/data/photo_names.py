@@ -4,10 +4,12 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
 from training.data.photo_folders import PHOTO_SUFFIXES
+from training.data.split_names import split_name
 
 # how a name fits a photo; names of one list fit alike, and one that fits less well is another photo's
 IN_LISTS_FOLDER, IN_LISTS_OWN_FOLDER, BELOW, RENAMED_FOLDER = 3, 2, 1, 0
@@ -25,6 +27,7 @@ def slashed(name: str) -> str:
     return name.replace("\\", "/")
 
 
+@lru_cache(maxsize=100_000)
 def _parts(name: str) -> tuple[str, ...]:
     """Folders and file name, whatever the case and the form of Unicode."""
     key = unicodedata.normalize("NFC", slashed(name)).casefold()
@@ -83,15 +86,22 @@ class PhotoNames:
             return IN_LISTS_FOLDER, [exact]
         photos = self.by_name.get(parts[-1]) or self.by_stem.get(parts[-1], [])
         folders, base = parts[:-1], _parts(str(path.parent))
-        own = (*base, *_parts(path.stem))
-        for rank, place in ((IN_LISTS_FOLDER, (*base, *folders)), (IN_LISTS_OWN_FOLDER, (*own, *folders))):
-            if inside := [photo for photo in photos if self.parts[photo][:-1] == place]:
-                return rank, inside
+        if inside := [photo for photo in photos if self.parts[photo][:-1] == (*base, *folders)]:
+            return IN_LISTS_FOLDER, inside
+        if not folders and (inside := [photo for photo in photos if _same_split(photo, path)]):
+            return IN_LISTS_OWN_FOLDER, inside
         if not folders:
             return BELOW, photos
         tails = {photo: _tail(self.parts[photo][:-1], folders) for photo in photos}
         best = max(tails.values(), default=0)
         return (BELOW if best else RENAMED_FOLDER), [photo for photo, tail in tails.items() if tail == best]
+
+
+def _same_split(photo: Path, path: Path) -> bool:
+    """Whether a photo is in the folder of a list's name: in train/ or train_images/ of train.csv or trainLabels.csv."""
+    folder, stem = photo.parent.name, path.stem
+    one, other = split_name(folder), split_name(stem)
+    return folder.casefold() == stem.casefold() or (one is not None and other is not None and one.role == other.role)
 
 
 def _grouped(names: list[str], found: list[Path | str]) -> dict[Path | str, set[tuple[str, ...]]]:

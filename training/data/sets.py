@@ -247,7 +247,15 @@ def _food101(root: Path) -> tuple[tuple[str, ...], list[Photo]]:
     labels = tuple((root / "meta" / "classes.txt").read_text(encoding="utf-8").split())
     photos = []
     for split in ("train", "test"):
-        listed = json.loads((root / "meta" / f"{split}.json").read_text(encoding="utf-8"))
+        path = root / "meta" / f"{split}.json"
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(
+                f"{root} has Food-101's meta/classes.txt, but no whole {path.name} beside it: unpack it again"
+            ) from error
+        if missing := [label for label in labels if label not in listed]:
+            raise ValueError(f"{path} has no list of the class {missing[0]!r} of classes.txt: unpack Food-101 again")
         for index, label in enumerate(labels):
             photos += [Photo(root / "images" / f"{name}.jpg", index, split) for name in listed[label]]
     return labels, photos
