@@ -32,7 +32,8 @@ def check_unreadable(unreadable: int, photos: int, where: str) -> None:
     if unreadable == photos or unreadable > max(MAX_UNREADABLE * photos, MAX_UNREADABLE_FEW):
         limit = f"{MAX_UNREADABLE:.0%} of them, or {MAX_UNREADABLE_FEW} of a small set"
         raise ValueError(
-            f"{unreadable} of {photos} {where} are unreadable, the limit is {limit}: is the folder still there and whole?"
+            f"{unreadable} of {photos} {where} are unreadable, the limit is {limit}: repair or remove them, or copy the "
+            "folder again if it is not whole"
         )
 
 
