@@ -15,7 +15,8 @@ LARGEST_MOVE = 0.12  # of the side
 LEAST = np.array([-80, -0.4, -0.7, -0.5])
 MOST = np.array([80, 0.5, 0.7, 0.6])
 STIFF = np.array([1e-3, 1.0, 100.0, 20.0])  # of so many levels squared, per unit: what bends least is right
-CENSORED = 3  # passes of the fit where highlights or shadows are cut off
+CENSORED = 3  # passes of the fit: what is cut off at white or black, only a fit shows
+CUT_OFF = 3.0  # levels beyond black or white that are no noise
 WHITE, BLACK = 235, 8  # levels from which on a part of a pixel may be cut off
 
 
@@ -90,10 +91,14 @@ def tone_curve(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     count = one.shape[1] * one.shape[2] * one.shape[3]
     basis = _tones(one).reshape(len(one), 4, count)
     flat, target = one.reshape(len(one), count), other.reshape(len(one), count)
-    weights, fitted = np.zeros((len(one), 4)), np.where(target >= WHITE, 255, np.where(target <= BLACK, 0, target))
+    weights, fitted = (
+        np.zeros((len(one), 4)),
+        np.where(target >= WHITE, 255 + 2 * CUT_OFF, np.where(target <= BLACK, -2 * CUT_OFF, target)),
+    )
     for _ in range(CENSORED):
         # what is white and would be lighter, or black and would be darker, is right as it is
         counts = ~(((target >= WHITE) & (fitted >= target)) | ((target <= BLACK) & (fitted <= target)))
+        counts &= ~_beside_cut_off(fitted.reshape(one.shape)).reshape(counts.shape)
         weighted = basis * counts[:, None]
         squares = (weighted @ basis.transpose(0, 2, 1)).astype(np.float64)
         squares[:, range(4), range(4)] += STIFF * count
@@ -101,6 +106,20 @@ def tone_curve(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         weights = np.linalg.solve(squares, right)[..., 0].clip(LEAST, MOST)
         fitted = flat + (weights[:, None].astype(np.float32) @ basis)[:, 0]
     return weights
+
+
+def _beside_cut_off(fitted: np.ndarray) -> np.ndarray:
+    """Which pixels of pictures (P, 3, n, n) are cut off at white or black, or beside one that is: a part of each is."""
+    return np.asarray((_largest(fitted) > 255 + CUT_OFF) | (_largest(-fitted) > CUT_OFF))
+
+
+def _largest(pictures: np.ndarray) -> np.ndarray:
+    """The largest of each pixel (..., n, n) and of the eight around it."""
+    for axis in (-1, -2):
+        padded = np.pad(pictures, [(0, 0)] * (pictures.ndim + axis) + [(1, 1)] + [(0, 0)] * (-1 - axis), mode="edge")
+        a, b, c = (np.moveaxis(np.moveaxis(padded, axis, 0)[k : k + pictures.shape[axis]], 0, axis) for k in range(3))
+        pictures = np.maximum(np.maximum(a, b), c)
+    return pictures
 
 
 def toned(pictures: np.ndarray, weights: np.ndarray) -> np.ndarray:

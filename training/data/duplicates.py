@@ -20,14 +20,15 @@ from scipy.sparse.csgraph import connected_components
 
 from training.data.alignment import align, luma, moved_by, tone_curve, toned
 from training.data.neighbours import Pairs, neighbours, turned
-from training.data.thumbnail import SIZE, halved, is_grey, pictures_of
+from training.data.thumbnail import SIZE, halved, is_grey, pictures_of, smooth
 
 WINDOW = 4
 TEXTURE = 10.0  # levels by which a pixel's parts differ where it has no edge
 CHUNK = 64  # pairs that are measured at a time: some 50 MB
 NOISE = 8.0  # levels that count as an edge in every pixel: of 0.3 of it is the noise of JPEG
 CONTRAST = 4.0  # standard deviation in levels, below which a photo is taken for empty: nothing is like it
-HOPELESS = {16: 1.5, 32: 0.55}  # largest differences at smaller sides: most pairs are done with there
+BLURS = 2  # times that a photo is blurred to be as a copy that was small once
+HOPELESS = {16: 2.0, 32: 0.7}  # largest differences at smaller sides: most pairs are done with there
 NOTHING_ALIKE = 9.0
 GREY_CURVE = np.array([12, 0.1, 0.15, 9])  # how far the curve of a greyscale copy may be from none
 
@@ -72,6 +73,14 @@ def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         one[either], other[either] = luma(one[either])[:, None], luma(other[either])[:, None]
     near = np.flatnonzero(np.minimum(*(pictures.std((1, 2, 3)) for pictures in small)) >= CONTRAST)
     differences = np.full(len(one), NOTHING_ALIKE)
+    one, other, grey = one[near], other[near], grey[:, near]
+    differences[near] = np.minimum(_explained_by(one, other, grey), _explained_by(other, one, grey[::-1]))
+    return differences
+
+
+def _explained_by(one: np.ndarray, other: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """What is left (P,) of the other photos where one is moved onto them, its tones made equal, from coarse to fine."""
+    differences, near = np.full(len(one), NOTHING_ALIKE), np.arange(len(one))
     move = np.zeros((len(near), 4))
     for side in (8, 16, 32):  # most pairs are done with at a smaller side
         coarse, onto = (_at_side(pictures[near], side) for pictures in (one, other))
@@ -79,8 +88,10 @@ def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         if side in HOPELESS:
             left = unexplained(coarse, onto, move, grey[:, near])
             near, move = near[left <= HOPELESS[side]], move[left <= HOPELESS[side]]
-    one, other, grey = one[near], other[near], grey[:, near]
-    differences[near] = np.minimum(unexplained(one, other, move, grey), unexplained(other, one, -move, grey[::-1]))
+    sharp = one[near]
+    for _ in range(BLURS + 1):  # a copy that was small once is blurred, and a photo can be blurred, not sharpened
+        differences[near] = np.minimum(differences[near], unexplained(sharp, other[near], move, grey[:, near]))
+        sharp = smooth(sharp)
     return differences
 
 
@@ -101,7 +112,7 @@ def unexplained(one: np.ndarray, other: np.ndarray, move: np.ndarray, grey: np.n
     wanted = toned(moved, curve)
     left = wanted.clip(0, 255) - other
     edges = np.minimum(_edges(moved), _edges(other))
-    blown = _cut_off(moved, wanted, edges)
+    blown = _cut_off(moved, wanted, _edges(moved))
     windows = np.sqrt((_sums((left * left).mean(1)) / _sums(edges + blown + NOISE**2)).max((1, 2))) * SIZE / one.shape[-1] / WINDOW
     # a greyscale copy keeps its tones: a grey mug is none of a red one
     bent = (grey[0] ^ grey[1]) & (np.abs(curve) > GREY_CURVE).any(1)

@@ -19,7 +19,7 @@ CHROMA = np.array([[-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]], np.float32)
 # A border is looked for at this size, up to a part of the side. Its first lines are of one colour, but for some levels in some
 # pixels, its last ones less so (JPEG); the first line within differs by more levels in so many pixels
 FINE, WIDEST, BORDERS = 256, 0.3, 3
-BORDER_LEVELS, BORDER_SHARE, RINGING, RINGING_SHARE, WITHIN_SHARE = 4.0, 0.98, 14.0, 0.8, 0.3
+BORDER_LEVELS, BORDER_SHARE, RINGING, RINGING_SHARE, WITHIN_SHARE = 4.0, 0.98, 14.0, 0.8, 0.6
 
 # The margin is looked for at this size, its colour in a ring of so many pixels
 COARSE, RING = 128, 4
