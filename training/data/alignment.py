@@ -91,10 +91,8 @@ def tone_curve(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     count = one.shape[1] * one.shape[2] * one.shape[3]
     basis = _tones(one).reshape(len(one), 4, count)
     flat, target = one.reshape(len(one), count), other.reshape(len(one), count)
-    weights, fitted = (
-        np.zeros((len(one), 4)),
-        np.where(target >= WHITE, 255 + 2 * CUT_OFF, np.where(target <= BLACK, -2 * CUT_OFF, target)),
-    )
+    weights = np.zeros((len(one), 4))
+    fitted = np.where(target >= WHITE, 255 + 2 * CUT_OFF, np.where(target <= BLACK, -2 * CUT_OFF, target))
     for _ in range(CENSORED):
         # what is white and would be lighter, or black and would be darker, is right as it is
         counts = ~(((target >= WHITE) & (fitted >= target)) | ((target <= BLACK) & (fitted <= target)))
@@ -110,16 +108,13 @@ def tone_curve(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _beside_cut_off(fitted: np.ndarray) -> np.ndarray:
     """Which pixels of pictures (P, 3, n, n) are cut off at white or black, or beside one that is: a part of each is."""
-    return np.asarray((_largest(fitted) > 255 + CUT_OFF) | (_largest(-fitted) > CUT_OFF))
-
-
-def _largest(pictures: np.ndarray) -> np.ndarray:
-    """The largest of each pixel (..., n, n) and of the eight around it."""
-    for axis in (-1, -2):
-        padded = np.pad(pictures, [(0, 0)] * (pictures.ndim + axis) + [(1, 1)] + [(0, 0)] * (-1 - axis), mode="edge")
-        a, b, c = (np.moveaxis(np.moveaxis(padded, axis, 0)[k : k + pictures.shape[axis]], 0, axis) for k in range(3))
-        pictures = np.maximum(np.maximum(a, b), c)
-    return pictures
+    beside = (fitted > 255 + CUT_OFF) | (fitted < -CUT_OFF)
+    for _ in range(2):  # rows, then columns
+        grown = beside.copy()
+        grown[..., 1:, :] |= beside[..., :-1, :]
+        grown[..., :-1, :] |= beside[..., 1:, :]
+        beside = grown.swapaxes(-1, -2)
+    return beside
 
 
 def toned(pictures: np.ndarray, weights: np.ndarray) -> np.ndarray:

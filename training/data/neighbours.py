@@ -21,7 +21,7 @@ TURNS = 8
 NEIGHBOURS = 8
 PROBED = 16
 # distance of two points, in standard deviations of what a crop, tones and noise change
-RADIUS = 12.0
+RADIUS = 48.0
 CUT = 0.12  # of the side, at most, that a crop takes from it
 BEND, COLOUR = 0.3, 0.2  # of gamma, and of the strength of colours
 PIXEL_NOISE = 0.02  # of a point's length, which is 1
