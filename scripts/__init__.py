@@ -3,3 +3,7 @@
 The files here are the leaves, which any room may import: settings, steps (the log), command, errors, atomic, paths,
 model_name; and install.py, which runs before anything is installed. Nothing here imports training/.
 """
+
+from scripts.command import end_quietly_until_run
+
+end_quietly_until_run()  # the rest, torch above all, takes seconds to import

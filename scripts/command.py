@@ -13,6 +13,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -38,16 +39,33 @@ def fail(message: object) -> int:
     return 1
 
 
+def end_quietly_until_run() -> None:
+    """For the `__init__.py` of a package of commands: a signal while `python -m` still imports ends it in one sentence.
+
+    Does nothing where the package is imported by another program.
+    """
+    if sys.argv[:1] == ["-m"]:  # what stands there while Python looks for the module that it is to run
+        for number in ending_signals():
+            signal.signal(number, _leave)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """Ctrl-C, SIGTERM and SIGHUP, without those that are ignored: nohup ignores SIGHUP, a shell's background job Ctrl-C."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     """Exit status of `main`; its errors go to stderr. `interrupted` says after Ctrl-C or SIGTERM what is left as it was."""
-    before = {number: signal.signal(number, _interrupt) for number in _signals()}
+    before, hook = {number: signal.signal(number, _interrupt) for number in ending_signals()}, sys.unraisablehook
+    sys.unraisablehook = lambda lost: _send_again(lost.exc_value) if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
     try:
         status = _unmasked(main) or 0
         _flush()
         return status
     except KeyboardInterrupt as error:
         _print_error("interrupted" + (f": {interrupted}" if interrupted else ""))
-        return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+        return 128 + _number(error)
     except BrokenPipeError:
         _print_nowhere()
         return 128 + signal.SIGPIPE
@@ -58,6 +76,7 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     except (SeeFoodError, ValueError) as error:
         return fail(error)
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -97,10 +116,23 @@ def _print_error(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _signals() -> list[signal.Signals]:
-    """SIGTERM, and SIGHUP unless nohup has it ignored."""
-    return [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise Interrupted(number)
+
+
+def _number(error: KeyboardInterrupt) -> int:
+    return error.number if isinstance(error, Interrupted) else signal.SIGINT
+
+
+def _send_again(lost: KeyboardInterrupt) -> None:
+    """An interruption that came where Python can raise nothing, as within a fork or a destructor, comes again a little later."""
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), _number(lost)))
+    timer.daemon = True
+    timer.start()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    _print_error("interrupted")
+    os._exit(128 + number)

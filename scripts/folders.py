@@ -15,6 +15,7 @@ LEFTOVERS = {
 }
 # files of macOS that hold a file's attributes on a disk which cannot: ._photo.jpg is no photo
 APPLE_DOUBLE = "._"
+FOLDER = " folder"  # after the kind of a folder that is passed over
 
 
 @dataclass
@@ -56,7 +57,7 @@ def _read(path: Path, above: set[tuple[int, int]], passed: Counter[str]) -> Fold
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if kind := leftover(entry.name):
-                passed[kind] += 1
+                passed[f"{kind}{FOLDER * entry.is_dir()}"] += 1
                 continue
             try:
                 _add(folder, entry, above, passed)
@@ -96,5 +97,7 @@ def listed(counts: Counter[str]) -> str:
 
 def not_taken(path: Path, counts: Counter[str]) -> str:
     """A line for people about files of `path` that are not taken, by kind; "" if there are none."""
-    total = counts.total()
-    return f"not taken: {total} file{'s' * (total != 1)} of {path}: {listed(counts)}" if total else ""
+    folders = sum(count for kind, count in counts.items() if kind.endswith(FOLDER))
+    files = counts.total() - folders
+    total = [f"{number} {noun}{'s' * (number != 1)}" for number, noun in ((files, "file"), (folders, "folder")) if number]
+    return f"not taken: {' and '.join(total)} of {path}: {listed(counts)}" if total else ""

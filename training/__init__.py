@@ -6,3 +6,7 @@ remote), evaluation (evaluate, report), export (export, compare), tracking (trac
 speed (bench, profiling). Imports handler/preprocess.py, handler/program.py and the leaves of scripts/. Nothing outside
 training/ may import it: a server is installed without it.
 """
+
+from scripts.command import end_quietly_until_run
+
+end_quietly_until_run()  # the rest, torch above all, takes seconds to import

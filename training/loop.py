@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from training.data.loader import Batches, eval_loader, train_loader, workers_end
+from training.data.loader import Batches, eval_loader, train_loader
 from training.data.split import check_unreadable
 from training.params import Params
 from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
-from training.record import check_finite, end_epoch, evaluate_average, finish, introduce
+from training.record import check_finite, end_epoch, evaluate_average, recorded
 from training.resume import Signals, Stopped, agree, total
 from training.run import Run, no_terminal, start
 
@@ -68,7 +68,6 @@ def save_within_epoch(run: Run, sums: Tensor, seen: float) -> None:
     run.save_or_warn(replace(run.progress, loss_sum=loss_sum, hits=hits, seen=all_seen))
 
 
-@workers_end()
 def train(
     name: str,
     root: Path | None,
@@ -88,15 +87,15 @@ def train(
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
     batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step)
     steps = batches.steps_per_epoch
+    train_photos = train_loader(run.data.train, params, batches)
     held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
-    # all workers are forked now: once the first backward has started autograd's threads, a fork can deadlock
-    loader, _ = iter(train_loader(run.data.train, params, batches)), iter(held_out)
     schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
-    tracker = introduce(run, parent_run)
     unreadable, saved = set[int](), time.monotonic()
 
-    with Signals() as signals, finish(run, tracker), ExitStack() as bars:
+    # all workers are forked here: once the first backward has started autograd's threads, a fork can deadlock
+    with train_photos, held_out, Signals() as signals, recorded(run, parent_run) as tracker, ExitStack() as bars:
+        loader = iter(train_photos)
         while not progress.finished:
             epoch = progress.epochs
             model = run.learner(epoch)

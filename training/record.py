@@ -78,7 +78,7 @@ def evaluate_average(run: Run, held_out: DataLoader[Any], signals: Signals) -> t
             dist.broadcast(buffer, 0)
     try:
         with signals.interrupt():
-            logits, targets = predict(run.average.averaged, held_out, run.device, skip_unreadable=True)
+            logits, targets, _ = predict(run.average.averaged, held_out, run.device)
     except Stopped:
         run.save_or_warn(run.progress)
         raise
@@ -172,11 +172,14 @@ def write_history(history: list[dict[str, float]], path: Path) -> None:
 
 
 @contextmanager
-def finish(run: Run, tracker: Tracker | None) -> Iterator[None]:
-    """Around a run: a finished one registers its checkpoint; however it ends, its records show the status."""
-    status = "FAILED"
+def recorded(run: Run, parent_run: str | None) -> Iterator[Tracker | None]:
+    """Around a run: introduces it, and registers the checkpoint of a finished one; however it ends, its records show the status.
+
+    Yields what introduce() returns.
+    """
+    tracker, status = introduce(run, parent_run), "FAILED"
     try:
-        yield
+        yield tracker
         status = "FINISHED"
         if tracker is not None:
             tracker.register(run.name, run.out / "checkpoint.pt")

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from scripts.command import ending_signals
 from scripts.errors import SeeFoodError
 from training.data.sets import Data
 from training.model import save_whole
@@ -99,11 +100,8 @@ class Stopped(Exception):  # noqa: N818 - not an error: it was asked for
     """The run ends early, its state saved; `args[0]` is the number of the signal, 0 if its caller ended it."""
 
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: its terminal was closed
-
-
 class Signals(AbstractContextManager["Signals"]):
-    """Within `with`, ENDING are noted in `received`, and the run ends after its step; a second Ctrl-C ends it at once.
+    """Within `with`, a signal is noted in `received`, and the run ends after its step; a second Ctrl-C ends it at once.
 
     Noted and not raised: ranks must stop after the same step, and one that left a collective half-way would hang the others.
     """
@@ -112,9 +110,7 @@ class Signals(AbstractContextManager["Signals"]):
         self.received, self._interrupt = 0, False
 
     def __enter__(self) -> Self:
-        # nohup has SIGHUP ignored
-        numbers = [number for number in ENDING if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._note) for number in numbers}
+        self._before = {number: signal.signal(number, self._note) for number in ending_signals()}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

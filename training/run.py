@@ -128,7 +128,8 @@ def read_data_once(root: Path | None, params: Params) -> Data:
         return read_data(root, params.val_fraction, params.seed, params.near_duplicates)
     if waits:
         agree(0)
-    data = read_data(root, params.val_fraction, params.seed, params.near_duplicates)
+    quiet = dist.get_rank() > 0  # rank 0 prints what is not taken
+    data = read_data(root, params.val_fraction, params.seed, params.near_duplicates, quiet=quiet)
     if not waits:
         agree(0)
     fingerprints = [""] * dist.get_world_size()

@@ -8,6 +8,7 @@ import pytest
 from scripts.command import run
 from scripts.errors import SeeFoodError
 from tests.conftest import ROOT
+from tests.project.imports import is_command, read_sources
 
 TAIL = "from scripts.command import run\nsys.exit(run(main, 'nothing was written'))\n"
 
@@ -90,3 +91,66 @@ def test_signals_are_handled_as_before_when_the_command_has_ended():
     before = signal.getsignal(signal.SIGTERM)
     run(lambda: 0)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def commands():
+    """Every module that is run with `python -m`."""
+    sources = read_sources()
+    return sorted(module for module, source in sources.items() if is_command(source) and module != "scripts.install")
+
+
+# a stand-in for torch and all else that takes seconds to import: whatever is imported first that is not Python's own
+SLOW_IMPORT = """
+import importlib.abc, sys, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        top = name.partition(".")[0]
+        if top not in sys.stdlib_module_names and top not in ("training", "scripts") and "-m" in sys.orig_argv:
+            print("imports", name, flush=True)
+            time.sleep(600)
+
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["training.train", "training.evaluation.evaluate", "scripts.bench.bench"])
+def test_signal_during_imports_is_one_sentence(tmp_path, module, number):
+    interrupt_imports(tmp_path, module, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", commands())
+def test_signal_during_imports_is_one_sentence_for_every_command(tmp_path, module):
+    interrupt_imports(tmp_path, module, signal.SIGINT)
+
+
+def interrupt_imports(tmp_path, module, number):
+    (tmp_path / "sitecustomize.py").write_text(SLOW_IMPORT)
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if not process.stdout.readline():
+        pytest.skip("it imports nothing but Python's own modules")
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (128 + number, "interrupted\n")
+
+
+def test_package_of_commands_leaves_another_programs_signals_alone():
+    code = "import signal, training, scripts; print(signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 default_int_handler\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interruption_that_python_cannot_raise_where_it_comes_is_not_lost(number):
+    body = f"class A:\n        def __del__(self):\n            import os; os.kill(os.getpid(), {int(number)}); time.sleep(9)\n"
+    process = command(f"{body}    A()\n    time.sleep(600)")
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (128 + number, "interrupted: nothing was written\n")

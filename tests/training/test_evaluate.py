@@ -340,3 +340,31 @@ def test_table_of_many_classes_has_both_ends_and_each_class_its_number():
     assert [row[0] for row in found[:2]] == ["4999", "4998"]
     assert found[20] == ["…", "4,960 more in per_class.csv", ""]
     assert len(found) == 41
+
+
+def test_names_that_are_shortened_alike_are_their_numbers():
+    start, end = "grilled_chicken_with_rice_and_", "_on_a_white_plate"
+    labels = [f"{start}beans{end}", "pizza", f"{start}peas{end}"]
+    assert shortened(labels[0]) == shortened(labels[2])
+    assert drawable(labels)[0] == ["#0", "pizza", "#2"]
+
+
+def test_held_out_photo_that_is_lost_meanwhile_is_left_out_and_counted(tmp_path, tiny_run, generated, monkeypatch, capsys):
+    lost = []
+
+    def read_and_lose(*args):
+        data = read_data(*args)
+        lost.append(data.held_out[0].path)
+        lost[0].unlink()
+        return data
+
+    monkeypatch.setattr("training.evaluation.evaluate.read_data", read_and_lose)
+    root = shutil.copytree(generated, tmp_path / "data")
+    metrics = evaluate(Checkpoint.load(tiny_run / "checkpoint.pt"), root, tmp_path / "out")
+    print_summary(tmp_path / "out")
+    said = capsys.readouterr()
+    assert f"skipped held-out photos that cannot be read: {lost[0]}" in said.err
+    assert "1 more cannot be read" in said.out
+    rows = (tmp_path / "out/predictions.csv").read_text().splitlines()[1:]
+    assert len(rows) == metrics["photos"]
+    assert not any(str(lost[0]) in row for row in rows)

@@ -116,7 +116,7 @@ def test_csv_names_photos_and_labels(monkeypatch, capsys, food):
         csv.writer(file).writerows(rows)
     status, output, errors = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", food)
     assert status == 0
-    assert "inbox/list.csv: 1 row not taken: line 4: no file inbox/gone.jpg" in errors
+    assert "inbox/list.csv: 1 row not taken: line 4: no photo inbox/gone.jpg" in errors
     assert re.search(r"class_2 +30 -> 31\n +class_3 +30 -> 31\n", output)
     assert refused() == {"inbox/gone.jpg": ("unreadable", "No such file or directory")}
 
@@ -244,7 +244,7 @@ def test_leftovers_are_passed_over_and_files_beside_the_class_folders_are_said(m
     assert status == 0
     assert "1 photos added, 0 present already, 2 refused: 2 unreadable" in output
     assert refused()["new/class_0/movie.mov"] == ("unreadable", "not a photo: video")
-    assert "not taken: 8 files of new: 2 beside the class folders, " in errors
+    assert "not taken: 5 files and 3 folders of new: 2 beside the class folders, " in errors
 
 
 def test_unknown_class_is_refused_naming_close_ones_unless_it_is_meant_to_be_new(monkeypatch, capsys, food):

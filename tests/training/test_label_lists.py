@@ -3,12 +3,15 @@
 import codecs
 import re
 import shutil
+from collections import Counter
 
 import pytest
 
+from scripts.folders import files_below
 from tests.training.test_ingest import give, ingest, project, refused  # noqa: F401 # project: each test has an empty one
 from tests.training.test_sets import read
 from training.data.label_lists import read_label_list
+from training.data.photo_names import PhotoNames
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def listed(tmp_path):
     def written(content):
         path = tmp_path / "list.csv"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        found = read_label_list(path)
+        found = read_label_list(path, PhotoNames(p for p in files_below(tmp_path, Counter()) if p != path))
         assert all(row.path.is_file() for row in found.rows), found.rows
         return [(row.path.name, row.label) for row in found.rows], found.problems
 
@@ -94,6 +97,77 @@ def test_bad_rows_are_named_with_their_lines_and_good_ones_count(listed):
         strict=True,
     ):
         assert re.match(expected, problem), problem
+
+
+NOT_CLOSED = r'line 2: a quote \(".*\) that is not closed'
+QUOTES = {
+    '"a.jpg,pie': NOT_CLOSED,
+    'a.jpg,"pie': NOT_CLOSED,
+    'a.jpg,"pie\nsub/Crème.JPG,"cake': NOT_CLOSED,
+    'a.jpg,"pie" or tart': NOT_CLOSED,
+    'a.jpg,pie"': "line 2: a stray quote in 'pie\"'",
+    'a.jpg,"pie\nof apples"': "line 2: a line break in 'pie\\\\nof apples': remove it",
+    'a.jpg,5" pie': ("a.jpg", '5" pie'),
+    'a.jpg,"5"" pie"': ("a.jpg", '5" pie'),
+    'a.jpg,"5\\" pie"': ("a.jpg", '5" pie'),
+    "'a.jpg','pie'": ("a.jpg", "pie"),
+    "“a.jpg”,“pie”": ("a.jpg", "pie"),
+    "a.jpg,shepherd's pie": ("a.jpg", "shepherd's pie"),
+    'a.jpg,"pie, apple"': ("a.jpg", "pie, apple"),
+}
+
+
+@pytest.mark.parametrize("row", QUOTES)
+def test_quotes_spoil_their_own_row_at_most(listed, row):
+    found, problems = listed(f"path,label\n{row}\nb b.jpg,soup\n")
+    assert found[-1] == ("b b.jpg", "soup")
+    if isinstance(QUOTES[row], tuple):
+        assert (found[:-1], problems) == ([QUOTES[row]], [])
+    else:
+        assert found[:-1] == []
+        assert re.match(QUOTES[row], problems[0]), problems
+
+
+def test_line_breaks_in_columns_of_other_things_are_read(listed):
+    text = 'id,path,note,label\r\n1,a.jpg,"made by Bob,\r\nin 2020 (""old"")\r\n",pie\r\n2,b b.jpg,,soup\r\n'
+    assert listed(text) == ([("a.jpg", "pie"), ("b b.jpg", "soup")], [])
+    assert listed('note,path,label\n"see\n1,x,y",a.jpg,pie\nx,b b.jpg,soup\n') == ([("a.jpg", "pie"), ("b b.jpg", "soup")], [])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "label"),
+    [
+        ("mac_roman", "crème"),
+        ("mac_roman", "jalapeño"),
+        ("cp1251", "борщ"),
+        ("cp1251", "щи"),
+        ("shift_jis", "ラーメン"),
+        ("gb18030", "饺子"),
+        ("big5", "飯"),
+        ("euc-kr", "김치"),
+        ("cp1253", "γύρος"),
+        ("cp437", "pâté"),
+    ],
+)
+def test_list_in_an_unknown_encoding_is_refused_with_the_remedy(listed, encoding, label):
+    with pytest.raises(ValueError, match=r"list.csv, line 3: the text is not in UTF-8.*save the list as UTF-8 .*iconv -f CP1251"):
+        listed(f"path,label\na.jpg,pie\nb b.jpg,{label}\n".encode(encoding))
+
+
+def test_guessed_encoding_is_said_with_an_example(listed, tmp_path):
+    for label in ("crème brûlée", "süß", "porções", "bœuf", "shepherd\u2019s pie"):
+        assert listed(f"path,label\na.jpg,{label}\n".encode("cp1252")) == ([("a.jpg", label)], [])
+        found = read_label_list(tmp_path / "list.csv", PhotoNames([tmp_path / "a.jpg"]))
+        assert f"not in UTF-8, read as Windows' Western European (cp1252), such as {label!r}" in found.said()[0]
+
+
+def test_letters_that_are_lost_already_are_said(listed, tmp_path):
+    found, problems = listed("path,label\na.jpg,cr\ufffdme\nb b.jpg,pi\x07e\nsub/Crème.JPG,crÃ¨me\n")
+    assert found == [("Crème.JPG", "crÃ¨me")]
+    assert "line 2: 'cr\ufffdme' has lost a letter" in problems[0]
+    assert "line 3: the label 'pi\\x07e' has a character that is no text: write the label anew" in problems[1]
+    remarks = read_label_list(tmp_path / "list.csv", PhotoNames([tmp_path / "a.jpg"])).said()
+    assert "'crÃ¨me' was 'crème' once" in remarks[0]
 
 
 def test_list_without_its_columns_is_refused_with_what_is_expected(listed):

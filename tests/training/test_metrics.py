@@ -41,3 +41,7 @@ def test_temperature_undoes_overconfidence():
 
 def test_temperature_of_a_model_that_is_always_correct_stays_bounded():
     assert 0.1 < fit_temperature(logits_for([0, 1, 2]), torch.tensor([0, 1, 2])) < 10
+
+
+def test_f1_is_the_mean_over_classes_that_have_photos():
+    assert summarise(logits_for([0, 1]), torch.tensor([0, 1]))["f1"] == 1

@@ -20,6 +20,7 @@ from training.data import download, prepare
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.sets import find_photos, read_data, write_prepared
 from training.data.split import hash_photos
+from training.data.thumbnail import PIXELS
 from training.params import read_params
 
 
@@ -176,7 +177,7 @@ def test_loaders_give_uint8_crops_and_each_rank_its_own_photos(generated, tiny_p
 def test_hashing_an_empty_list_gives_empty_thumbnails(tmp_path):
     photos, thumbnails = hash_photos(tmp_path, [], None)
     assert photos == []
-    assert thumbnails.shape == (0, 32 * 32 * 3)
+    assert thumbnails.shape == (0, PIXELS)
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "model_store/starter/params.yaml"])

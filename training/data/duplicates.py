@@ -1,10 +1,13 @@
-"""What counts as a near-duplicate: two photos that differ nowhere by more than a part of their contrast, mirrored or not.
+"""What counts as a near-duplicate: two photos that are the same everywhere, once one is brought onto the other (alignment.py).
 
-Photos are compared by their thumbnails (thumbnail.py). Of a pair, one thumbnail is shifted and zoomed by some percent onto the
-other, brightness, contrast and gamma are made equal, and what is left is looked at place by place: the difference of
-a pair is the largest over windows of 4 x 4 pixels, as a part of the photo's contrast (its standard deviation). So two dishes on
-one tray differ, where a correlation of the whole pictures sees the tray alone; and a photo made smaller, brighter, greyscale,
-cropped by some percent or compressed again does not. `near_duplicates` in params.yaml is the largest difference of copies.
+Photos are compared by their thumbnails (thumbnail.py), place by place: of windows of 4 x 4 pixels, the one that differs most
+decides, however small. So two dishes on one tray are two, and two soups in one bowl, two mugs of other colours, two pages of one
+form. A photo made smaller, brighter, greyscale, turned by 90 degrees, mirrored, cropped by some percent or compressed again is a
+copy.
+
+A copy differs at its edges, where pixels are resampled, and by noise elsewhere. So the difference of a window is how far the
+picture would have to move for as much, as a part of the window's side. `near_duplicates` in params.yaml is the largest
+difference of copies.
 
 The difference is that of two photos alone: no third one changes it. Which pairs are measured, neighbours.py chooses.
 """
@@ -15,23 +18,23 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from training.data.neighbours import Pairs, neighbours
-from training.data.thumbnail import SIZE, centred, halved, is_grey, planes, smooth, tangents
+from training.data.alignment import align, luma, moved_by, tone_curve, toned
+from training.data.neighbours import Pairs, neighbours, turned
+from training.data.thumbnail import SIZE, halved, is_grey, pictures_of, smooth
 
-WINDOWS = 8  # windows of an eighth of the photo's side, at each pixel
-# least contrast, in grey levels: that of noise, so that two photos of one wall are not compared by their noise
-NOISE = 4.0
-LARGEST_SHIFT = 1.2  # in pixels of 16: 7 % of the side
-LAST_STEP = 0.7  # in pixels of 32
-# pairs that are measured at a time: 512 need some 60 MB
-CHUNK = 512
-COLOUR = 0.7  # weight of differences in colour: JPEG keeps it at half the size
-HOPELESS, NOTHING_ALIKE = 1.0, 9.0
-CURVE = 64.0  # grey levels whose square counts as 64, too
+WINDOW = 4
+TEXTURE = 10.0  # levels by which a pixel's parts differ where it has no edge
+CHUNK = 64  # pairs that are measured at a time: some 50 MB
+NOISE = 8.0  # levels that count as an edge in every pixel: of 0.3 of it is the noise of JPEG
+CONTRAST = 4.0  # standard deviation in levels, below which a photo is taken for empty: nothing is like it
+BLURS = 2  # times that a photo is blurred to be as a copy that was small once
+HOPELESS = {16: 2.0, 32: 0.7}  # largest differences at smaller sides: most pairs are done with there
+NOTHING_ALIKE = 9.0
+GREY_CURVE = np.array([12, 0.1, 0.15, 9])  # how far the curve of a greyscale copy may be from none
 
 
 def near_duplicate_pairs(thumbnails: np.ndarray, limit: float, first_new: int = 0) -> np.ndarray:
-    """Pairs (P, 2) of near-duplicates among thumbnails uint8 (N, 32 * 32 * 3): their difference is `limit` at most; 0: none are.
+    """Pairs (P, 2) of near-duplicates among thumbnails uint8 (N, PIXELS): their difference is `limit` at most; 0: none are.
 
     Of thumbnails that were compared before, only the pairs with one from `first_new` on are looked for.
     """
@@ -54,102 +57,91 @@ def _chunks(pairs: Pairs) -> Iterator[Pairs]:
 
 def _differences(thumbnails: np.ndarray, pairs: Pairs) -> np.ndarray:
     """The difference (P,) of each pair."""
-    one, other = planes(thumbnails[pairs[:, 0]]), planes(thumbnails[pairs[:, 1]])
-    mirrored = pairs[:, 2] == 1
-    one[mirrored] = one[mirrored, :, :, ::-1]
-    return difference(one, other)
+    one, other = pictures_of(thumbnails[pairs[:, 0]]), pictures_of(thumbnails[pairs[:, 1]])
+    return difference(turned(one, pairs[:, 2]), other)
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The difference (P,) of the photos in two stacks of planes float32 (P, 3, 32, 32), place by place, the largest.
+    """The difference (P,) of the photos in two stacks of RGB pictures float32 (P, 3, 64, 64), that of the worst window.
 
     Of a photo and a part of it, the whole explains the part, but not the part the whole: the better of the two counts.
     """
-    coarse, onto = halved(one[:, 0]), halved(other[:, 0])
-    # in three steps, each finer, as one is right for a part of a pixel only
-    move = _clipped(_move(smooth(coarse), smooth(onto)))
-    move = _clipped(move + _move(_moved(coarse, move), onto))
+    small = _at_side(one, 16), _at_side(other, 16)
+    grey = np.stack([is_grey(pictures) for pictures in small])
+    if grey.any():  # of a greyscale copy, brightness alone counts
+        either, one, other = grey.any(0), one.copy(), other.copy()
+        one[either], other[either] = luma(one[either])[:, None], luma(other[either])[:, None]
+    near = np.flatnonzero(np.minimum(*(pictures.std((1, 2, 3)) for pictures in small)) >= CONTRAST)
     differences = np.full(len(one), NOTHING_ALIKE)
-    # most pairs are done with here, at half the size
-    moved = centred(_moved(coarse, move))
-    left = onto - _gain(moved, onto) * moved
-    near = _largest_window(left * left) <= HOPELESS * (onto.std((1, 2)) + NOISE)
-    one, other, move = one[near], other[near], move[near] * SIZE / onto.shape[-1]
-    move += _move(_moved(one[:, 0], move), other[:, 0]).clip(-LAST_STEP, LAST_STEP)
-    differences[near] = np.minimum(_unexplained(one, other, move), _unexplained(other, one, -move))
+    one, other, grey = one[near], other[near], grey[:, near]
+    differences[near] = np.minimum(_explained_by(one, other, grey), _explained_by(other, one, grey[::-1]))
     return differences
 
 
-def _clipped(move: np.ndarray) -> np.ndarray:
-    return move.clip(-LARGEST_SHIFT, LARGEST_SHIFT)
+def _explained_by(one: np.ndarray, other: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """What is left (P,) of the other photos where one is moved onto them, its tones made equal, from coarse to fine."""
+    differences, near = np.full(len(one), NOTHING_ALIKE), np.arange(len(one))
+    move = np.zeros((len(near), 4))
+    for side in (8, 16, 32):  # most pairs are done with at a smaller side
+        coarse, onto = (_at_side(pictures[near], side) for pictures in (one, other))
+        move = align(coarse, onto, move)
+        if side in HOPELESS:
+            left = unexplained(coarse, onto, move, grey[:, near])
+            near, move = near[left <= HOPELESS[side]], move[left <= HOPELESS[side]]
+    sharp = one[near]
+    for _ in range(BLURS + 1):  # a copy that was small once is blurred, and a photo can be blurred, not sharpened
+        differences[near] = np.minimum(differences[near], unexplained(sharp, other[near], move, grey[:, near]))
+        sharp = smooth(sharp)
+    return differences
 
 
-def _move(one: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """Shift and zoom in pixels (P, 4), x and y, that bring each picture (P, n, n) onto another, by least squares.
+def _at_side(pictures: np.ndarray, side: int) -> np.ndarray:
+    while pictures.shape[-1] > side:
+        pictures = halved(pictures)
+    return pictures
 
-    Linear (Lucas and Kanade, 1981): the other is this one times a gain, plus what a small shift and a small zoom add to it.
+
+def unexplained(one: np.ndarray, other: np.ndarray, move: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """What one photo, moved (P, 4) and its tones made equal, differs from the other by in the worst window (P,), in pixels.
+
+    `grey` (2, P) is which of them are greyscale.
     """
-    n = one.shape[-1]
-    basis = np.concatenate([one[:, None], tangents(one)], axis=1).reshape(len(one), 5, n * n)
-    basis -= basis.mean(axis=2, keepdims=True)
-    squares = (basis @ basis.transpose(0, 2, 1)).astype(np.float64)
-    squares[:, range(5), range(5)] += n * n  # one grey level a pixel: a flat picture does not move
-    weights = np.linalg.solve(squares, (basis @ onto.reshape(len(onto), n * n, 1)).astype(np.float64))[..., 0]
-    return weights[:, 1:] / np.maximum(weights[:, :1], 0.2)
+    moved = moved_by(one, move)
+    # the curve is that of the whole photo: half the size is enough
+    curve = tone_curve(*((halved(moved), halved(other)) if one.shape[-1] > 32 else (moved, other)))
+    wanted = toned(moved, curve)
+    left = wanted.clip(0, 255) - other
+    edges = np.minimum(_edges(moved), _edges(other))
+    blown = _cut_off(moved, wanted, _edges(moved))
+    windows = np.sqrt((_sums((left * left).mean(1)) / _sums(edges + blown + NOISE**2)).max((1, 2))) * SIZE / one.shape[-1] / WINDOW
+    # a greyscale copy keeps its tones: a grey mug is none of a red one
+    bent = (grey[0] ^ grey[1]) & (np.abs(curve) > GREY_CURVE).any(1)
+    return np.where(bent, NOTHING_ALIKE, windows)
 
 
-def _moved(pictures: np.ndarray, move: np.ndarray) -> np.ndarray:
-    """Pictures (P, ..., n, n) after a shift and zoom (P, 4), bilinear."""
-    rows, columns = _weights(move[:, 2:], pictures.shape[-1]), _weights(move[:, :2], pictures.shape[-1])
-    if pictures.ndim == 4:
-        rows, columns = rows[:, None], columns[:, None]
-    return np.asarray(rows @ pictures @ columns.swapaxes(-1, -2))
+def _cut_off(before: np.ndarray, after: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """By how much, squared, pixels (P, n, n) may be off where a part of each is cut off at white or at black."""
+    reach = 2 * np.sqrt(edges)[:, None] + TEXTURE
+    white = np.minimum((after - before).clip(0), (reach - np.abs(after - 255)).clip(0))
+    black = np.minimum((before - after).clip(0), (reach - np.abs(after)).clip(0))
+    return np.asarray((white**2 + black**2).mean(1))
 
 
-def _weights(move: np.ndarray, n: int) -> np.ndarray:
-    """Weights (P, n, n) that move the n pixels of a line by a shift and a zoom (P, 2)."""
-    places = (np.arange(n) + move[:, :1] + move[:, 1:] * np.linspace(-1, 1, n)).clip(0, n - 1)  # (P, n)
-    before = np.minimum(places.astype(int), n - 2)
-    share = (places - before).astype(np.float32)
-    weights = np.zeros((len(move), n, n), np.float32)
-    each, line = np.ogrid[: len(move), :n]
-    weights[each, line, before] = 1 - share
-    weights[each, line, before + 1] = share
-    return weights
+def _edges(pictures: np.ndarray) -> np.ndarray:
+    """By how much, squared, a move by a pixel changes RGB pictures (P, 3, n, n), at each pixel: (P, n, n)."""
+    squares = np.zeros((len(pictures), *pictures.shape[2:]), np.float32)
+    for plane in range(3):
+        down, right = np.diff(pictures[:, plane], axis=1), np.diff(pictures[:, plane], axis=2)
+        squares[:, :-1] += down * down / 3
+        squares[:, :, :-1] += right * right / 3
+    return squares
 
 
-def _unexplained(one: np.ndarray, other: np.ndarray, move: np.ndarray) -> np.ndarray:
-    """What of the other photo's contrast is left (P,) where one is moved onto it, its brightness and contrast made equal."""
-    moved = centred(_moved(one, move))
-    left = other - _gain(moved, other) * moved
-    left[:, 0] = _without_curve(left[:, 0], moved[:, 0])
-    contrast = other[:, 0].std((1, 2))
-    parts = _largest_window(left * left) / (contrast + NOISE)[:, None]
-    parts[:, 1:] *= COLOUR
-    parts[is_grey(one) | is_grey(other), 1:] = 0  # a greyscale copy is one: brightness alone counts
-    # of two almost empty photos the windows are alike: half of what there is must be
-    alike = (left[:, 0] ** 2).mean((1, 2)) <= contrast**2 / 2
-    return np.where(alike, parts.max(1), NOTHING_ALIKE)
-
-
-def _gain(moved: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What the moved pictures (..., n, n) times a gain (..., 1, 1) come nearest to the others by, 0 or more."""
-    squares = (moved * moved).sum((-2, -1), keepdims=True) + moved.shape[-1] ** 2 / 4
-    return np.asarray(((moved * other).sum((-2, -1), keepdims=True) / squares).clip(0))
-
-
-def _without_curve(left: np.ndarray, brightness: np.ndarray) -> np.ndarray:
-    """What is left (P, 32, 32) beside a square of the brightness: a gamma, or highlights that were cut off, bend it so."""
-    curve = centred(brightness * brightness / CURVE)
-    curve -= ((curve * brightness).sum((1, 2)) / ((brightness**2).sum((1, 2)) + 1))[:, None, None] * brightness
-    weight = (curve * left).sum((1, 2)) / ((curve * curve).sum((1, 2)) + SIZE * SIZE / 4)
-    return np.asarray(left - weight[:, None, None] * curve)
-
-
-def _largest_window(squares: np.ndarray) -> np.ndarray:
-    """The largest root mean square (...) over windows, of squares (..., n, n)."""
-    side = squares.shape[-1] // WINDOWS
-    sums = np.pad(squares, [(0, 0)] * (squares.ndim - 2) + [(1, 0), (1, 0)]).cumsum(-2).cumsum(-1)
+def _sums(pictures: np.ndarray) -> np.ndarray:
+    """The sums over windows of pictures (P, n, n), without the edge: what lies beyond it has a part in its pixels."""
+    side, edge = WINDOW, 1 + pictures.shape[-1] // 64
+    pictures = pictures[:, edge:-edge, edge:-edge]
+    sums = np.pad(pictures, [(0, 0), (1, 0), (1, 0)]).astype(np.float64).cumsum(-2).cumsum(-1)
     windows = sums[..., side:, side:] - sums[..., :-side, side:]
     windows += sums[..., :-side, :-side] - sums[..., side:, :-side]
-    return np.asarray(np.sqrt(windows.max((-2, -1)).clip(0)) / side)
+    return np.asarray(windows.clip(1))

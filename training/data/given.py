@@ -5,8 +5,10 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from scripts.folders import leftover, not_taken, read_folder
+from scripts.folders import files_below, leftover, not_taken, read_folder
+from training.data.foreign import foreign
 from training.data.label_lists import LIST_SUFFIXES, read_label_list
+from training.data.photo_names import PhotoNames
 from training.data.selection import GivenPhoto
 from training.data.split_names import split_name
 
@@ -21,26 +23,34 @@ def read_given(source: Path) -> list[GivenPhoto]:
     elif source.suffix.lower() in LIST_SUFFIXES and source.is_file():
         given, remark = _in_list(source)
     else:
-        raise ValueError(f"{source} is neither a folder of class folders nor a CSV with the columns path,label")
+        kind = foreign(source) if source.is_file() else None
+        instead = f": it is {kind[0]}: {kind[1]}" if kind else ""
+        raise ValueError(f"{source} is neither a folder of class folders nor a CSV with the columns path,label{instead}")
     if not given:
-        raise ValueError(f"{source} holds no photo in a class folder" if source.is_dir() else f"{source} has no good row: {remark}")
+        raise ValueError(_nothing_in(source) if source.is_dir() else f"{source} has no good row: {remark}")
     if remark:
         print(remark, file=sys.stderr)
     return given
 
 
+def _nothing_in(source: Path) -> str:
+    """What to tell people about a folder without photos in class folders."""
+    lists = sorted(path for path in source.rglob("*") if path.suffix.lower() in LIST_SUFFIXES and path.is_file())
+    return f"{source} holds no photo in a class folder" + (f": give its list instead (FROM={lists[0]})" if lists else "")
+
+
 def _in_list(source: Path) -> tuple[list[GivenPhoto], str]:
-    found, given = read_label_list(source), []
+    files = (path for path in files_below(source.parent, Counter()) if path.suffix.lower() not in LIST_SUFFIXES)
+    found = read_label_list(source, PhotoNames(files, elsewhere=True))
+    given: dict[GivenPhoto, None] = {}  # once, in whatever splits the list has it; those not there are refused later, by name
     for row in found.rows:
         photo = GivenPhoto(row.path, row.label)
-        if not row.path.is_file():  # given all the same: it is in the list of refused photos, too
-            found.problems.append(f"line {row.line}: no file {row.path}: paths are relative to the list's folder")
         try:
             check_label(photo)
-            given.append(photo)
+            given[photo] = None
         except ValueError as error:
             found.problems.append(f"line {row.line}: {error}")
-    return given, found.remark(source)
+    return list(given), "\n".join(found.said())
 
 
 def check_label(photo: GivenPhoto) -> None:
@@ -53,7 +63,9 @@ def check_label(photo: GivenPhoto) -> None:
             f"class folders (FROM=.../{label}), or rename the class ({label}_class)"
         )
     if label != Path(label).name or leftover(label) or not label.isprintable():
-        raise ValueError(f"{photo.path} has the label {label!r}, expected the name of a class, which can be that of a folder")
+        raise ValueError(
+            f"{photo.path} has the label {label!r}, expected the name of a class, which can be that of a folder: rename it"
+        )
 
 
 def _in_class_folders(source: Path) -> tuple[list[GivenPhoto], str]:

@@ -34,10 +34,9 @@ from scripts.errors import SeeFoodError
 from scripts.folders import shown
 from training.data.given import read_given
 from training.data.growth import print_growth
-from training.data.layouts import find_layout
 from training.data.photo_folders import read_tree, what_instead
 from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
-from training.data.sets import HASH_CACHE, Data, food101_folder, read_data
+from training.data.sets import HASH_CACHE, Data, food101_folder, layout_of, read_data
 from training.data.thumbnail import thumbnail
 from training.params import Params, read_params
 from training.tracking.provenance import dvc_version
@@ -129,7 +128,7 @@ def class_folders(root: Path, known: KnownPhotos) -> Path:
         return official / "images"
     if not known.labels:
         return root
-    folder = find_layout(read_tree(root, Counter())).class_folder
+    folder = layout_of(read_tree(root, Counter())).class_folder
     if folder is None:
         raise ValueError(f"{root} has no folder that new photos could go into: expected class folders, or train/CLASS")
     return folder

@@ -25,13 +25,14 @@ class Layout:
     """What was found: photos by split ("" where the data set has none) and label.
 
     `class_folder` is where the class folders are that a new photo goes into, None if there is no such place; `remarks` are for
-    people: what was left out and why.
+    people: what was left out and why; `left_out` is the number of photos that they count.
     """
 
     name: str
     splits: dict[str, Classes]
     class_folder: Path | None
     remarks: list[str] = field(default_factory=list)
+    left_out: int = 0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -51,9 +52,7 @@ def find_layout(tree: PhotoFolder) -> Layout:
     else:
         layout = Layout("class folders", {"": _photos(_class_folders(folder, remarks))}, folder.path)
         _remark_same_folders(inner, remarks)
-    if alike := _alike(layout.labels):
-        remarks.append(f"classes that differ by case or spaces alone: {alike}: if they are one, give them one name")
-    layout.remarks = remarks + layout.remarks
+    layout.remarks = remarks + alike_remark(layout.labels) + layout.remarks
     return layout
 
 
@@ -74,6 +73,12 @@ def _alike(labels: Iterable[str]) -> str:
     for label in labels:
         alike[re.sub(r"[\s_-]+", "", label.casefold())].add(label)
     return "; ".join(" and ".join(map(repr, sorted(names))) for names in alike.values() if len(names) > 1)
+
+
+def alike_remark(labels: Iterable[str]) -> list[str]:
+    """A remark on classes that may be one; none if there are no such."""
+    alike = _alike(labels)
+    return [f"classes that differ by case or spaces alone: {alike}: if they are one, give them one name"] if alike else []
 
 
 def _unwrapped(tree: PhotoFolder, remarks: list[str]) -> PhotoFolder:
@@ -175,7 +180,10 @@ def _class_folders(folder: PhotoFolder, remarks: list[str]) -> Folders:
                 f"give it alone as the data set, or put the splits above the classes (train/{other.path.name})"
             )
     if len(own_splits := _split_folders(inner)) > 1 and sum(map(len, own_splits.values())) == len(inner):
-        raise ValueError(f"{folder.path} holds splits within a split: {_names(inner)}: give one of these folders as the data set")
+        raise ValueError(
+            f"{folder.path} holds splits within a split: {_names(inner)}: give one of these folders as the data set, "
+            f"or rename them if they are classes ({inner[0].path.name}_class)"
+        )
     return classes
 
 
@@ -210,9 +218,15 @@ def _classes_of_split(split: PhotoFolder, train: set[str], layout: Layout) -> Fo
             + _as_train(unknown, train)
         )
     if not classes or len(unknown) == len(classes):
-        layout.remarks.append(f"{split.path.name} is not used: its {split.count} photos have no class that is trained on")
+        beside = listed(kinds(split.all_others()))
+        layout.left_out += split.count
+        layout.remarks.append(
+            f"{split.path.name} is not used: its {split.count} photos have no class that is trained on"
+            + (f" (labels in {beside} are not read: put the photos into class folders)" if beside else "")
+        )
         return {}
     if unknown:
+        layout.left_out += count
         layout.remarks.append(
             f"left out {count} photos of {split.path.name}: train has no class {named(unknown)}{_as_train(unknown, train)}"
         )

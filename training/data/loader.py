@@ -5,20 +5,18 @@ function of seed, epoch, step and photo alone: not of the number of processes, o
 """
 
 import hashlib
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from torchvision import transforms
 
 from handler.preprocess import PhotoError, Spec, preprocess, read_photo
 from training.data.split import UNREADABLE, Photo
+from training.data.workers import Loader
 from training.params import Params
 
 # so many unreadable photos in a row are not a few bad files: the folder is gone
@@ -131,48 +129,13 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 yield [(epoch, int(order[i % self.num_photos])) for i in range(start, start + self.size)]
 
 
-def _start_worker(_worker: int) -> None:
-    torch.set_num_threads(1)  # there is a worker for each core: more threads would compete for the same ones
-    # a first SIGTERM, Ctrl-C, or SIGHUP of a closed terminal, is for the training process: it needs this worker until it has
-    # saved, and ends it itself
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-@contextmanager
-def workers_end() -> Iterator[None]:
-    """Within this `with`, or as a decorator: if it ends by an exception, no worker of a loader is left.
-
-    Python would send them a SIGTERM at its exit and wait for them for ever: they ignore the first.
-    """
-    others = set(multiprocessing.active_children())
-    try:
-        yield
-    except BaseException:
-        # torch's handler raises when a worker dies; once they are joined it finds none
-        handler = signal.signal(signal.SIGCHLD, lambda *_: None)
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.kill()
-            worker.join()
-        signal.signal(signal.SIGCHLD, handler)
-        raise
-
-
-def train_loader(photos: Sequence[Photo], params: Params, batches: Batches) -> DataLoader[Any]:
+def train_loader(photos: Sequence[Photo], params: Params, batches: Batches) -> Loader:
     """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,))."""
-    return DataLoader(
-        TrainPhotos(photos, params),
-        batch_sampler=batches,
-        num_workers=params.workers,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if params.workers else None,
-        worker_init_fn=_start_worker,
-    )
+    ahead = 4 if params.workers else None
+    return Loader(TrainPhotos(photos, params), params.workers, batch_sampler=batches, prefetch_factor=ahead)
 
 
-def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
+def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> Loader:
     """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks."""
-    shard = EvalPhotos(photos, spec, rank, world_size)
     size = max(1, params.global_batch_size // (params.accumulate * world_size))
-    return DataLoader(shard, size, num_workers=params.workers, worker_init_fn=_start_worker, pin_memory=torch.cuda.is_available())
+    return Loader(EvalPhotos(photos, spec, rank, world_size), params.workers, batch_size=size)

@@ -11,7 +11,7 @@ from scripts.folders import shown
 from training.data.duplicates import near_duplicate_pairs
 from training.data.sets import find_photos
 from training.data.split import OFFICIAL, hash_photos
-from training.data.thumbnail import SIZE
+from training.data.thumbnail import PIXELS
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class KnownPhotos:
     labels: tuple[str, ...] = ()
     photos: list[KnownPhoto] = field(default_factory=list)
     # of the photos that the data set has, see hash_photos
-    thumbnails: np.ndarray = field(default_factory=lambda: np.zeros((0, SIZE * SIZE * 3), np.uint8))
+    thumbnails: np.ndarray = field(default_factory=lambda: np.zeros((0, PIXELS), np.uint8))
     by_content: dict[str, KnownPhoto] = field(default_factory=dict)  # by sha256 and by file name
 
     def select(self, candidates: list[Candidate], limit: float) -> Selection:

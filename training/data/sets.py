@@ -16,8 +16,9 @@ from pathlib import Path
 from scripts.atomic import write_text
 from scripts.folders import not_taken
 from training.data.duplicates import near_duplicate_pairs
-from training.data.label_lists import find_listed
+from training.data.foreign import class_in_names, foreign_files, unused_splits
 from training.data.layouts import Layout, find_layout, named
+from training.data.listed import find_listed
 from training.data.photo_folders import PhotoFolder, kinds, read_tree
 from training.data.pictures import generate
 from training.data.split import OFFICIAL, Photo, hash_photos, split_photos
@@ -175,7 +176,7 @@ def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str
         raise ValueError(f"no data set at {root}: {problem}")
     passed: Counter[str] = Counter()
     tree = read_tree(root, passed)
-    layout = _layout(tree)
+    layout = layout_of(tree)
     check_names(layout.labels)
     index = {label: number for number, label in enumerate(layout.labels)}
     photos = [
@@ -185,26 +186,49 @@ def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str
         for path in classes[label]
     ]
     # of photos first: they are the likeliest to be missed
-    others = Counter({"photos without a class": tree.count - len(photos)}) + kinds(tree.all_others()) + passed
+    others = Counter({"photos without a class": tree.count - len(photos) - layout.left_out}) + kinds(tree.all_others()) + passed
     if remarks is not None:
         remarks += filter(None, [*layout.remarks, not_taken(root, others)])
     return layout.labels, photos, layout.name
 
 
-def _layout(tree: PhotoFolder) -> Layout:
-    """The layout of folders, or of lists where folders give none, or are no classes: images/ and masks/ beside labels.csv."""
+def layout_of(tree: PhotoFolder) -> Layout:
+    """The layout of folders, or of lists where folders give none, or are no classes: images/ and masks/ beside labels.csv.
+
+    ValueError if there is none, with what is there instead.
+    """
     try:
         layout = find_layout(tree)
-    except ValueError:
-        listed = find_listed(tree)
+    except ValueError as error:
+        listed, unread = find_listed(tree)
         if listed is None:
-            raise
+            hint = class_in_names(path.name for path in tree.all_photos())
+            raise ValueError("; ".join(filter(None, [str(error), hint, *unread, *foreign_files(tree.path)]))) from error
         return listed
-    if "" in layout.splits:
-        with contextlib.suppress(ValueError):  # a list of something else
-            listed = find_listed(tree)
-            return layout if listed is None or set(layout.labels) & set(listed.labels) else listed
-    return layout
+    if "" not in layout.splits:
+        return layout
+    listed = None
+    with contextlib.suppress(ValueError):  # a list of something else
+        listed, _ = find_listed(tree, guess=False)
+    if listed is None:
+        layout.remarks += filter(None, [unused_splits(tree.path)])
+        return layout
+    if set(layout.labels) & set(listed.labels) and "" in listed.splits:
+        layout.remarks += filter(None, [_disagreement(layout, listed)])
+        return layout
+    listed.remarks.append(f"classes and splits are those of {listed.name}, not the folders {named(layout.labels)}")
+    return listed
+
+
+def _disagreement(folders: Layout, listed: Layout) -> str:
+    """What lists say otherwise than class folders; "" if nothing."""
+    label_of = {path: label for label, paths in folders.splits[""].items() for path in paths}
+    different = [path for label, paths in listed.splits[""].items() for path in paths if label_of.get(path, label) != label]
+    if not different:
+        return ""
+    return (
+        f"{listed.name} has other classes for {len(different)} photos than their folders, such as {different[0]}: the folders count"
+    )
 
 
 def check_names(labels: Iterable[str]) -> None:
@@ -223,7 +247,15 @@ def _food101(root: Path) -> tuple[tuple[str, ...], list[Photo]]:
     labels = tuple((root / "meta" / "classes.txt").read_text(encoding="utf-8").split())
     photos = []
     for split in ("train", "test"):
-        listed = json.loads((root / "meta" / f"{split}.json").read_text(encoding="utf-8"))
+        path = root / "meta" / f"{split}.json"
+        try:
+            listed = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(
+                f"{root} has Food-101's meta/classes.txt, but no whole {path.name} beside it: unpack it again"
+            ) from error
+        if missing := [label for label in labels if label not in listed]:
+            raise ValueError(f"{path} has no list of the class {missing[0]!r} of classes.txt: unpack Food-101 again")
         for index, label in enumerate(labels):
             photos += [Photo(root / "images" / f"{name}.jpg", index, split) for name in listed[label]]
     return labels, photos

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from handler.preprocess import PhotoError
 from scripts.atomic import aside
 from training.data.duplicates import groups_of
-from training.data.thumbnail import SIZE, thumbnail
+from training.data.thumbnail import PIXELS, thumbnail
 
 # More unreadable photos, by share and by number, mean that something is wrong with the data set and not with a few files
 MAX_UNREADABLE, MAX_UNREADABLE_FEW = 0.01, 3
@@ -32,7 +32,8 @@ def check_unreadable(unreadable: int, photos: int, where: str) -> None:
     if unreadable == photos or unreadable > max(MAX_UNREADABLE * photos, MAX_UNREADABLE_FEW):
         limit = f"{MAX_UNREADABLE:.0%} of them, or {MAX_UNREADABLE_FEW} of a small set"
         raise ValueError(
-            f"{unreadable} of {photos} {where} are unreadable, the limit is {limit}: is the folder still there and whole?"
+            f"{unreadable} of {photos} {where} are unreadable, the limit is {limit}: repair or remove them, or copy the "
+            "folder again if it is not whole"
         )
 
 
@@ -47,7 +48,7 @@ class Photo:
 
 
 def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[list[Photo], np.ndarray]:
-    """The readable photos with their sha256, and their thumbnails uint8 (N, 32 * 32 * 3).
+    """The readable photos with their sha256, and their thumbnails uint8 (N, PIXELS).
 
     Unreadable photos are named on stderr and left out. ValueError as check_unreadable.
     """
@@ -85,8 +86,8 @@ def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[li
 
 
 def _stack(rows: dict[str, tuple[str, np.ndarray]]) -> np.ndarray:
-    """The thumbnails (N, 32 * 32 * 3) of photos."""
-    return np.stack([pixels for _, pixels in rows.values()]) if rows else np.zeros((0, SIZE * SIZE * 3), np.uint8)
+    """The thumbnails (N, PIXELS) of photos."""
+    return np.stack([pixels for _, pixels in rows.values()]) if rows else np.zeros((0, PIXELS), np.uint8)
 
 
 def _cache_file(cache: Path, root: Path) -> Path:
@@ -104,7 +105,7 @@ def _read_cache(cache: Path | None, root: Path) -> dict[str, tuple[str, np.ndarr
             keys, sha256s, pixels = (file[name] for name in ("keys", "sha256", "thumbnails"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return {}
-    if pixels.dtype != np.uint8 or pixels.shape != (len(keys), SIZE * SIZE * 3):
+    if pixels.dtype != np.uint8 or pixels.shape != (len(keys), PIXELS):
         return {}
     return dict(zip(keys.tolist(), zip(sha256s.tolist(), pixels, strict=True), strict=True))
 

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,9 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     data = held_out_photos(checkpoint, data, ask_test=True)
     classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    logits, targets = predict(classifier.to(device), eval_loader(data.held_out, params, spec), device)
+    with eval_loader(data.held_out, params, spec) as loader:
+        logits, targets, read = predict(classifier.to(device), loader, device)
+    unreadable, data = len(data.held_out) - len(read), replace(data, held_out=tuple(data.held_out[i] for i in read))
     answers = Answers(logits, targets, checkpoint.temperature)
     metrics = measure(answers)
 
@@ -188,6 +190,7 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     fitted = fitted_on(checkpoint, data)
     report |= {"data": data.source, "split": split_of(data)}
     report |= {"temperature_fitted_on_these": None if fitted is None else fitted > 0, "temperature_photos": fitted}
+    report |= {"unreadable_photos": unreadable, "f1_classes": len(targets.unique())}
     report["f1_per_class"] = {str(row[0]): row[3] for row in classes}
     found = evaluate_unknown(checkpoint, data, classifier, unknown_paths) if unknown is not None else None
     if unknown is not None and found is not None:
@@ -213,8 +216,12 @@ def print_summary(out: Path) -> None:
     """The main metrics, the five worst classes, and how many out-of-distribution photos are detected."""
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     print(f"{metrics['photos']} {metrics['split']} photos of {metrics['data']}, none of them trained on")
+    if metrics["unreadable_photos"]:
+        print(f"  {metrics['unreadable_photos']} more cannot be read and are left out")
     for name in ("top1", "top5", "f1"):
-        print(f"  {name:18s} {metrics[name]:.4f}")
+        absent = len(metrics["f1_per_class"]) - metrics["f1_classes"] if name == "f1" else 0
+        over = f" (over {metrics['f1_classes']} of {len(metrics['f1_per_class'])} classes: the others have no photos here)"
+        print(f"  {name:18s} {metrics[name]:.4f}" + (over if absent else ""))
     before, after = metrics["calibration_error_before"], metrics["calibration_error"]
     print(f"  {'calibration_error':18s} {after:.4f} (before the temperature of {metrics['temperature']:.2f}: {before:.4f})")
     with (out / "per_class.csv").open(encoding="utf-8", newline="") as file:

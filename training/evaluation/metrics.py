@@ -13,12 +13,10 @@ CALIBRATION_BINS = 15  # as in arXiv:1706.04599
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device, skip_unreadable: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(logits float32 (N, C), targets int64 (N,)) of all N photos in their order, over all ranks; on the CPU.
+def predict(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits float32 (N, C), targets int64 (N,), positions int64 (N,)) of N photos in their order, over all ranks; on the CPU.
 
-    ValueError for a photo that cannot be read; with `skip_unreadable` those are left out, up to the limit of check_unreadable.
+    Photos that cannot be read are left out, and named on stderr. ValueError if they are too many: see check_unreadable.
     """
     model.eval()
     parts = [(model(crops.to(device)).float().cpu(), targets, positions) for crops, targets, positions in loader]
@@ -35,12 +33,10 @@ def predict(
     if unreadable.any():
         photos = loader.dataset.photos  # type: ignore[attr-defined] # of EvalPhotos
         paths = [photos[position].path for position in unreadable.nonzero()[:, 0].tolist()]
-        if not skip_unreadable:
-            raise ValueError(f"{paths[0]} can no longer be read" + (f", and {len(paths) - 1} more" if paths[1:] else ""))
         if not dist.is_initialized() or dist.get_rank() == 0:
             print(f"skipped held-out photos that cannot be read: {', '.join(map(str, paths))}", file=sys.stderr)
         check_unreadable(len(paths), len(targets), "held-out photos")
-    return logits[~unreadable], targets[~unreadable]
+    return logits[~unreadable], targets[~unreadable], (~unreadable).nonzero()[:, 0]
 
 
 def confusion_matrix(logits: Tensor, targets: Tensor) -> Tensor:
@@ -90,13 +86,13 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 def summarise(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """top1, top5, f1 (macro), calibration_error, loss, each over all photos, and their number."""
+    """top1, top5, f1 (macro, of the classes that have photos), calibration_error, loss, each over all photos, and their number."""
     # fewer than five classes: top-5 is 1
     top5 = logits.topk(min(5, logits.shape[1])).indices
     return {
         "top1": float((logits.argmax(1) == targets).float().mean()),
         "top5": float((top5 == targets[:, None]).any(1).float().mean()),
-        "f1": float(f1_scores(confusion_matrix(logits, targets)).mean()),
+        "f1": float(f1_scores(confusion_matrix(logits, targets))[targets.unique()].mean()),
         "calibration_error": calibration_error(logits, targets),
         "loss": float(nn.functional.cross_entropy(logits, targets)),
         "photos": len(targets),

@@ -2,6 +2,7 @@
 
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -50,13 +51,16 @@ def _start(text: str, most: int) -> str:
 def drawable(labels: Sequence[str], numbers: Sequence[int] | None = None) -> tuple[list[str], list[str]]:
     """(names of classes, the fonts to draw them in); the name is #7, the class's number, where no font has all its characters.
 
-    `numbers` are those of the classes, from 0; by default the labels' positions.
+    So it is where other labels are shortened to the same name. `numbers` are those of the classes, from 0; by default the
+    labels' positions.
     """
     names = [shortened(label) for label in labels]
+    counts = Counter(names)
     fonts = _fonts(frozenset("".join(names)))
     known = frozenset().union(*map(characters, fonts))
     numbers = range(len(names)) if numbers is None else numbers
-    return [name if name and known.issuperset(name) else f"#{n}" for n, name in zip(numbers, names, strict=True)], list(fonts)
+    shown = (name if name and counts[name] == 1 and known.issuperset(name) else "" for name in names)
+    return [name or f"#{number}" for number, name in zip(numbers, shown, strict=True)], list(fonts)
 
 
 @cache

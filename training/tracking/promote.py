@@ -38,7 +38,8 @@ def correct_answers(checkpoint: Checkpoint, data: Data) -> Tensor:
     """Whether the model names each held-out photo's class: bool (N,)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier, spec = checkpoint.classifier()
-    logits, targets = predict(classifier.to(device), eval_loader(data.held_out, Params(**checkpoint.params), spec), device)
+    with eval_loader(data.held_out, Params(**checkpoint.params), spec) as loader:
+        logits, targets, _ = predict(classifier.to(device), loader, device)
     return logits.argmax(1) == targets
 
 
