@@ -80,7 +80,7 @@ class Shell:
         while time.monotonic() < deadline:
             assert self.server.poll() is None, "the server ended"
             try:
-                if httpx.get(f"http://127.0.0.1:{self.port + 6}/readyz").is_success:
+                if httpx.get(f"http://127.0.0.1:{self.port}/readyz").is_success:
                     return ""
             except httpx.HTTPError:
                 pass

@@ -123,7 +123,7 @@ class Instance(Server):
 
     @property
     def ready(self):
-        return get(f"http://127.0.0.1:{self.port + 6}/readyz")[0] == 200
+        return get(f"http://127.0.0.1:{self.port}/readyz")[0] == 200
 
     def status(self):
         """Its status beside the release document, None if there is none."""

@@ -254,7 +254,7 @@ def test_sixteen_requests_in_flight_are_answered_before_sigterm_ends_it(start, s
     family = instance.family()
     begun = time.monotonic()
     instance.process.send_signal(signal.SIGTERM)
-    instance.wait_for(lambda: get(f"http://127.0.0.1:{instance.port + 6}/readyz") == (503, READY_DRAINING))
+    instance.wait_for(lambda: get(f"http://127.0.0.1:{instance.port}/readyz") == (503, READY_DRAINING))
     assert instance.process.wait(60) == 0
     assert not psutil.wait_procs(family, timeout=20)[1]
     answers = load.stop()
@@ -292,7 +292,7 @@ def test_killed_in_the_middle_of_a_rollout_it_leaves_no_process_and_reconciles_w
     instance.process.kill()
     instance.process.wait()
     assert not psutil.wait_procs(family, timeout=20)[1], "orphans"
-    assert not get(f"http://127.0.0.1:{port + 6}/livez")[0]
+    assert not get(f"http://127.0.0.1:{port}/livez")[0]
     again = start(store, port)
     assert again.wait_state("reconciled", document)["default"] == "1.1.0"
 
