@@ -15,13 +15,13 @@ from pathlib import Path
 
 from scripts.atomic import write_text
 from scripts.folders import not_taken
-from training.data.duplicates import near_duplicate_pairs
 from training.data.foreign import class_in_names, foreign_files, unused_splits
+from training.data.known_pairs import known_pairs
 from training.data.layouts import Layout, find_layout, named
 from training.data.listed import find_listed
 from training.data.photo_folders import PhotoFolder, kinds, read_tree
 from training.data.pictures import generate
-from training.data.split import OFFICIAL, Photo, hash_photos, split_photos
+from training.data.split import OFFICIAL, Photo, cache_file, hash_photos, split_photos
 from training.params import NEAR_DUPLICATES
 
 PREPARED = "seefood data, prepared"
@@ -80,7 +80,8 @@ def read_data(
     source = f"{layout} in {root.resolve().name}" if root else "generated pictures, not photos (DATA=folder trains on photos)"
     photos, thumbnails = hash_photos(folder, photos, cache)
     _check_classes(labels, [photo for photo in photos if photo.split not in OFFICIAL], f"readable photo in {folder}")
-    train, held_out = split_photos(photos, near_duplicate_pairs(thumbnails, near_duplicates), val_fraction, seed, quiet)
+    pairs = known_pairs(thumbnails, near_duplicates, cache and cache_file(cache, folder, "pairs"))
+    train, held_out = split_photos(photos, pairs, val_fraction, seed, quiet)
     if not train or not held_out:
         raise ValueError(f"{folder} gives {len(train)} photos to train on and {len(held_out)} to hold out, expected some of both")
     _check_classes(labels, train, f"photo in {folder} but near-duplicates of held-out ones")
