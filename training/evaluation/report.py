@@ -15,6 +15,7 @@ from typing import Any
 
 from scripts.atomic import write_text
 from scripts.command import parser, run
+from training.folder import check_exists
 from training.model import Checkpoint
 from training.tracking.journal import Tracker
 
@@ -157,6 +158,7 @@ def write_report(run_folder: Path) -> Path:
 
     ValueError if the run was not evaluated, or by a version of this project whose metrics.json had other keys.
     """
+    check_exists(run_folder)
     if not (run_folder / "metrics.json").is_file():
         raise ValueError(f"{run_folder} has no metrics.json: make evaluate RUN={run_folder} first")
     try:
