@@ -67,7 +67,7 @@ def leads_nowhere(path: Path) -> str:
     """Which of the path and the folders above it is a link to nothing, in a sentence; "" if none is."""
     for link in (path, *path.parents):
         if link.is_symlink() and not link.exists():
-            return f"{link} leads to {Path(os.path.abspath(link.parent / link.readlink()))}, which does not exist"
+            return f"{link} leads to {link.resolve()}, which does not exist"
     return ""
 
 
@@ -77,7 +77,9 @@ def known_runs() -> str:
         return "make that folder, or remove the link"
     found = [file.parent for name in OF_RUNS for file in RUNS.glob(f"*/{name}") if not file.parent.is_symlink()]
     runs = sorted(set(found), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    return f"name one that is there (RUN=, RESUME=): {some(map(str, runs))}" if runs else f"no run is in {RUNS}; make train starts one"
+    return (
+        f"name one that is there (RUN=, RESUME=): {some(map(str, runs))}" if runs else f"no run is in {RUNS}; make train starts one"
+    )
 
 
 def _check_own(out: Path) -> None:

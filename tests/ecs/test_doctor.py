@@ -62,7 +62,7 @@ def test_healthy_service_has_no_problem(fleet, examine):
     fleet.add_event(PLACE + "Reason: No Container Instances were found in your cluster.", ago_s=60)
     status, output = examine()
     assert output.splitlines() == [
-        "seefood:1: 1 of 1 tasks running, PRIMARY, COMPLETED",
+        "seefood:1: 1 of 1 task running, PRIMARY, COMPLETED",
         "1 of 1 targets healthy, 1 container instances registered",
         "no problem found",
     ]
@@ -161,7 +161,7 @@ CASES = {
     ),
     "agent away": (
         lost_agent,
-        "ECS has lost the agent of 1 of 1 instances: i-",
+        "ECS has lost the agent of 1 of 1 instance: i-",
         "terminate-instances --instance-ids i-",
     ),
     "task too large": (
@@ -269,7 +269,7 @@ CASES = {
         "security group",
     ),
     "refused": (target("unhealthy", "Target.FailedHealthChecks"), "Target.FailedHealthChecks (10.0.0.1)", "nothing listens"),
-    "maximum": (at_its_maximum, "autoscaling is at its maximum of 1 tasks", "raise MaxTasks"),
+    "maximum": (at_its_maximum, "autoscaling is at its maximum of 1 task", "raise MaxTasks"),
     "rolled back": (
         rolled_back,
         "the last deployment failed: (service seefood) (deployment ecs-svc/3) deployment failed: tasks failed to "

@@ -93,7 +93,7 @@ def test_bad_rows_are_named_with_their_lines_and_good_ones_count(listed):
     assert found == [("a.jpg", "pie"), ("Crème.JPG", "soup")]
     for problem, expected in zip(
         problems,
-        ["line 3: no label", "line 4: no path", "line 5: 3 columns, expected 2.* needs quotes", "line 6: 1 columns, expected 2"],
+        ["line 3: no label", "line 4: no path", "line 5: 3 columns, expected 2.* needs quotes", "line 6: 1 column, expected 2"],
         strict=True,
     ):
         assert re.match(expected, problem), problem
@@ -186,7 +186,7 @@ def test_ingest_takes_good_rows_and_says_which_were_bad(monkeypatch, capsys, gen
         file.write("\n".join(rows))
     status, output, errors = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", "food")
     assert status == 0
-    assert "1 photos added, 0 present already, 2 refused: 2 label conflict" in output
+    assert "1 photo added, 0 present already, 2 refused: 2 label conflict" in output
     assert "list.csv: 3 rows not taken: line 3: no label" in errors
     assert "lines 4 and 5: 1002.jpg is 'class_0' and 'class_2': keep one of the rows" in errors
     assert "line 6: inbox/any/1001.jpg has the label 'a/b', expected the name of a class" in errors

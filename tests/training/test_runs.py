@@ -182,7 +182,9 @@ def test_link_to_nothing_is_named_with_the_runs_that_are_there(here, reader):
         READERS[reader](Path("runs/latest"))
     (here / "runs").rename(here / "old")
     (here / "runs").symlink_to("elsewhere")
-    with pytest.raises(ValueError, match=r"^runs leads to .*/elsewhere, which does not exist: make that folder, or remove the link$"):
+    with pytest.raises(
+        ValueError, match=r"^runs leads to .*/elsewhere, which does not exist: make that folder, or remove the link$"
+    ):
         READERS[reader](Path("runs/latest"))
     with pytest.raises(ValueError, match=r"^runs leads to .*/elsewhere, which does not exist"):
         new_folder()
@@ -200,7 +202,9 @@ def test_folder_that_holds_anything_but_a_run_is_refused_before_a_file_is_writte
     (here / "photos" / held).parent.mkdir(parents=True)
     (here / "photos" / held).touch()
     before = sorted((here / "photos").rglob("*"))
-    with pytest.raises(ValueError, match=f"photos is no run's folder, and holds {held.split('/')[0]}: give a new or an empty folder"):
+    with pytest.raises(
+        ValueError, match=f"photos is no run's folder, and holds {held.split('/')[0]}: give a new or an empty folder"
+    ):
         enter("photos")
     assert sorted((here / "photos").rglob("*")) == before
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
+from scripts.phrases import counted
 from training.data.photo_folders import PHOTO_SUFFIXES
 from training.data.split_names import split_name
 
@@ -64,7 +65,7 @@ class PhotoNames:
             if not photos or rank < needed:
                 result.append(f"no photo {path.parent / slashed(name)}: paths are relative to the list's folder")
             elif len(photos) > 1:
-                result.append(f"{len(photos)} photos are called {photos[0].name}: write their folders, too")
+                result.append(f"{counted(len(photos), 'photo')} are called {photos[0].name}: write their folders, too")
             else:
                 result.append(photos[0])
         if needed == RENAMED_FOLDER:  # a/1.jpg and b/1.jpg are not both c/1.jpg
