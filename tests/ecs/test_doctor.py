@@ -63,7 +63,7 @@ def test_healthy_service_has_no_problem(fleet, examine):
     status, output = examine()
     assert output.splitlines() == [
         "seefood:1: 1 of 1 task running, PRIMARY, COMPLETED",
-        "1 of 1 targets healthy, 1 container instances registered",
+        "1 of 1 target healthy, 1 container instance registered",
         "no problem found",
     ]
     assert status == 0
@@ -365,7 +365,7 @@ def test_part_that_may_not_be_read_is_named_and_the_rest_is_checked(fleet, scrip
     status, output = examine()
     assert status == 1
     assert "not checked: the auto-scaling group: autoscaling:DescribeScalingActivities is denied: not yours" in output
-    assert "1 of 1 targets healthy" in output
+    assert "1 of 1 target healthy" in output
     assert "no problem found" not in output
     scripted.denied.add("DescribeStacks")
     status, output = examine()
