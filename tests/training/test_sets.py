@@ -100,7 +100,7 @@ def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, caps
         ("seed", "was prepared with .*'seed': 0.*run training/data/prepare.py again"),
         ("near_duplicates", "was prepared with .*'near_duplicates': 0.3.*run training/data/prepare.py again"),
         ("folder", "are gone: no folder"),
-        ("photo", "1 photos of .* are gone, .*000.jpg is the first"),
+        ("photo", "missing: 1 photo of .*, .*000.jpg is the first"),
     ],
 )
 def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, generated, wrong, message):
@@ -150,7 +150,7 @@ def test_folder_that_is_not_a_data_set_is_refused_with_the_reason(tmp_path, gene
     if missing == "empty_class":
         shutil.copytree(generated, root)
         (root / "class_9").mkdir()
-    with pytest.raises(ValueError, match="does not exist|1 class folders|'class_9' .* no readable photo"):
+    with pytest.raises(ValueError, match="does not exist|1 class folder,|'class_9' .* no readable photo"):
         read(root)
 
 

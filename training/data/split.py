@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from handler.preprocess import PhotoError
 from scripts.atomic import aside
+from scripts.phrases import counted
 from training.data.duplicates import groups_of
 from training.data.thumbnail import PIXELS, thumbnail
 
@@ -137,7 +138,9 @@ def split_photos(
     else:
         train, held_out = hold_out(groups, val_fraction, seed)
     if many and not (train and held_out):
-        raise ValueError(f"{len(train)} photos to train on and {len(held_out)} to hold out, expected some of both: {many}")
+        raise ValueError(
+            f"{counted(len(train), 'photo')} to train on and {len(held_out)} to hold out, expected some of both: {many}"
+        )
     if many and not quiet:
         print(f"warning: {many}", file=sys.stderr)
     return train, held_out
