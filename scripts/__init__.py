@@ -1,7 +1,7 @@
 """Everything around the model: archive, backend, release, serving, rollout, bench, ecs. Each room's `__init__.py` is its page.
 
 The files here are the leaves, which any room may import: settings, steps (the log), command, errors, atomic, paths,
-model_name; and install.py, which runs before anything is installed. Nothing here imports training/.
+phrases, model_name; and install.py, which runs before anything is installed. Nothing here imports training/.
 """
 
 from scripts.command import end_quietly_until_run

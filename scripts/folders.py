@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.phrases import counted
+
 # what systems and programs leave in folders, beside names that begin with a dot; in small letters
 LEFTOVERS = {
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
@@ -99,5 +101,5 @@ def not_taken(path: Path, counts: Counter[str]) -> str:
     """A line for people about files of `path` that are not taken, by kind; "" if there are none."""
     folders = sum(count for kind, count in counts.items() if kind.endswith(FOLDER))
     files = counts.total() - folders
-    total = [f"{number} {noun}{'s' * (number != 1)}" for number, noun in ((files, "file"), (folders, "folder")) if number]
+    total = [counted(number, noun) for number, noun in ((files, "file"), (folders, "folder")) if number]
     return f"not taken: {' and '.join(total)} of {path}: {listed(counts)}" if total else ""

@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from scripts.errors import FullDiskError, is_full
+from scripts.folders import leftover
+from scripts.phrases import some
+from training.tracking.store import RECORDS
 
 RUNS, LATEST, LOCK = Path("runs"), Path("runs/latest"), "lock"
+OF_RUNS = ("last.pt", "checkpoint.pt", "history.csv")  # what tells a run's folder: each run writes them
+# beside those: what a run, or a sweep for its trial, writes before them; a shell may write a .log there for it
+BEFORE_THEM = {LOCK, *RECORDS, "params.yaml", "output.txt"}
 TRIES, PAUSE_S = 20, 0.05  # whoever asks whether a run is at work has the lock for a moment
 TAKEN = (errno.EACCES, errno.EAGAIN)
 # a byte for the process that started the run, and one for rank 0, which may outlive it; both are the same process in most runs
@@ -26,6 +32,8 @@ STARTER, RANK_0, BOTH = (1, 0), (1, 1), (2, 0)  # number of bytes, the first of 
 
 def new_folder() -> Path:
     """A new folder in runs/, named by the time in UTC, that no other run has. ValueError if none can be made."""
+    if gone := leads_nowhere(RUNS):
+        raise ValueError(f"{gone}: make that folder, or remove the link")
     name = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     try:
         RUNS.mkdir(parents=True, exist_ok=True)
@@ -41,12 +49,52 @@ def new_folder() -> Path:
 
 def named_folder(out: Path) -> Path:
     """`out`, or where it leads if it is a link such as runs/latest, which the run itself may change. ValueError if that is gone."""
+    if gone := leads_nowhere(out):
+        raise ValueError(f"{gone}: {known_runs()}")
     if not out.is_symlink():
         return out
     folder = out.resolve()
-    if not folder.is_dir():
-        raise ValueError(f"{out} leads to {folder}, which does not exist: name the run's own folder, such as runs/20260131-120000")
     return Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def check_exists(folder: Path) -> None:
+    """ValueError, with the runs that there are, unless a run's folder exists."""
+    if not folder.is_dir():
+        raise ValueError(f"{leads_nowhere(folder) or f'there is no run {folder}'}: {known_runs()}")
+
+
+def leads_nowhere(path: Path) -> str:
+    """Which of the path and the folders above it is a link to nothing, in a sentence; "" if none is."""
+    for link in (path, *path.parents):
+        if link.is_symlink() and not link.exists():
+            return f"{link} leads to {link.resolve()}, which does not exist"
+    return ""
+
+
+def known_runs() -> str:
+    """What to do where a run is missing: the runs in runs/, the newest first."""
+    if leads_nowhere(RUNS):
+        return "make that folder, or remove the link"
+    found = [file.parent for name in OF_RUNS for file in RUNS.glob(f"*/{name}") if not file.parent.is_symlink()]
+    runs = sorted(set(found), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return (
+        f"name one that is there (RUN=, RESUME=): {some(map(str, runs))}" if runs else f"no run is in {RUNS}; make train starts one"
+    )
+
+
+def _check_own(out: Path) -> None:
+    """ValueError if a folder that is no run's holds files or folders: a run would write among them."""
+    if not out.is_dir() or any((out / name).exists() for name in OF_RUNS):
+        return
+    names = sorted(path.name for path in out.iterdir() if not _of_a_run(path.name))
+    if names:
+        raise ValueError(
+            f"{out} is no run's folder, and holds {some(names)}: give a new or an empty folder, such as RUN=runs/mine (--out)"
+        )
+
+
+def _of_a_run(name: str) -> bool:
+    return name in BEFORE_THEM or name.endswith((".part", ".log")) or leftover(name) is not None
 
 
 @contextmanager
@@ -54,9 +102,10 @@ def at_work(out: Path, pid: int, part: tuple[int, int] = BOTH) -> Iterator[None]
     """Within this `with`, nobody else trains into `out`, which is made if need be, and removed if nothing is written into it.
 
     `pid` is the process that ends the run. `part` is BOTH for a run of one process, else STARTER and RANK_0 for those two.
-    ValueError if a run is at work there, or the folder cannot be written; OSError if the disk is full.
+    ValueError if a run is at work there, the folder holds anything else, or cannot be written; OSError if the disk is full.
     """
     try:
+        _check_own(out)
         file = _locked(out, part)
     except OSError as error:
         raise _unwritable(out, error) from error

@@ -18,6 +18,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from scripts.phrases import counted
+
 MAX_RESTARTS = 3
 # a rank's signal to the agent: do not start the ranks again, as they would fail again
 FINAL = signal.SIGUSR1
@@ -30,7 +32,7 @@ def number_of_processes(text: str) -> int:
     """`text` as a number of processes that this machine has GPUs for, or without any GPU, cores. ValueError if it is none."""
     gpus, cores = torch.cuda.device_count() if torch.cuda.is_available() else 0, len(os.sched_getaffinity(0))
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else f"no GPU and {cores} CPU cores"
+    found = counted(gpus, "GPU") if gpus else f"no GPU and {counted(cores, 'CPU core')}"
     found += f" (CUDA_VISIBLE_DEVICES is {shown!r})" if shown is not None else ""
     most = gpus or cores
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= most:

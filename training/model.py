@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from handler.preprocess import Spec
 from scripts.atomic import aside
-from training.folder import process_at_work
+from training.folder import check_exists, process_at_work
 from training.params import Params
 from training.weights.file import read_weights
 from training.weights.fit import take
@@ -150,6 +150,7 @@ class Checkpoint:
         try:
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
         except FileNotFoundError as error:
+            check_exists(path.parent)
             if pid := process_at_work(path.parent):
                 raise ValueError(f"no checkpoint {path} yet: the run is at work, as process {pid}, in its first epoch") from error
             raise ValueError(f"no checkpoint {path}; make train writes one") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from scripts.atomic import aside
+from scripts.phrases import counted
 from training.evaluation.metrics import fit_temperature, predict, summarise
 from training.model import Checkpoint
 from training.resume import STATE, Progress, Signals, Stopped
@@ -29,8 +30,8 @@ def machine(run: Run) -> str:
     """What the run trains on, e.g. "2 GPUs (NVIDIA H100)", one process each."""
     several = run.world_size > 1
     if run.device.type == "cuda":
-        return f"{run.world_size} GPU{'s' * several} ({torch.cuda.get_device_name(run.device)})"
-    threads = f"{torch.get_num_threads()} threads"
+        return f"{counted(run.world_size, 'GPU')} ({torch.cuda.get_device_name(run.device)})"
+    threads = counted(torch.get_num_threads(), "thread")
     return f"the CPU, {f'{run.world_size} processes of {threads} each' if several else threads}: PyTorch finds no GPU"
 
 
@@ -39,10 +40,11 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
     if run.rank > 0:
         return None
     if run.progress.finished:
-        run.say(f"{run.out} holds a finished run of {run.progress.epochs} epochs: nothing to do")
+        run.say(f"{run.out} holds a finished run of {counted(run.progress.epochs, 'epoch')}: nothing to do")
         return None
     data, params = run.data, run.params
-    run.say(f"data: {data.source}: {len(data.labels)} classes, {len(data.train)} training photos, {len(data.held_out)} held-out")
+    photos = f"{counted(len(data.train), 'training photo')}, {len(data.held_out)} held-out"
+    run.say(f"data: {data.source}: {counted(len(data.labels), 'class')}, {photos}")
     millions = sum(p.numel() for p in run.classifier.parameters()) / 1e6
     run.say(f"model {run.name}: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
     run.say(f"on {machine(run)}; code: commit {run.git}")
@@ -104,7 +106,7 @@ def end_epoch(run: Run, tracker: Tracker | None, logits: Tensor, targets: Tensor
         f"held-out: top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}, loss {metrics['loss']:.3f}" + ", best" * better
     )
     if exhausted:
-        run.say(f"no better {run.params.best_metric} for {run.params.patience} epochs: ended early")
+        run.say(f"no better {run.params.best_metric} for {counted(run.params.patience, 'epoch')}: ended early")
     if tracker is None:
         return
     # of the best epoch so far, beside each epoch's own: MLflow's list of runs shows, and sorts by, the last value

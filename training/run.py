@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from handler.preprocess import Spec
 from scripts.model_name import check_model_name
+from scripts.phrases import counted
 from training.data.sets import Data, read_data
 from training.folder import point_latest
 from training.model import Classifier, build
@@ -102,7 +103,9 @@ def start_process_group() -> tuple[int, int, torch.device]:
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
-            raise ValueError(f"{local_size} processes on {torch.cuda.device_count()} GPUs: expected one process a GPU")
+            raise ValueError(
+                f"{counted(local_size, 'process')} on {counted(torch.cuda.device_count(), 'GPU')}: expected one process a GPU"
+            )
         torch.cuda.set_device(device)
     elif local_size > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
@@ -167,8 +170,9 @@ def check_sizes(classifier: Classifier, spec: Spec, params: Params, world_size: 
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             name, use = ("train_size", "trains") if mode else ("spec.input_size", "is evaluated")
             raise ValueError(
-                f"{params.model} cannot take {crops} crop{'s' * (crops > 1)} of {size} x {size} pixels, on which it {use} ({name}; "
-                f"{crops_a_rank} crops a step and process): {str(error).strip().partition(chr(10))[0] or type(error).__name__}"
+                f"{params.model} cannot take {counted(crops, 'crop')} of {size} x {size} pixels, on which it {use} ({name}; "
+                f"{counted(crops_a_rank, 'crop')} a step and process): "
+                f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
             ) from error
 
 

@@ -23,7 +23,7 @@ from scripts.command import fail, parser, run
 from scripts.errors import SeeFoodError
 from training.again import STARTED_AS, Again, started_as
 from training.data.loader import Batches
-from training.folder import BOTH, RANK_0, STARTER, at_work, is_latest, named_folder, new_folder
+from training.folder import BOTH, RANK_0, STARTER, at_work, check_exists, is_latest, named_folder, new_folder
 from training.launch import BY_US, end_for_good, follow_launcher, launch, number_of_processes
 from training.loop import train
 from training.params import Params, read_params
@@ -128,7 +128,11 @@ def main() -> int:
     if not args.out and "TORCHELASTIC_RUN_ID" in os.environ:
         line.error("--out is missing: under torchrun all processes need the same folder")
     processes = number_of_processes(args.processes)
+    if args.out and args.data and args.out.resolve().is_relative_to(args.data.resolve()):
+        raise ValueError(f"the run's folder {args.out} is within the photos {args.data}: give one elsewhere, RUN=runs/mine (--out)")
     out = named_folder(args.out) if args.out else new_folder()
+    if args.resume:
+        check_exists(out)
     again = Again(out, [*started_as(), *(() if args.out else ("--out", str(out)))], args.make)
     try:
         return train_here(args, again) if processes == 1 else train_on_several(args, again, processes)

@@ -21,6 +21,7 @@ from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.folders import files_below, not_taken, shown
 from scripts.paths import ROOT
+from scripts.phrases import counted
 
 # enough to keep the handler's decoding threads busy; all photos of a batch are in memory together
 BATCH_SIZE = 8
@@ -111,7 +112,7 @@ def main() -> int:
         write = write_json_lines if args.out.suffix == ".jsonl" else write_csv
         with aside(args.out) as part, part.open("w", encoding="utf-8", newline="") as out:
             write(rows, out)
-    print(f"{args.out}: {len(paths)} photos, by {archive.name}")
+    print(f"{args.out}: {counted(len(paths), 'photo')}, by {archive.name}")
     return 0
 
 

@@ -19,6 +19,7 @@ from scripts.atomic import write_json
 from scripts.audit.jars import artifacts
 from scripts.audit.libraries import java_runtimes, libraries
 from scripts.command import parser, run
+from scripts.phrases import counted
 
 Component = dict[str, Any]
 
@@ -99,7 +100,7 @@ def main() -> int:
         return 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, made)
-    print(f"{args.out}: {len(made['components'])} components")
+    print(f"{args.out}: {counted(len(made['components']), 'component')}")
     return 0
 
 

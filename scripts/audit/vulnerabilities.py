@@ -15,6 +15,7 @@ import httpx
 
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
+from scripts.phrases import counted
 
 OSV = "https://api.osv.dev"
 BATCH = 500  # queries in a request; OSV takes 1000
@@ -106,7 +107,9 @@ def main() -> int:
     for line in sorted(accepted_ones) + sorted(open_ones):
         print(line)
     unknown = len(listed) - len(known)
-    print(f"{len(known)} components audited, {unknown} not (no version, or unknown to OSV), {len(accepted_ones)} accepted")
+    print(
+        f"{counted(len(known), 'component')} audited, {unknown} not (no version, or unknown to OSV), {len(accepted_ones)} accepted"
+    )
     if open_ones:
         raise AuditError(
             f"{len(open_ones)} known vulnerabilities: take a newer version, or add each to {ACCEPTED.name} with its reason"

@@ -9,7 +9,6 @@ as a machine's speed drifts: the mean counts. A table on the terminal; bench.jso
 import argparse
 import json
 import math
-import mimetypes
 import os
 import platform
 import statistics
@@ -31,6 +30,7 @@ from scripts.bench.result import Result
 from scripts.bench.server import BenchError, is_local, own_server, probe
 from scripts.command import parser, run
 from scripts.paths import ROOT
+from scripts.phrases import counted
 
 CONCURRENCY = (1, 4, 16, 32)
 WARM_UP_S = 5.0  # of a server before the first step: about a thousand requests until a JVM has compiled what they use
@@ -119,14 +119,13 @@ def bench(args: argparse.Namespace) -> None:
     route = route_of(args, archive)
     server = Target.of(args.url, route).url if args.url else f"our server, {archive.name if archive else None}"
     kind = f"of {args.photos}" if args.photos else "drawn here, 512 px"
-    print(f"{server}: {len(photos)} photos {kind}", flush=True)
+    print(f"{server}: {counted(len(photos), 'photo')} {kind}", flush=True)
     if args.url:
         probe(Target.of(args.url, route))  # before the ceiling takes its time
     ceilings = measured_ceilings(archive, args)
     with server_of(args, archive) as url:
         target = Target.of(url, route)
-        types = {suffix: mimetypes.guess_type(f"photo{suffix}")[0] or "application/octet-stream" for suffix, _ in photos}
-        requests = [build_request(target, photo, types[suffix], args.field) for suffix, photo in photos]
+        requests = [build_request(target, photo, mime_type, args.field) for mime_type, photo in photos]
         results = run_steps(target, requests, args)
     ceilings += measured_ceilings(archive, args)
     ceiling = mean_of(ceilings) if ceilings else None

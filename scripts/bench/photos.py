@@ -2,11 +2,17 @@
 
 import io
 import random
+import re
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif"}
+from handler.photo_file import FORMAT_NAMES, IMAGE_FORMATS
+from scripts.folders import files_below
+from scripts.phrases import counted
+
+START_BYTES = 128  # of a file: enough to tell its format
 MAX_PHOTO_BYTES = 256 * 1024 * 1024  # of all photos together, as they are held in memory
 DRAWN, DRAWN_SIDE = 24, 512  # how many photos are made where the user names none, and their pixels a side
 
@@ -30,23 +36,38 @@ def draw_photo(seed: int) -> Image.Image:
     return image
 
 
+def format_of(photo_bytes: bytes) -> str | None:
+    """The format of a photo by its first bytes, in Pillow's words; None for a file of another kind."""
+    start = photo_bytes[:START_BYTES]
+    return next((name for name, magic in IMAGE_FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
+
+
 def read_photos(folder: Path | None) -> list[tuple[str, bytes]]:
-    """(suffix, bytes) of a folder's photos in a random but fixed order, or of drawn ones. ValueError if there is none."""
+    """(MIME type, bytes) of a folder's photos in a random but fixed order, or of drawn ones. ValueError if there is none."""
     if folder is None:
-        return [(".jpg", _jpeg(draw_photo(seed))) for seed in range(DRAWN)]
+        return [("image/jpeg", _jpeg(draw_photo(seed))) for seed in range(DRAWN)]
     if not folder.exists():
         raise ValueError(f"{folder} does not exist: PHOTOS is a folder of photos, or one photo")
-    found = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise ValueError(f"{folder} holds no photo ({', '.join(sorted(SUFFIXES))})")
+    Image.init()  # fills the table of MIME types
+    found = [folder] if folder.is_file() else files_below(folder, Counter())
     random.Random(0).shuffle(found)
-    photos, left = [], MAX_PHOTO_BYTES
+    photos: list[tuple[str, bytes]] = []
+    left = MAX_PHOTO_BYTES
     for path in found:
-        photos.append((path.suffix.lower(), path.read_bytes()))
+        if not (kind := format_of(_start(path))):
+            continue
+        photos.append((Image.MIME[kind], path.read_bytes()))
         left -= len(photos[-1][1])
         if left < 0:
             break
+    if not photos:
+        raise ValueError(f"{folder} holds no photo ({FORMAT_NAMES}), only {counted(len(found), 'other file')}")
     return photos
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(START_BYTES)
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from scripts.atomic import aside
+from scripts.phrases import counted
 
 AXES = {"closed": ("concurrency", "connections (closed loop)"), "open": ("rate", "requests/s offered (open loop)")}
 COLOURS = {"p50_ms": "#1b7837", "p90_ms": "#2166ac", "p99_ms": "#d95f02", "p99.9_ms": "#7a0177"}
@@ -35,7 +36,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
             for axes in row:
                 axes.set_xlabel(label)
                 axes.set_xlim(-0.5, len(settings) - 0.5)
-        page.suptitle(f"{report['url']}\n{report['photos']} photos, {report['cores']} cores", fontsize=11)
+        page.suptitle(f"{report['url']}\n{counted(report['photos'], 'photo')}, {counted(report['cores'], 'core')}", fontsize=11)
         with aside(path) as part:
             page.savefig(part, dpi=130, format="png")
 

@@ -8,13 +8,12 @@ from typing import Any
 
 from scripts.atomic import write_json
 from scripts.bench.result import PERCENTILES, Result
+from scripts.phrases import counted
 
 
 def step_name(result: Result) -> str:
     """A step's name in the table."""
-    return (
-        f"{result.setting:g} connection{'s' * (result.setting > 1)}" if result.mode == "closed" else f"{result.setting:g}/s offered"
-    )
+    return counted(int(result.setting), "connection") if result.mode == "closed" else f"{result.setting:g}/s offered"
 
 
 def table(results: Sequence[Result], ceiling: dict[str, Any] | None) -> str:

@@ -29,6 +29,7 @@ from scripts.bench.photos import read_photos
 from scripts.bench.server import BenchError, own_server
 from scripts.command import parser, run
 from scripts.paths import ROOT
+from scripts.phrases import counted
 
 Settings = dict[str, int]  # by the names that they have in model-config.yaml
 NAMES = ("minWorkers", "maxWorkers", "batchSize", "num_threads", "decoders")
@@ -157,7 +158,7 @@ class Tuner:
                     target = Target.of(url, f"/predictions/{split_name(self.archive)[0]}")
                     requests = [build_request(target, photo, "application/octet-stream") for photo in self.photos]
                     result = closed_loop(target, requests, self.args.concurrency, self.args.seconds, min(2.0, self.args.seconds))
-                problem = f"{result.errors.total()} errors, {result.first_error}" if result.errors else ""
+                problem = f"{counted(result.errors.total(), 'error')}, {result.first_error}" if result.errors else ""
                 latency_ms = result.percentile(self.goal.percent) if result.latencies_ms else math.inf
                 outcome = Outcome(settings, result.throughput, latency_ms, problem)
             except BenchError as error:
@@ -209,7 +210,7 @@ def tune(goal: Goal, args: argparse.Namespace) -> None:
     archive, text = choose_archive(args.model_store, args.version, args.model), args.config.read_text(encoding="utf-8")
     present = read_settings(text)
     rewrite(text, present)  # else it would fail only after minutes
-    print(f"{archive.name}, {args.concurrency} connections, goal {goal}; the present settings first", flush=True)
+    print(f"{archive.name}, {counted(args.concurrency, 'connection')}, goal {goal}; the present settings first", flush=True)
     tuner = Tuner(goal, archive, text, args)
     chosen = tuner.choose(present)
     ranked = sorted(tuner.outcomes.values(), key=lambda outcome: outcome.rank(goal), reverse=True)

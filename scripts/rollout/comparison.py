@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from scripts.phrases import counted
 from scripts.settings import Settings
 
 PERCENTILE = 0.99
@@ -66,14 +67,14 @@ def percentile(seconds: Mapping[str, float], share: float) -> float:
 def why_worse(new: Mapping[str, Any], old: Mapping[str, Any], settings: Settings) -> tuple[str, str]:
     """(why the new version is worse than the old one, "" if it is not; what was compared)."""
     if new["restarts"]:
-        return f"its worker died {new['restarts']} time{'s' * (new['restarts'] > 1)}", ""
+        return f"its worker died {counted(int(new['restarts']), 'time')}", ""
     requests = (new["requests"], old["requests"])
     if min(requests) < settings.min_requests:
-        return "", f"{requests[0]:g} requests (the old version: {requests[1]:g}), too few to compare"
+        return "", f"{counted(int(requests[0]), 'request')} (the old version: {requests[1]:g}), too few to compare"
     rates = new["errors"] / requests[0], old["errors"] / requests[1]
     p99s = percentile(new["seconds"], PERCENTILE), percentile(old["seconds"], PERCENTILE)
     comparison = (
-        f"{requests[0]:g} requests: {100 * rates[0]:.2f} % errors, the worker's p99 {1000 * p99s[0]:.0f} ms; "
+        f"{counted(int(requests[0]), 'request')}: {100 * rates[0]:.2f} % errors, the worker's p99 {1000 * p99s[0]:.0f} ms; "
         f"the old version's {requests[1]:g}: {100 * rates[1]:.2f} %, {1000 * p99s[1]:.0f} ms"
     )
     # errors by a difference, not a ratio: a good version has next to none, and any ratio of that is chance

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import SeeFoodError
+from scripts.phrases import counted
 from scripts.release.document import ReleaseError, default_of, fingerprint, make, parse, stamped, write
 from scripts.release.status import Fleet
 from scripts.release.store import ChangedError, DeniedError, Store, StoreError
@@ -205,4 +206,4 @@ def _still_reconciling(fleet: Fleet, done: list[str], document: Mapping[str, Any
             others.append(f"{name} is {status['state']}{other}: {status['why'] or 'no reason given'}")
     # of a thousand instances the first few say what the others would
     more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-    return f"{len(done)} of {len(fleet.statuses)} instances have reconciled; {'; '.join(others[:SHOWN])}{more}"
+    return f"{len(done)} of {counted(len(fleet.statuses), 'instance')} reconciled; {'; '.join(others[:SHOWN])}{more}"

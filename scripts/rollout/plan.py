@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scripts.phrases import counted
 from scripts.release.document import ReleaseError, canaries, make, parse
 
 
@@ -107,7 +108,7 @@ def _check_options(instances: Collection[str], asked: Options) -> None:
                 "(on ECS: MinTasks)"
             )
         advice = f"CANARY={math.ceil(100 / len(instances))} is one"
-        raise ValueError(f"{asked.canary:g} % of {len(instances)} instances is less than one of them: {advice}")
+        raise ValueError(f"{asked.canary:g} % of {counted(len(instances), 'instance')} is less than one of them: {advice}")
 
 
 def _stages(before: Mapping[str, Any], new: Candidate, asked: Options) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from scripts.phrases import counted
+
 SHOWN = 10
 
 
@@ -19,7 +21,7 @@ def describe(reports: Sequence[dict[str, Any]], old: str, new: str) -> str:
             changes[before, after] += count
     # the median of the instances' medians: a slow machine among them does not decide
     speeds = {version: median([report["median_ms"][version] for report in reports if report["photos"]]) for version in (old, new)}
-    lines = [f"{new} and {old} agree on {agreed} of {photos} captured photos ({100 * agreed / photos:.1f} %)"]
+    lines = [f"{new} and {old} agree on {agreed} of {counted(photos, 'captured photo')} ({100 * agreed / photos:.1f} %)"]
     lines += [f"  {count} x {before} -> {after}" for (before, after), count in changes.most_common(SHOWN)]
     lines.append(f"  a photo at a time: {old} {speeds[old]:.1f} ms, {new} {speeds[new]:.1f} ms")
     refused = {version: sum(report["refused"][version] for report in reports) for version in (old, new)}

@@ -19,6 +19,7 @@ from scripts.backend.torchserve.versions import Golden, UnansweredError, Version
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
+from scripts.phrases import counted
 from scripts.release.address import open_store
 from scripts.release.document import ReleaseError, parse
 from scripts.release.fetch import fetch
@@ -101,7 +102,7 @@ def main() -> None:
     except VersionError as error:
         raise SmokeError(f"{args.url}: {error}") from error
     photos = sum(len(golden.names) for _, golden in versions.values())
-    message = f"{args.url} answers all {photos} golden photos of {' and '.join(versions)} correctly"
+    message = f"{args.url} answers {counted(photos, 'golden photo')} of {' and '.join(versions)} correctly"
     steps.say(message, "done", url=args.url, versions=list(versions), photos=photos)
 
 

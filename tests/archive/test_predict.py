@@ -19,7 +19,7 @@ def test_predict_writes_a_row_for_each_file_and_an_error_where_it_is_not_a_photo
     command = [sys.executable, "-m", "scripts.archive.predict", str(photos), "--model-store", str(archive.parent), "--out"]
     for name in ("labels.csv", "labels.jsonl"):
         done = subprocess.run([*command, str(tmp_path / name)], check=True, capture_output=True, text=True)
-        assert f"not taken: 8 files of {photos}: 1 " in done.stderr
+        assert f"not taken: 5 files and 3 folders of {photos}: 1 " in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
     assert len(rows) == 31
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == 32

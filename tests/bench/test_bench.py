@@ -135,6 +135,29 @@ def test_drawn_photos_cost_what_photos_cost_and_are_the_same_each_time():
     assert all(0.12 * 512 * 512 < len(photo) < 0.4 * 512 * 512 for _, photo in drawn)
 
 
+def test_photos_are_chosen_and_typed_by_content_whatever_their_names(tmp_path):
+    image = Image.new("RGB", (8, 8))
+    names = {
+        "a": "JPEG",
+        "b.jpg": "PNG",
+        "sub/c.dat": "WEBP",
+        "d.gif": "TIFF",
+        "e.JP2": "JPEG2000",
+        "f.txt": "AVIF",
+        "._g.jpg": "JPEG",
+    }
+    (tmp_path / "sub").mkdir()
+    for name, kind in names.items():
+        image.save(tmp_path / name, kind)
+    (tmp_path / "notes.jpg").write_text("no photo")
+    (tmp_path / "empty.png").touch()
+    found = sorted(mime_type for mime_type, _ in read_photos(tmp_path))
+    assert found == ["image/avif", "image/jp2", "image/jpeg", "image/png", "image/tiff", "image/webp"]
+    assert read_photos(tmp_path / "b.jpg")[0][0] == "image/png"
+    with pytest.raises(ValueError, match=r"notes.jpg holds no photo \(JPEG, .*\), only 1 other file"):
+        read_photos(tmp_path / "notes.jpg")
+
+
 def test_ceiling_counts_photos_that_are_read_and_refuses_a_folder_of_broken_ones():
     class Handler:
         def preprocess(self, photos):

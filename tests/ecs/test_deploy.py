@@ -41,7 +41,7 @@ def test_first_deploy_creates_all_then_a_second_one_changes_and_pushes_nothing(s
     status, output = command("--image", "abc", "--yes")
     assert status == 0, output
     assert "seefood is deployed. https://seefood.example.com" in output
-    assert "1 of 1 tasks running: seefood:1" in output
+    assert "1 of 1 task running: seefood:1" in output
     assert "container instances: 1 registered, 1 connected" in output
     created = [given for name, given in scripted.sent if name == "CreateChangeSet"]
     assert [given["StackName"] for given in created] == [f"{NAME}-{kind}" for kind in ORDER]
@@ -219,7 +219,7 @@ def test_settling_beyond_the_limit_is_a_failure_too(scripted, deployed, command,
     updating(scripted, deployed, end_early)
     status, output = command("--image", "new", "--yes")
     assert status == 1
-    assert "not finished within 20 s: 0 of 1 tasks running; AWS continues with the deployment" in output
+    assert "not finished within 20 s: 0 of 1 task running; AWS continues with the deployment" in output
 
 
 def test_interrupted_deploy_says_what_aws_continues_and_the_next_one_waits_for_it(scripted, deployed, command):

@@ -37,7 +37,7 @@ def test_destroy_asks_for_the_name_deletes_backwards_and_lists_what_stays(script
     (left,) = server.call("autoscaling", "describe_auto_scaling_groups")["AutoScalingGroups"]
     assert not left["NewInstancesProtectedFromScaleIn"]
     assert not any(instance["ProtectedFromScaleIn"] for instance in left["Instances"])
-    assert f"auto-scaling group {NAME}-group: removed the scale-in protection of 1 instances" in output
+    assert f"auto-scaling group {NAME}-group: removed the scale-in protection of 1 instance" in output
     assert server.call("s3", "head_object", Bucket=BUCKET, Key="release.json")
 
     status, output = command(main=destroy.main)

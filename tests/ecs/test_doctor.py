@@ -62,8 +62,8 @@ def test_healthy_service_has_no_problem(fleet, examine):
     fleet.add_event(PLACE + "Reason: No Container Instances were found in your cluster.", ago_s=60)
     status, output = examine()
     assert output.splitlines() == [
-        "seefood:1: 1 of 1 tasks running, PRIMARY, COMPLETED",
-        "1 of 1 targets healthy, 1 container instances registered",
+        "seefood:1: 1 of 1 task running, PRIMARY, COMPLETED",
+        "1 of 1 target healthy, 1 container instance registered",
         "no problem found",
     ]
     assert status == 0
@@ -161,7 +161,7 @@ CASES = {
     ),
     "agent away": (
         lost_agent,
-        "ECS has lost the agent of 1 of 1 instances: i-",
+        "ECS has lost the agent of 1 of 1 instance: i-",
         "terminate-instances --instance-ids i-",
     ),
     "task too large": (
@@ -269,7 +269,7 @@ CASES = {
         "security group",
     ),
     "refused": (target("unhealthy", "Target.FailedHealthChecks"), "Target.FailedHealthChecks (10.0.0.1)", "nothing listens"),
-    "maximum": (at_its_maximum, "autoscaling is at its maximum of 1 tasks", "raise MaxTasks"),
+    "maximum": (at_its_maximum, "autoscaling is at its maximum of 1 task", "raise MaxTasks"),
     "rolled back": (
         rolled_back,
         "the last deployment failed: (service seefood) (deployment ecs-svc/3) deployment failed: tasks failed to "
@@ -365,7 +365,7 @@ def test_part_that_may_not_be_read_is_named_and_the_rest_is_checked(fleet, scrip
     status, output = examine()
     assert status == 1
     assert "not checked: the auto-scaling group: autoscaling:DescribeScalingActivities is denied: not yours" in output
-    assert "1 of 1 targets healthy" in output
+    assert "1 of 1 target healthy" in output
     assert "no problem found" not in output
     scripted.denied.add("DescribeStacks")
     status, output = examine()

@@ -168,7 +168,7 @@ def test_rollout_that_takes_too_long_is_taken_back(instance, store, archives, mo
     monkeypatch.setenv("SEEFOOD_ROLLOUT_S", "4")
     status, output = run(instance, archives, "start", "2.3.0")
     assert (status, version_served(instance)) == (1, "1.0.0")
-    assert re.search(r"not within 4 s: 0 of 1 instances have reconciled; test-\d+ is reconciling", output)
+    assert re.search(r"not within 4 s: 0 of 1 instance reconciled; test-\d+ is reconciling", output)
     assert "1.0.0 is served again" in output
 
 

@@ -157,7 +157,7 @@ def test_features_and_logits_are_the_classifiers_own(tiny_run, generated, others
     last = classifier.network.get_classifier()
     torch.testing.assert_close(last(features), logits)
     torch.testing.assert_close(logits, classifier(torch.stack([torch.from_numpy(preprocess(p.read_bytes(), spec)) for p in paths])))
-    with pytest.raises(ValueError, match="none of 1 photos can be read"):
+    with pytest.raises(ValueError, match="of 1 photo none can be read"):
         extract_features(classifier, spec, [others / "notes.txt"], torch.device("cpu"))
 
 

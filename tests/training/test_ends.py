@@ -416,7 +416,7 @@ def test_table_of_ends_of_a_sweep_whose_trials_fail(tmp_path, generated, with_wo
     params = with_workers.model_copy(update={"epochs": 1} | NAN)
     options = ("--space", str(tmp_path / "space.yaml"), "--trials", "1")
     ending = Ending(tmp_path, generated, params, *options, module="training.sweep.sweep")
-    ending.until("1 trials: ")
+    ending.until("1 trial: ")
     code, seconds = ending.end()
     assert "failed with status 1: error: after step" in ending.printed
     rows.append(("a sweep whose trial fails", code, seconds))

@@ -146,7 +146,7 @@ def test_every_refused_photo_is_listed_with_the_reason(monkeypatch, capsys, food
         "new/class_3/notes.txt": ("unreadable", refused()["new/class_3/notes.txt"][1]),
         "new/class_3/empty.jpg": ("unreadable", "the photo is empty: 0 bytes"),
     }
-    assert "1 photos added, 0 present already, 8 refused: 4 label conflict, 2 unreadable, " in output
+    assert "1 photo added, 0 present already, 8 refused: 4 label conflict, 2 unreadable, " in output
     for path, (reason, detail) in refused().items():
         assert re.search(rf"refused {path}: {reason}( of|:) {re.escape(detail)}\n", output)
 
@@ -242,7 +242,7 @@ def test_leftovers_are_passed_over_and_files_beside_the_class_folders_are_said(m
     Path("new/class_0/movie.mov").write_bytes(b"\0\0\0\x14ftypqt  ")
     status, output, errors = ingest(monkeypatch, capsys, "new", "--data", food)
     assert status == 0
-    assert "1 photos added, 0 present already, 2 refused: 2 unreadable" in output
+    assert "1 photo added, 0 present already, 2 refused: 2 unreadable" in output
     assert refused()["new/class_0/movie.mov"] == ("unreadable", "not a photo: video")
     assert "not taken: 5 files and 3 folders of new: 2 beside the class folders, " in errors
 

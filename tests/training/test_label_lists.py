@@ -10,6 +10,7 @@ import pytest
 from scripts.folders import files_below
 from tests.training.test_ingest import give, ingest, project, refused  # noqa: F401 # project: each test has an empty one
 from tests.training.test_sets import read
+from training.data import photo_names
 from training.data.label_lists import read_label_list
 from training.data.photo_names import PhotoNames
 
@@ -93,7 +94,7 @@ def test_bad_rows_are_named_with_their_lines_and_good_ones_count(listed):
     assert found == [("a.jpg", "pie"), ("Crème.JPG", "soup")]
     for problem, expected in zip(
         problems,
-        ["line 3: no label", "line 4: no path", "line 5: 3 columns, expected 2.* needs quotes", "line 6: 1 columns, expected 2"],
+        ["line 3: no label", "line 4: no path", "line 5: 3 columns, expected 2.* needs quotes", "line 6: 1 column, expected 2"],
         strict=True,
     ):
         assert re.match(expected, problem), problem
@@ -186,7 +187,7 @@ def test_ingest_takes_good_rows_and_says_which_were_bad(monkeypatch, capsys, gen
         file.write("\n".join(rows))
     status, output, errors = ingest(monkeypatch, capsys, "inbox/list.csv", "--data", "food")
     assert status == 0
-    assert "1 photos added, 0 present already, 2 refused: 2 label conflict" in output
+    assert "1 photo added, 0 present already, 2 refused: 2 label conflict" in output
     assert "list.csv: 3 rows not taken: line 3: no label" in errors
     assert "lines 4 and 5: 1002.jpg is 'class_0' and 'class_2': keep one of the rows" in errors
     assert "line 6: inbox/any/1001.jpg has the label 'a/b', expected the name of a class" in errors
@@ -214,3 +215,12 @@ def test_list_labels_a_data_set_without_class_folders(tmp_path, generated, capsy
     (root / "labels.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines[:81]))
     data = read(root)
     assert (len(data.train) + len(data.held_out), len(data.test)) == (80, 0)
+
+
+def test_name_that_is_in_many_folders_is_looked_up_in_its_own_alone(tmp_path, monkeypatch):
+    photos = [tmp_path / f"class{number}/{name}.jpg" for name in range(3) for number in range(100)]
+    compared = []
+    monkeypatch.setattr(photo_names, "_tail", lambda one, other: compared.append(one) or 1)
+    found = PhotoNames(photos).find([f"/elsewhere/{photo.parent.name}/{photo.name}" for photo in photos], tmp_path / "l.csv")
+    assert found == photos
+    assert len(compared) == len(photos)

@@ -71,7 +71,7 @@ LAYOUTS = {
         "not taken: 3 files of .*: 3 photos without a class",
     ),
     "train alone": (both("train"), (12, 0), ""),
-    "test without labels": (both("train") | {"test": 4}, (12, 0), "test is not used: its 4 photos have no class"),
+    "test without labels": (both("train") | {"test": 4}, (12, 0), "test is not used: no class of its 4 photos"),
     "Keras: test/unknown": (both("train") | {"test/unknown": 4}, (12, 0), "test is not used"),
     "test lacks a class": (both("train") | {"train/tart": 3, "test/pie": 2}, (15, 2, 0), "no photo in test of 2 .* 'tart'"),
     "test has one more": (both("train", "test") | {"test/tart": 3}, (12, 12, 0), "left out 3 photos of test: .* no class 'tart'"),

@@ -58,7 +58,7 @@ SETS = {
     "whole list and a test list": (
         {"": 6, "labels.csv": rows("path,label", *TWO, "pie", "soup"), "test.csv": rows("path,label", "pie", "soup", first=4)},
         {"train": PIE, "test": {"pie": 1, "soup": 1}},
-        "4 photos of .* have no split: they are trained on",
+        "trained on without a split: 4 photos of ",
     ),
     # columns
     "Kaggle dog-breed": (
@@ -234,7 +234,7 @@ SETS = {
     "folds": (
         {"": 4, "l.csv": rows("path,label,fold", "pie,0", "pie,1", "soup,2", "soup,3")},
         SAME,
-        "the column 'fold' holds '0', '1', '2' ..., no names of splits: it is not used",
+        "the column 'fold' holds '0', '1', '2', '3', no names of splits: it is not used",
     ),
     "a split by number": (
         {"": 4, "l.csv": rows("path,label,split", "pie,1", "pie,2", "soup,3", "soup,1")},
@@ -264,7 +264,7 @@ SETS = {
     "class folders and a list that differs": (
         {"pie": 2, "soup": 2, "l.csv": "path,label\npie/0.jpg,pie\nsoup/0.jpg,soup\npie/1.jpg,soup\n"},
         SAME,
-        "l.csv has other classes for 1 photos than their folders, such as .*pie/1.jpg: the folders count",
+        "l.csv has other classes for 1 photo than their folders, such as .*pie/1.jpg: the folders count",
     ),
 }
 

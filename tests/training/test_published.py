@@ -81,12 +81,12 @@ SETS = {
             "test/images": 4,
         },
         {"": {"n1": 2, "n2": 2}},
-        r"val is not used: its 4 photos have no class that is trained on \(labels in 1 .txt",
+        r"val is not used: no class of its 4 photos is trained on \(labels in 1 .txt",
     ),
     "ImageNet with a flat val": (
         {"train/n1": 2, "train/n2": 2, "val": 4, "val_ground_truth.txt": "1\n2\n"},
         {"": {"n1": 2, "n2": 2}},
-        "val is not used: its 4 photos",
+        "val is not used: no class of its 4 photos",
     ),
     "CIFAR": (
         {"cifar/data_batch_1": b"\x80\x02x", "cifar/test_batch": b"\x80\x02x"},

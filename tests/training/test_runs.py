@@ -17,8 +17,10 @@ import yaml
 from scripts.errors import FullDiskError
 from tests.conftest import LIMIT_S, ROOT
 from training import folder as run_folder
+from training import train
 from training.again import Again
-from training.folder import BOTH, RANK_0, STARTER, at_work, named_folder, new_folder, point_latest, process_at_work
+from training.evaluation.report import write_report
+from training.folder import BOTH, RANK_0, STARTER, at_work, check_exists, named_folder, new_folder, point_latest, process_at_work
 from training.launch import number_of_processes
 from training.model import Checkpoint
 from training.params import read_params
@@ -158,8 +160,69 @@ def test_link_to_a_run_is_followed_at_once_and_one_to_nothing_is_refused(here):
     assert named_folder(Path("runs/latest")) == Path("runs/a")
     assert named_folder(Path("runs/b")) == Path("runs/b")
     (here / "runs/a").rmdir()
-    with pytest.raises(ValueError, match=r"runs/latest leads to .*/runs/a, which does not exist"):
+    with pytest.raises(ValueError, match=r"runs/latest leads to .*/runs/a, which does not exist: no run is in runs"):
         named_folder(Path("runs/latest"))
+
+
+READERS = {
+    "evaluate": lambda run: Checkpoint.load(run / "checkpoint.pt"),  # export and compare, too
+    "report": write_report,
+    "resume": named_folder,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_link_to_nothing_is_named_with_the_runs_that_are_there(here, reader):
+    for number, name in enumerate(("a", "b", "no-run")):
+        (here / "runs" / name).mkdir(parents=True)
+        (here / "runs" / name / ("notes.txt" if name == "no-run" else "last.pt")).touch()
+        os.utime(here / "runs" / name, (number, number))
+    (here / "runs/latest").symlink_to("gone")
+    with pytest.raises(ValueError, match=r"^runs/latest leads to .*/runs/gone, which does not exist: .*: runs/b, runs/a$"):
+        READERS[reader](Path("runs/latest"))
+    (here / "runs").rename(here / "old")
+    (here / "runs").symlink_to("elsewhere")
+    with pytest.raises(
+        ValueError, match=r"^runs leads to .*/elsewhere, which does not exist: make that folder, or remove the link$"
+    ):
+        READERS[reader](Path("runs/latest"))
+    with pytest.raises(ValueError, match=r"^runs leads to .*/elsewhere, which does not exist"):
+        new_folder()
+
+
+def test_run_that_is_not_there_is_named_with_those_that_are(here):
+    (here / "runs/a").mkdir(parents=True)
+    (here / "runs/a/last.pt").touch()
+    with pytest.raises(ValueError, match=r"^there is no run runs/b: name one that is there .*: runs/a$"):
+        check_exists(Path("runs/b"))
+
+
+@pytest.mark.parametrize("held", ["1.jpg", "pizza/1.jpg", "notes.txt", "runs/a/last.pt"])
+def test_folder_that_holds_anything_but_a_run_is_refused_before_a_file_is_written(here, held):
+    (here / "photos" / held).parent.mkdir(parents=True)
+    (here / "photos" / held).touch()
+    before = sorted((here / "photos").rglob("*"))
+    with pytest.raises(
+        ValueError, match=f"photos is no run's folder, and holds {held.split('/')[0]}: give a new or an empty folder"
+    ):
+        enter("photos")
+    assert sorted((here / "photos").rglob("*")) == before
+
+
+@pytest.mark.parametrize("held", ["params.yaml", "train.log", ".DS_Store", "lock", "checkpoint.pt", "last.pt.12-ab.part"])
+def test_folder_of_a_run_however_early_it_ended_is_taken(here, held):
+    (here / "mine").mkdir()
+    (here / "mine" / held).touch()
+    enter("mine")
+
+
+@pytest.mark.parametrize("out", ["photos", "photos/run", "photos/pizza/../run"])
+def test_run_within_its_photos_is_refused_before_a_file_is_written(here, monkeypatch, out):
+    (here / "photos/pizza").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["train", "--model", "food", "--data", "photos", "--out", out])
+    with pytest.raises(ValueError, match="is within the photos photos: give one elsewhere"):
+        train.main()
+    assert [path.name for path in (here / "photos").rglob("*")] == ["pizza"]
 
 
 def test_command_that_goes_on_is_the_one_that_started(here):

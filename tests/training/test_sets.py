@@ -9,6 +9,7 @@ import tarfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +17,7 @@ from torchvision.datasets import Food101
 
 from scripts.command import run
 from tests.conftest import ROOT, SHARED, free_port, needs_photos
-from training.data import download, prepare
+from training.data import download, known_pairs, prepare
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.sets import find_photos, read_data, write_prepared
 from training.data.split import hash_photos
@@ -99,7 +100,7 @@ def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, caps
         ("seed", "was prepared with .*'seed': 0.*run training/data/prepare.py again"),
         ("near_duplicates", "was prepared with .*'near_duplicates': 0.3.*run training/data/prepare.py again"),
         ("folder", "are gone: no folder"),
-        ("photo", "1 photos of .* are gone, .*000.jpg is the first"),
+        ("photo", "missing: 1 photo of .*, .*000.jpg is the first"),
     ],
 )
 def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, generated, wrong, message):
@@ -149,7 +150,7 @@ def test_folder_that_is_not_a_data_set_is_refused_with_the_reason(tmp_path, gene
     if missing == "empty_class":
         shutil.copytree(generated, root)
         (root / "class_9").mkdir()
-    with pytest.raises(ValueError, match="does not exist|1 class folders|'class_9' .* no readable photo"):
+    with pytest.raises(ValueError, match="does not exist|1 class folder,|'class_9' .* no readable photo"):
         read(root)
 
 
@@ -157,7 +158,7 @@ def test_cached_hashes_are_the_same_and_notice_a_changed_file(tmp_path, generate
     root, cache = tmp_path / "data", tmp_path / "cache"
     shutil.copytree(generated, root)
     first = read(root, cache=cache)
-    assert [path.suffix for path in cache.iterdir()] == [".npz"]
+    assert [path.suffix for path in cache.iterdir()] == [".npz"] * 2
     assert read(root, cache=cache) == first
     shutil.copyfile(root / "class_1" / "001.jpg", root / "class_0" / "000.jpg")
     assert read(root, cache=cache).fingerprint == read(root).fingerprint != first.fingerprint
@@ -235,3 +236,19 @@ def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsy
     errors = capsys.readouterr().err
     assert "could not be downloaded" in errors
     assert "make train DATA=" in errors
+
+
+def test_pairs_of_near_duplicates_are_looked_for_once(tmp_path, monkeypatch):
+    thumbnails = np.random.default_rng(0).integers(0, 255, (6, PIXELS), np.uint8)
+    thumbnails[3] = thumbnails[1]
+    path = tmp_path / "cache" / "pairs.npz"
+    found = known_pairs.known_pairs(thumbnails, 0.3, path)
+    assert found.tolist() == [[1, 3]]
+    with monkeypatch.context() as patch:
+        patch.setattr(known_pairs, "near_duplicate_pairs", None)
+        assert known_pairs.known_pairs(thumbnails, 0.3, path).tolist() == [[1, 3]]
+        for other, limit in ((thumbnails[::-1], 0.3), (thumbnails, 0.2)):
+            with pytest.raises(TypeError):
+                known_pairs.known_pairs(other, limit, path)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert known_pairs.known_pairs(thumbnails, 0.3, path).tolist() == [[1, 3]]

@@ -69,6 +69,11 @@ def test_committed_sweep_fits_the_committed_parameters(params):
         ({"space": {"augment": {"choices": ["none", "heavy"]}}}, "space.augment: .*got 'heavy'"),
         ({"space": {"augment": {"low": 1, "high": 2}}}, "space.augment: .*got 1"),
         ({"space": {}}, "space: .*at least 1"),
+        (
+            {"space": {"model": {"choices": ["resnet18", "resnet_18"]}}},
+            "space.model: timm has no model 'resnet_18'; similar",
+        ),
+        ({"space": {"model": {"choices": ["resnet18.no_such"]}}}, "space.model: resnet18.no_such .* cannot be made: .*no_such"),
         ({"metric": "accuracy"}, "metric: .*'top1', 'top5', 'f1'"),
         ({"pruner": "asha"}, "pruner: .*got 'asha'"),
         ({"trials": 3}, "trials: Extra inputs"),
@@ -177,7 +182,7 @@ def test_folder_of_another_sweeps_trial_or_of_a_run_is_not_taken(tmp_path, setti
     with pytest.raises(ValueError, match=r"run holds a run and no sweep: .*NAME="):
         sweep("food", None, tiny_params, settings, tmp_path / "run", 1)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["last.pt"]
-    with pytest.raises(ValueError, match="0 trials were asked for"):
+    with pytest.raises(ValueError, match="TRIALS is 0, expected at least 1"):
         sweep("food", None, tiny_params, settings, tmp_path / "sweep", 0)
 
 

@@ -207,7 +207,7 @@ def test_server_that_never_answers_stalls_nothing_and_the_records_can_be_sent_la
         assert took_s(tracker.close, "FINISHED", 1.0) < 1.0 + AT_ONCE_S
         connection.close()
     printed = capfd.readouterr().err
-    assert f"5 records are not sent to http://{address} yet; later: make track RUN=run" in printed
+    assert f"not sent to http://{address} yet: 5 records; later: make track RUN=run" in printed
     assert "secret" not in printed + "".join(path.read_text() for path in (here / "run").iterdir())
 
     command = [sys.executable, "-m", "training.tracking.track", "run"]
@@ -272,10 +272,10 @@ def test_store_that_refuses_is_named_once_with_the_remedy_and_how_to_send_later(
     assert took_s(tracker.close, "FINISHED", LIMIT_S) < CLOSE_S
     printed = "".join(printed) + capfd.readouterr().err
     assert len(re.findall(f"cannot send to .*{reason}.*training goes on", printed)) == 1, printed
-    assert "3 records are not sent to" in printed
+    assert "yet: 3 records; later" in printed
     assert "later: make track RUN=run" in printed
     assert "secret" not in printed
-    with pytest.raises(ValueError, match=f"records could not be sent to .*{reason}"):
+    with pytest.raises(ValueError, match=f"records? could not be sent to .*{reason}"):
         send(here / "run", address)
 
 

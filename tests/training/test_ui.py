@@ -43,10 +43,15 @@ def test_where_nothing_is_recorded_there_is_nothing_to_show():
     assert "error: MLFLOW_TRACKING_URI is none: unset it" in done.stderr
 
 
+# so that Ctrl-C reaches it wherever the tests run: a shell's background job would leave SIGINT ignored
+AWAKE = "import signal, sys, os; signal.signal(signal.SIGINT, signal.default_int_handler); os.execv(sys.argv[1], sys.argv[1:])"
+
+
 @pytest.mark.slow
-def test_pages_are_served_at_the_port_that_was_given(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_pages_are_served_at_the_port_that_was_given_and_end_without_a_traceback(tmp_path, number):
     port = free_port()
-    command = [sys.executable, "-m", "training.tracking.ui", "--port", str(port)]
+    command = [sys.executable, "-c", AWAKE, sys.executable, "-m", "training.tracking.ui", "--port", str(port)]
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | store, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -57,10 +62,12 @@ def test_pages_are_served_at_the_port_that_was_given(tmp_path):
             time.sleep(0.2)
     finally:
         family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         output = process.communicate(timeout=LIMIT_S)[0].decode()
         psutil.wait_procs(family, timeout=LIMIT_S)
     assert f"starts at http://127.0.0.1:{port}/" in output
+    assert "Warning" not in output
+    assert "Traceback" not in output
 
 
 def answers(url):

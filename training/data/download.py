@@ -10,6 +10,7 @@ from torchvision import datasets
 
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
+from scripts.phrases import counted
 
 FOOD101_PHOTOS = {"train": 75_750, "test": 25_250}
 
@@ -31,7 +32,9 @@ def download(root: Path) -> None:
     for split, expected in FOOD101_PHOTOS.items():
         found = len(datasets.Food101(str(root), split=split))
         if found < expected:  # make ingest may have added some
-            raise DownloadError(f"Food-101 in {root} lists {found} {split} photos, expected {expected}: delete it and try again")
+            raise DownloadError(
+                f"Food-101 in {root} lists {counted(found, split + ' photo')}, expected {expected}: delete it and try again"
+            )
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from scripts.phrases import counted
 from training.data.sets import Data
 
 NO_DATA = Data(labels=(), train=(), held_out=(), fingerprint="(none)", source="nothing")
@@ -25,14 +26,14 @@ def _print_classes(before: Data, after: Data) -> None:
     grown = [label for label in after.labels if old[label] != new[label]]
     for label in grown:
         print(f"  {label:30s} {old[label]:6d} -> {new[label]}")
-    print(f"  {len(after.labels) - len(grown)} of {len(after.labels)} classes unchanged")
+    print(f"  {len(after.labels) - len(grown)} of {counted(len(after.labels), 'class')} unchanged")
 
 
 def _print_moved(before: Data, after: Data) -> None:
     old, new = _split_of_each(before), _split_of_each(after)
     # a photo that is left out now, as a near-duplicate came into the other split, has not moved
     moved = [path for path in old if path in new and old[path] != new[path]]
-    print(f"  {len(moved) or 'no'} old photos moved between train and held-out")
+    print(f"  {counted(len(moved), 'old photo') if moved else 'no old photos'} moved between train and held-out")
     for path in moved:
         print(f"    {path} -> {new[path]}")
     if moved:

@@ -32,6 +32,7 @@ from scripts.atomic import aside, write_text
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
 from scripts.folders import shown
+from scripts.phrases import counted
 from training.data.given import read_given
 from training.data.growth import print_growth
 from training.data.photo_folders import read_tree, what_instead
@@ -209,7 +210,7 @@ def update_dvc(root: Path, before: str) -> None:
 def print_counts(selection: Selection, report: Path) -> None:
     """How many photos were added, present already and refused, and for which reasons."""
     refused = selection.refused
-    counts = f"{len(selection.added)} photos added, {selection.present} present already, {len(refused)} refused"
+    counts = f"{counted(len(selection.added), 'photo')} added, {selection.present} present already, {len(refused)} refused"
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in refused).most_common())
     print(counts + (f": {reasons} ({report})" if refused else ""))
 

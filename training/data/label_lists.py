@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.phrases import counted
 from training.data.list_columns import YES, Columns, find_columns, is_label
 from training.data.list_table import read_table
 from training.data.list_text import GUESSED, encoded_twice, encoding_problem, looks_right, read_text
@@ -56,7 +57,7 @@ class LabelList:
             return remarks
         more = f"; and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
         problems = sorted(self.problems, key=_line)  # ingest adds some
-        rows = f"{len(self.problems)} row{'s' * (len(self.problems) > 1)}"
+        rows = counted(len(self.problems), "row")
         return [*remarks, f"{self.path}: {rows} not taken: {'; '.join(problems[:SHOWN])}{more}"]
 
 
@@ -106,7 +107,7 @@ def _line(problem: str) -> int:
 def _is_whole(line: int, cells: list[str], expected: int, problems: list[str]) -> bool:
     if len(cells) != expected:
         quote = ': text with a separator in it needs quotes (")' if len(cells) > expected else ""
-        problems.append(f"line {line}: {len(cells)} columns, expected {expected}{quote}")
+        problems.append(f"line {line}: {counted(len(cells), 'column')}, expected {expected}{quote}")
     return len(cells) == expected
 
 
@@ -117,8 +118,8 @@ def _one_hot_labels(rows: list[tuple[int, list[str]]], columns: Columns, header:
     if len(several) > MANY_SEVERAL * len(rows):
         line, classes = several[0]
         raise ValueError(
-            f"marks several classes a photo (line {line}: {', '.join(classes)}; {len(several)} of {len(rows)} rows): photos with "
-            "several labels are not supported, write one in a column label"
+            f"marks several classes a photo (line {line}: {', '.join(classes)}; {len(several)} of {counted(len(rows), 'row')}): "
+            "photos with several labels are not supported, write one in a column label"
         )
     found.problems += [f"line {line}: several classes: {', '.join(classes)}: mark one" for line, classes in several]
     found.problems += [f"line {line}: no class is marked" for (line, _), classes in zip(rows, marked, strict=True) if not classes]

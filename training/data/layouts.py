@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.folders import listed
+from scripts.phrases import counted, some
 from training.data.photo_folders import TEXT_SUFFIXES, PhotoFolder, kinds
 from training.data.split_names import TEST, TRAIN, VAL, split_name
 
 MAX_WRAPPERS = 6  # folders in each other that hold one folder alone, as unpacked archives do
-NAMED = 5  # so many of a list of classes or folders are named in a message
 
 Classes = dict[str, list[Path]]  # photos by label
 Folders = dict[str, list[PhotoFolder]]  # folders by label, or by split
@@ -57,14 +57,7 @@ def find_layout(tree: PhotoFolder) -> Layout:
 
 
 def _names(folders: Iterable[PhotoFolder]) -> str:
-    return named(folder.path.name for folder in folders)
-
-
-def named(names: Iterable[str]) -> str:
-    """Names for people, sorted: the first NAMED, and how many more."""
-    sorted_names = sorted(names)
-    more = f" and {len(sorted_names) - NAMED} more" if len(sorted_names) > NAMED else ""
-    return ", ".join(map(repr, sorted_names[:NAMED])) + more
+    return some(map(repr, sorted(folder.path.name for folder in folders)))
 
 
 def _alike(labels: Iterable[str]) -> str:
@@ -167,10 +160,11 @@ def _class_folders(folder: PhotoFolder, remarks: list[str]) -> Folders:
     _remark_empty(folder, remarks)
     classes = _merged({other.label: [other]} for other in inner)
     if len(classes) < 2:
-        flat = f" and {len(folder.photos)} photos without a class" if folder.photos else ""
+        flat = f" and {counted(len(folder.photos), 'photo')} without a class" if folder.photos else ""
         raise ValueError(
-            f"{folder.path} has {len(classes)} class folders{flat}, expected at least 2, each with the photos of one class "
-            f"({folder.path.name}/CLASS/photo.jpg), or Food-101's images/ and meta/, or a labels.csv with the columns path,label"
+            f"{folder.path} has {counted(len(classes), 'class folder')}{flat}, expected at least 2, each with the photos of one "
+            f"class ({folder.path.name}/CLASS/photo.jpg), or Food-101's images/ and meta/, or a labels.csv "
+            "with the columns path,label"
         )
     for other in inner:
         if len(held_splits := _split_folders(other.with_photos())) > 1:
@@ -192,7 +186,7 @@ def _remark_same_folders(classes: list[PhotoFolder], remarks: list[str]) -> None
     held = [{inner.label for inner in folder.with_photos()} for folder in classes]
     if len(held[0]) > 1 and all(labels == held[0] for labels in held) and not any(folder.photos for folder in classes):
         remarks.append(
-            f"{_names(classes)} hold the same folders, {named(held[0])}, and are taken for classes: "
+            f"{_names(classes)} hold the same folders, {some(map(repr, sorted(held[0])))}, and are taken for classes: "
             "if they are splits, name them train, val and test"
         )
 
@@ -214,21 +208,22 @@ def _classes_of_split(split: PhotoFolder, train: set[str], layout: Layout) -> Fo
     count = sum(other.count for folders in unknown.values() for other in folders)
     if len(unknown) > 1 and len(unknown) == len(classes):
         raise ValueError(
-            f"{folder.path} has none of the classes that are trained on: {named(unknown)}, expected {named(train)}"
-            + _as_train(unknown, train)
+            f"{folder.path} has none of the classes that are trained on: {some(map(repr, sorted(unknown)))}, "
+            f"expected {some(map(repr, sorted(train)))}" + _as_train(unknown, train)
         )
     if not classes or len(unknown) == len(classes):
         beside = listed(kinds(split.all_others()))
         layout.left_out += split.count
         layout.remarks.append(
-            f"{split.path.name} is not used: its {split.count} photos have no class that is trained on"
+            f"{split.path.name} is not used: no class of its {counted(split.count, 'photo')} is trained on"
             + (f" (labels in {beside} are not read: put the photos into class folders)" if beside else "")
         )
         return {}
     if unknown:
         layout.left_out += count
         layout.remarks.append(
-            f"left out {count} photos of {split.path.name}: train has no class {named(unknown)}{_as_train(unknown, train)}"
+            f"left out {counted(count, 'photo')} of {split.path.name}: train has no class "
+            f"{some(map(repr, sorted(unknown)))}{_as_train(unknown, train)}"
         )
     return {label: folders for label, folders in classes.items() if label in train}
 
@@ -251,7 +246,7 @@ def _classes_hold_splits(folders: list[PhotoFolder]) -> bool:
 def _of_class_folders_with_splits(folder: PhotoFolder, classes: list[PhotoFolder]) -> Layout:
     if nouns := [f for f in classes if (name := split_name(f"train {f.label}")) and not name.rest]:
         raise ValueError(
-            f"{nouns[0].path} and {len(classes) - 1} folders beside it hold splits but no classes, expected train/CLASS"
+            f"{nouns[0].path} and {counted(len(classes) - 1, 'folder')} beside it hold splits but no classes, expected train/CLASS"
         )
     splits: dict[str, Folders] = {}
     for one in classes:
@@ -259,7 +254,9 @@ def _of_class_folders_with_splits(folder: PhotoFolder, classes: list[PhotoFolder
             splits.setdefault(role, {}).setdefault(one.label, []).extend(folders)
     missing = {one.label for one in classes} - set(splits.get(TRAIN, {}))
     if missing:
-        raise ValueError(f"{named(missing)} in {folder.path} has no train folder, expected one in each class folder")
+        raise ValueError(
+            f"{some(map(repr, sorted(missing)))} in {folder.path} has no train folder, expected one in each class folder"
+        )
     layout = Layout("class folders with splits in each", {role: _photos(found) for role, found in splits.items()}, None)
     if len(splits) == 1:
         layout.splits = {"": layout.splits[TRAIN]}

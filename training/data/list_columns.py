@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from scripts.phrases import counted, some
 from training.data.list_table import Table
 from training.data.photo_names import PhotoNames, looks_like_photo
 from training.data.split_names import TEST, TRAIN, split_name
@@ -83,7 +84,8 @@ def find_columns(table: Table, names: PhotoNames) -> Columns:
     found.split = _split_column(header, columns, rest)
     for i in rest:
         if plain(header[i]) in SPLITS and (found.split is None or found.split.column != i):
-            found.remarks.append(f"the column {header[i]!r} holds {_some(columns[i])}, no names of splits: it is not used")
+            held = some(map(repr, sorted({*columns[i]} - {""})))
+            found.remarks.append(f"the column {header[i]!r} holds {held}, no names of splits: it is not used")
     return found
 
 
@@ -123,7 +125,11 @@ def _find_label(found: Columns, header: Sequence[str], columns: list[tuple[str, 
             found.remarks.append(f"the column {header[found.label]!r} is taken for the class, as it alone has text that repeats")
     values = columns[found.label]
     if len(values) >= 20 and not _repeats(values):
-        raise ValueError(_expected(table, f"{len(set(values))} different values of {header[found.label]!r} in {len(values)} rows"))
+        raise ValueError(
+            _expected(
+                table, f"{counted(len(set(values)), 'different value')} of {header[found.label]!r} in {counted(len(values), 'row')}"
+            )
+        )
 
 
 def _expected(table: Table, found: str) -> str:
@@ -163,8 +169,3 @@ def _repeats(values: Sequence[str]) -> bool:
     """Whether most values are those of several rows: captions and names of files are not."""
     times = Counter(values)
     return sum(times[value] > 1 for value in values if value) > MOSTLY * len(values)
-
-
-def _some(values: Sequence[str]) -> str:
-    different = sorted(set(values) - {""})
-    return ", ".join(map(repr, different[:3])) + (" ..." if len(different) > 3 else "")

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scripts.folders import files_below
+from scripts.phrases import counted, some
 from training.data.label_lists import LIST_SUFFIXES, SHOWN, LabelList, Row, read_label_list
-from training.data.layouts import Layout, alike_remark, named
+from training.data.layouts import Layout, alike_remark
 from training.data.photo_folders import PhotoFolder
 from training.data.photo_names import PhotoNames
 from training.data.split_names import TEST, TRAIN, VAL, split_name
@@ -103,7 +104,7 @@ def _merged(lists: list[LabelList], root: Path, layout: Layout) -> list[tuple[Ro
 def _remark(remarks: list[str], cases: list[str], what: str, remedy: str) -> None:
     if cases:
         more = f"; and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
-        remarks.append(f"{len(cases)} photo{'s' * (len(cases) > 1)} {what}: {'; '.join(cases[:SHOWN])}{more}: {remedy}")
+        remarks.append(f"{counted(len(cases), 'photo')} {what}: {'; '.join(cases[:SHOWN])}{more}: {remedy}")
 
 
 def _split_of(path: Path, root: Path) -> str:
@@ -115,20 +116,22 @@ def _split_of(path: Path, root: Path) -> str:
 def _check_listed(layout: Layout, root: Path) -> None:
     if "" in layout.splits and len(layout.splits) > 1:
         rest = layout.splits.pop("")
-        layout.remarks.append(f"{sum(map(len, rest.values()))} photos of {layout.name} have no split: they are trained on")
+        layout.remarks.append(f"trained on without a split: {counted(sum(map(len, rest.values())), 'photo')} of {layout.name}")
         for label, paths in rest.items():
             layout.splits.setdefault(TRAIN, {}).setdefault(label, []).extend(paths)
     if set(layout.splits) == {TRAIN}:
         layout.splits = {"": layout.splits[TRAIN]}
     train = layout.splits.get(TRAIN) or layout.splits.get("") or {}
     if len(train) < 2:
-        problem = f"{layout.name} in {root} lists photos of {len(train)} classes to train on, expected at least 2"
+        problem = f"{layout.name} in {root} lists photos of {counted(len(train), 'class')} to train on, expected at least 2"
         raise ValueError("; ".join([problem, *layout.remarks]))
     for split, classes in layout.splits.items():
         if unknown := sorted(set(classes) - set(train)):
             count = sum(len(classes.pop(label)) for label in unknown)
             layout.left_out += count
-            layout.remarks.append(f"left out {count} photos of {split}: train has no class {named(unknown)}")
+            layout.remarks.append(
+                f"left out {counted(count, 'photo')} of {split}: train has no class {some(map(repr, sorted(unknown)))}"
+            )
     layout.splits = {split: classes for split, classes in layout.splits.items() if classes}
     if set(layout.splits) == {TRAIN}:
         layout.splits = {"": train}

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from torchvision import transforms
 
 from handler.preprocess import PhotoError, Spec, preprocess, read_photo
+from scripts.phrases import counted
 from training.data.split import UNREADABLE, Photo
 from training.data.workers import Loader
 from training.params import Params
@@ -110,7 +111,8 @@ class Batches(Sampler[list[tuple[int, int]]]):
         if params.global_batch_size % (parts * even):
             raise ValueError(
                 f"global_batch_size is {params.global_batch_size}, expected a multiple of {parts * even}: "
-                f"{world_size} processes x {params.accumulate} parts" + (" x pairs to mix" if even == 2 else "")
+                f"{counted(world_size, 'process')} x {counted(params.accumulate, 'part')}"
+                + (" x pairs to mix" if even == 2 else "")
             )
         self.num_photos, self.params, self.first_step = num_photos, params, first_step
         self.rank, self.world_size = rank, world_size

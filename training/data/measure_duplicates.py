@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.command import parser, run
+from scripts.phrases import counted
 from training.data.duplicates import groups_of, near_duplicate_pairs
 from training.data.scenes import COPIES, Scene, other_scenes, scenes, tray
 from training.data.thumbnail import PIXELS, SIZE, thumbnail_of
@@ -86,7 +87,7 @@ def time_search(photos: list[Image.Image], count: int, limit: float) -> None:
             thumbnails = (thumbnails + numpy_rng.normal(0, 2, thumbnails.shape)).clip(0, 255).astype(np.uint8)
         start = time.monotonic()
         pairs = near_duplicate_pairs(thumbnails.reshape(count, PIXELS), limit)
-        print(f"{count} thumbnails, {name}: {time.monotonic() - start:.0f} s, {len(pairs)} pairs", flush=True)
+        print(f"{counted(count, 'thumbnail')}, {name}: {time.monotonic() - start:.0f} s, {counted(len(pairs), 'pair')}", flush=True)
 
 
 def main() -> None:
@@ -101,7 +102,9 @@ def main() -> None:
     args = arguments.parse_args()
     paths = sorted(path for path in args.photos.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     if len(paths) < args.count or not 10 <= args.copied <= args.count:
-        raise ValueError(f"{args.photos} has {len(paths)} photos, expected --count {args.count}, and --copied 10 to --count")
+        raise ValueError(
+            f"{args.photos} has {counted(len(paths), 'photo')}, expected --count {args.count}, and --copied 10 to --count"
+        )
     random.Random(int(args.other)).shuffle(paths)
     photos = [Image.open(path).convert("RGB") for path in (paths if args.time else paths[: args.count])]
     if args.time:

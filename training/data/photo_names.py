@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
+from scripts.phrases import counted
 from training.data.photo_folders import PHOTO_SUFFIXES
 from training.data.split_names import split_name
 
@@ -48,6 +49,11 @@ class PhotoNames:
         for photo in self.parts:
             self.by_name[_parts(photo.name)[-1]].append(photo)
             self.by_stem[_parts(photo.stem)[-1]].append(photo)
+        # by the folder that they are in, too: a name may be in a thousand folders
+        self.by_folder: dict[tuple[str, str], list[Path]] = defaultdict(list)
+        for photo, parts in self.parts.items():
+            for name in {parts[-1], _parts(photo.stem)[-1]}:
+                self.by_folder["".join(parts[-2:-1]), name].append(photo)
         self.by_path = {photo.absolute(): photo for photo in self.parts}
 
     def match(self, name: str) -> int:
@@ -64,7 +70,7 @@ class PhotoNames:
             if not photos or rank < needed:
                 result.append(f"no photo {path.parent / slashed(name)}: paths are relative to the list's folder")
             elif len(photos) > 1:
-                result.append(f"{len(photos)} photos are called {photos[0].name}: write their folders, too")
+                result.append(f"{counted(len(photos), 'photo')} are called {photos[0].name}: write their folders, too")
             else:
                 result.append(photos[0])
         if needed == RENAMED_FOLDER:  # a/1.jpg and b/1.jpg are not both c/1.jpg
@@ -86,6 +92,10 @@ class PhotoNames:
             return IN_LISTS_FOLDER, [exact]
         photos = self.by_name.get(parts[-1]) or self.by_stem.get(parts[-1], [])
         folders, base = parts[:-1], _parts(str(path.parent))
+        if folders and (near := self._near(folders[-1], parts[-1])):
+            photos = near
+        elif folders:
+            return RENAMED_FOLDER, photos
         if inside := [photo for photo in photos if self.parts[photo][:-1] == (*base, *folders)]:
             return IN_LISTS_FOLDER, inside
         if not folders and (inside := [photo for photo in photos if _same_split(photo, path)]):
@@ -93,8 +103,13 @@ class PhotoNames:
         if not folders:
             return BELOW, photos
         tails = {photo: _tail(self.parts[photo][:-1], folders) for photo in photos}
-        best = max(tails.values(), default=0)
-        return (BELOW if best else RENAMED_FOLDER), [photo for photo, tail in tails.items() if tail == best]
+        best = max(tails.values())
+        return BELOW, [photo for photo, tail in tails.items() if tail == best]
+
+    def _near(self, folder: str, name: str) -> list[Path]:
+        """The photos of a name in a folder of that name; by their whole name where any photo has it, else by their stem."""
+        whole = name in self.by_name
+        return [photo for photo in self.by_folder.get((folder, name), []) if not whole or self.parts[photo][-1] == name]
 
 
 def _same_split(photo: Path, path: Path) -> bool:

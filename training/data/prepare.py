@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from scripts.command import parser, run
+from scripts.phrases import counted
 from training.data.sets import Data, read_data, write_prepared
 from training.params import read_params
 
@@ -20,7 +21,7 @@ def print_summary(data: Data) -> None:
     print(f"{'class':{width}}  train  held out" + ("   test" if test else ""))
     for index, label in enumerate(data.labels):
         print(f"{label:{width}} {train[index]:6d} {held_out[index]:9d}" + (f" {test[index]:6d}" if test else ""))
-    counts = f"{len(data.train)} photos to train on, {len(data.held_out)} held out"
+    counts = f"{counted(len(data.train), 'photo')} to train on, {len(data.held_out)} held out"
     counts += f", {len(data.test)} for make evaluate alone" if test else ""
     print(f"{data.source}: {counts}; fingerprint {data.fingerprint[:12]}")
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from scripts.atomic import write_text
 from scripts.folders import not_taken
-from training.data.duplicates import near_duplicate_pairs
+from scripts.phrases import counted, some
 from training.data.foreign import class_in_names, foreign_files, unused_splits
-from training.data.layouts import Layout, find_layout, named
+from training.data.known_pairs import known_pairs
+from training.data.layouts import Layout, find_layout
 from training.data.listed import find_listed
 from training.data.photo_folders import PhotoFolder, kinds, read_tree
 from training.data.pictures import generate
-from training.data.split import OFFICIAL, Photo, hash_photos, split_photos
+from training.data.split import OFFICIAL, Photo, cache_file, hash_photos, split_photos
 from training.params import NEAR_DUPLICATES
 
 PREPARED = "seefood data, prepared"
@@ -80,22 +81,25 @@ def read_data(
     source = f"{layout} in {root.resolve().name}" if root else "generated pictures, not photos (DATA=folder trains on photos)"
     photos, thumbnails = hash_photos(folder, photos, cache)
     _check_classes(labels, [photo for photo in photos if photo.split not in OFFICIAL], f"readable photo in {folder}")
-    train, held_out = split_photos(photos, near_duplicate_pairs(thumbnails, near_duplicates), val_fraction, seed, quiet)
+    pairs = known_pairs(thumbnails, near_duplicates, cache and cache_file(cache, folder, "pairs"))
+    train, held_out = split_photos(photos, pairs, val_fraction, seed, quiet)
     if not train or not held_out:
-        raise ValueError(f"{folder} gives {len(train)} photos to train on and {len(held_out)} to hold out, expected some of both")
+        raise ValueError(
+            f"{folder} gives {counted(len(train), 'photo')} to train on and {len(held_out)} to hold out, expected some of both"
+        )
     _check_classes(labels, train, f"photo in {folder} but near-duplicates of held-out ones")
     if left_out := len(photos) - len(train) - len(held_out):
-        remarks.append(f"left out {left_out} photos of {folder}: near-duplicates of photos in the other split")
+        remarks.append(f"left out {counted(left_out, 'photo')} of {folder}: near-duplicates of photos in the other split")
     for split in sorted({photo.split for photo in held_out} - {""}):
         there = {photo.index for photo in held_out if photo.split == split}
         if missing := [label for index, label in enumerate(labels) if index not in there]:
-            remarks.append(f"no photo in {split} of {len(missing)} of the classes: {named(missing)}")
+            remarks.append(f"no photo in {split} of {len(missing)} of the classes: {some(map(repr, sorted(missing)))}")
     # without a val split the test split is what a run is chosen by, too
     has_val = any(photo.split == "val" for photo in held_out)
     test = tuple(photo for photo in held_out if has_val and photo.split == "test")
     held_out = [photo for photo in held_out if not has_val or photo.split == "val"]
     if both := len({photo.sha256 for photo in test} & {photo.sha256 for photo in held_out}):
-        remarks.append(f"{both} photo{'s' * (both > 1)} in both val and test: these make results on test too good")
+        remarks.append(f"{counted(both, 'photo')} in both val and test: these make results on test too good")
     if not quiet:
         print("".join(f"{remark}\n" for remark in remarks), end="", file=sys.stderr)
     return Data(labels, tuple(train), tuple(held_out), _fingerprint(labels, photos), source, root, test)
@@ -105,7 +109,11 @@ def _check_classes(labels: tuple[str, ...], photos: list[Photo], what: str) -> N
     """ValueError if a class has none of these photos."""
     with_photos = {photo.index for photo in photos}
     if missing := [label for index, label in enumerate(labels) if index not in with_photos]:
-        has = f"class {missing[0]!r} has" if len(missing) == 1 else f"{len(missing)} classes ({named(missing)}) have"
+        has = (
+            f"class {missing[0]!r} has"
+            if len(missing) == 1
+            else f"{counted(len(missing), 'class')} ({some(map(repr, sorted(missing)))}) have"
+        )
         raise ValueError(f"{has} no {what}: put photos into each class's folder, or remove it")
 
 
@@ -159,7 +167,7 @@ def _read_prepared(path: Path, params: dict[str, float]) -> Data:
     # now, as training replaces a photo that it cannot read: the run would not be that of the prepared data
     gone = [photo.path for photo in train + held_out + test if not photo.path.is_file()]
     if gone:
-        raise ValueError(f"{len(gone)} photos of {path} are gone, {gone[0]} is the first: {again}")
+        raise ValueError(f"missing: {counted(len(gone), 'photo')} of {path}, {gone[0]} is the first: {again}")
     return data
 
 
@@ -186,7 +194,8 @@ def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str
         for path in classes[label]
     ]
     # of photos first: they are the likeliest to be missed
-    others = Counter({"photos without a class": tree.count - len(photos) - layout.left_out}) + kinds(tree.all_others()) + passed
+    loose = tree.count - len(photos) - layout.left_out
+    others = Counter({f"{counted(loose, 'photo').partition(' ')[2]} without a class": loose}) + kinds(tree.all_others()) + passed
     if remarks is not None:
         remarks += filter(None, [*layout.remarks, not_taken(root, others)])
     return layout.labels, photos, layout.name
@@ -216,7 +225,9 @@ def layout_of(tree: PhotoFolder) -> Layout:
     if set(layout.labels) & set(listed.labels) and "" in listed.splits:
         layout.remarks += filter(None, [_disagreement(layout, listed)])
         return layout
-    listed.remarks.append(f"classes and splits are those of {listed.name}, not the folders {named(layout.labels)}")
+    listed.remarks.append(
+        f"classes and splits are those of {listed.name}, not the folders {some(map(repr, sorted(layout.labels)))}"
+    )
     return listed
 
 
@@ -226,8 +237,8 @@ def _disagreement(folders: Layout, listed: Layout) -> str:
     different = [path for label, paths in listed.splits[""].items() for path in paths if label_of.get(path, label) != label]
     if not different:
         return ""
-    return (
-        f"{listed.name} has other classes for {len(different)} photos than their folders, such as {different[0]}: the folders count"
+    return f"{listed.name} has other classes for {counted(len(different), 'photo')} than their folders, " + (
+        f"such as {different[0]}: the folders count"
     )
 
 

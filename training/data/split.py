@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from handler.preprocess import PhotoError
 from scripts.atomic import aside
+from scripts.phrases import counted
 from training.data.duplicates import groups_of
 from training.data.thumbnail import PIXELS, thumbnail
 
@@ -90,18 +91,20 @@ def _stack(rows: dict[str, tuple[str, np.ndarray]]) -> np.ndarray:
     return np.stack([pixels for _, pixels in rows.values()]) if rows else np.zeros((0, PIXELS), np.uint8)
 
 
-def _cache_file(cache: Path, root: Path) -> Path:
+def cache_file(cache: Path, root: Path, what: str = "photos") -> Path:
+    """Where a data set's hashes are kept, or other things about it."""
     # with a hash of the whole path: two data sets may both be called photos
-    return cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}.npz"
+    ending = "" if what == "photos" else f"-{what}"
+    return cache / f"{root.name}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]}{ending}.npz"
 
 
 def _read_cache(cache: Path | None, root: Path) -> dict[str, tuple[str, np.ndarray]]:
     """sha256 and thumbnail by key; nothing if the file is missing or cannot be read: photos are then read again."""
-    if cache is None or not _cache_file(cache, root).is_file():
+    if cache is None or not cache_file(cache, root).is_file():
         return {}
     try:
         # opened here: np.load leaves a broken file open
-        with _cache_file(cache, root).open("rb") as stream, np.load(stream) as file:
+        with cache_file(cache, root).open("rb") as stream, np.load(stream) as file:
             keys, sha256s, pixels = (file[name] for name in ("keys", "sha256", "thumbnails"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return {}
@@ -112,7 +115,7 @@ def _read_cache(cache: Path | None, root: Path) -> dict[str, tuple[str, np.ndarr
 
 def _write_cache(cache: Path, root: Path, rows: dict[str, tuple[str, np.ndarray]]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
-    path = _cache_file(cache, root)
+    path = cache_file(cache, root)
     with aside(path) as part, part.open("wb") as file:
         np.savez(file, keys=np.array(list(rows)), sha256=np.array([sha256 for sha256, _ in rows.values()]), thumbnails=_stack(rows))
     path.with_suffix(".json").unlink(missing_ok=True)  # of versions that kept grey thumbnails
@@ -135,7 +138,9 @@ def split_photos(
     else:
         train, held_out = hold_out(groups, val_fraction, seed)
     if many and not (train and held_out):
-        raise ValueError(f"{len(train)} photos to train on and {len(held_out)} to hold out, expected some of both: {many}")
+        raise ValueError(
+            f"{counted(len(train), 'photo')} to train on and {len(held_out)} to hold out, expected some of both: {many}"
+        )
     if many and not quiet:
         print(f"warning: {many}", file=sys.stderr)
     return train, held_out

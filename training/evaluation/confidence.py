@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from handler.preprocess import PhotoError, Spec, preprocess
+from scripts.phrases import counted
 from training.data.split import Photo
 from training.model import Classifier
 
@@ -198,6 +199,6 @@ def extract_features(
                 features, logits = model(torch.stack(readable).to(device))
                 parts.append((features.float().cpu(), logits.float().cpu()))
     if not parts:
-        raise ValueError(f"none of {len(paths)} photos can be read")
+        raise ValueError(f"of {counted(len(paths), 'photo')} none can be read")
     features, logits = (torch.cat(column) for column in zip(*parts, strict=True))
     return features, logits, left_out

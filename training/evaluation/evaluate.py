@@ -23,6 +23,7 @@ from handler.preprocess import Spec
 from scripts.atomic import write_text
 from scripts.command import fail, parser, run
 from scripts.folders import files_below
+from scripts.phrases import counted
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import (
@@ -215,7 +216,7 @@ def track(out: Path, metrics: dict[str, float], epoch: int) -> None:
 def print_summary(out: Path) -> None:
     """The main metrics, the five worst classes, and how many out-of-distribution photos are detected."""
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    print(f"{metrics['photos']} {metrics['split']} photos of {metrics['data']}, none of them trained on")
+    print(f"{counted(metrics['photos'], metrics['split'] + ' photo')} of {metrics['data']}, none of them trained on")
     if metrics["unreadable_photos"]:
         print(f"  {metrics['unreadable_photos']} more cannot be read and are left out")
     for name in ("top1", "top5", "f1"):
@@ -228,10 +229,13 @@ def print_summary(out: Path) -> None:
         worst = list(csv.DictReader(file))[:5]
     for row in worst:
         mostly = f", {row['times']} of them predicted as {row['most_confused_with']}" if row["most_confused_with"] else ""
-        print(f"  {row['label']}: F1 {float(row['f1']):.2f} on {row['support']} photos{mostly}")
+        print(f"  {row['label']}: F1 {float(row['f1']):.2f} on {counted(int(row['support']), 'photo')}{mostly}")
     if found := metrics.get("out_of_distribution"):
         rate = f"{100 * found['false_positive_rate']:g} %"
-        print(f"  {found['photos']} out-of-distribution photos of {found['unknown']}, detected at a false positive rate of {rate}:")
+        print(
+            f"  {counted(found['photos'], 'out-of-distribution photo')} of {found['unknown']}, "
+            f"detected at a false positive rate of {rate}:"
+        )
         for name, score in found["scores"].items():
             print(f"    {name:34s} {100 * score['detected_at_5_percent_fpr']:5.1f} %   AUROC {score['auroc']:.4f}")
     run_value = "" if is_latest(out) else f" {shlex.quote(f'RUN={out}')}"

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from scripts.atomic import aside
+from scripts.phrases import counted
 from training.evaluation.metrics import CALIBRATION_BINS, calibration_bins, calibration_error
 from training.evaluation.mistakes import Mistake
 from training.evaluation.names import FONT, drawable, quiet_fonts, width
@@ -156,7 +157,7 @@ def plot_confidence(known: Tensor, unknown: Tensor, threshold: float, path: Path
         axes = page.add_subplot()
         for scores, name, colour in ((known, "held-out", "tab:blue"), (unknown, "out-of-distribution", "tab:orange")):
             share = 100 * float((scores < threshold).float().mean())
-            label = f"{name}: {len(scores)} photos, {share:.1f} % low confidence"
+            label = f"{name}: {counted(len(scores), 'photo')}, {share:.1f} % low confidence"
             # in percent of its own photos, as there may be many more of one kind
             percents = np.full(len(scores), 100 / len(scores))
             axes.hist(scores.numpy(), edges, weights=percents, alpha=0.55, color=colour, edgecolor="white", label=label)

@@ -15,6 +15,8 @@ from typing import Any
 
 from scripts.atomic import write_text
 from scripts.command import parser, run
+from scripts.phrases import counted
+from training.folder import check_exists
 from training.model import Checkpoint
 from training.tracking.journal import Tracker
 
@@ -90,8 +92,9 @@ def out_of_distribution(run_folder: Path, metrics: dict[str, Any]) -> str:
         rows.append(row([name, f"{score['auroc']:.4f}", f"{100 * score['detected_at_5_percent_fpr']:.1f} %"]))
     left_out = f" ({found['left_out']} could not be read)" if found["left_out"] else ""
     text = (
-        f"{found['photos']} photos of {escape(found['unknown'])}{left_out}, compared with the held-out photos. An answer has low "
-        f"confidence if the {escape(found['score'])} is below the threshold. At most {rate} of photos like the held-out ones are "
+        f"{counted(found['photos'], 'photo')} of {escape(found['unknown'])}{left_out}, compared with the held-out photos. "
+        f"An answer has low confidence if the {escape(found['score'])} is below the threshold. "
+        f"At most {rate} of photos like the held-out ones are "
         "below it: the false positive rate. AUROC is the probability that a held-out photo scores higher than an "
         "out-of-distribution one."
     )
@@ -130,7 +133,7 @@ def calibration(metrics: dict[str, Any]) -> str:
 def parts_of_metrics(run_folder: Path, metrics: dict[str, Any]) -> dict[str, str]:
     """The parts of the page that metrics.json fills. KeyError for what it lacks."""
     shown = {"top-1": "top1", "top-5": "top5", "F1 (macro)": "f1", "calibration error": "calibration_error"}
-    photos = f"{metrics['photos']} {metrics.get('split', 'held-out')} photos"
+    photos = counted(metrics["photos"], f"{metrics.get('split', 'held-out')} photo")
     return {
         "summary": f"{photos} of {escape(metrics['data'])}, none of them trained on.",
         "metrics": "".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
@@ -157,6 +160,7 @@ def write_report(run_folder: Path) -> Path:
 
     ValueError if the run was not evaluated, or by a version of this project whose metrics.json had other keys.
     """
+    check_exists(run_folder)
     if not (run_folder / "metrics.json").is_file():
         raise ValueError(f"{run_folder} has no metrics.json: make evaluate RUN={run_folder} first")
     try:
@@ -170,7 +174,7 @@ def write_report(run_folder: Path) -> Path:
     header, rows = ["#", *header], numbered(rows, checkpoint.labels)
     named = f"{checkpoint.name}: " if checkpoint.name else ""  # checkpoints of before names have none
     page = PAGE.substitute(
-        title=escape(f"{named}{checkpoint.params['model']} on {len(checkpoint.labels)} classes"),
+        title=escape(f"{named}{checkpoint.params['model']} on {counted(len(checkpoint.labels), 'class')}"),
         pictures="\n".join(picture(run_folder / name, heading) for name, heading in PICTURES.items()),
         classes=row([name.replace("_", " ") for name in header], "th") + "".join(row([*cells]) for cells in rows),
         provenance=provenance(checkpoint),

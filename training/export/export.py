@@ -18,6 +18,7 @@ import torch
 from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.model_name import check_model_name
+from scripts.phrases import counted
 from training.evaluation.confidence import FALSE_POSITIVE_RATE
 from training.evaluation.metrics import summarise
 from training.export.formats import EXPORT_FORMATS, FASTEST, OnnxError, UnsupportedError, export_to
@@ -151,7 +152,7 @@ def main() -> None:
     size = sum(path.stat().st_size for path in args.out.iterdir())
     network, count = checkpoint.params["model"], len(checkpoint.labels)
     model = args.model or checkpoint.name
-    print(f"{args.out}: {model}, {network} with {count} classes for {name}, {size / 1e6:.1f} MB")
+    print(f"{args.out}: {model}, {network} with {counted(count, 'class')} for {name}, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

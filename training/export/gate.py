@@ -14,6 +14,7 @@ import torch
 
 from handler.program import PROGRAMS, Program
 from scripts.errors import SeeFoodError
+from scripts.phrases import counted
 from training.evaluation.confidence import fit_threshold
 from training.export.formats import EXPORT_FORMATS, UnsupportedError, why
 
@@ -103,7 +104,7 @@ def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]
         reason = failure(program.precision, metrics)
         print(
             f"  {format_name} in {program.precision}: top-1 {metrics['top1']:.2%} (float32 torch {metrics['top1_float32']:.2%}), "
-            f"agrees with float32 torch on {metrics['agreement']:.2%} of {metrics['photos']} photos; "
+            f"agrees with float32 torch on {metrics['agreement']:.2%} of {counted(int(metrics['photos']), 'photo')}; "
             + (f"refused: {reason}" if reason else "passes"),
             flush=True,
         )

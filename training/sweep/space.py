@@ -88,7 +88,21 @@ def read_settings(path: Path, params: Params) -> Settings:
                 Params(**params.model_dump() | {name: value})
             except ValidationError as error:
                 raise ValueError(f"{path}: space.{problems(error)}") from error
+    if networks := settings.space.get("model"):
+        _check_networks(networks.ends, params, path)
     return settings
+
+
+def _check_networks(names: list[str], params: Params, path: Path) -> None:
+    """ValueError unless timm makes each network, so that a sweep of days does not fail at its first trial of a misspelt one."""
+    from training.model import check_network, create  # torch and timm take seconds, and most sweeps search no networks
+
+    for name in names:
+        try:
+            check_network(name)
+            create(params.model_copy(update={"model": name}), num_classes=2, from_hub=False)
+        except ValueError as error:
+            raise ValueError(f"{path}: space.model: {error}") from error
 
 
 def suggest(trial: Trial, name: str, parameter: Parameter) -> Any:

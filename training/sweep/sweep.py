@@ -166,7 +166,7 @@ def sweep(model: str, data: Path | None, params: Params, settings: Settings, fol
     """Search in `folder` until it holds `trials` trials of `model`. OtherSearchError if it holds another search."""
     check_model_name(model)
     if trials < 1:
-        raise ValueError(f"{trials} trials were asked for, expected at least 1 (TRIALS=20)")
+        raise ValueError(f"TRIALS is {trials}, expected at least 1, such as TRIALS=20 (--trials)")
     if (folder / STATE).exists():
         raise OtherSearchError(f"{folder} holds a run and no sweep: give the sweep another name (NAME=...)")
     with locked(folder):

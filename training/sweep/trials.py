@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from scripts.atomic import aside, write_text
+from scripts.phrases import counted
 
 COLUMNS = 4  # panels a row
 GOOD, PRUNED, PALE = "tab:blue", "tab:orange", "lightsteelblue"
@@ -63,7 +64,7 @@ def print_table(study: Study, folder: Path, metric: str) -> None:
         print("  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     kinds = {"complete": TrialState.COMPLETE, "ended early": TrialState.PRUNED, "failed": TrialState.FAIL}
-    print(f"{len(states)} trials: " + ", ".join(f"{states.count(state)} {kind}" for kind, state in kinds.items()))
+    print(f"{counted(len(states), 'trial')}: " + ", ".join(f"{states.count(state)} {kind}" for kind, state in kinds.items()))
 
 
 def write_best(study: Study, folder: Path, metric: str) -> None:

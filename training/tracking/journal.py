@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts.phrases import counted
 from training.tracking.store import CLOSE_S, JOURNAL, public, read_state, records_left, say, sha256_of, tracking_uri
 
 PATIENCE_S = 5.0  # how long close() waits before it prints that it does
@@ -92,12 +93,15 @@ class Tracker:
                 sender.kill()
                 sender.communicate()
         if lost := self._unwritten.count(b"\n"):
-            say(f"{lost} records could not be written and are lost")
+            say(f"lost, as they could not be written: {counted(lost, 'record')}")
         if self.uri == "none":  # nothing is to be sent; make track can do it all the same
             return
         with contextlib.suppress(OSError):
             if left := records_left(self.folder, self.uri):
-                say(f"{left} records are not sent to {public(self.uri)} yet; later: make track RUN={os.path.relpath(self.folder)}")
+                say(
+                    f"not sent to {public(self.uri)} yet: {counted(left, 'record')}; "
+                    f"later: make track RUN={os.path.relpath(self.folder)}"
+                )
 
     def _start_sender(self) -> subprocess.Popen[bytes] | None:
         if self.uri == "none":

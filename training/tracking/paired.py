@@ -6,6 +6,8 @@ from statistics import NormalDist
 
 from scipy.stats import binomtest
 
+from scripts.phrases import counted
+
 POWER = 0.8  # with this probability the number of photos named would show a difference of the size seen
 
 
@@ -55,4 +57,4 @@ def why_not(paired: Paired, alpha: float) -> str:
         reason = f"too few photos: the two models differ on {differing}, and p < {alpha:g} takes at least {least}"
     else:
         reason = f"the difference may be chance: p = {paired.p_value:.3g}, not below {alpha:g}"
-    return f"{reason}; about {paired.photos_needed(alpha)} photos would show such a difference four times in five"
+    return f"{reason}; about {counted(paired.photos_needed(alpha), 'photo')} would show such a difference four times in five"

@@ -21,6 +21,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from scripts.command import parser, run
+from scripts.phrases import counted
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.held_out import held_out_photos
@@ -69,7 +70,7 @@ def against_champion(correct: Tensor, champion_correct: Tensor, alpha: float) ->
     difference = f"{paired.points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}"
     print(
         f"  top-1: challenger {top1:.4f}, champion {champion_top1:.4f}: {difference}\n"
-        f"  {paired.gained} photos only the challenger has right, {paired.lost} only the champion: "
+        f"  {counted(paired.gained, 'photo')} only the challenger has right, {paired.lost} only the champion: "
         f"p = {paired.p_value:.3g} (exact McNemar test)"
     )
     notes = {"difference": difference, "champion_top1": f"{champion_top1:.4f}", "p_value": f"{paired.p_value:.3g}"}
@@ -98,7 +99,7 @@ def promote(registry: Registry, run_folder: Path | None, root: Path | None, alph
         return True
     challenger, champion = registry.load(version), registry.load(holder) if holder is not None else None
     data = unseen_photos(challenger, champion, root)
-    print(f"{name} on {len(data.held_out)} photos of {data.source} that neither model was trained on")
+    print(f"{name} on {counted(len(data.held_out), 'photo')} of {data.source} that neither model was trained on")
     correct = correct_answers(challenger, data)
     if champion is None:
         reason, tags = against_chance(correct, data, alpha)

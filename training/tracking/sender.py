@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from scripts.errors import SeeFoodError
+from scripts.phrases import counted
 from training.tracking.store import (
     CHALLENGER,
     EXPERIMENT,
@@ -242,5 +243,5 @@ def send(folder: Path, uri: str) -> str:
         raise
     except Exception as error:  # MLflow, SQLAlchemy, boto3 and requests raise types of their own
         left = records_left(folder, uri)
-        raise TrackingError(f"{left} records could not be sent to {public(uri)}: {reason_of(error, uri)}") from error
+        raise TrackingError(f"{counted(left, 'record')} could not be sent to {public(uri)}: {reason_of(error, uri)}") from error
     return sender.run_id

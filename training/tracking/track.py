@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from scripts.command import parser, run
+from training.folder import check_exists
 from training.tracking.sender import send
 from training.tracking.store import public, tracking_uri
 
@@ -16,6 +17,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("run", type=Path, help="folder of a run")
     folder = arguments.parse_args().run
+    check_exists(folder)
     run_id = send(folder.resolve(), tracking_uri())
     print(f"{folder} is sent to {public(tracking_uri())} as run {run_id}")
 

@@ -37,12 +37,21 @@ def open_ui(port: int) -> None:
     Path("runs").mkdir(exist_ok=True)
     # no telemetry, and no six processes for jobs that nobody submits here
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # MLflow's own import of it: nothing that a person here could change
+    ignored = [*filter(None, [os.environ.get("PYTHONWARNINGS")]), "ignore:starlette.middleware.wsgi is deprecated"]
     stores = ["--backend-store-uri", uri, "--default-artifact-root", str(artifact_root(uri))]
     page = f"http://{HOST}:{port}/#/experiments?workflowType=machine_learning"
     print(f"MLflow's UI over {public(uri)} starts at {page} (Ctrl-C stops it)", flush=True)
     address = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    environment = quiet | os.environ | {"PYTHONWARNINGS": ",".join(ignored)}
+    # uvicorn prints a traceback when Ctrl-C cancels the task of start and end; MLflow's only tidies up after its assistant there
+    quietly = ["--uvicorn-opts", "--lifespan off"]
     # in place of this process: signals and the exit status are MLflow's own
-    os.execve(sys.executable, [sys.executable, "-m", "mlflow", "ui", *stores, *address], quiet | os.environ)
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", "mlflow", "ui", *stores, *address, *quietly],
+        environment,
+    )
 
 
 def main() -> None:

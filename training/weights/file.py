@@ -19,6 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from scripts.phrases import counted
+
 # the files of a run, best first: the best epoch's averaged weights, then the state, which holds averaged weights, too
 RUN_FILES = ("checkpoint.pt", "last.pt")
 AGAIN = "fetch it again, and compare its size with the original's"
@@ -189,7 +191,7 @@ def what_the_zip_is(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError) as error:
-        return f"cut off or damaged, {path.stat().st_size} bytes are there ({error}): {AGAIN}"
+        return f"cut off or damaged, at {counted(path.stat().st_size, 'byte')} ({error}): {AGAIN}"
     what = next((what for end, what in MEMBERS if any(name.endswith(end) for name in names)), "")
     return what or ("" if any(name.endswith("data.pkl") for name in names) else "a zip archive without weights: unpack it first")
 

@@ -12,10 +12,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from scripts.phrases import counted, some
 from training.weights.file import Source
 
 MIN_SHARE = 0.5  # of the body's tensors; below it is another network's file
-EXAMPLES = 3
 COUNTER = "num_batches_tracked"
 # checkpoints of timm, torchvision, Lightning and wrappers: asked for only where no other prefix was found
 CONTAINERS = ("", "model.", "state_dict.", "module.", "model_state_dict.", "state_dict_ema.", "model_ema.")
@@ -46,13 +46,6 @@ class Fit:
 def shown(shape: Sequence[int]) -> str:
     """A shape as a sentence shows it."""
     return " x ".join(map(str, shape)) or "a number"
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
-    return ", ".join(names[:EXAMPLES]) + more
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,7 +88,7 @@ def other_depth(fit: Fit, heads: Sequence[str]) -> str:
     theirs = blocks(name for name in fit.given if not name.startswith(tuple(heads)))
     for part, own in blocks(fit.wanted).items():
         if (given := theirs.get(part, own)) != own:
-            return f"{part} has {len(given)} blocks in the file, {len(own)} in the network"
+            return f"{part} has {counted(len(given), 'block')} in the file, {len(own)} in the network"
     return ""
 
 
@@ -132,7 +125,7 @@ def refusal(fit: Fit, model: str, source: Source, depth: str) -> str:
     theirs = [key for key in source.tensors if not key.endswith(COUNTER)]
     # examples are those that do not fit, where there are any
     others, expected = sorted(theirs, key=fit.taken.__contains__), sorted(fit.wanted, key=fit.taken.__contains__)
-    count = f"{len(fit.taken)} of the {len(fit.wanted)} tensors of {model}'s body are in its {len(theirs)}"
+    count = f"{len(fit.taken)} of the {counted(len(fit.wanted), 'tensor')} of {model}'s body are in its {len(theirs)}"
     name = source.architecture or named_by(source.name)
     reasons = [count, *([depth] if depth else []), *([f"other shapes: {some(fit.other_shape)}"] if fit.other_shape else [])]
     return (
@@ -160,10 +153,10 @@ def new_head(head: nn.Module, name: str, fit: Fit, source: Source, labels: Seque
     if old is None:
         return "the head starts anew, as the file has none"
     if not source.labels:
-        return f"the head starts anew, as the file does not name its {len(old)} classes"
+        return f"the head starts anew, as the file does not name its {counted(len(old), 'class')}"
     rows = [(row, source.labels.index(label)) for row, label in enumerate(labels) if label in source.labels]
     if not rows or old.shape[1:] != weight.shape[1:] or len(old) != len(source.labels):
-        return f"the head starts anew, as its {len(old)} classes are others"
+        return f"the head starts anew, as its {counted(len(old), 'class')} are others"
     to, of = [row for row, _ in rows], [row for _, row in rows]
     weight[to] = old[of].to(weight.dtype)
     if bias is not None and old_bias is not None:
@@ -171,7 +164,8 @@ def new_head(head: nn.Module, name: str, fit: Fit, source: Source, labels: Seque
         bias[to] = old_bias[of].to(bias.dtype)
     if len(rows) == len(labels):
         return f"the head with the rows of all {len(labels)} classes"
-    return f"the head with the rows of {len(rows)} classes, new are {some(label for label in labels if label not in source.labels)}"
+    new = [label for label in labels if label not in source.labels]
+    return f"the head with the rows of {counted(len(rows), 'class')}, new are {some(new)}"
 
 
 def sentence(fit: Fit, source: Source, head: str) -> str:

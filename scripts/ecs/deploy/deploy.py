@@ -22,6 +22,7 @@ from scripts.ecs.progress import Limit, log
 from scripts.ecs.stack import RELEASE_KEY, WAITING, LimitError, Stack, StackError, StackFailedError, find
 from scripts.ecs.stacks import ORDER, TEMPLATE_FOLDER, Deployment, read_template
 from scripts.paths import ROOT
+from scripts.phrases import counted
 from scripts.release.address import open_store
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.store import ChangedError, Store
@@ -155,7 +156,7 @@ def keep_count(parameters: Mapping[str, str], running: int | None) -> dict[str, 
     least, most = int(parameters["MinTasks"]), int(parameters["MaxTasks"])
     count = min(max(running, least), most)
     if count != running:
-        log(f"the service runs {running} tasks, outside MinTasks to MaxTasks ({least} to {most}): setting {count}")
+        log(f"the service runs {counted(running, 'task')}, outside MinTasks to MaxTasks ({least} to {most}): setting {count}")
     return {**parameters, "DesiredCount": str(count)}
 
 

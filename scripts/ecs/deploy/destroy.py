@@ -14,6 +14,7 @@ from scripts.ecs.aws import Aws, AwsError
 from scripts.ecs.progress import Limit, log
 from scripts.ecs.stack import Stack, delete, find, physical, resources
 from scripts.ecs.stacks import ORDER, Deployment, read_template
+from scripts.phrases import counted
 
 LIMIT_S = 3600.0  # instances drain first, and a network goes only after the last interface in it
 MAX_COUNTED = 10_000  # objects or images: beyond that the exact number matters less than the wait
@@ -50,7 +51,10 @@ def _kept(aws: Aws, kind: str, name: str) -> Kept:
         return Kept(f"bucket {name} with {count} objects, old versions included", removal)
     if kind == "AWS::ECR::Repository":
         count = _count(aws.pages("ecr", "describe_images", "imageDetails", repositoryName=name))
-        return Kept(f"registry {name} with {count} images", f"aws ecr delete-repository {region} --force --repository-name {name}")
+        return Kept(
+            f"registry {name} with {count} images",
+            f"aws ecr delete-repository {region} --force --repository-name {name}",
+        )
     if kind == "AWS::Logs::LogGroup":
         return Kept(f"log group {name}", f"aws logs delete-log-group {region} --log-group-name {name}")
     return Kept(f"{kind} {name}", "in the console of its service")
@@ -79,7 +83,7 @@ def free_instances(aws: Aws, found: list[dict[str, Any]]) -> None:
         for start in range(0, len(instances), 50):  # the most that one call takes
             batch = {"InstanceIds": instances[start : start + 50], "ProtectedFromScaleIn": False}
             aws.call("autoscaling", "set_instance_protection", AutoScalingGroupName=name, **batch)
-        log(f"auto-scaling group {name}: removed the scale-in protection of {len(instances)} instances")
+        log(f"auto-scaling group {name}: removed the scale-in protection of {counted(len(instances), 'instance')}")
 
 
 def destroy(aws: Aws, deployment: Deployment, yes: bool, limit: Limit) -> None:
@@ -96,7 +100,7 @@ def destroy(aws: Aws, deployment: Deployment, yes: bool, limit: Limit) -> None:
     print(f"These stacks of {deployment.name} in {aws.region} would be deleted, in this order:")
     for kind, stack in existing:
         found = resources(aws, stack.name)
-        print(f"  {stack.name}: {stack.status}, {len(found)} resources")
+        print(f"  {stack.name}: {stack.status}, {counted(len(found), 'resource')}")
         stays += kept(aws, kind, found)
     print("These stay, with their content:" if stays else "Nothing stays.")
     for one in stays:

@@ -16,6 +16,7 @@ from scripts.ecs.doctor.service_state import SERVICE, Answer, State, add_details
 from scripts.ecs.progress import Limit, log
 from scripts.ecs.stack import POLL_S, physical, resources
 from scripts.errors import SeeFoodError
+from scripts.phrases import counted
 
 TASK_DEFINITION = "AWS::ECS::TaskDefinition"
 
@@ -81,7 +82,7 @@ class Watch:
         for unchecked in state.unchecked:
             self._log_once(unchecked, f"not checked: {unchecked}")
         primary = self._primary
-        return f"{primary.get('runningCount', 0)} of {primary.get('desiredCount', 0)} tasks running" if primary else ""
+        return f"{primary.get('runningCount', 0)} of {counted(primary.get('desiredCount', 0), 'task')} running" if primary else ""
 
     def _report_events(self, state: State) -> None:
         for event in reversed(state.events):
@@ -95,12 +96,12 @@ class Watch:
         counts = count_by_reason(self._stopped.values())
         for reason, count in counts.items():
             if count != self._counts[reason]:
-                log(f"stopped: {count} task{'s' if count > 1 else ''}: {reason}")
+                log(f"stopped: {counted(count, 'task')}: {reason}")
         self._counts = counts
 
     def _report_deployments(self, state: State) -> None:
         for deployment in reversed(state.deployments):
-            running = f"{deployment['runningCount']} of {deployment['desiredCount']} tasks"
+            running = f"{deployment['runningCount']} of {counted(deployment['desiredCount'], 'task')}"
             rollout = deployment.get("rolloutState", "state unknown")
             self._log_change(
                 f"deployment of {short(deployment['taskDefinition'])} ({deployment['id']})",
@@ -148,7 +149,7 @@ class Watch:
                     verdict = judge(self.state, self.created, self.in_stack, self._deployments_before)
                     primary = self._primary
                     if verdict.outcome is Outcome.SUCCEEDED:
-                        running = f"{primary['runningCount']} of {primary['desiredCount']} tasks running"
+                        running = f"{primary['runningCount']} of {counted(primary['desiredCount'], 'task')} running"
                         return f"{running}: {short(primary['taskDefinition'])}"
                     if verdict.outcome is Outcome.FAILED:
                         raise DeployError(f"{verdict.reason}\n{self.diagnosis()}")

@@ -9,6 +9,7 @@ from scripts.ecs.doctor.history import failed_activities, rollback_of, short, si
 from scripts.ecs.doctor.reasons import count_by_reason, known_reason, scope_of, stop_reason, unexpected
 from scripts.ecs.doctor.service_state import LONG_AGO, Answer, State
 from scripts.ecs.stack import Stack
+from scripts.phrases import counted
 
 # EC2 has an error code and a wording for each kind of quota
 QUOTA = ("VcpuLimitExceeded", "vCPU limit", "InstanceLimitExceeded", "MaxSpotInstanceCountExceeded", "exceeded your quota", "Quota")
@@ -127,7 +128,7 @@ def _instances(state: State) -> Iterator[Finding]:
     lost = [instance.get("ec2InstanceId", "?") for instance in active if not instance.get("agentConnected", True)]
     if lost:
         advice = f"replace them: aws ec2 terminate-instances --instance-ids {' '.join(lost)}; if all are affected, {_UNREACHABLE}"
-        yield Finding(f"ECS has lost the agent of {len(lost)} of {len(active)} instances: {', '.join(lost)}", advice)
+        yield Finding(f"ECS has lost the agent of {len(lost)} of {counted(len(active), 'instance')}: {', '.join(lost)}", advice)
 
 
 _UNREACHABLE = (
@@ -180,7 +181,7 @@ def _stopped(state: State) -> Iterator[Finding]:
         task = next(task for task in tasks if unexpected(task) and stop_reason(task) == why)
         lines = state.logs.get(task["taskArn"], [])
         log = "".join(f"\n     {line}" for line in lines)
-        stopped = f"{count} task{'s' if count > 1 else ''} stopped: {why}"
+        stopped = f"{counted(count, 'task')} stopped: {why}"
         # ECS reports no more than exit code 255 for it
         reason = known_reason("\n".join([why, *(line for line in lines if "exec format error" in line)]))
         if "failed ELB health checks" in why:
@@ -241,7 +242,7 @@ def _alarms(state: State) -> Iterator[Finding]:
     # this alarm starts each scale-out, so it is a problem only where there is no task left to add
     if high and most is not None and service.get("desiredCount", 0) >= most:
         yield Finding(
-            f"autoscaling is at its maximum of {most} tasks, and the load is still above its target",
+            f"autoscaling is at its maximum of {counted(most, 'task')}, and the load is still above its target",
             "raise MaxTasks, and MaxInstances with it",
         )
     for alarm in state.alarms:
@@ -262,11 +263,12 @@ def _counts(state: State) -> Iterator[Finding]:
         for_s = (datetime.now(UTC) - primary["createdAt"]).total_seconds()
         if for_s > LONG_S:
             yield Finding(
-                f"a deployment has been in progress for {for_s / 60:.0f} minutes, with {running} of {desired} tasks running",
+                f"a deployment has been in progress for {counted(round(for_s / 60), 'minute')}, "
+                f"with {running} of {counted(desired, 'task')} running",
                 _EVENTS,
             )
     elif running < desired:
-        yield Finding(f"{running} of {desired} tasks running", _EVENTS)
+        yield Finding(f"{running} of {counted(desired, 'task')} running", _EVENTS)
     # a deployment in progress needs instances even while all desired tasks are running
     group = state.group or {}
     missing = running < desired or primary["runningCount"] < primary["desiredCount"]

@@ -13,6 +13,7 @@ from scripts.ecs.doctor.reasons import reasons_table
 from scripts.ecs.doctor.service_state import State, add_details, cluster_and_name, read_state
 from scripts.ecs.stack import RELEASE_KEY, find, last_failures, physical, resources
 from scripts.ecs.stacks import ORDER, Deployment
+from scripts.phrases import counted
 
 ALARM = "AWS::CloudWatch::Alarm"
 
@@ -54,14 +55,16 @@ def summary(state: State) -> str:
     lines = [f"{name}: {stack.status}" for name, stack in state.stacks.items() if stack is not None and stack.in_progress]
     for deployment in state.deployments:
         lines.append(
-            f"{short(deployment['taskDefinition'])}: {deployment['runningCount']} of {deployment['desiredCount']} tasks running, "
+            f"{short(deployment['taskDefinition'])}: {deployment['runningCount']} of "
+            f"{counted(deployment['desiredCount'], 'task')} running, "
             f"{deployment['status']}, {deployment.get('rolloutState', 'state unknown')}"
         )
     # during a deployment the tasks of both versions are targets
     healthy = sum(target["TargetHealth"]["State"] == "healthy" for target in state.targets)
     if state.service:
         lines.append(
-            f"{healthy} of {len(state.targets)} targets healthy, {len(state.instances or [])} container instances registered"
+            f"{healthy} of {counted(len(state.targets), 'target')} healthy, "
+            f"{counted(len(state.instances or []), 'container instance')} registered"
         )
     return "\n".join(lines)
 

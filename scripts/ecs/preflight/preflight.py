@@ -21,6 +21,7 @@ from scripts.ecs.preflight.linters import run_cfn_lint, run_checkov
 from scripts.ecs.preflight.resolve.templates import Stacks, resolve
 from scripts.ecs.preflight.result import FAILED, OK, SKIPPED, Result
 from scripts.ecs.stacks import TEMPLATE_FOLDER, Deployment, read_templates
+from scripts.phrases import counted
 
 # Optional parts are checked even where this deployment leaves them off: they must work on the day they are switched on.
 VARIANTS: dict[str, dict[str, str]] = {
@@ -64,7 +65,7 @@ def rule_results(deployment: Deployment, folder: Path) -> list[Result]:
     for name in dict.fromkeys(stacks.placeholders):
         results.append(Result("rules", SKIPPED, f"{name} is not set: checked with a placeholder"))
     variants = f"{len(VARIANTS)} variants: {', '.join(VARIANTS)}"
-    message = f"{len(RULES)} rules over {len(stacks.resources)} resources, and over {variants}"
+    message = f"{counted(len(RULES), 'rule')} over {counted(len(stacks.resources), 'resource')}, and over {variants}"
     return results if found else [Result("rules", OK, message), *results]
 
 
@@ -89,7 +90,7 @@ def show(results: list[Result]) -> None:
         print(f"{result.check.ljust(width)}  {result.state.ljust(7)}  {message}")
     failed = sum(result.state == FAILED for result in results)
     if failed:
-        print(f"{failed} check{'s' * (failed > 1)} failed: fix {'them' if failed > 1 else 'it'} before deploying")
+        print(f"{counted(failed, 'check')} failed: fix {'them' if failed > 1 else 'it'} before deploying")
     else:
         print("all checks passed: ready to deploy")
 

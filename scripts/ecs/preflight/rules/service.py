@@ -24,6 +24,7 @@ from scripts.ecs.preflight.resolve.wiring import (
 )
 from scripts.ecs.preflight.rules.scaling import scaling_targets
 from scripts.ecs.stacks import ORDER
+from scripts.phrases import counted
 
 ALARM, CLUSTER = "AWS::CloudWatch::Alarm", "AWS::ECS::Cluster"
 ASSOCIATION = "AWS::ECS::ClusterCapacityProviderAssociations"
@@ -142,7 +143,7 @@ def deployment_can_progress(stacks: Stacks) -> Iterator[Finding]:
             can_start = math.floor(count * most / 100) > count
             kept = math.ceil(count * least / 100)
             if not can_start and kept >= count:
-                found = f"with {count} tasks and {least:g} to {most:g} % it can neither start nor stop one"
+                found = f"with {counted(count, 'task')} and {least:g} to {most:g} % it can neither start nor stop one"
                 yield Finding(f"{service}", found, "MinimumHealthyPercent 100 and MaximumPercent 200")
                 break
             if kept == 0:
