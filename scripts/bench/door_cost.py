@@ -19,6 +19,7 @@ from scripts.bench.result import Result
 from scripts.bench.server import BenchError, own_server, run_dir_of
 from scripts.command import parser, run
 from scripts.paths import ROOT
+from scripts.phrases import counted
 
 WARM_UP_S = 1.0
 TIMEOUT_S = 60.0
@@ -68,7 +69,7 @@ def bench(args: argparse.Namespace) -> None:
         if not socket.exists():
             raise BenchError(f"there is no {socket}: TorchServe listens on no Unix socket on this machine")
         door, without = Target.of(url, route), Target.at_socket(str(socket.resolve()), route)
-        print(f"{len(photos)} photos, {args.rounds} rounds of {args.seconds:g} s each\n", flush=True)
+        print(f"{counted(len(photos), 'photo')}, {counted(args.rounds, 'round')} of {args.seconds:g} s each\n", flush=True)
         print("clients   photos/s through the door   without   ratio   p50 ms through the door   without    more", flush=True)
         for clients in args.concurrency:
             step = measure(door, without, photos, clients, args.rounds, args.seconds)

@@ -2,13 +2,12 @@
 
 import io
 import random
-import re
 from collections import Counter
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from handler.photo_file import FORMAT_NAMES, IMAGE_FORMATS
+from handler.limits import FORMAT_NAMES, format_of
 from scripts.folders import files_below
 from scripts.phrases import counted
 
@@ -34,12 +33,6 @@ def draw_photo(seed: int) -> Image.Image:
         texture = Image.frombytes("RGB", (side // cell, side // cell), bytes(noise)).resize((side, side), Image.Resampling.BICUBIC)
         image = Image.blend(image, texture, share)
     return image
-
-
-def format_of(photo_bytes: bytes) -> str | None:
-    """The format of a photo by its first bytes, in Pillow's words; None for a file of another kind."""
-    start = photo_bytes[:START_BYTES]
-    return next((name for name, magic in IMAGE_FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
 
 
 def read_photos(folder: Path | None) -> list[tuple[str, bytes]]:

@@ -287,6 +287,7 @@ LOAD_BALANCER = [
     fault(
         "health-check-has-right-port",
         "fixed with bridge",
+        put(f"{TARGETS}/HealthCheckPort", "8080"),
         put("service/TaskDefinition/NetworkMode", "bridge"),
         put(f"{TARGETS}/TargetType", "instance"),
         drop(f"{SERVICE}/NetworkConfiguration"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.door.errors import DoorError
+from scripts.phrases import counted
 
 PHOTO_FIELDS = ("image", "data", "body", "file", "photo")
 
@@ -21,7 +22,8 @@ class Asked:
         """The one photo. DoorError for several."""
         if len(self.photos) > 1:
             raise DoorError(
-                f"the request holds {len(self.photos)} photos, expected one: /v1/models/MODEL:predict takes several instances"
+                f"the request holds {counted(len(self.photos), 'photo')}, expected one: "
+                "/v1/models/MODEL:predict takes several instances"
             )
         return self.photos[0]
 
@@ -39,7 +41,7 @@ class Found:
         if not self.photos:
             raise DoorError(f"the request holds no photo: send it as the body, or as a field called {PHOTO_FIELDS[0]}")
         if len(self.photos) > 1 and not self.instances:
-            raise DoorError(f"the request holds {len(self.photos)} photos, expected one: send a request for each")
+            raise DoorError(f"the request holds {counted(len(self.photos), 'photo')}, expected one: send a request for each")
         numbers = [(_number(value), where) for where, value in self.top_k if value not in (None, "")]
         if len({number for number, _ in numbers}) > 1:
             found = " and ".join(f"{number} ({where})" for number, where in numbers)

@@ -16,6 +16,7 @@ from scripts.door.errors import DoorError
 from scripts.door.forms.base64_text import from_base64, photo_of
 from scripts.door.forms.body import Body
 from scripts.door.forms.limits import MAX_INSTANCES, MAX_JSON_VALUES
+from scripts.phrases import counted
 
 INPUT = "image"
 # name: (datatype, its struct format or none); one row a photo, one column a class, the most probable first
@@ -131,7 +132,7 @@ def _shaped(elements: list[bytes], datatype: str, shape: Sequence[int]) -> list[
         noun = "photos" if datatype == "BYTES" else "bytes"
         raise DoorError(f"the shape of {INPUT!r} is {list(shape)}, and its data holds {found:,} {noun}")
     if len(elements) > MAX_INSTANCES:
-        raise DoorError(f"the request holds {len(elements)} photos, the limit is {MAX_INSTANCES}", 413)
+        raise DoorError(f"the request holds {counted(len(elements), 'photo')}, the limit is {MAX_INSTANCES}", 413)
     return elements
 
 
