@@ -85,7 +85,7 @@ def test_bench_says_what_is_wrong(monkeypatch, tmp_path, capsys):
     assert bench(monkeypatch, "--url", "http://127.0.0.1:8080", "--route", "predict") == 1
     assert "ROUTE is 'predict', expected a path such as /predict" in capsys.readouterr().err
     assert bench(monkeypatch, "--photos", tmp_path) == 1
-    assert "holds no photo (.avif, .bmp" in capsys.readouterr().err
+    assert "holds no photo (JPEG, PNG" in capsys.readouterr().err
     assert bench(monkeypatch, "--photos", tmp_path / "none") == 1
     assert "does not exist" in capsys.readouterr().err
     assert bench(monkeypatch, "--model-store", tmp_path) == 1

@@ -5,7 +5,7 @@ from tests.conftest import ROOT, SHARED, free_port, picture_bytes
 from tests.serving.server import Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The starter behind the door."""
     folder = tmp_path_factory.mktemp("model_store")

@@ -113,6 +113,7 @@ def worker_of(server) -> psutil.Process:
     return worker
 
 
+@pytest.mark.slow
 def test_worker_that_ends_under_requests_costs_none_of_them(server, photo):
     stop, statuses = threading.Event(), []
 
@@ -135,6 +136,7 @@ def test_worker_that_ends_under_requests_costs_none_of_them(server, photo):
     assert statuses[-10:] == [200] * 10
 
 
+@pytest.mark.slow
 def test_backend_that_is_gone_is_a_503_at_once_and_comes_back(server, photo):
     (java,) = [process for process in server.family() if process.name() == "java"]
     java.kill()

@@ -228,6 +228,7 @@ def test_request_behind_good_ones(served, section, what, request_bytes, status, 
         check(client, status, closes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "what", "request_bytes", "status", "closes"), [row for row in REQUESTS if len(row[2]) < 400],
     ids=[name for name, row in zip(IDS, REQUESTS, strict=True) if len(row[2]) < 400],
