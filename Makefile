@@ -8,9 +8,9 @@ endif
 
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
-VALUES := ALPHA BAKE BASE_IMAGE BUCKET CANARY COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
-	GOAL GPUS HOST IMAGE INSTANCE KEEP LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PYTHON \
-	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
+VALUES := ALPHA BAKE BASE_IMAGE BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
+	GOAL GPUS HOST IMAGE INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PYTHON \
+	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
 	URL VERSION WEIGHTS YES
 
 define newline
@@ -203,9 +203,10 @@ inspect: given-MAR .venv/installed-serve ## Check an archive's parts, and show w
 
 ##@ Serve and roll out
 
-serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://...]
+serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://... TLS=1 CERT=file KEY=file]
 	@exec $(python) scripts.serving.serve --port=$(call quoted,PORT) $(call option,--host,HOST) $(named_model) \
-		$(call option,--version,VERSION) $(call option,--release,RELEASE) $(call option,--instance,INSTANCE)
+		$(call option,--version,VERSION) $(call option,--release,RELEASE) $(call option,--instance,INSTANCE) \
+		$(call flag,--tls,TLS) $(call option,--cert,CERT) $(call option,--key,KEY)
 
 key: .venv/installed-serve ## Make an API key, shown once, and its line for the file of keys: NAME=kitchen [RATE=5]
 	@$(python) scripts.door.access.new_key $(call option,--rate,RATE) -- $(if $(call given,NAME),$(call quoted,NAME))

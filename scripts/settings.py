@@ -23,6 +23,7 @@ class Settings:
     """Times in seconds, sizes in bytes."""
 
     # --- serving: HTTPS ---
+    tls: bool = False  # with a certificate that the server makes itself, for want of another
     cert: str = ""  # a file with the certificate and what follows it in its chain; empty: HTTP
     key: str = ""  # a file with its private key; empty: in the same file
 

@@ -32,15 +32,20 @@ TICK_S = 0.05
 KEPT_LINES = 20
 
 
+def local_host(host: str) -> str:
+    """The host by which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def local_address(host: str, port: int, settings: Settings) -> str:
     """The address at which this machine reaches a server that listens on `host`."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    here = local_host(host)
     return f"{'https' if settings.cert else 'http'}://{f'[{here}]' if ':' in here else here}:{port}"
 
 
 def door_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the door finds in its environment: the harmless part, and the settings but for where releases are."""
-    names = {f"SEEFOOD_{setting.name.upper()}" for setting in fields(Settings)} - {"SEEFOOD_RELEASE"}
+    """What the door finds in its environment: the harmless part, the settings but for where releases are, its token."""
+    names = {f"SEEFOOD_{setting.name.upper()}" for setting in fields(Settings)} - {"SEEFOOD_RELEASE"} | {"SEEFOOD_MANAGEMENT_TOKEN"}
     return passed_on(environment) | {name: value for name, value in environment.items() if name in names}
 
 

@@ -1,4 +1,4 @@
-"""One address for all metrics: what the workers count (handler/metrics.py), then what TorchServe counts itself.
+"""One address for all metrics: what the workers count (handler/metrics.py), then the door (scripts/door/metrics.py) and TorchServe.
 
 Runs on a thread of the server's process. Each worker counts in two files of its own. Those of ended workers are merged
 into one file of each kind, so that hundreds of restarts leave no more than two.
@@ -107,10 +107,17 @@ class MetricsServer(HttpServer):
     """Answers GET /metrics on loopback `port` inside `with`; TorchServe's own metrics come from its address for them."""
 
     def __init__(
-        self, folder: Path, port: int, torchserve: str, settings: Settings | None = None, steps: Steps | None = None
+        self,
+        folder: Path,
+        port: int,
+        torchserve: str,
+        settings: Settings | None = None,
+        steps: Steps | None = None,
+        door: str = "",
     ) -> None:
         """Listen; the folder need not exist yet. OSError if the port is taken."""
         self.folder, self.settings = folder, settings or Settings()
+        self.door, self._door_client = door, new_client(self.settings.metrics_timeout_s)
         self.torchserve, self._client = url_of(torchserve), new_client(self.settings.metrics_timeout_s, torchserve)
         self.steps = steps or Steps(self.settings.log_json)
         self.registry = CollectorRegistry()
@@ -161,18 +168,21 @@ class MetricsServer(HttpServer):
         return totals
 
     def text(self) -> bytes:
-        """The workers' metrics and then TorchServe's, in Prometheus' text format."""
+        """The workers' metrics, the door's and TorchServe's, in Prometheus' text format."""
         with self._lock:  # else a worker's counts could be read twice or not at all while they are merged
             ours = generate_latest(self.registry)
-        return ours + self._torchserve()
+        door = _asked(self._door_client, self.door, "the door") if self.door else b""
+        return ours + door + _asked(self._client, self.torchserve, "TorchServe")
 
-    def _torchserve(self) -> bytes:
-        try:
-            response = self._client.get(f"{self.torchserve}/metrics")
-            if response.is_success:
-                return response.content
-            reason = f"status {response.status_code}"
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-        # on one line, whatever the reason: a comment in this format ends with its line
-        return f"# TorchServe's own metrics are missing: {' '.join(reason.split())}\n".encode()
+
+def _asked(client: httpx.Client, address: str, whose: str) -> bytes:
+    """The metrics that another process shows, or a comment that says why there are none."""
+    try:
+        response = client.get(f"{address}/metrics")
+        if response.is_success:
+            return response.content
+        reason = f"status {response.status_code}"
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+    # on one line, whatever the reason: a comment in this format ends with its line
+    return f"# metrics of {whose} are missing: {' '.join(reason.split())}\n".encode()

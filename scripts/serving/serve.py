@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
 from scripts.release.status import Fleet
 from scripts.release.store import Store
+from scripts.serving.certificate import with_certificate
 from scripts.serving.desired import DesiredState
 from scripts.serving.door import Door
 from scripts.serving.health import Health
@@ -62,10 +64,13 @@ def serve(
     check_ports(host, port)
     allow_open_files(settings.open_files)
     make_private(run_dir)
+    settings = with_certificate(settings, host, run_dir / "tls")
     addresses = choose_addresses(run_dir)
     if not addresses.private:
         steps("TorchServe is on loopback", why="it has no Unix sockets on this machine", addresses=" ".join(addresses))
-    metrics = MetricsServer(run_dir / "metrics", ports_of(port)["metrics"], addresses.metrics, settings, steps)
+    ports = ports_of(port)
+    door_metrics = f"http://127.0.0.1:{ports['management']}"
+    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], addresses.metrics, settings, steps, door_metrics)
     health = Health(settings, steps, metrics.progress, lambda: door.answers)
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
     door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health))
@@ -225,6 +230,9 @@ def _arguments() -> argparse.Namespace:
         type=Path,
         help="where it writes; default: build/serve-PORT, or ~/.local/state/seefood/serve-PORT if that is read-only",
     )
+    arguments.add_argument("--tls", action="store_true", help="HTTPS; without --cert by a certificate that is made for it")
+    arguments.add_argument("--cert", default="", help="a PEM file with the certificate and its chain: HTTPS; default: SEEFOOD_CERT")
+    arguments.add_argument("--key", default="", help="a PEM file with its key; default: SEEFOOD_KEY, else in the same file")
     arguments.add_argument("--stop", action="store_true", help="stop the server on --port")
     args = arguments.parse_args()
     if args.version and args.release:
@@ -263,6 +271,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     run_dir = (args.run_dir or default_run_dir(args.port)).resolve()
     settings = Settings.from_environment()
+    settings = replace(settings, tls=settings.tls or args.tls, cert=args.cert or settings.cert, key=args.key or settings.key)
     steps = Steps(settings.log_json)
     if args.stop:
         stop(args.port, run_dir, settings)

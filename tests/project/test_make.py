@@ -94,7 +94,7 @@ TAKEN = [
     ("archive", "VERSION RUN FORMAT DATA MODEL"),
     ("archive", "EXPORTED"),
     ("inspect", "MAR"),
-    ("serve", "PORT HOST MODEL VERSION RELEASE INSTANCE"),
+    ("serve", "PORT HOST MODEL VERSION RELEASE INSTANCE CERT KEY"),
     ("key", "NAME RATE"),
     ("stop", "PORT"),
     ("rollout", "VERSION CANARY SHADOW BAKE RELEASE MODEL URL MANAGEMENT_URL MAR"),
@@ -117,6 +117,7 @@ TAKEN = [
 # of a command's words each is one argument
 LISTS = [("bench", "CONCURRENCY"), ("bench", "RATE"), ("image", "DOCKER_FLAGS"), ("compose", "COMPOSE"), ("image", "DOCKER")]
 FLAGS = [
+    ("serve", "TLS", "--tls"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),

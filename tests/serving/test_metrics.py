@@ -145,7 +145,7 @@ def test_torchserves_own_metrics_follow_and_if_missing_a_comment_says_so(server)
     work(server.folder, 1)
     missing = httpx.get(server.url).text
     check_format(missing)
-    assert missing.splitlines()[-1].startswith("# TorchServe's own metrics are missing: ")
+    assert missing.splitlines()[-1].startswith("# metrics of TorchServe are missing: ")
     assert "refused" in missing.splitlines()[-1]
     own = b"# HELP ts_requests_total Requests.\n# TYPE ts_requests_total counter\nts_requests_total 3.0\n"
     with torchserve(httpx.URL(server.torchserve).port, 200, own):
@@ -154,7 +154,7 @@ def test_torchserves_own_metrics_follow_and_if_missing_a_comment_says_so(server)
     assert values(text)["ts_requests_total"] == 3
     assert "missing" not in text
     with torchserve(httpx.URL(server.torchserve).port, 500, b"x"):
-        assert httpx.get(server.url).text.splitlines()[-1] == "# TorchServe's own metrics are missing: status 500"
+        assert httpx.get(server.url).text.splitlines()[-1] == "# metrics of TorchServe are missing: status 500"
 
 
 def test_other_paths_are_404_and_only_loopback_listens(server):

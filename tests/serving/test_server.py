@@ -142,7 +142,9 @@ def test_torchserve_listens_on_private_sockets_alone_and_all_ports_are_loopback(
     assert {path.name for path in paths} == {"inference", "management", "metrics"}
     assert {path.parent.stat().st_mode & 0o777 for path in paths} == {0o700}
     assert httpx.get(f"http://127.0.0.1:{server.port + 1}/models").json()["models"][0]["modelName"] == "seefood"
-    assert "ts_inference_requests_total" in httpx.get(f"http://127.0.0.1:{server.port + 2}/metrics").text
+    metrics = httpx.get(f"http://127.0.0.1:{server.port + 2}/metrics").text
+    for name in ("seefood_requests_total", "seefood_door_requests_total", "ts_inference_requests_total"):
+        assert f"\n{name}{{" in metrics
 
 
 def test_model_urls_beyond_the_model_store_are_refused(server, model_store):

@@ -29,7 +29,7 @@ from scripts.paths import ROOT
 from scripts.settings import Settings
 
 # what is written below a server's folder; the folder may hold other things
-WRITTEN = ("archives", "captured", "good-*", "logs", "metrics", "org", "own", "serve.pid", "sockets", "temp", "unpacked")
+WRITTEN = ("archives", "captured", "good-*", "logs", "metrics", "org", "own", "serve.pid", "sockets", "temp", "tls", "unpacked")
 PRIVATE_UMASK = 0o077
 SOCKET_NAME = ".ts.sock.99999"  # a worker's: TorchServe counts from 9000 up
 
