@@ -102,10 +102,12 @@ class Supervisor:
         self.announced = True
         precision, took_s = instance.loaded[instance.default].precision, time.monotonic() - self.started
         logs = self.run_dir / "logs"
+        # nobody else vouches for the certificate that the server made itself
+        trust = f"--cacert {self.settings.cert} " if self.settings.tls else ""
         self.steps.say(
             f"ready after {took_s:.1f} s: {instance.model} {instance.default} in {precision}, golden photos answered.\n"
             f"Try it with\n\n"
-            f"    curl {self.door.address}/predictions/{instance.model} -T photo.jpg\n\n"
+            f"    curl {trust}{self.door.address}/predictions/{instance.model} -T photo.jpg\n\n"
             f"Ctrl-C stops it. Logs: {logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs}",
             "serving",
             model=instance.model,
