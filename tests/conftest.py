@@ -22,8 +22,9 @@ from training.loop import train
 from training.model import Checkpoint
 from training.params import Params
 
-# a shell's background job ignores Ctrl-C, and so would all that the tests start
+# a shell's background job ignores Ctrl-C, nohup a closed terminal, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -163,7 +163,7 @@ class Watch:
             raise
 
     def _still_running(self) -> str:
-        running = f"{self._primary.get('runningCount', 0)} of {self._primary.get('desiredCount', '?')} tasks running"
+        running = f"{self._primary.get('runningCount', 0)} of {counted(self._primary.get('desiredCount', 0), 'task')} running"
         return f"{running}; AWS continues with the deployment. To check on it: make doctor STACK={self.name}"
 
     def diagnosis(self) -> str:
