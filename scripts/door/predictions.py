@@ -28,23 +28,50 @@ RETRY_AFTER_S = 2.0
 UNKNOWN_CPU_S = 0.02  # of a network whose archive does not state it
 # of the client's headers, those that the worker gets
 PASSED_ON = ("accept", "traceparent", "tracestate")
+PASSED_BYTES = range(1, 1025)  # TorchServe refuses heads of over 8 kB
+
+
+class Upload:
+    """A body that is being read: the bytes that are held of it, and the task that reads it."""
+
+    def __init__(self) -> None:
+        self.held, self.gives_way, self.task = 0, False, asyncio.current_task()
+
+    def give_way(self) -> None:
+        """End it, for the sake of others."""
+        assert self.task is not None
+        self.gives_way = True
+        self.task.cancel()
 
 
 class BytesInFlight:
-    """Bytes of bodies that are held at a time."""
+    """Bytes of bodies that are held at a time. Without room, the largest body that has not ended gives way."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held = limit, 0
+        self.reading: set[Upload] = set()
 
-    def take(self, count: int) -> None:
+    def take(self, upload: Upload, count: int) -> None:
         """Hold so many more. DoorError 503 without room."""
-        if self.held + count > self.limit:
-            raise DoorError("the server holds too many uploads: send this request again later", 503, "BusyError", RETRY_AFTER_S)
+        while self.held + count > self.limit:
+            largest = max(self.reading, key=lambda one: one.held, default=upload)
+            if largest is upload:
+                raise no_room()
+            largest.give_way()
+            self.free(largest)
         self.held += count
+        upload.held += count
 
-    def free(self, count: int) -> None:
-        """They are not held any more."""
-        self.held -= count
+    def free(self, upload: Upload) -> None:
+        """Nothing of it is held any more."""
+        self.reading.discard(upload)
+        self.held -= upload.held
+        upload.held = 0
+
+
+def no_room() -> DoorError:
+    """The answer to an upload for which there is no room."""
+    return DoorError("the server holds too many uploads: send this request again later", 503, "BusyError", RETRY_AFTER_S)
 
 
 @dataclass
@@ -65,28 +92,47 @@ class Predictions:
     @contextlib.asynccontextmanager
     async def read(self, request: Request, body: Body) -> AsyncIterator[Asked]:
         """What the request's body asks; its bytes count as held inside `async with`. DoorError, ClientDisconnect."""
-        times: Times = request.state.times
+        upload = Upload()
+        self.in_flight.reading.add(upload)
         try:
-            async for chunk in request.stream():
-                self.in_flight.take(len(chunk))
-                times.received += len(chunk)
-                body.write(chunk)
-            if times.received > LARGE_BYTES:
-                async with self._large:
-                    asked = await asyncio.to_thread(body.close)
-            else:
-                asked = body.close()
-            times.body_s = times.total_s
+            asked = await self._read(request, body, upload)
+            # whole: it gives way no more
+            self.in_flight.reading.discard(upload)
             yield asked
+        except asyncio.CancelledError:
+            if not upload.gives_way:
+                raise
+            assert upload.task is not None
+            upload.task.uncancel()
+            raise no_room() from None
         finally:
-            self.in_flight.free(times.received)
+            self.in_flight.free(upload)
+
+    async def _read(self, request: Request, body: Body, upload: Upload) -> Asked:
+        times: Times = request.state.times
+        async for chunk in request.stream():
+            times.received += len(chunk)
+            if body.is_packed:
+                async with self._large:
+                    await asyncio.to_thread(body.write, chunk)
+            else:
+                body.write(chunk)
+            # what it unpacks to, if that is more
+            self.in_flight.take(upload, max(times.received, body.size) - upload.held)
+        if max(times.received, body.size) > LARGE_BYTES:
+            async with self._large:
+                asked = await asyncio.to_thread(body.close)
+        else:
+            asked = body.close()
+        times.body_s = times.total_s
+        return asked
 
     async def answer(
         self, request: Request, model: str, version: str | None, photo: bytes, top_k: int | None, explain: bool = False
     ) -> Answer:
         """The worker's answer to one photo, or its error. DoorError without one, ClientDisconnect if nobody waits for it."""
         times: Times = request.state.times
-        headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+        headers = {name: request.headers[name] for name in PASSED_ON if len(request.headers.get(name, "")) in PASSED_BYTES}
         if top_k is not None:
             headers["x-top-k"] = str(top_k)
 
@@ -109,34 +155,32 @@ class Predictions:
         """The CPU that the worker takes for a photo, and its bytes."""
         described = self.state.described(model, self.state.chosen(model, version))
         network_s = described.get("heat_map_cpu_s" if explain else "inference_cpu_s", UNKNOWN_CPU_S)
-        decoding_s = photo_cost(photo).cpu_s
         # the worker refuses what takes over half of a batch's budget, without decoding it
-        if decoding_s > self.admission.limits.running_cpu_s / 2:
-            decoding_s = 0.0
+        decoding_s = min(photo_cost(photo).cpu_s, self.admission.limits.running_cpu_s / 2)
         return Cost(len(photo), decoding_s + network_s)
 
     async def _ask(self, question: Callable[[], Question]) -> Answer:
         """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""
         try:
-            return await self._once(question())
+            async with asyncio.timeout(self.timeout_s):
+                return await self._twice(question)
+        except TimeoutError as error:
+            raise DoorError(f"no worker answered within {self.timeout_s:g} s", 503, "UnavailableError", RETRY_AFTER_S) from error
+
+    async def _twice(self, question: Callable[[], Question]) -> Answer:
+        try:
+            return await self.backend.ask(question())
         except BackendDownError:
             self.metrics.retries.inc()
         async with self._alone:
             try:
-                return await self._once(question())
+                return await self.backend.ask(question())
             except PredictionFailedError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"{error} on this photo", 500, "ModelError") from error
             except BackendDownError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"no worker answers: {error}", 503, "UnavailableError", RETRY_AFTER_S) from error
-
-    async def _once(self, question: Question) -> Answer:
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await self.backend.ask(question)
-        except TimeoutError as error:
-            raise DoorError(f"no worker answered within {self.timeout_s:g} s", 503, "UnavailableError", RETRY_AFTER_S) from error
 
 
 @contextlib.asynccontextmanager

@@ -60,7 +60,7 @@ class State:
             raise DoorError(
                 f"{model} has no version {version[:80]!r}, expected {' or '.join(sorted(versions))}", 404, "NotFoundError"
             )
-        if version is None and default is None:
+        if version is None and default not in versions:
             raise DoorError(f"no version of {model} is served yet: {self.why}", 503, "UnavailableError", retry_after_s=2)
         return version or str(default)
 

@@ -183,6 +183,7 @@ class Instance:
         if version in self._refused:
             return self._note(version, Problem(self._refused[version], True))
         if loaded:
+            self.leaving.discard(version)  # it could not be removed, and is wanted again
             return self._note(version, None)
         started = time.monotonic()
         try:

@@ -111,6 +111,10 @@ ATTACKS = {
     "1,000 half-open": held(1000, HEAD),
     "1,000 idle": held(1000, b""),
     "48 stalled uploads of 27 MB": held(48, HEAD + b"content-length: 27000000\r\n\r\n" + bytes(2 * MEGABYTE)),
+    "48 uploads that come slowly and fill the room": held(
+        48, HEAD + b"content-length: 27000000\r\n\r\n", lambda connection: connection.send(bytes(MEGABYTE))
+    ),
+    "400 that begin a request, and linger": held(400, b"GET / HT"),
 }
 
 

@@ -94,6 +94,7 @@ def test_body_that_trickles_in_is_a_408(served):
         assert client.answer().status == 408
 
 
+@pytest.mark.slow
 def test_body_that_takes_too_long_in_all_is_a_408(served):
     with served.connect() as client:
         client.send(POST)

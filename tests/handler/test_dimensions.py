@@ -248,6 +248,7 @@ def test_cost_from_bytes_is_the_estimate_nearly_for_real_photos():
     assert compared > 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow if "LZMA" in kind else ()) for kind in KINDS])
 def test_cost_from_bytes_of_a_costly_photo_is_not_far_below_the_estimate(kind):
     for noise, side in ((False, 1200), (True, 400)):

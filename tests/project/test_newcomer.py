@@ -68,6 +68,7 @@ def end(process, signal_number, whole_group):
     assert not psutil.wait_procs(family, timeout=20)[1]
 
 
+@pytest.mark.slow
 def test_make_serve_twice_on_a_fresh_machine_then_ctrl_c_and_sigterm(clone):
     port = free_port()
     process, output = serve(clone, port)

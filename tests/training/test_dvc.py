@@ -168,6 +168,7 @@ def test_pipeline_runs_all_stages_once_and_then_none(project):
     assert stale(folder) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new", "stages"),
     [
@@ -326,6 +327,7 @@ def bare_repository(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_bucket_that_would_lose_data_is_refused_before_anything_is_written(tmp_path, s3):
     folder = bare_repository(tmp_path)
     for address, endpoint, message in [

@@ -129,6 +129,7 @@ def test_calibration_error_of_known_answers():
     assert calibration_error(torn.repeat(4, 1), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.0025, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 10, 101])
 def test_confusion_matrix_gives_each_class_room_for_its_name(tmp_path, count):
     plot_confusion(torch.eye(count, dtype=torch.long) * 7, [f"class_{i}" for i in range(count)], tmp_path / "confusion.png")

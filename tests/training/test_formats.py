@@ -174,6 +174,7 @@ class Untraceable(Unsupported):
         return (probabilities, confidence) if float(probabilities.sum()) > 0 else (confidence, probabilities)
 
 
+@pytest.mark.slow
 def test_network_that_onnx_cannot_take_is_exported_by_torch_and_said_in_one_sentence(prepared, tmp_path, capfd, recwarn):
     name, passed = choose_format(replace(prepared, program=Unsupported(prepared.program).eval()), tmp_path, "fastest")
     assert (name, [measured.program.precision for measured in passed]) == ("torch", ["f32"])

@@ -286,6 +286,7 @@ def test_source_that_cannot_be_understood_is_refused(monkeypatch, capsys, source
     assert not list(Path().rglob("*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["class folders", "food-101", "new"])
 def test_ingest_that_is_cut_off_while_it_moves_photos_can_be_run_again(monkeypatch, capsys, generated, layout):
     if layout == "food-101":
@@ -372,6 +373,7 @@ def test_old_photos_stay_on_their_side_and_the_summary_says_so(monkeypatch, caps
 
 
 @needs_photos
+@pytest.mark.slow
 def test_hard_images_are_taken_or_refused_and_never_stop_the_rest(monkeypatch, capsys, food):
     shutil.copytree(SHARED / "data" / "hard_images", "new/class_0")
     assert ingest(monkeypatch, capsys, "new", "--data", food)[0] == 0

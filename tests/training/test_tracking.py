@@ -279,6 +279,7 @@ def test_store_that_refuses_is_named_once_with_the_remedy_and_how_to_send_later(
         send(here / "run", address)
 
 
+@pytest.mark.slow
 def test_killed_run_is_sent_and_called_killed_until_it_is_resumed(here, monkeypatch, store):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     code = (

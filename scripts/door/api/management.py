@@ -37,6 +37,7 @@ CALLS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("DELETE", VERSION): ("synchronous", "timeout"),
     ("PUT", VERSION + "/set-default"): (),
 }
+MAX_PARAMETERS = 100
 ARCHIVE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}", re.ASCII)
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -114,7 +115,10 @@ class Management:
 
     async def _parameters(self, request: Request) -> list[tuple[str, str]]:
         """Those of the query, and of a body of JSON, which TorchServe reads for registrations."""
-        found = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=100)
+        try:
+            found = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+        except ValueError as error:
+            raise DoorError(f"the query has over {MAX_PARAMETERS} parameters, the limit") from error
         body = b""
         async for chunk in request.stream():
             body += chunk

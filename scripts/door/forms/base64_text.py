@@ -8,6 +8,8 @@ import re
 from scripts.door.errors import DoorError
 from scripts.door.forms.limits import MAX_PHOTO_BYTES
 
+# its spelling for addresses, and what is passed over
+STANDARD, WHITESPACE = bytes.maketrans(b"-_", b"+/"), b" \t\r\n\v\f"
 BASE64 = re.compile(rb"[\w+/=\s-]+")
 # how the bytes of our formats begin, as base64: JPEG, PNG, WebP, GIF, BMP, TIFF, JPEG 2000
 BASE64_STARTS = (b"/9j/", b"iVBORw0KGgo", b"UklGR", b"R0lGOD", b"Qk", b"SUkq", b"TU0AK", b"AAAADGpQ")
@@ -27,7 +29,7 @@ def from_base64(text: bytes, where: str) -> bytes:
     """Bytes of base64, also in its spelling for addresses, without padding, with line breaks, or in a data URL."""
     if text.lstrip().startswith(b"data:"):
         text = text.partition(b",")[2]
-    text = b"".join(text.split()).replace(b"-", b"+").replace(b"_", b"/").rstrip(b"=")
+    text = text.translate(STANDARD, WHITESPACE).rstrip(b"=")
     if len(text) > math.ceil(MAX_PHOTO_BYTES / 3) * 4:
         raise DoorError(f"{where} has {len(text):,} characters of base64, the limit is {math.ceil(MAX_PHOTO_BYTES / 3) * 4:,}", 413)
     try:

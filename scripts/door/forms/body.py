@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, QueryParams
 from scripts.door.errors import DoorError
 from scripts.door.forms.asked import Asked, Found
 from scripts.door.forms.base64_text import photo_of
-from scripts.door.forms.compression import inflater
+from scripts.door.forms.compression import Inflater, inflater
 from scripts.door.forms.json_form import begins_as_json, read_json
 from scripts.door.forms.limits import MAX_BODY_BYTES
 from scripts.door.forms.multipart_form import MultipartForm
@@ -28,6 +28,16 @@ class Body:
         self._inflate = inflater(headers.get("content-encoding", ""))
         self._parts = MultipartForm(options.get("boundary", ""), self._found) if self._type == "multipart/form-data" else None
         self._whole, self._size = bytearray(), 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are so far, unpacked."""
+        return self._size
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a small chunk may become a large one."""
+        return isinstance(self._inflate, Inflater)
 
     def write(self, chunk: bytes) -> None:
         """The next bytes of the body."""

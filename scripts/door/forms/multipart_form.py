@@ -16,6 +16,7 @@ class MultipartForm:
 
     def __init__(self, boundary: str, found: Found) -> None:
         self._found, self._name, self._encoding, self._content = found, "", "", bytearray()
+        self._parts: list[tuple[str, str, bytes]] = []  # name, transfer encoding, content
         try:
             self._parser = multipart.PushMultipartParser(
                 boundary, max_header_size=MAX_HEADER_BYTES, max_header_count=MAX_HEADERS, max_segment_count=MAX_PARTS
@@ -42,6 +43,9 @@ class MultipartForm:
             self._parser.close()
         except multipart.MultipartError as error:
             raise DoorError(f"the form cannot be read: {error}") from error
+        # not as they come: a large body is closed on a thread
+        for name, encoding, content in self._parts:
+            self._take_part(name, _transferred(content, encoding))
 
     def _take(self, event: Any) -> None:
         if isinstance(event, multipart.MultipartSegment):
@@ -58,11 +62,15 @@ class MultipartForm:
                 raise DoorError(f"the form's field {self._name[:40]!r} has over {limit:,} bytes, the limit", 413)
 
     def _end_of_part(self) -> None:
-        content = _transferred(bytes(self._content), self._encoding)
-        if self._name in PHOTO_FIELDS:
-            self._found.photos.append(photo_of(content))
-        elif self._name == "top_k":
+        if self._name in (*PHOTO_FIELDS, "top_k"):
+            self._parts.append((self._name, self._encoding, bytes(self._content)))
+        self._content = bytearray()
+
+    def _take_part(self, name: str, content: bytes) -> None:
+        if name == "top_k":
             self._found.top_k.append(("field top_k", content))
+        else:
+            self._found.photos.append(photo_of(content))
 
 
 def _transferred(content: bytes, encoding: str) -> bytes:

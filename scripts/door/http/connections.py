@@ -29,6 +29,7 @@ class Connections:
         self.open: set[Lifetime] = set()
         self.idle: dict[Lifetime, None] = {}  # between requests, or before the first
         self.heads: dict[Lifetime, None] = {}  # a request has begun, and its head is not complete
+        self.lingering: dict[Lifetime, None] = {}  # answered for the last time, and read past
         self.paused: set[Lifetime] = set()  # not read from, so that their end shows only here
         self.per_address: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()  # by cause: evicted, 503, 408, slow body, slow reader, ...
@@ -65,6 +66,7 @@ class Connections:
         """It no longer waits for its client."""
         self.idle.pop(connection, None)
         self.heads.pop(connection, None)
+        self.lingering.pop(connection, None)
 
     def may_linger(self) -> bool:
         """Whether one that was refused may stay for a moment. It counts from now on, until it is removed."""
@@ -89,11 +91,11 @@ class Connections:
             by_file[file].client_gone()
 
     def _evict(self, address: str | None = None) -> bool:
-        for waiting in (self.idle, self.heads):
+        for waiting in (self.lingering, self.idle, self.heads):
             for connection in waiting:
                 if address is None or connection.address == address:
                     self.leave(connection)
-                    connection.end("evicted")
+                    connection.end("evicted", at_once=waiting is self.lingering)
                     return True
         return False
 

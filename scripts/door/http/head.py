@@ -19,7 +19,6 @@ HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z._~\-]{1,255})(?::([0-
 ABSOLUTE = re.compile(rb"https?://([^/?]*)(/[^?]*)?(\?.*)?", re.IGNORECASE)
 BAD_ESCAPE = re.compile(rb"%(?:00|(?![0-9A-Fa-f]{2}))")
 UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
-BARE_LF = re.compile(rb"(?<!\r)\n|^\n")
 LONGEST_METHOD = 32
 
 
@@ -50,7 +49,7 @@ def check_partial(head: bytes, limits: Limits) -> None:
         raise _malformed_line()
     if len(head) > limits.head_bytes:
         raise Refusal(431, f"the header fields are over {limits.head_bytes} bytes: send fewer or shorter ones")
-    if BARE_LF.search(head):
+    if head.count(b"\n") != head.count(b"\r\n"):
         raise Refusal(400, "a line of the head ends in LF, expected CR LF")
 
 

@@ -188,6 +188,7 @@ class Lifetime(HttpToolsProtocol):
         """Close the sending side and read on: with data unread a close resets the connection under the answer (RFC 9112, 9.6)."""
         self.is_ending = True
         self.all.leave(self)
+        self.all.lingering[self] = None
         self.deadline = self.loop.time() + self.limits.linger_s
         self.discard(len(self.buffer))
         self.buffer = b""

@@ -53,6 +53,6 @@ class Kserve1:
 
     async def _answers(self, request: Request, explain: bool) -> list[dict[str, object]]:
         model = request.path_params["model"]
-        version = self.state.chosen(model, None)
+        self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
         async with self.predictions.read(request, Body(request.headers, request.query_params)) as asked:
-            return await answers(self.predictions, request, model, version, asked.photos, asked.top_k, explain)
+            return await answers(self.predictions, request, model, None, asked.photos, asked.top_k, explain)

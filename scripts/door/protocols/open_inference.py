@@ -85,11 +85,12 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME[/versions/V]/infer."""
-        model, version = self._chosen(request)
+        model, _ = self._chosen(request)
         body = TensorBody(request.headers, request.query_params)
         async with self.predictions.read(request, body) as asked:
-            found = await answers(self.predictions, request, model, version, asked.photos, asked.top_k)
-        return _response({"model_name": model, "model_version": version}, body.wanted, found)
+            named = request.path_params.get("version")  # None is chosen when its turn comes: the default may have changed
+            found = await answers(self.predictions, request, model, named, asked.photos, asked.top_k)
+        return _response({"model_name": model, "model_version": found[0]["version"]}, body.wanted, found)
 
 
 def _shape(name: str, photos: int, classes: int) -> list[int]:

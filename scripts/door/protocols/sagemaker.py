@@ -52,13 +52,13 @@ class SageMaker:
     async def invocations(self, request: Request) -> Response:
         """POST /invocations: a photo in any form; {"instances": [...]} is answered with {"predictions": [...]}."""
         model = self._model(request.headers.get(TARGET))
-        version = self.state.chosen(model, None)
+        self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
         async with self.predictions.read(request, AttributesBody(request.headers, request.query_params)) as asked:
             if asked.instances:
                 return JSONResponse(
-                    {"predictions": await answers(self.predictions, request, model, version, asked.photos, asked.top_k)}
+                    {"predictions": await answers(self.predictions, request, model, None, asked.photos, asked.top_k)}
                 )
-            answer = checked(await self.predictions.answer(request, model, version, asked.photos[0], asked.top_k))
+            answer = checked(await self.predictions.answer(request, model, None, asked.photos[0], asked.top_k))
         return Response(answer.body, media_type=answer.headers.get("content-type", "application/json"))
 
     def _model(self, target: str | None) -> str:

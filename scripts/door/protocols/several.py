@@ -16,7 +16,7 @@ async def answers(
     predictions: Predictions,
     request: Request,
     model: str,
-    version: str,
+    version: str | None,
     photos: Sequence[bytes],
     top_k: int | None,
     explain: bool = False,
