@@ -8,6 +8,8 @@ import pytest
 from scripts.door.http.limits import Limits
 from tests.door.http_client import GOOD, serve, wait_until
 
+pytestmark = pytest.mark.slow
+
 SHORT = Limits(
     head_s=0.5,
     first_byte_s=0.5,
@@ -94,7 +96,6 @@ def test_body_that_trickles_in_is_a_408(served):
         assert client.answer().status == 408
 
 
-@pytest.mark.slow
 def test_body_that_takes_too_long_in_all_is_a_408(served):
     with served.connect() as client:
         client.send(POST)

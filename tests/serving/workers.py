@@ -68,13 +68,16 @@ def check_format(text):
         assert text.count(f"# HELP {total} ") == text.count(f"# TYPE {total} {family.type}\n") == 1
         assert family.documentation
         # the door's own are of requests, whichever version answers
-        assert family.name.startswith("seefood_door_") or all("version" in sample.labels for sample in family.samples)
+        label = "route" if family.name.startswith("seefood_door_") else "version"
         if family.type == "counter":
             assert {sample.name for sample in family.samples} == {total}
+            assert label == "route" or all(label in sample.labels for sample in family.samples)
+            continue
+        if label == "route" and family.type == "gauge":
             continue
         assert family.type == "histogram"
-        for version in {sample.labels["version"] for sample in family.samples}:
-            samples = [sample for sample in family.samples if sample.labels["version"] == version]
+        for value in {sample.labels[label] for sample in family.samples}:
+            samples = [sample for sample in family.samples if sample.labels[label] == value]
             buckets = [sample.value for sample in samples if sample.name.endswith("_bucket")]
             bounds = [float(sample.labels["le"]) for sample in samples if sample.name.endswith("_bucket")]
             assert bounds == sorted(bounds)

@@ -49,6 +49,7 @@ def trays():
     return before_one_background("one tray, dish of a third", 240)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count"),
     [

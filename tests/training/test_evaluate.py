@@ -300,6 +300,7 @@ def test_evaluate_without_a_working_matplotlib_ends_with_0_and_a_sentence(tmp_pa
     assert (tmp_path / "out/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_whether_the_temperature_was_fitted_on_these_photos_is_said_by_content(tmp_path, tiny_run, generated):
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     own = read_data(generated, 0.2, 0)

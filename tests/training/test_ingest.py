@@ -174,6 +174,7 @@ def test_nothing_to_take_is_a_failure(monkeypatch, capsys, food):
     assert content(food) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["folders", "food-101"])
 def test_test_split_stays_and_what_is_in_it_is_refused(monkeypatch, capsys, generated, layout):
     root = Path("data/food")
@@ -207,6 +208,7 @@ def test_test_split_stays_and_what_is_in_it_is_refused(monkeypatch, capsys, gene
     assert "unknown classes: ['class_9']; a data set with a test split takes no new ones" in errors
 
 
+@pytest.mark.slow
 def test_photos_go_into_the_train_folder_whatever_its_name_and_val_and_test_stay(monkeypatch, capsys, generated):
     root = Path("data/food")
     for number, path in enumerate(sorted(generated.rglob("*.jpg"))):
@@ -347,6 +349,7 @@ def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, ca
     assert not Path("data/food.part").exists()
 
 
+@pytest.mark.slow
 def test_second_ingest_at_the_same_time_is_refused(monkeypatch, capsys, food):
     give("class_0", 1000)
     with staging_folder(food) as staging:
@@ -357,6 +360,7 @@ def test_second_ingest_at_the_same_time_is_refused(monkeypatch, capsys, food):
     assert ingest(monkeypatch, capsys, "new", "--data", food)[0] == 0
 
 
+@pytest.mark.slow
 def test_old_photos_stay_on_their_side_and_the_summary_says_so(monkeypatch, capsys, food):
     before = {seed: read_data(food, 0.3, seed) for seed in range(20)}
     for number in range(1000, 1060):

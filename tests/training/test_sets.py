@@ -75,6 +75,7 @@ def test_train_and_test_folders_give_the_true_label_map():
     assert "test" in layout
 
 
+@pytest.mark.slow
 def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(generated, "photos")
