@@ -58,12 +58,21 @@ def ending_signals() -> list[signal.Signals]:
 def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     """Exit status of `main`; its errors go to stderr. `interrupted` says after Ctrl-C or SIGTERM what is left as it was."""
     before, hook = {number: signal.signal(number, _interrupt) for number in ending_signals()}, sys.unraisablehook
-    sys.unraisablehook = lambda lost: _send_again(lost.exc_value) if isinstance(lost.exc_value, KeyboardInterrupt) else hook(lost)
+    over = False
+
+    def unraisable(lost: "sys.UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            _send_again(lost.exc_value)
+        elif not over:  # what an interruption left half done, as a zip, cannot always be closed
+            hook(lost)
+
+    sys.unraisablehook = unraisable
     try:
         status = _unmasked(main) or 0
         _flush()
         return status
     except KeyboardInterrupt as error:
+        over = True
         _print_error("interrupted" + (f": {interrupted}" if interrupted else ""))
         return 128 + _number(error)
     except BrokenPipeError:
@@ -76,7 +85,8 @@ def run(main: Callable[[], int | None], interrupted: str = "") -> int:
     except (SeeFoodError, ValueError) as error:
         return fail(error)
     finally:
-        sys.unraisablehook = hook
+        if not over:  # else it counts up to the process's end, where the rest is cleaned up
+            sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

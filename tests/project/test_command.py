@@ -45,6 +45,12 @@ def test_status_is_what_main_returns():
     assert [run(lambda: None), run(lambda: 0), run(lambda: 3)] == [0, 0, 3]
 
 
+def test_interruption_says_nothing_of_a_zip_that_it_left_half_written():
+    body = "import io, os, zipfile; z = zipfile.ZipFile(io.BytesIO(), 'w'); z.handle = z.open('a', 'w'); os.kill(os.getpid(), 15)"
+    _, errors = command(body).communicate()
+    assert errors == "interrupted: nothing was written\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_interrupts_as_ctrl_c_does(number):
     process = command("print('on', flush=True); time.sleep(60)", "exec {}")
