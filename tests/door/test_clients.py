@@ -1,5 +1,6 @@
 """The door and programs that people have: curl with HTTP/1.0, ab without keep-alive, nginx with its defaults in front."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 # Debian's package as it is configured without a word: HTTP/1.0 and Connection: close to the server behind
 NGINX = """
-daemon off; pid {folder}/pid; error_log {folder}/error.log;
+{user} daemon off; pid {folder}/pid; error_log {folder}/error.log;
 events {{}}
 http {{
   access_log off; client_max_body_size 64m;
@@ -59,7 +60,7 @@ def nginx(server, tmp_path):
     """nginx in front of the door: its address."""
     front = free_port()
     path = tmp_path / "nginx.conf"
-    path.write_text(NGINX.format(folder=tmp_path, front=front, behind=server.port))
+    path.write_text(NGINX.format(user="user root;" if os.geteuid() == 0 else "", folder=tmp_path, front=front, behind=server.port))
     process = subprocess.Popen(["nginx", "-c", path, "-e", tmp_path / "start.log"])
     while status_of(f"http://127.0.0.1:{front}/livez") is None:
         assert process.poll() is None, (tmp_path / "start.log").read_text()
