@@ -64,8 +64,7 @@ class Admission:
         try:
             yield time.monotonic() - started
         finally:
-            self.running, self.running_cpu_s = self.running - 1, self.running_cpu_s - cost.cpu_s
-            self.running_bytes -= cost.memory
+            self._exit(cost)
             self._next()
 
     def _fits(self, cost: Cost) -> bool:
@@ -80,6 +79,10 @@ class Admission:
     def _enter(self, cost: Cost) -> None:
         self.running, self.running_cpu_s = self.running + 1, self.running_cpu_s + cost.cpu_s
         self.running_bytes += cost.memory
+
+    def _exit(self, cost: Cost) -> None:
+        self.running, self.running_cpu_s = self.running - 1, self.running_cpu_s - cost.cpu_s
+        self.running_bytes -= cost.memory
 
     async def _wait(self, cost: Cost) -> None:
         if self._waiting and self.waiting_cpu_s + cost.cpu_s > self.limits.waiting_cpu_s:
@@ -101,8 +104,7 @@ class Admission:
                 self._leave(waiting)
                 heapq.heapify(self._waiting)
             elif not waiting.go.cancelled():  # its turn came at the same moment
-                self.running, self.running_cpu_s = self.running - 1, self.running_cpu_s - cost.cpu_s
-                self.running_bytes -= cost.memory
+                self._exit(cost)
             self._next()
             raise
 

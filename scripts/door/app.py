@@ -83,7 +83,7 @@ class Door:
 
     async def livez(self, request: Request) -> Response:
         """GET /livez: whether serve's main loop runs."""
-        live = self.state.live and not self.state.silent
+        live = self.state.is_live
         return _json({"live": live}, 200 if live else 503)
 
     async def readyz(self, request: Request) -> Response:

@@ -5,7 +5,6 @@ Whatever the client's protocol, its photos come this way.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -144,9 +143,8 @@ class Predictions:
         admission = self.heat_maps if explain else self.admission
         if admission is None:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
-        waits = time.monotonic()
-        async with _until_gone(request), admission.place(self._cost(model, version, photo, explain)):
-            times.queue_s = max(times.queue_s, time.monotonic() - waits)
+        async with _until_gone(request), admission.place(self._cost(model, version, photo, explain)) as waited_s:
+            times.queue_s = max(times.queue_s, waited_s)
             answer = await self._ask(question)
         times.take_worker(answer.headers.get("server-timing", ""))
         return answer

@@ -24,17 +24,20 @@ class State:
     live: bool = True
     ready: bool = False
     why: str = "starting"
-    draining: bool = False
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     at: float = field(default_factory=time.monotonic)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """The next line."""
         self.live, self.ready, self.why = line["live"], line["ready"], line.get("why", "")
-        self.draining = line.get("draining", False)
         if line["models"] != self.models:
             self.models = line["models"]
         self.at = time.monotonic()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether serve's main loop runs, and tells so."""
+        return self.live and not self.silent
 
     @property
     def silent(self) -> bool:

@@ -22,6 +22,17 @@ def begins_as_json(whole: bytes) -> bool:
     return start.startswith(b"{") or whole[:4] in (b"\xff\xfe{\0", b"\xfe\xff\0{")
 
 
+def json_object(text: str | bytes, example: str) -> dict[str, Any]:
+    """The object that the JSON is; `example` is one like it. DoorError."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DoorError(f"the body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise DoorError(f"the JSON is a {type(value).__name__}, expected an object like {example}")
+    return value
+
+
 def read_json(whole: bytes, charset: str, found: Found) -> None:
     """Add what the JSON holds. DoorError."""
     if charset and charset.lower() not in CHARSETS:
@@ -33,12 +44,7 @@ def read_json(whole: bytes, charset: str, found: Found) -> None:
         raise DoorError(f"the JSON is not text in {charset or 'UTF-8'}: {error}") from error
     if sum(text.count(sign) for sign in "[{,") > MAX_JSON_VALUES:
         raise DoorError(f"the JSON holds over {MAX_JSON_VALUES:,} values, the limit", 413)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DoorError(f"the body is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DoorError(f'the JSON is a {type(value).__name__}, expected an object like {{"image": "<base64>"}}')
+    value = json_object(text, '{"image": "<base64>"}')
     parameters = value.get("parameters")
     if isinstance(parameters, dict):
         found.top_k.append(("parameters", parameters.get("top_k")))

@@ -46,7 +46,7 @@ class OpenInference:
 
     async def live(self, request: Request) -> Response:
         """GET /v2/health/live."""
-        live = self.state.live and not self.state.silent
+        live = self.state.is_live
         return JSONResponse({"live": live}, 200 if live else 503)
 
     async def ready(self, request: Request) -> Response:

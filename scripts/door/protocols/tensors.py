@@ -3,7 +3,6 @@
 Source: https://github.com/kserve/open-inference-protocol, and its extension binary_tensor_data.
 """
 
-import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from starlette.datastructures import Headers, QueryParams
 from scripts.door.errors import DoorError
 from scripts.door.forms.base64_text import from_base64, photo_of
 from scripts.door.forms.body import Body
+from scripts.door.forms.json_form import json_object
 from scripts.door.forms.limits import MAX_INSTANCES, MAX_JSON_VALUES
 from scripts.phrases import counted
 
@@ -73,13 +73,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
         raise DoorError(
             f"the JSON holds over {MAX_JSON_VALUES:,} lists and objects, or over {MAX_NUMBERS:,} values: the limits", 413
         )
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DoorError(f"the body is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DoorError(f'the JSON is a {type(value).__name__}, expected an object like {{"inputs": [...]}}')
-    return value
+    return json_object(content, '{"inputs": [...]}')
 
 
 def _parameters(value: Mapping[str, Any], where: str) -> dict[str, Any]:
