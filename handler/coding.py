@@ -5,8 +5,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from handler import png
-from handler.dimensions import BMP_CORE_HEADER, MAX_STEPS
-from handler.jpeg import EOI, PROGRESSIVE_FRAMES, SOS, frame, samples, scans
+from handler.dimensions import BMP_CORE_HEADER, MAX_STEPS, Header
+from handler.jpeg import EOI, PROGRESSIVE_FRAMES, SOS, Frame, samples, scans
 from handler.limits import MAX_SCANS
 from handler.tiff import Directory
 
@@ -65,19 +65,18 @@ def _kind(image: "Image.Image") -> str:
     return name
 
 
-def coding_of_bytes(name: str, photo_bytes: bytes) -> Coding:
-    """Of a photo of format `name`. Never raises: what is cut off is taken for the usual."""
-    ways = {"JPEG": _jpeg, "PNG": _png, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff, "WEBP": _webp}
+def coding_of_bytes(header: Header, photo_bytes: bytes) -> Coding:
+    """Of a photo with this header. Never raises: what is cut off is taken for the usual."""
+    if header.frame:
+        return _jpeg(header.frame, photo_bytes)
+    ways = {"PNG": _png, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff, "WEBP": _webp}
     try:
-        return ways[name](photo_bytes) if name in ways else Coding(name)
+        return ways[header.name](photo_bytes) if header.name in ways else Coding(header.name)
     except (struct.error, IndexError, ValueError):
-        return Coding(name)
+        return Coding(header.name)
 
 
-def _jpeg(photo_bytes: bytes) -> Coding:
-    found = frame(photo_bytes)
-    if found is None:
-        return Coding("JPEG")
+def _jpeg(found: Frame, photo_bytes: bytes) -> Coding:
     mode = {1: "L", 3: "RGB"}.get(len(found.sampling), "CMYK")
     passes = 1
     # a sequential one whose first scan holds all channels is decoded as this is read

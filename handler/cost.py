@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from handler.coding import Coding, coding_of_bytes, coding_of_image
-from handler.dimensions import dimensions
+from handler.dimensions import header
 from handler.limits import MAX_BYTES, MAX_PIXELS, MAX_PIXELS_OF, STRIP_PIXELS
 
 if TYPE_CHECKING:  # a server that queues photos by their cost decodes none, and does without Pillow
@@ -83,14 +83,13 @@ def photo_cost(photo_bytes: bytes) -> Cost:
 
     LEAST for what is refused before it is decoded: no photo, a header that cannot be read, one over the limits. Never raises.
     """
-    found = dimensions(photo_bytes)
+    found = header(photo_bytes)
     if found is None:
         return LEAST
-    name, width, height = found
-    pixels = width * height
-    if pixels > MAX_PIXELS_OF.get(name, MAX_PIXELS) or len(photo_bytes) > MAX_BYTES:
+    pixels = found.width * found.height
+    if pixels > MAX_PIXELS_OF.get(found.name, MAX_PIXELS) or len(photo_bytes) > MAX_BYTES:
         return LEAST
-    coding = coding_of_bytes(name, photo_bytes)
+    coding = coding_of_bytes(found, photo_bytes)
     decoded = min(pixels, max(USUAL_PIXELS, pixels // LARGEST_FACTOR**2)) if coding.is_jpeg else pixels
     return _cost(coding, len(photo_bytes), pixels, decoded, min(STRIP_PIXELS, decoded))
 

@@ -8,10 +8,11 @@ import re
 import struct
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 from handler import png
 from handler.errors import PhotoError
-from handler.jpeg import frame
+from handler.jpeg import Frame, frame
 from handler.jpeg2000 import SIZ, SOC
 from handler.limits import format_of
 from handler.tiff import Directory
@@ -24,23 +25,38 @@ GIF_EXTENSION, GIF_IMAGE = 0x21, 0x2C
 AVIF_META_BYTES = 65_536  # of the box that describes a picture: it has some hundred
 
 
+class Header(NamedTuple):
+    """A photo's format and sides, not turned upright; and of a JPEG the frame that they are read from."""
+
+    name: str
+    width: int
+    height: int
+    frame: Frame | None = None
+
+
 def dimensions(photo_bytes: bytes) -> tuple[str, int, int] | None:
     """(format, width, height), not turned upright; None for what is no photo, or has no such header. Never raises."""
+    found = header(photo_bytes)
+    return None if found is None else (found.name, found.width, found.height)
+
+
+def header(photo_bytes: bytes) -> Header | None:
+    """What a photo's header states; None for what is no photo, or has none. Never raises."""
     name = format_of(photo_bytes)
     if name is None:
         return None
     try:
-        width, height = WAYS[name](photo_bytes)
+        found = _jpeg(photo_bytes) if name == "JPEG" else Header(name, *WAYS[name](photo_bytes))
     except (struct.error, IndexError, ValueError, StopIteration):  # cut off, or over a limit: PhotoError is a ValueError
         return None
-    return (name, width, height) if width > 0 and height > 0 else None
+    return found if found.width > 0 and found.height > 0 else None
 
 
-def _jpeg(photo_bytes: bytes) -> tuple[int, int]:
+def _jpeg(photo_bytes: bytes) -> Header:
     found = frame(photo_bytes)
     if found is None:
         raise PhotoError("no frame")
-    return found.width, found.height
+    return Header("JPEG", found.width, found.height, found)
 
 
 def _png(photo_bytes: bytes) -> tuple[int, int]:
@@ -130,7 +146,6 @@ def _boxes(photo_bytes: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 WAYS = {
-    "JPEG": _jpeg,
     "PNG": _png,
     "GIF": _gif,
     "WEBP": webp_size,

@@ -15,12 +15,12 @@ class PredictionFailedError(BackendDownError):
 
 
 class Question(NamedTuple):
-    """A photo's bytes for one version of a model, and the headers that its worker shall see."""
+    """A photo's bytes for one version of a model, and the headers that its worker shall see, by name in lower case."""
 
     model: str
     version: str
     photo: bytes
-    headers: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
     explain: bool = False
 
 

@@ -9,8 +9,6 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from handler.cost import Cost
@@ -53,19 +51,19 @@ class Admission:
         """How many requests wait."""
         return len(self._waiting)
 
-    @asynccontextmanager
-    async def place(self, cost: Cost) -> AsyncIterator[float]:
-        """Wait for a place, and keep it inside `async with`; yields the seconds waited. DoorError 503 if too much waits already."""
+    async def enter(self, cost: Cost) -> float:
+        """Take a place, which `leave` frees, once there is one. The seconds waited. DoorError 503 if too much waits already."""
+        if not self._waiting and self._fits(cost):
+            self._take(cost)
+            return 0.0
         started = time.monotonic()
-        if self._waiting or not self._fits(cost):
-            await self._wait(cost)
-        else:
-            self._enter(cost)
-        try:
-            yield time.monotonic() - started
-        finally:
-            self._exit(cost)
-            self._next()
+        await self._wait(cost)
+        return time.monotonic() - started
+
+    def leave(self, cost: Cost) -> None:
+        """Free a place that was taken."""
+        self._free(cost)
+        self._next()
 
     def _fits(self, cost: Cost) -> bool:
         """Whether it may run now. What is over a limit by itself runs alone."""
@@ -76,11 +74,11 @@ class Admission:
             and self.running_bytes + cost.memory <= limits.running_bytes
         )
 
-    def _enter(self, cost: Cost) -> None:
+    def _take(self, cost: Cost) -> None:
         self.running, self.running_cpu_s = self.running + 1, self.running_cpu_s + cost.cpu_s
         self.running_bytes += cost.memory
 
-    def _exit(self, cost: Cost) -> None:
+    def _free(self, cost: Cost) -> None:
         self.running, self.running_cpu_s = self.running - 1, self.running_cpu_s - cost.cpu_s
         self.running_bytes -= cost.memory
 
@@ -104,7 +102,7 @@ class Admission:
                 self._leave(waiting)
                 heapq.heapify(self._waiting)
             elif not waiting.go.cancelled():  # its turn came at the same moment
-                self._exit(cost)
+                self._free(cost)
             self._next()
             raise
 
@@ -118,5 +116,5 @@ class Admission:
             waiting = heapq.heappop(self._waiting)
             self.waiting_cpu_s -= waiting.cost.cpu_s
             if not waiting.go.done():
-                self._enter(waiting.cost)
+                self._take(waiting.cost)
                 waiting.go.set_result(None)

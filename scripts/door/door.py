@@ -27,9 +27,10 @@ from scripts.door.api.management import Management, ManagementLimits
 from scripts.door.app import Door
 from scripts.door.http.limits import Limits as HttpLimits
 from scripts.door.http.server import HttpServer, Listener
+from scripts.door.in_flight import BytesInFlight
 from scripts.door.log import AccessLog
 from scripts.door.metrics import Metrics
-from scripts.door.predictions import BytesInFlight, Predictions
+from scripts.door.predictions import Predictions
 from scripts.door.state import State
 from scripts.settings import Settings
 

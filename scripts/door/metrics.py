@@ -33,6 +33,8 @@ class Metrics:
             "seefood_door_backend_errors", "photos without an answer of the backend", registry=self.registry
         )
 
+        self._labelled: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
     def watch(self, admission: Admission) -> None:
         """Show what waits, and what runs, at a worker."""
         for name, text, value in (
@@ -44,11 +46,18 @@ class Metrics:
 
     def answered(self, scope: Scope, status: int, sent: int, times: Times) -> None:
         """One request that is over."""
-        route = getattr(scope.get("route"), "path", None) or NO_ROUTE
-        self.requests.labels(route, str(status)).inc()
-        self.seconds.labels(route).observe(times.total_s)
+        route = scope["route"].path if "route" in scope else NO_ROUTE
+        requests, seconds = self._of(route, status)
+        requests.inc()
+        seconds.observe(times.total_s)
         self.received.inc(times.received)
         self.sent.inc(sent)
+
+    def _of(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        """The counter and the histogram of a route and a status."""
+        if (route, status) not in self._labelled:
+            self._labelled[route, status] = self.requests.labels(route, str(status)), self.seconds.labels(route)
+        return self._labelled[route, status]
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

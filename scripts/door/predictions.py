@@ -1,14 +1,14 @@
-"""A request with a photo -> the backend's answer: its body is read within the bounds, waits for its turn, and is answered.
+"""A request with photos -> the backend's answers, whatever the client's protocol.
 
-Whatever the client's protocol, its photos come this way.
+Its body is read within the bounds; each photo waits for its turn, and is answered.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 from handler.cost import Cost, photo_cost
 from scripts.backend.answer import Answer, Backend, BackendDownError, PredictionFailedError, Question
@@ -16,100 +16,49 @@ from scripts.door.admission import Admission
 from scripts.door.errors import DoorError
 from scripts.door.forms.asked import Asked
 from scripts.door.forms.body import Body
+from scripts.door.in_flight import RETRY_AFTER_S, BytesInFlight, InFlight
 from scripts.door.metrics import Metrics
 from scripts.door.state import State
-from scripts.door.times import Times
 
 # such a body is read on a thread: the event loop must not stand still for as long
 LARGE_BYTES = 1024 * 1024
 LARGE_AT_A_TIME = 2
-RETRY_AFTER_S = 2.0
 UNKNOWN_CPU_S = 0.02  # of a network whose archive does not state it
 # of the client's headers, those that the worker gets
-PASSED_ON = ("accept", "traceparent", "tracestate")
-PASSED_BYTES = range(1, 1025)  # TorchServe refuses heads of over 8 kB
-
-
-class Upload:
-    """A body that is being read: the bytes that are held of it, and the task that reads it."""
-
-    def __init__(self) -> None:
-        self.held, self.gives_way, self.task = 0, False, asyncio.current_task()
-
-    def give_way(self) -> None:
-        """End it, for the sake of others."""
-        assert self.task is not None
-        self.gives_way = True
-        self.task.cancel()
-
-
-class BytesInFlight:
-    """Bytes of bodies that are held at a time. Without room, the largest body that has not ended gives way."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
-        self.reading: set[Upload] = set()
-
-    def take(self, upload: Upload, count: int) -> None:
-        """Hold so many more. DoorError 503 without room."""
-        while self.held + count > self.limit:
-            largest = max(self.reading, key=lambda one: one.held, default=upload)
-            if largest is upload:
-                raise no_room()
-            largest.give_way()
-            self.free(largest)
-        self.held += count
-        upload.held += count
-
-    def free(self, upload: Upload) -> None:
-        """Nothing of it is held any more."""
-        self.reading.discard(upload)
-        self.held -= upload.held
-        upload.held = 0
-
-
-def no_room() -> DoorError:
-    """The answer to an upload for which there is no room."""
-    return DoorError("the server holds too many uploads: send this request again later", 503, "BusyError", RETRY_AFTER_S)
+PASSED_ON = frozenset((b"accept", b"traceparent", b"tracestate"))
+PASSED_BYTES = 1024  # TorchServe refuses heads of over 8 kB
 
 
 @dataclass
 class Predictions:
-    """Takes photos to the backend. `heat_maps` admits requests for one, None: there are none; `timeout_s`: for the backend."""
+    """Takes photos to the backend. `heat_maps` admits requests for one, None: there are none.
+
+    `timeout_s`: from the moment when the body is whole to the answer, all waiting included.
+    """
 
     backend: Backend
     state: State
     admission: Admission
     heat_maps: Admission | None
-    in_flight: BytesInFlight
+    bytes_in_flight: BytesInFlight
     metrics: Metrics
     timeout_s: float
 
     def __post_init__(self) -> None:
         self._alone, self._large = asyncio.Lock(), asyncio.Semaphore(LARGE_AT_A_TIME)
 
-    @contextlib.asynccontextmanager
-    async def read(self, request: Request, body: Body) -> AsyncIterator[Asked]:
-        """What the request's body asks; its bytes count as held inside `async with`. DoorError, ClientDisconnect."""
-        upload = Upload()
-        self.in_flight.reading.add(upload)
-        try:
-            asked = await self._read(request, body, upload)
-            # whole: it gives way no more
-            self.in_flight.reading.discard(upload)
-            yield asked
-        except asyncio.CancelledError:
-            if not upload.gives_way:
-                raise
-            assert upload.task is not None
-            upload.task.uncancel()
-            raise no_room() from None
-        finally:
-            self.in_flight.free(upload)
+    def begin(self, scope: Scope, receive: Receive) -> InFlight:
+        """A request with photos, for `with`: read it, then ask for an answer to each. Its bytes count as held until the end."""
+        return InFlight(scope, receive, self.bytes_in_flight)
 
-    async def _read(self, request: Request, body: Body, upload: Upload) -> Asked:
-        times: Times = request.state.times
-        async for chunk in request.stream():
+    async def read(self, request: InFlight, body: Body) -> Asked:
+        """What the request's body asks. DoorError, ClientDisconnect."""
+        times, more = request.times, True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk, more = message.get("body", b""), message.get("more_body", False)
             times.received += len(chunk)
             if body.is_packed:
                 async with self._large:
@@ -117,36 +66,47 @@ class Predictions:
             else:
                 body.write(chunk)
             # what it unpacks to, if that is more
-            self.in_flight.take(upload, max(times.received, body.size) - upload.held)
-        if max(times.received, body.size) > LARGE_BYTES:
+            request.hold(max(times.received, body.size))
+        if request.held > LARGE_BYTES:
             async with self._large:
                 asked = await asyncio.to_thread(body.close)
         else:
             asked = body.close()
+        request.is_whole()
         times.body_s = times.total_s
         return asked
 
     async def answer(
-        self, request: Request, model: str, version: str | None, photo: bytes, top_k: int | None, explain: bool = False
+        self,
+        request: InFlight,
+        model: str,
+        version: str | None,
+        photo: bytes,
+        top_k: int | None,
+        explain: bool = False,
+        as_json: bool = False,
     ) -> Answer:
-        """The worker's answer to one photo, or its error. DoorError without one, ClientDisconnect if nobody waits for it."""
-        times: Times = request.state.times
-        headers = {name: request.headers[name] for name in PASSED_ON if len(request.headers.get(name, "")) in PASSED_BYTES}
+        """The worker's answer to one photo, or its error. DoorError without one. `as_json`: whatever picture the client takes."""
+        headers = _passed_on(request.scope, as_json)
         if top_k is not None:
-            headers["x-top-k"] = str(top_k)
+            headers[b"x-top-k"] = b"%d" % top_k
 
         def question() -> Question:
             # chosen as late as can be: the default may have changed, and the one before may be gone
-            request.state.version = self.state.chosen(model, version)
-            return Question(model, request.state.version, photo, headers, explain)
+            chosen = request.state["version"] = self.state.chosen(model, version)
+            return Question(model, chosen, photo, headers, explain)
 
         admission = self.heat_maps if explain else self.admission
         if admission is None:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
-        async with _until_gone(request), admission.place(self._cost(model, version, photo, explain)) as waited_s:
-            times.queue_s = max(times.queue_s, waited_s)
+        request.end_after(self.timeout_s)
+        cost = self._cost(model, version, photo, explain)
+        request.times.queued(await admission.enter(cost))
+        try:
             answer = await self._ask(question)
-        times.take_worker(answer.headers.get("server-timing", ""))
+        finally:
+            admission.leave(cost)
+        request.times.take_worker(answer.headers.get("server-timing", ""))
         return answer
 
     def _cost(self, model: str, version: str | None, photo: bytes, explain: bool) -> Cost:
@@ -159,13 +119,6 @@ class Predictions:
 
     async def _ask(self, question: Callable[[], Question]) -> Answer:
         """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                return await self._twice(question)
-        except TimeoutError as error:
-            raise DoorError(f"no worker answered within {self.timeout_s:g} s", 503, "UnavailableError", RETRY_AFTER_S) from error
-
-    async def _twice(self, question: Callable[[], Question]) -> Answer:
         try:
             return await self.backend.ask(question())
         except BackendDownError:
@@ -181,26 +134,10 @@ class Predictions:
                 raise DoorError(f"no worker answers: {error}", 503, "UnavailableError", RETRY_AFTER_S) from error
 
 
-@contextlib.asynccontextmanager
-async def _until_gone(request: Request) -> AsyncIterator[None]:
-    """Cancel what is inside when the client hangs up, so that its place is free. ClientDisconnect then."""
-    task, gone = asyncio.current_task(), False
-    assert task is not None
-
-    async def cancel() -> None:
-        nonlocal gone
-        # the body has been read: the next message can only be that the client has gone
-        await request.receive()
-        gone = True
-        task.cancel()
-
-    watch = asyncio.create_task(cancel())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        task.uncancel()
-        raise ClientDisconnect from None
-    finally:
-        watch.cancel()
+def _passed_on(scope: Scope, as_json: bool) -> dict[bytes, bytes]:
+    """Of the client's headers, those that the worker gets."""
+    return {
+        name: value
+        for name, value in scope["headers"]
+        if name in PASSED_ON and 0 < len(value) <= PASSED_BYTES and not (as_json and name == b"accept")
+    }

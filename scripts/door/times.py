@@ -18,6 +18,10 @@ class Times:
     worker_s: dict[str, float] = field(default_factory=dict)
     received: int = 0
 
+    def queued(self, seconds: float) -> None:
+        """A photo has waited for its turn. Of several, the longest wait counts."""
+        self.queue_s = max(self.queue_s, seconds)
+
     def take_worker(self, server_timing: str) -> None:
         """The worker's Server-Timing header. Of several photos, the longest of each counts."""
         for name, milliseconds in METRIC.findall(server_timing):
@@ -35,4 +39,7 @@ class Times:
 
     def header(self) -> str:
         """The Server-Timing of the answer."""
-        return ", ".join(f"{name};dur={ms}" for name, ms in self.in_ms().items())
+        worker = "".join(f", {name};dur={1000 * seconds:.1f}" for name, seconds in self.worker_s.items())
+        return (
+            f"body;dur={1000 * self.body_s:.1f}, queue;dur={1000 * self.queue_s:.1f}{worker}, total;dur={1000 * self.total_s:.1f}"
+        )

@@ -40,7 +40,8 @@ class App:
         else:
             self.gone.append(scope["path"])
             return
-        seen = {key: scope[key] for key in ("method", "path", "http_version")} | {"length": length} | scope["state"]
+        seen = {key: scope[key] for key in ("method", "path", "http_version")} | {"length": length}
+        seen["request_id"] = scope["state"]["request_id"]
         seen["query"] = scope["query_string"].decode()
         seen["headers"] = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]]
         await answer(send, status, json.dumps(seen).encode(), [CONTENT_TYPE, *headers])

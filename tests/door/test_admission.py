@@ -28,12 +28,13 @@ class Crowd:
         await settle()
 
     async def _one(self, name: str, cost: Cost) -> None:
-        async with self.admission.place(cost):
-            self.inside.append(name)
-            try:
-                await self._leave[name].wait()
-            finally:
-                self.inside.remove(name)
+        await self.admission.enter(cost)
+        self.inside.append(name)
+        try:
+            await self._leave[name].wait()
+        finally:
+            self.inside.remove(name)
+            self.admission.leave(cost)
 
     async def leave(self, name: str) -> None:
         self._leave[name].set()

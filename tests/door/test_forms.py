@@ -7,7 +7,7 @@ import zlib
 from urllib.parse import quote_plus
 
 import pytest
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
 
 from scripts.door.errors import DoorError
 from scripts.door.forms.asked import Asked
@@ -22,7 +22,7 @@ TEXT = base64.b64encode(PHOTO).decode()
 def read(body: bytes, content_type: str = "", query: str = "", size: int = 1000, **headers: str) -> Asked:
     """What a body asks that arrives in chunks of `size` bytes."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    reader = Body(Headers({"content-type": content_type} | named), QueryParams(query))
+    reader = Body({"headers": Headers({"content-type": content_type} | named).raw, "query_string": query.encode()})
     for at in range(0, len(body), size):
         reader.write(body[at : at + size])
     return reader.close()

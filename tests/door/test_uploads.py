@@ -2,35 +2,43 @@
 
 import asyncio
 import gzip
-from types import SimpleNamespace
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from starlette.datastructures import Headers, QueryParams, State
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
 from scripts.door.admission import Admission, Limits
 from scripts.door.errors import DoorError
 from scripts.door.forms.body import Body
+from scripts.door.in_flight import BytesInFlight
 from scripts.door.metrics import Metrics
-from scripts.door.predictions import BytesInFlight, Predictions
+from scripts.door.predictions import Predictions
 from scripts.door.times import Times
 
 
 class Sender:
-    """A request whose body comes piece by piece."""
+    """A request whose body comes piece by piece, an empty one last."""
 
     def __init__(self, predictions: Predictions, headers: dict[str, str] | None = None) -> None:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
-        self.predictions, self.body = predictions, Body(Headers(headers or {}), QueryParams(""))
+        self.hang_up: Callable[[], None]
+        state = {"times": Times(), "call_when_gone": lambda callback: setattr(self, "hang_up", callback)}
+        self.scope = {"headers": Headers(headers or {}).raw, "query_string": b"", "state": state}
+        self.predictions = predictions
         self.task = asyncio.create_task(self._run())
 
-    async def stream(self):
-        while piece := await self.pieces.get():
-            yield piece
+    async def receive(self) -> dict[str, Any]:
+        piece = await self.pieces.get()
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
 
     async def _run(self) -> bytes:
-        request = SimpleNamespace(state=State({"times": Times()}), stream=self.stream)
-        async with self.predictions.read(request, self.body) as asked:  # type: ignore[arg-type]
-            return asked.only_photo()
+        with self.predictions.begin(self.scope, self.receive) as request:
+            asked = await self.predictions.read(request, Body(self.scope))
+            photo = asked.only_photo()
+        await asyncio.sleep(0)  # the answer is sent
+        return photo
 
     async def send(self, piece: bytes) -> None:
         await self.pieces.put(piece)
@@ -88,6 +96,29 @@ def test_what_a_body_unpacks_to_counts():
 
 
 def test_client_that_hangs_up_frees_its_bytes():
+    async def story(predictions: Predictions) -> None:
+        sender = Sender(predictions)
+        await sender.send(b"x" * 500)
+        sender.hang_up()
+        with pytest.raises(ClientDisconnect):
+            await sender.task
+        assert not sender.task.cancelled()
+
+    run(story)
+
+
+def test_client_that_hangs_up_after_its_answer_ends_nothing():
+    async def story(predictions: Predictions) -> None:
+        sender = Sender(predictions)
+        await sender.send(b"x" * 500)
+        await sender.send(b"")
+        sender.hang_up()
+        assert await sender.task == b"x" * 500
+
+    run(story)
+
+
+def test_server_that_stops_is_no_error_of_the_request():
     async def story(predictions: Predictions) -> None:
         sender = Sender(predictions)
         await sender.send(b"x" * 500)

@@ -1,6 +1,7 @@
 """Photos to TorchServe's inference API, for the door: asyncio, connections that are kept, no redirects, no cookies."""
 
 import asyncio
+import functools
 import json
 from collections import deque
 from typing import cast
@@ -13,6 +14,8 @@ from scripts.backend.answer import Answer, BackendDownError, PredictionFailedErr
 IDLE_CONNECTIONS = 64
 # the "type" of the worker's errors, which are about the request; all others are TorchServe's
 WORKER_ERRORS = ("RequestError", "PhotoError")
+# of an answer's headers; TorchServe adds some that keep caches from keeping it
+KEPT = frozenset((b"content-type", b"retry-after", b"server-timing"))
 # TorchServe's answer when `handle` raised, which fails the whole batch
 FAILED = "Prediction failed"
 
@@ -54,7 +57,8 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if name.lower() in KEPT:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser with a part of the answer's body."""
@@ -93,15 +97,10 @@ class Inference:
 
     async def ask(self, question: Question) -> Answer:
         """The worker's answer. BackendDownError without one."""
-        kind = "explanations" if question.explain else "predictions"
-        lines = [
-            f"POST /{kind}/{quote(question.model, safe='')}/{quote(question.version, safe='')} HTTP/1.1",
-            "host: torchserve",
-            "content-type: application/octet-stream",
-            f"content-length: {len(question.photo)}",
-            *(f"{name}: {value}" for name, value in question.headers.items()),
-        ]
-        answer = await self._send("\r\n".join([*lines, "", ""]).encode("latin-1"), question.photo)
+        head = b"%b%d\r\n" % (_start_of_head(question.explain, question.model, question.version), len(question.photo))
+        for header in question.headers.items():
+            head += b"%b: %b\r\n" % header
+        answer = await self._send(head + b"\r\n", question.photo)
         if answer.status >= 400:
             _check_origin(answer)
         return answer
@@ -133,6 +132,14 @@ class Inference:
         """Close the connections that are kept."""
         while self._idle:
             self._idle.pop().close()
+
+
+@functools.lru_cache
+def _start_of_head(explain: bool, model: str, version: str) -> bytes:
+    """A request's head, up to the length of its body."""
+    kind = "explanations" if explain else "predictions"
+    path = f"/{kind}/{quote(model, safe='')}/{quote(version, safe='')}"
+    return f"POST {path} HTTP/1.1\r\nhost: torchserve\r\ncontent-type: application/octet-stream\r\ncontent-length: ".encode()
 
 
 def _check_origin(answer: Answer) -> None:

@@ -4,8 +4,11 @@ Raw bytes, a multipart or urlencoded form, JSON (ours, KServe's), base64 as text
 they arrive, and what is over a limit is refused at the chunk that is over it.
 """
 
+import io
+
 import multipart
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import QueryParams
+from starlette.types import Scope
 
 from scripts.door.errors import DoorError
 from scripts.door.forms.asked import Asked, Found
@@ -20,14 +23,23 @@ from scripts.door.forms.urlencoded_form import read_fields, urlencoded
 class Body:
     """Takes a body chunk by chunk. DoorError from each call."""
 
-    def __init__(self, headers: Headers, query: QueryParams) -> None:
-        top_k = [("query", value) for value in query.getlist("top_k")]
-        self._found = Found(top_k=top_k + [("header x-top-k", value) for value in headers.getlist("x-top-k")])
-        self._type, options = multipart.parse_options_header(headers.get("content-type", ""))
+    def __init__(self, scope: Scope) -> None:
+        kind = encoding = ""
+        self._found = Found()
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                kind = kind or value.decode("latin-1")
+            elif name == b"content-encoding":
+                encoding += "," + value.decode("latin-1")
+            elif name == b"x-top-k":
+                self._found.top_k.append(("header x-top-k", value))
+        if scope["query_string"]:
+            self._found.top_k += [("query", value) for value in QueryParams(scope["query_string"]).getlist("top_k")]
+        self._type, options = multipart.parse_options_header(kind) if ";" in kind else (kind.strip().lower(), {})
         self._charset = options.get("charset", "")
-        self._inflate = inflater(headers.get("content-encoding", ""))
+        self._inflate = inflater(encoding)
         self._parts = MultipartForm(options.get("boundary", ""), self._found) if self._type == "multipart/form-data" else None
-        self._whole, self._size = bytearray(), 0
+        self._whole, self._size = io.BytesIO(), 0
 
     @property
     def size(self) -> int:
@@ -48,7 +60,7 @@ class Body:
             if self._parts:
                 self._parts.write(part)
             else:
-                self._whole += part
+                self._whole.write(part)
 
     def close(self) -> Asked:
         """What the body asks, once it is whole."""
@@ -56,7 +68,7 @@ class Body:
         if self._parts:
             self._parts.close()
         else:
-            self._read(bytes(self._whole))
+            self._read(self._whole.getvalue())
         return self._found.asked()
 
     def _read(self, whole: bytes) -> None:

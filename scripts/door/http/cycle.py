@@ -1,7 +1,7 @@
 """One request and its answer, between the connection and the application: ASGI's receive and send."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -23,11 +23,23 @@ class Cycle(RequestResponseCycle):
     """uvicorn's cycle, which runs the application, with bodies and answers as RFC 9112 has them for HTTP/1.0, too."""
 
     protocol: "DoorProtocol"
+    received: bytes | bytearray = b""  # of the body, and not taken by the application yet
+    on_gone: Callable[[], None] | None = None
     _is_started = False  # by the application; `response_started`: the client has got a part of it
     _head = b""  # of the answer; ASGI has it sent with the first part of the body, and one packet is faster than two
     _left: int | None = None  # of the answer's content-length
     _chunked = False
     _without_body = False
+
+    def take(self, piece: bytes) -> None:
+        """The next piece of the body. The usual one is alone, and not copied."""
+        if not self.received:
+            self.received = piece
+        elif isinstance(self.received, bytearray):
+            self.received += piece
+        else:
+            self.received = bytearray(self.received + piece)
+        self.message_event.set()
 
     # what is sent and received are dictionaries whose keys the ASGI specification defines
     async def receive(self) -> Any:
@@ -42,7 +54,9 @@ class Cycle(RequestResponseCycle):
         if self.disconnected or self.response_complete:
             self.message_event.set()
             return {"type": "http.disconnect"}
-        body, self.body = bytes(self.body), bytearray()
+        body, self.received = bytes(self.received), b""
+        if not self.more_body:
+            self.protocol.resume()  # else the end of a client that hangs up is not seen
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:

@@ -1,6 +1,7 @@
 """One connection's times and its end. It has one deadline, and the sweep of all connections checks it: no timers."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.config import Config
@@ -145,6 +146,12 @@ class Lifetime(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             self.flow.resume_writing()
+            if self.cycle.on_gone:
+                self.cycle.on_gone()
+
+    def call_when_gone(self, callback: Callable[[], None]) -> None:
+        """For the application: a call as soon as the client of its request hangs up; `receive` tells only whoever waits in it."""
+        self.cycle.on_gone = callback
 
     def client_gone(self) -> None:
         """The system reports the end of a connection that was not read from."""

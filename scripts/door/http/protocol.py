@@ -45,6 +45,7 @@ class DoorProtocol(Lifetime):
         self.is_ending = True
         self.buffer = b""
         self.all.remove(self)
+        self.disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -109,6 +110,7 @@ class DoorProtocol(Lifetime):
         line = parse_request_line(head, self.limits)
         check_size(head, self.limits)
         self.in_body, self._head_is_complete = True, False
+        self.parser = httptools.HttpRequestParser(self)
         self.parser.feed_data(for_parser(head, line))  # fills `headers`, and clears `in_body` where there is no body
         expects = check_fields(self.headers, line.minor == 0)
         self._fill_scope(line)
@@ -125,7 +127,8 @@ class DoorProtocol(Lifetime):
         self.scope["raw_path"] = line.path
         self.scope["path"] = line.decoded_path()
         self.scope["query_string"] = line.query
-        self.request_id = self.scope["state"]["request_id"] = request_id(self.headers)
+        self.request_id = request_id(self.headers)
+        self.scope["state"].update(request_id=self.request_id, call_when_gone=self.call_when_gone)
 
     def _make_cycle(self, expects: bool) -> Cycle:
         cycle = Cycle(
@@ -162,7 +165,12 @@ class DoorProtocol(Lifetime):
             self._left -= len(data)
         piece, self.buffer = (data, b"") if end is None else (data[:end], data[end:])
         self.reading.moved += len(piece)
-        self.parser.feed_data(piece)
+        if self._chunks:
+            self.parser.feed_data(piece)
+        else:  # nothing in it is the parser's
+            self.on_body(piece)
+            if end is not None:
+                self.on_message_complete()
         if self.in_body != (end is None):
             raise Refusal(400, "the body of the request is malformed")
         if not self.in_body and not self.is_busy:
@@ -188,9 +196,8 @@ class DoorProtocol(Lifetime):
         cycle = self.cycle
         if cycle.response_complete:
             return
-        cycle.body += body
-        cycle.message_event.set()
-        if len(cycle.body) > self.limits.buffered_bytes:
+        cycle.take(body)
+        if len(cycle.received) > self.limits.buffered_bytes:
             self.pause()
 
     def on_message_complete(self) -> None:

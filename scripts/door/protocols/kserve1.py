@@ -54,5 +54,6 @@ class Kserve1:
     async def _answers(self, request: Request, explain: bool) -> list[dict[str, object]]:
         model = request.path_params["model"]
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
-        async with self.predictions.read(request, Body(request.headers, request.query_params)) as asked:
-            return await answers(self.predictions, request, model, None, asked.photos, asked.top_k, explain)
+        with self.predictions.begin(request.scope, request.receive) as in_flight:
+            asked = await self.predictions.read(in_flight, Body(request.scope))
+            return await answers(self.predictions, in_flight, model, None, asked.photos, asked.top_k, explain)

@@ -86,10 +86,11 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME[/versions/V]/infer."""
         model, _ = self._chosen(request)
-        body = TensorBody(request.headers, request.query_params)
-        async with self.predictions.read(request, body) as asked:
-            named = request.path_params.get("version")  # None is chosen when its turn comes: the default may have changed
-            found = await answers(self.predictions, request, model, named, asked.photos, asked.top_k)
+        body = TensorBody(request.scope)
+        named = request.path_params.get("version")  # None is chosen when its turn comes: the default may have changed
+        with self.predictions.begin(request.scope, request.receive) as in_flight:
+            asked = await self.predictions.read(in_flight, body)
+            found = await answers(self.predictions, in_flight, model, named, asked.photos, asked.top_k)
         return _response({"model_name": model, "model_version": found[0]["version"]}, body.wanted, found)
 
 

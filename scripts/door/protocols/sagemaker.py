@@ -7,10 +7,11 @@ It chooses among variants itself, so X-Amzn-SageMaker-Target-Variant says nothin
 
 import re
 
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from scripts.door.errors import DoorError, error_body
 from scripts.door.forms.body import Body
@@ -24,9 +25,9 @@ TOP_K = re.compile(r"(?:^|[,;&\s])top_k\s*=\s*([^,;&\s]*)")
 class AttributesBody(Body):
     """A body whose top_k may stand in the custom attributes: top_k=3, among others after commas or semicolons."""
 
-    def __init__(self, headers: Headers, query: QueryParams) -> None:
-        super().__init__(headers, query)
-        for value in TOP_K.findall(headers.get(ATTRIBUTES, "")):
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope)
+        for value in TOP_K.findall(Headers(scope=scope).get(ATTRIBUTES, "")):
             self._found.top_k.append(("the custom attributes", value))
 
 
@@ -53,12 +54,12 @@ class SageMaker:
         """POST /invocations: a photo in any form; {"instances": [...]} is answered with {"predictions": [...]}."""
         model = self._model(request.headers.get(TARGET))
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
-        async with self.predictions.read(request, AttributesBody(request.headers, request.query_params)) as asked:
+        with self.predictions.begin(request.scope, request.receive) as in_flight:
+            asked = await self.predictions.read(in_flight, AttributesBody(request.scope))
             if asked.instances:
-                return JSONResponse(
-                    {"predictions": await answers(self.predictions, request, model, None, asked.photos, asked.top_k)}
-                )
-            answer = checked(await self.predictions.answer(request, model, None, asked.photos[0], asked.top_k))
+                found = await answers(self.predictions, in_flight, model, None, asked.photos, asked.top_k)
+                return JSONResponse({"predictions": found})
+            answer = checked(await self.predictions.answer(in_flight, model, None, asked.photos[0], asked.top_k))
         return Response(answer.body, media_type=answer.headers.get("content-type", "application/json"))
 
     def _model(self, target: str | None) -> str:

@@ -5,16 +5,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.requests import Request
-
 from scripts.backend.answer import Answer
 from scripts.door.errors import DoorError
+from scripts.door.in_flight import InFlight
 from scripts.door.predictions import Predictions
 
 
 async def answers(
     predictions: Predictions,
-    request: Request,
+    request: InFlight,
     model: str,
     version: str | None,
     photos: Sequence[bytes],
@@ -22,8 +21,9 @@ async def answers(
     explain: bool = False,
 ) -> list[Any]:
     """The JSON answer to each photo. DoorError for the first that has none, with its number from 0 if there are several."""
-    request = _asking_for_json(request)
-    tasks = [asyncio.ensure_future(predictions.answer(request, model, version, photo, top_k, explain)) for photo in photos]
+    tasks = [
+        asyncio.ensure_future(predictions.answer(request, model, version, photo, top_k, explain, as_json=True)) for photo in photos
+    ]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         # one that has raised comes before those that still wait for their turn
@@ -55,9 +55,3 @@ def _content(task: "asyncio.Future[Answer]", number: int | None) -> Any:
         if number is None:
             raise
         raise DoorError(f"photo {number}: {error}", error.status, error.kind, headers=error.headers) from error
-
-
-def _asking_for_json(request: Request) -> Request:
-    """The request without Accept: a heat map is answered as JSON then, whatever picture the client takes."""
-    headers = [(name, value) for name, value in request.scope["headers"] if name != b"accept"]
-    return Request({**request.scope, "headers": headers}, request.receive)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from scripts.door.errors import DoorError
 from scripts.door.forms.base64_text import from_base64, photo_of
@@ -37,10 +38,10 @@ class Wanted:
 class TensorBody(Body):
     """Takes the body of an inference request; once it is closed, `wanted` is there. DoorError."""
 
-    def __init__(self, headers: Headers, query: QueryParams) -> None:
+    def __init__(self, scope: Scope) -> None:
         # whatever the content type: clients send the binary form as application/octet-stream, or as nothing at all
-        super().__init__(Headers(raw=[(name, value) for name, value in headers.raw if name != b"content-type"]), query)
-        self._json_length = headers.get(HEADER)
+        super().__init__({**scope, "headers": [header for header in scope["headers"] if header[0] != b"content-type"]})
+        self._json_length = Headers(scope=scope).get(HEADER)
         self.wanted = Wanted(None, {})
 
     def _read(self, whole: bytes) -> None:
