@@ -81,7 +81,7 @@ ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
 	data ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
-	serve key stop rollout rollback status releases predict smoke bench bench-door photo-costs tune \
+	serve key stop rollout rollback status releases predict smoke bench bench-door bench-attacks photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -244,6 +244,9 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, beside TorchServe's own socket: [PHOTOS=folder CONCURRENCY="1 16" SECONDS=5]
 	@$(python) scripts.bench.door_cost $(call option,--photos,PHOTOS) $(call list,--concurrency,CONCURRENCY) \
 		$(call option,--seconds,SECONDS) $(named_model)
+
+bench-attacks: .venv/installed-serve $(STARTER) ## Measure what ordinary clients get while the door is attacked: [PHOTOS=folder SECONDS=10]
+	@$(python) scripts.bench.under_attack $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS) $(named_model)
 
 photo-costs: .venv/installed-serve ## Measure what decoding the costliest photos of each format takes, beside the estimates
 	@$(python) scripts.bench.photo_costs

@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import uvloop
@@ -22,10 +23,12 @@ class App:
 
     def __init__(self) -> None:
         self.gone: list[str] = []  # paths of requests whose client went away
+        self.asked: Counter[str] = Counter()  # by path
         self.release = asyncio.Event()
 
     async def __call__(self, scope, receive, send) -> None:
         path = scope["path"]
+        self.asked[path] += 1
         if handle := getattr(self, path.strip("/").split("/")[0].replace("*", "") or "echo", None):
             await handle(scope, receive, send)
         else:

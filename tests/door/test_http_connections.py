@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,12 @@ def test_ten_thousand_idle_connections_take_little_memory(tmp_path):
         for each in clients:
             each.close()
         wait_until(lambda: server.num_fds() < 50)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no such bound")
+def test_system_holds_little_for_a_client_that_does_not_read():
+    with serve() as served, served.connect() as client:
+        client.send(b"GET /big?100000 HTTP/1.1\r\nHost: a\r\n\r\n" * 60)
+        # the answer that waits for its client; Linux alone would take 40 of them
+        wait_until(lambda: any(connection.flow.write_paused for connection in served.server.connections[0].open))
+        assert served.app.asked["/big"] < 10

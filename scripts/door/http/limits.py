@@ -35,6 +35,8 @@ class Limits:
     # --- answers ---
     write_rate: float = 1000.0  # of a client that reads an answer, once `write_grace_s` is over
     write_grace_s: float = 10.0
+    # of answers that the system holds for a client beyond what is under way to it; it would take 4 MB for each that does not read
+    unsent_bytes: int = 128 * 1024
 
     # --- connections ---
     connections: int = 10_000  # in all; each idle one takes about 10 kB

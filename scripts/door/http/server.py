@@ -41,7 +41,10 @@ class Listener:
         """A listening socket. OSError if the address is taken."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         both = self.host == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((self.host, self.port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        listening = socket.create_server((self.host, self.port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self.limits.unsent_bytes)
+        return listening
 
     def context(self) -> ssl.SSLContext | None:
         """Its TLS, if it has any. ValueError if only one file is given, or they are no pair."""
