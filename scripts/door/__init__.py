@@ -4,7 +4,8 @@
     http/           HTTP itself: heads, bodies, time-outs, connections
     app.py          routes and errors
     forms/          a request's body -> photos
-    predictions.py  a photo -> the backend's answer; admission.py: when it is its turn
+    predictions.py  a photo -> the backend's answer; admission.py: when it is its turn; in_flight.py: what ends a request early
+    log.py          the access log;  metrics.py, times.py  what is counted and measured
 
 Not imported by anything else in scripts.
 """

@@ -6,6 +6,7 @@ flight is answered, and the process ends.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -98,7 +99,8 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
     """Answer until serve has gone, or SIGTERM. OSError if a port is taken, ValueError for a setting that cannot be."""
     backend, state, metrics = Inference(args.backend), State(), Metrics()
     predictions = predictions_of(backend, state, metrics, settings)
-    door = Door(predictions, state, metrics, AccessLog(settings.access_log), access_of(settings))
+    log = AccessLog(settings.access_log, metrics.lost_lines.inc)
+    door = Door(predictions, state, metrics, log, access_of(settings))
     token = os.environ.get("SEEFOOD_MANAGEMENT_TOKEN", "")
     management = Management(args.management, args.port + 1, ManagementLimits(token))
     server = HttpServer(
@@ -110,6 +112,7 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
     # Ctrl-C reaches the whole process group: serve decides when the door ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    gc.freeze()  # what starts with the process stays: no collection walks through it again
     following = asyncio.create_task(follow(state, server))
     try:
         await server.serve()
@@ -117,6 +120,7 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
         following.cancel()
         backend.close()
         await management.close()
+        log.close()
 
 
 def main() -> int:

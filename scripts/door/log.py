@@ -1,20 +1,34 @@
-"""The access log: a line of JSON for each request, without anything of its photo. Off unless it is asked for."""
+"""The access log: a line of JSON for each request, without anything of its photo. Off unless it is asked for.
+
+A thread writes it: whoever reads it may be slow, or stop, and requests must not wait for that. Lines for which there is no room
+any more are lost, and counted.
+"""
 
 import json
+import queue
 import sys
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 from starlette.types import Scope
 
 from scripts.door.times import Times
 
+MOST_LINES = 10_000  # that wait to be written, some 300 bytes each
+CLOSE_S = 2.0  # for the last of them, when the server stops
+
 
 class AccessLog:
-    """Writes lines, or nothing."""
+    """Writes lines, or nothing. `lost` is called for a line that is not written."""
 
-    def __init__(self, enabled: bool, out: TextIO = sys.stdout) -> None:
-        self.enabled, self.out = enabled, out
+    def __init__(self, enabled: bool, lost: Callable[[], object] = lambda: None, out: TextIO = sys.stdout) -> None:
+        self.enabled, self.lost, self.out = enabled, lost, out
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_LINES)
+        self._writer = threading.Thread(target=self._write, name="access log", daemon=True)
+        if enabled:
+            self._writer.start()
 
     def __call__(self, scope: Scope, status: int, sent: int, times: Times) -> None:
         """One request that is over: `sent` bytes of body. All times in milliseconds."""
@@ -33,7 +47,27 @@ class AccessLog:
             **{name: state[name] for name in ("version", "key", "error") if name in state},
         }
         try:
-            self.out.write(json.dumps(line) + "\n")
-            self.out.flush()
-        except (OSError, ValueError):  # a full disk or a closed pipe must not end the server
-            return
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self.lost()
+
+    def close(self) -> None:
+        """Write what waits, for at most CLOSE_S."""
+        if self.enabled:
+            try:
+                self._lines.put(None, timeout=CLOSE_S)
+            except queue.Full:
+                return
+            self._writer.join(CLOSE_S)
+
+    def _write(self) -> None:
+        line: dict[str, Any] | None = {}
+        while line is not None:
+            line = self._lines.get()
+            try:
+                if line is not None:
+                    self.out.write(json.dumps(line) + "\n")
+                if line is None or self._lines.empty():
+                    self.out.flush()
+            except (OSError, ValueError):  # a full disk or a closed pipe must not end the server
+                self.lost()

@@ -33,6 +33,9 @@ class Metrics:
             "seefood_door_backend_errors", "photos without an answer of the backend", registry=self.registry
         )
 
+        self.lost_lines = Counter(
+            "seefood_door_lost_log_lines", "lines of the access log that were not written", registry=self.registry
+        )
         self._labelled: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def watch(self, admission: Admission) -> None:

@@ -1,0 +1,60 @@
+"""The access log: what a line holds, and a reader that is slow or gone."""
+
+import json
+import os
+import threading
+
+import pytest
+
+from scripts.door.log import MOST_LINES, AccessLog
+from scripts.door.times import Times
+from tests.conftest import LIMIT_S
+
+SCOPE = {"method": "POST", "path": "/predictions/seefood", "state": {"request_id": "an-id", "version": "0.2.0"}}
+
+
+@pytest.fixture
+def pipe():
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as reader, os.fdopen(writing, "w") as writer:
+        yield reader, writer
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what is left in `writer` can be flushed
+
+
+def test_line_of_a_request(pipe):
+    reader, writer = pipe
+    log = AccessLog(True, out=writer)
+    times = Times(received=1234)
+    times.take_worker("decode;dur=3.25, inference;dur=10")
+    log(SCOPE, 200, 56, times)
+    log.close()
+    line = json.loads(reader.readline())
+    expected = {"request_id": "an-id", "version": "0.2.0", "method": "POST", "path": "/predictions/seefood", "status": 200}
+    assert expected.items() <= line.items()
+    assert (line["received"], line["sent"], line["ms"]["decode"], line["ms"]["inference"]) == (1234, 56, 3.2, 10.0)
+
+
+def test_requests_do_not_wait_for_a_reader_that_reads_nothing(pipe):
+    reader, writer = pipe
+    lost = []
+    log = AccessLog(True, lambda: lost.append(1), out=writer)
+    count = 2 * MOST_LINES + 1000  # the pipe holds some hundred
+    asked = threading.Thread(target=lambda: [log(SCOPE, 200, 56, Times()) for _ in range(count)])
+    asked.start()
+    asked.join(LIMIT_S)
+    assert not asked.is_alive()
+    assert lost
+    threading.Thread(target=log.close).start()
+    written = [json.loads(reader.readline()) for _ in range(count - len(lost))]
+    assert {line["request_id"] for line in written} == {"an-id"}
+
+
+def test_reader_that_is_gone_ends_nothing(pipe):
+    reader, writer = pipe
+    lost = []
+    log = AccessLog(True, lambda: lost.append(1), out=writer)
+    reader.close()
+    for _ in range(100):
+        log(SCOPE, 200, 56, Times())
+    log.close()
+    assert lost
