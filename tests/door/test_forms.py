@@ -22,7 +22,12 @@ TEXT = base64.b64encode(PHOTO).decode()
 def read(body: bytes, content_type: str = "", query: str = "", size: int = 1000, **headers: str) -> Asked:
     """What a body asks that arrives in chunks of `size` bytes."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    reader = Body({"headers": Headers({"content-type": content_type} | named).raw, "query_string": query.encode()})
+    reader = Body(
+        {
+            "headers": Headers({"content-type": content_type, "content-length": str(len(body))} | named).raw,
+            "query_string": query.encode(),
+        }
+    )
     for at in range(0, len(body), size):
         reader.write(body[at : at + size])
     return reader.close()

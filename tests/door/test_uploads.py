@@ -25,7 +25,11 @@ class Sender:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
         self.hang_up: Callable[[], None]
         state = {"times": Times(), "call_when_gone": lambda callback: setattr(self, "hang_up", callback)}
-        self.scope = {"headers": Headers(headers or {}).raw, "query_string": b"", "state": state}
+        self.scope = {
+            "headers": Headers({"transfer-encoding": "chunked"} | (headers or {})).raw,
+            "query_string": b"",
+            "state": state,
+        }
         self.predictions = predictions
         self.task = asyncio.create_task(self._run())
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-PHOTO_ERRORS = (400, 404, 413, 415, 422, 500, 503)
+PHOTO_ERRORS = (400, 404, 411, 413, 415, 422, 500, 503)
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,28 @@ from scripts.door.forms.limits import MAX_BODY_BYTES
 from scripts.door.forms.multipart_form import MultipartForm
 from scripts.door.forms.urlencoded_form import read_fields, urlencoded
 
+# one of them announces a body: RFC 9112, 6.3
+FRAMING = (b"content-length", b"transfer-encoding")
+
 
 class Body:
     """Takes a body chunk by chunk. DoorError from each call."""
 
     def __init__(self, scope: Scope) -> None:
         kind = encoding = ""
+        has_length = False
         self._found = Found()
         for name, value in scope["headers"]:
             if name == b"content-type":
                 kind = kind or value.decode("latin-1")
             elif name == b"content-encoding":
                 encoding += "," + value.decode("latin-1")
+            elif name in FRAMING:
+                has_length = True
             elif name == b"x-top-k":
                 self._found.top_k.append(("header x-top-k", value))
+        if not has_length:
+            raise DoorError("the request has no body: send the photo with a content-length, or in chunks", 411)
         if scope["query_string"]:
             self._found.top_k += [("query", value) for value in QueryParams(scope["query_string"]).getlist("top_k")]
         self._type, options = multipart.parse_options_header(kind) if ";" in kind else (kind.strip().lower(), {})

@@ -1,0 +1,164 @@
+"""Each status of the README's table, as a client meets it: doors with settings of their own in front of one real TorchServe."""
+
+import contextlib
+import json
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.door.access.keys import new_key
+from scripts.door.api.statuses import STATUSES
+from tests.conftest import LIMIT_S, ROOT, free_port
+from tests.door.http_client import wait_until
+from tests.door.raw import Answer, read_answer, request
+
+pytestmark = pytest.mark.server
+PATH = "/predictions/seefood"
+STATE = {"live": True, "ready": True, "models": {"seefood": {"default": "0.2.0", "versions": {"0.2.0": {}}}}}
+# what TorchServe 0.12 answers when the handler raises
+RAISED = b'{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'
+
+
+class Door:
+    """A door's process."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process, self.port = process, port
+
+    def tell(self, state: object) -> None:
+        """As serve does."""
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(state).encode() + b"\n")
+        self.process.stdin.flush()
+        wait_until(lambda: self.ask(request("/readyz", method="GET")).status == 200)
+
+    def ask(self, sent: bytes, port: int = 0) -> Answer:
+        """The answer to these bytes."""
+        with socket.create_connection(("127.0.0.1", port or self.port), LIMIT_S) as connection:
+            connection.sendall(sent)
+            with connection.makefile("rb") as stream:
+                return read_answer(stream)
+
+
+@contextlib.contextmanager
+def door(sockets: Path, **settings: object) -> Iterator[Door]:
+    """A door with these settings in front of TorchServe's sockets."""
+    port = free_port()
+    command = [sys.executable, "-m", "scripts.door.door", "--port", str(port)]
+    command += [f"--{name}=unix:{sockets / socket}" for name, socket in (("backend", "inference"), ("management", "management"))]
+    environment = os.environ | {f"SEEFOOD_{name.upper()}": str(value) for name, value in settings.items()}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: is_open(port))
+            yield Door(process, port)
+        finally:
+            process.kill()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def sockets(server):
+    return (ROOT / "build" / f"serve-{server.port}" / "sockets").resolve()
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """A key, and the file that holds it."""
+    key, line = new_key("kitchen")
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text(line + "\n")
+    return key, file
+
+
+@pytest.fixture(scope="module")
+def seen(sockets, photo, keys, tmp_path_factory):
+    """By status, an answer of it."""
+    answers: dict[int, Answer] = {}
+    with door(sockets, request_head_s=1, heat_maps=0) as one:
+        answers[503] = one.ask(request(PATH, photo))  # serve has told nothing yet
+        one.tell(STATE)
+        answers |= {status: one.ask(sent) for status, sent in asked(photo).items()}
+        answers[421] = one.ask(b"GET /models HTTP/1.1\r\nhost: example.org\r\n\r\n", one.port + 1)
+    key, file = keys
+    with door(sockets, api_keys=file, rate_per_key=0.1) as one:
+        one.tell(STATE)
+        answers[401] = one.ask(request(PATH, photo))
+        for _ in range(2):
+            answers[429] = one.ask(request(PATH, photo, {"x-api-key": key}))
+    with raising(tmp_path_factory.mktemp("s")) as backend, door(backend) as one:
+        one.tell(STATE)
+        answers[500] = one.ask(request(PATH, photo))
+    return answers
+
+
+def asked(photo: bytes) -> dict[int, bytes]:
+    """By status, a request that is answered with it."""
+    head = f"POST {PATH} HTTP/1.1\r\nhost: a\r\n".encode()
+    return {
+        200: request(PATH, photo),
+        400: request(PATH, b""),
+        403: request("/explanations/seefood", photo),
+        404: request("/predictions/nothing", photo),
+        405: request(PATH, method="GET"),
+        408: head,
+        411: head + b"\r\n",
+        413: head + b"content-length: 40000000\r\n\r\n" + bytes(29 * 1024 * 1024),
+        414: b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+        415: request(PATH, b"no photo at all"),
+        417: head + b"expect: wonders\r\n\r\n",
+        422: request(PATH, photo[: len(photo) // 3]),
+        431: head + b"a: " + b"b" * 100_000 + b"\r\n\r\n",
+        501: b"BREW /tea HTTP/1.1\r\nhost: a\r\n\r\n",
+        505: b"GET / HTTP/3.0\r\nhost: a\r\n\r\n",
+    }
+
+
+class Raises(socketserver.StreamRequestHandler):
+    """In TorchServe's place, a model that raises at each photo."""
+
+    def handle(self) -> None:
+        while head := self.rfile.readline():
+            length = 0
+            while (head := self.rfile.readline()) != b"\r\n":
+                if head.startswith(b"content-length:"):
+                    length = int(head.split(b":")[1])
+            self.rfile.read(length)
+            self.wfile.write(b"HTTP/1.1 503 -\r\ncontent-length: %d\r\n\r\n" % len(RAISED) + RAISED)
+
+
+@contextlib.contextmanager
+def raising(folder: Path) -> Iterator[Path]:
+    with socketserver.ThreadingUnixStreamServer(str(folder / "inference"), Raises) as backend:
+        threading.Thread(target=backend.serve_forever, daemon=True).start()
+        yield folder
+        backend.shutdown()
+
+
+def test_each_status_is_answered_by_a_request(seen):
+    assert set(seen) == set(STATUSES)
+    assert {status: answer.status for status, answer in seen.items()} == {status: status for status in STATUSES}
+
+
+def test_each_error_has_the_one_form(seen):
+    for status, answer in seen.items():
+        if status != 200:
+            error = answer.json()
+            assert (error["code"], error["request_id"]) == (status, answer.headers["x-request-id"])
+            assert error["message"]
+            assert error["type"].endswith("Error")
+
+
+def test_who_shall_come_again_is_told_when(seen):
+    assert all(int(seen[status].headers["retry-after"]) >= 1 for status in (429, 503))
+    assert set(seen[405].headers["allow"].split(", ")) == {"POST", "PUT"}
