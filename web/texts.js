@@ -1,0 +1,99 @@
+// What the page says, by language; {names} are filled in. A language needs all the keys of the first one.
+
+export const texts = {
+  en: {
+    intro: "Take a photo and see what it is.",
+    photo: "Photo",
+    answer: "Answer",
+    preview: "Your photo",
+    drop: "Drop a photo here, paste one, or choose one.",
+    camera: "Take a photo",
+    choose: "Choose a photo",
+    model: "Model",
+    key: "API key",
+    send: "Send",
+    details: "What the server says",
+    history: "The last photos, until this page is closed",
+    docs: "The API, for programs",
+    sending: "Looking at it …",
+    found: "{label}, {percent}",
+    unsure: "Not sure: this looks unlike everything the model knows.",
+    made: "Answered by {model} {version} in {ms} ms",
+    heat: "Where does it see that?",
+    plain: "Show the photo alone",
+    heating: "Looking again, at each part …",
+    rests: "“{label}” rests most on the {place} of the photo.",
+    places: "top left, top, top right, left, middle, right, bottom left, bottom, bottom right",
+    waiting: "{why} Trying again in {seconds} s.",
+    offline: "You are offline.",
+    unreachable: "The server does not answer. Is it running?",
+    empty: "This file is empty.",
+    400: "This photo could not be sent as it is.",
+    401: "This server needs a key.",
+    403: "This is switched off on this server.",
+    404: "This model is not served any more.",
+    408: "The photo took too long to arrive.",
+    413: "The photo is too large.",
+    415: "This file is no picture, or of a kind that is not read.",
+    422: "This picture is broken, or has too many pixels.",
+    429: "Too many photos at once.",
+    500: "The server failed on this photo.",
+    503: "The server is busy.",
+    other: "The server did not take this photo (status {status}).",
+  },
+  de: {
+    intro: "Foto machen und sehen, was es ist.",
+    photo: "Foto",
+    answer: "Antwort",
+    preview: "Ihr Foto",
+    drop: "Ein Foto hierher ziehen, einfügen oder auswählen.",
+    camera: "Foto aufnehmen",
+    choose: "Foto auswählen",
+    model: "Modell",
+    key: "API-Schlüssel",
+    send: "Senden",
+    details: "Was der Server sagt",
+    history: "Die letzten Fotos, bis diese Seite geschlossen wird",
+    docs: "Die Schnittstelle für Programme",
+    sending: "Wird angesehen …",
+    found: "{label}, {percent}",
+    unsure: "Nicht sicher: Das sieht nichts ähnlich, was das Modell kennt.",
+    made: "Antwort von {model} {version} in {ms} ms",
+    heat: "Woran ist das zu sehen?",
+    plain: "Nur das Foto zeigen",
+    heating: "Jeder Teil wird noch einmal angesehen …",
+    rests: "„{label}“ ist vor allem hier zu sehen: {place}.",
+    places: "oben links, oben, oben rechts, links, Mitte, rechts, unten links, unten, unten rechts",
+    waiting: "{why} Neuer Versuch in {seconds} s.",
+    offline: "Keine Verbindung zum Internet.",
+    unreachable: "Der Server antwortet nicht. Läuft er?",
+    empty: "Diese Datei ist leer.",
+    400: "Dieses Foto konnte so nicht gesendet werden.",
+    401: "Dieser Server verlangt einen Schlüssel.",
+    403: "Das ist auf diesem Server abgeschaltet.",
+    404: "Dieses Modell wird nicht mehr angeboten.",
+    408: "Das Foto kam nicht rechtzeitig an.",
+    413: "Das Foto ist zu groß.",
+    415: "Diese Datei ist kein Bild, oder keines, das gelesen werden kann.",
+    422: "Dieses Bild ist beschädigt oder hat zu viele Bildpunkte.",
+    429: "Zu viele Fotos auf einmal.",
+    500: "Der Server ist an diesem Foto gescheitert.",
+    503: "Der Server ist ausgelastet.",
+    other: "Der Server hat dieses Foto nicht angenommen (Status {status}).",
+  },
+};
+
+export const language = (navigator.languages ?? [navigator.language])
+  .map((tag) => tag.split("-")[0])
+  .find((tag) => tag in texts) ?? "en";
+
+export function text(name, values = {}) {
+  return texts[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+}
+
+// Percentages that nobody takes for certainty: 100 % and 0 % are not among them.
+export function percent(share) {
+  const format = new Intl.NumberFormat(language, { style: "percent" });
+  if (share < 0.01) return `< ${format.format(0.01)}`;
+  return share > 0.99 ? `> ${format.format(0.99)}` : format.format(share);
+}
