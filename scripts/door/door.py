@@ -14,9 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvloop
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from scripts.backend.answer import Backend
 from scripts.backend.torchserve.inference import Inference
 from scripts.command import parser, run
@@ -81,29 +78,17 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def for_this_machine(management: Management, metrics: Metrics) -> ASGIApp:
-    """The application on loopback: the management API, and the door's metrics, which serve adds to the others."""
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/metrics":
-            await Response(metrics.text(), media_type="text/plain")(scope, receive, send)
-        else:
-            await management(scope, receive, send)
-
-    return application
-
-
 async def serve(args: argparse.Namespace, settings: Settings) -> None:
     """Answer until serve has gone, or SIGTERM. OSError if a port is taken, ValueError for a setting that cannot be."""
     backend, state, metrics = Inference(args.backend), State(), Metrics()
     predictions = predictions_of(backend, state, metrics, settings)
     door = Door(predictions, state, metrics, AccessLog(settings.access_log), access_of(settings))
     token = os.environ.get("SEEFOOD_MANAGEMENT_TOKEN", "")
-    management = Management(args.management, args.port + 1, ManagementLimits(token))
+    management = Management(args.management, args.port + 1, metrics.text, ManagementLimits(token))
     server = HttpServer(
         [
             Listener(door.application(), args.host, args.port, http_limits(settings), args.cert, args.key),
-            Listener(for_this_machine(management, metrics), "127.0.0.1", args.port + 1, http_limits(settings)),
+            Listener(management, "127.0.0.1", args.port + 1, http_limits(settings)),
         ]
     )
     # Ctrl-C reaches the whole process group: serve decides when the door ends

@@ -16,11 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.door.access.keys import HEALTH_PATHS
 from scripts.door.access.refusal import refuse
+from scripts.door.addresses import Address, address_in, owner_of
 from scripts.door.errors import DoorError
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-IPV6_PREFIX = 64  # what one customer has: RFC 6177
 MAX_FORWARDED = 32  # entries of X-Forwarded-For that are looked at
 
 
@@ -118,40 +117,19 @@ def networks(texts: Sequence[str]) -> list[Network]:
 
 
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
-    """Whom a request comes from: the peer, or, behind trusted proxies, the last address that none of them has.
-
-    Of an IPv6 address, the network of its customer. A peer without an address (a Unix socket) is "local".
-    """
-    address = _parsed((scope.get("client") or ("",))[0])
-    if address is None:
-        return "local"
-    if _is_in(address, trusted):
+    """Whom a request comes from: the owner of the peer, or, behind trusted proxies, of the last address that none of them has."""
+    address = address_in((scope.get("client") or ("",))[0])
+    if address is not None and _is_in(address, trusted):
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
         for entry in forwarded[: -MAX_FORWARDED - 1 : -1]:
-            before = _parsed(entry)
+            before = address_in(entry)
             if before is None:
                 break
             address = before
             if not _is_in(address, trusted):
                 break
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.IPv6Network((int(address), IPV6_PREFIX), strict=False))
-    return str(address)
+    return owner_of(address)
 
 
 def _is_in(address: Address, trusted: Sequence[Network]) -> bool:
     return any(address.version == network.version and address in network for network in trusted)
-
-
-def _parsed(text: str) -> Address | None:
-    """The address of 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1]:80; an IPv4 address in IPv6 is IPv4."""
-    text = text.strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
