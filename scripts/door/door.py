@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvloop
+
 from scripts.backend.answer import Backend
 from scripts.backend.torchserve.inference import Inference
 from scripts.command import parser, run
