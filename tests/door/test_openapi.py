@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.applications import Starlette
 
-from scripts.door.api.openapi import PAGE, api_routes, document
+from scripts.door.api.openapi import FILES, PAGE, api_routes, document
 from scripts.door.api.operations import OPERATIONS
 from scripts.door.api.statuses import STATUSES, statuses_markdown
 from scripts.door.state import State
@@ -82,6 +82,8 @@ def test_page_needs_nothing_from_elsewhere():
     assert linked
     for path in linked:
         assert ask(app, "GET", path).status_code == 200
+    types = {path: ask(app, "GET", path).headers["content-type"] for path in FILES}
+    assert list(types.values()) == [f"text/{kind}; charset=utf-8" for kind in ("html", "javascript", "css")]
     files = list(PAGE.iterdir())
     assert sum(file.stat().st_size for file in files) < 20_000
     for file in files:
