@@ -75,7 +75,7 @@ def no_room() -> DoorError:
 
 @dataclass
 class Predictions:
-    """Takes photos to the backend. `heat_maps` admits requests for one, None: there are none; `timeout_s`: for the backend."""
+    """Takes photos to the backend. `heat_maps` admits those of heat maps, None: there are none; `timeout_s`: for its turn and answer."""
 
     backend: Backend
     state: State
@@ -143,7 +143,8 @@ class Predictions:
         admission = self.heat_maps if explain else self.admission
         if admission is None:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
-        async with _until_gone(request), admission.place(self._cost(model, version, photo, explain)) as waited_s:
+        cost = self._cost(model, version, photo, explain)
+        async with _until_gone(request), self._in_time(), admission.place(cost) as waited_s:
             times.queue_s = max(times.queue_s, waited_s)
             answer = await self._ask(question)
         times.take_worker(answer.headers.get("server-timing", ""))
@@ -157,15 +158,17 @@ class Predictions:
         decoding_s = min(photo_cost(photo).cpu_s, self.admission.limits.running_cpu_s / 2)
         return Cost(len(photo), decoding_s + network_s)
 
-    async def _ask(self, question: Callable[[], Question]) -> Answer:
-        """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """DoorError 503 after `timeout_s`."""
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await self._twice(question)
+                yield
         except TimeoutError as error:
             raise DoorError(f"no worker answered within {self.timeout_s:g} s", 503, "UnavailableError", RETRY_AFTER_S) from error
 
-    async def _twice(self, question: Callable[[], Question]) -> Answer:
+    async def _ask(self, question: Callable[[], Question]) -> Answer:
+        """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""
         try:
             return await self.backend.ask(question())
         except BackendDownError:

@@ -1,0 +1,61 @@
+"""A photo's way from its bytes to the backend's answer has one bound, its turn included."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from scripts.door.state import State
+from scripts.settings import Settings
+from tests.door.without_server import application_of, predictions
+
+STATE = State(models={"seefood": {"default": "1", "versions": {"1": {}}}})
+URLS = {
+    "ours": ("/predictions/seefood", {"content": b"a photo"}),
+    "heat map": ("/explanations/seefood", {"content": b"a photo"}),
+    "several": ("/v1/models/seefood:predict", {"json": {"instances": ["YWJj", "YWJj", "YWJj"]}}),
+}
+
+
+class Hung:
+    """A backend whose worker hangs: nothing is answered."""
+
+    def __init__(self):
+        self.asked = 0
+
+    async def ask(self, question):
+        self.asked += 1
+        await asyncio.Event().wait()
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("way", URLS)
+def test_waiting_and_the_backend_have_one_bound_and_no_place_is_lost(way):
+    limit_s, count = 0.5, 8
+    backend = Hung()
+    way_in = predictions(STATE, backend, Settings(answer_timeout_s=limit_s, worker_requests=1))
+    path, options = URLS[way]
+
+    async def once(client):
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answer = await client.post(path, **options)
+        return answer, loop.time() - began
+
+    async def story():
+        transport = httpx.ASGITransport(application_of(way_in))
+        async with httpx.AsyncClient(transport=transport, base_url="http://door", trust_env=False) as client:
+            return await asyncio.gather(*(once(client) for _ in range(count)))
+
+    for answer, took_s in asyncio.run(story()):
+        assert answer.status_code == 503
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["type"] == "UnavailableError"
+        assert limit_s <= took_s < 3 * limit_s, "as long as one time-out, not as one for each in front"
+    assert backend.asked < count, "some were waiting"
+    for admission in (way_in.admission, way_in.heat_maps):
+        assert (admission.running, admission.running_bytes, admission.waiting) == (0, 0, 0)
+        assert (admission.running_cpu_s, admission.waiting_cpu_s) == pytest.approx((0, 0))
+    assert way_in.in_flight.held == 0
