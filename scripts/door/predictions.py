@@ -75,7 +75,7 @@ def no_room() -> DoorError:
 
 @dataclass
 class Predictions:
-    """Takes photos to the backend. `heat_maps` admits those of heat maps, None: there are none; `timeout_s`: for its turn and answer."""
+    """Takes photos to the backend. `heat_maps` admits requests for one, None: there are none; `timeout_s`: for turn and answer."""
 
     backend: Backend
     state: State

@@ -5,8 +5,11 @@ import asyncio
 import httpx
 import pytest
 
+from handler.cost import LEAST
+from scripts.door.predictions import UNKNOWN_CPU_S
 from scripts.door.state import State
 from scripts.settings import Settings
+from tests.conftest import picture_bytes
 from tests.door.without_server import application_of, predictions
 
 STATE = State(models={"seefood": {"default": "1", "versions": {"1": {}}}})
@@ -59,3 +62,12 @@ def test_waiting_and_the_backend_have_one_bound_and_no_place_is_lost(way):
         assert (admission.running, admission.running_bytes, admission.waiting) == (0, 0, 0)
         assert (admission.running_cpu_s, admission.waiting_cpu_s) == pytest.approx((0, 0))
     assert way_in.in_flight.held == 0
+
+
+def test_photo_that_hides_its_size_waits_as_the_dearest_that_a_worker_takes():
+    way_in = predictions(STATE)
+    photo = picture_bytes(1)
+    hidden = photo[:2] + b"\xff\xe1\0\2" * 3000 + photo[2:]
+    budget_s = way_in.admission.limits.running_cpu_s
+    assert way_in._cost("seefood", None, hidden, explain=False).cpu_s == budget_s / 2 + UNKNOWN_CPU_S
+    assert way_in._cost("seefood", None, photo, explain=False).cpu_s < 5 * LEAST.cpu_s + UNKNOWN_CPU_S
