@@ -14,7 +14,7 @@ from scripts.door.forms.compression import Inflater, inflater
 from scripts.door.forms.json_form import begins_as_json, read_json
 from scripts.door.forms.limits import MAX_BODY_BYTES
 from scripts.door.forms.multipart_form import MultipartForm
-from scripts.door.forms.urlencoded_form import read_fields, urlencoded
+from scripts.door.forms.urlencoded_form import read_urlencoded
 
 
 class Body:
@@ -56,7 +56,8 @@ class Body:
         if self._parts:
             self._parts.close()
         else:
-            self._read(bytes(self._whole))
+            whole, self._whole = bytes(self._whole), bytearray()
+            self._read(whole)
         return self._found.asked()
 
     def _read(self, whole: bytes) -> None:
@@ -65,7 +66,7 @@ class Body:
         if self._type == "application/json" or self._type.endswith("+json") or begins_as_json(whole):
             return read_json(whole, self._charset, self._found)
         # curl's --data-binary says that a photo is of this type
-        if self._type == "application/x-www-form-urlencoded" and (fields := urlencoded(whole)):
-            return read_fields(fields, self._found)
+        if self._type == "application/x-www-form-urlencoded" and read_urlencoded(whole, self._found):
+            return None
         self._found.photos.append(photo_of(whole))
         return None

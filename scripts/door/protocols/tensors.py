@@ -145,7 +145,7 @@ def _from_json(data: Any, datatype: str) -> list[bytes]:
     for number, element in enumerate(data):
         if not isinstance(element, str):
             raise DoorError(f"element {number} of {INPUT!r} is a {type(element).__name__}, expected base64 in a string")
-    return [from_base64(element.encode(errors="replace"), f"element {number} of {INPUT!r}") for number, element in enumerate(data)]
+    return [from_base64(element, f"element {number} of {INPUT!r}") for number, element in enumerate(data)]
 
 
 def _from_binary(content: memoryview) -> list[bytes]:
