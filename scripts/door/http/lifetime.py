@@ -39,6 +39,7 @@ class Lifetime(HttpToolsProtocol):
         self._writing = Pace()  # answers
         self._is_writing = False
         self._discarded = 0
+        self._lingers_until = NEVER
 
     @property
     def is_busy(self) -> bool:
@@ -124,7 +125,7 @@ class Lifetime(HttpToolsProtocol):
             if self._is_writing:  # its pace counts
                 self.deadline = now + 1.0
             else:
-                self.end("lingered", at_once=True)
+                self.end("lingered")  # over TLS its end is told first
         elif self.in_body:
             self._refuse_body(f"took over {self.limits.body_s:g} s")
         elif self in self.all.heads:
@@ -190,7 +191,7 @@ class Lifetime(HttpToolsProtocol):
         self.is_ending = True
         self.all.leave(self)
         self.all.lingering[self] = None
-        self.deadline = self.loop.time() + self.limits.linger_s
+        self._lingers_until = self.loop.time() + self.limits.linger_s
         self.discard(len(self.buffer))
         self.buffer = b""
         self.flow.resume_reading()
@@ -203,13 +204,15 @@ class Lifetime(HttpToolsProtocol):
         self._discarded += length
         if self._discarded > self.limits.linger_bytes:
             self.end("lingered", at_once=True)
+        elif self in self.all.lingering:
+            self.deadline = min(self._lingers_until, self.loop.time() + self.limits.linger_silent_s)
 
     def shutdown(self) -> None:
         """The server stops: the answer in flight is the last."""
         if self.is_busy:
             self.cycle.keep_alive = False
         elif self.is_ending:
-            self.deadline = min(self.deadline, self.loop.time() + 1.0)
+            self.deadline = self._lingers_until = min(self.deadline, self.loop.time() + 1.0)
         else:
             self.end("stopped")
 

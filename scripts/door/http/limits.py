@@ -31,6 +31,9 @@ class Limits:
     drain_bytes: int = 256 * 1024  # of a body that the application did not want: read past to keep the connection
     linger_bytes: int = 64 * 1024 * 1024  # ... before a close: the client must be able to send all of it to see its answer
     linger_s: float = 30.0  # ... for at most so long, as nginx does
+    linger_silent_s: float = (
+        2.0  # ... and while something comes: TLS tells its end with the close alone, which a client may wait for
+    )
 
     # --- answers ---
     write_rate: float = 1000.0  # of a client that reads an answer, once `write_grace_s` is over
