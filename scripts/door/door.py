@@ -36,12 +36,14 @@ LINE_BYTES = 64 * 1024 * 1024
 
 
 async def follow(state: State, server: HttpServer) -> None:
-    """Take serve's lines; stop the server when serve has gone."""
+    """Take serve's lines; stop the server when serve has gone, which may be within a line."""
     reader = asyncio.StreamReader(limit=LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        state.take(json.loads(line))
-    server.stop()
+    try:
+        while line := await reader.readline():
+            state.take(json.loads(line))
+    finally:
+        server.stop()
 
 
 def http_limits(settings: Settings) -> HttpLimits:
