@@ -112,6 +112,7 @@ BAD: dict[str, tuple[bytes, str, dict[str, str], int, str]] = {
     "too many headers": (form(part(PHOTO, **{f"X{i}": "y" for i in range(20)})), MULTIPART, {}, 413, "limit"),
     "a photo that is too large": (b"\xff\xd8\xff" + bytes(MAX_PHOTO_BYTES), "image/jpeg", {}, 413, "limit"),
     "a body that is too large": (bytes(MAX_BODY_BYTES + 1), MULTIPART, {}, 413, "limit"),
+    "a length that is too large": (b"", "image/jpeg", {"content_length": str(MAX_BODY_BYTES + 1)}, 413, "limit"),
     "a gzip bomb": (gzip.compress(bytes(MAX_BODY_BYTES + 1)), "image/jpeg", {"content_encoding": "gzip"}, 413, "limit"),
     "gzip that is none": (PHOTO, "image/jpeg", {"content_encoding": "gzip"}, 400, "gzip"),
     "gzip that breaks off": (gzip.compress(PHOTO)[:-9], "image/jpeg", {"content_encoding": "gzip"}, 400, "gzip"),

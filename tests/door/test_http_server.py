@@ -149,6 +149,16 @@ def test_client_that_hangs_up_over_tls_is_noticed(pair):
         wait_until(lambda: "/wait" in served.app.gone)
 
 
+def test_connections_over_tls_which_take_more_memory_are_fewer(pair):
+    with serve(Limits(tls_connections=2), *pair) as served, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(over_tls(served, pair[0])).send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: sum(other.is_busy for other in served.server.connections[0].open) == 2)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            over_tls(served, pair[0])
+        assert served.ended["503"] == 1
+
+
 def test_handshake_that_does_not_come_is_ended(pair):
     with serve(Limits(handshake_s=0.5), *pair) as served, served.connect() as silent, served.connect() as plain:
         assert silent.is_closed()

@@ -21,6 +21,8 @@ class Body:
     """Takes a body chunk by chunk. DoorError from each call."""
 
     def __init__(self, headers: Headers, query: QueryParams) -> None:
+        if (length := headers.get("content-length", "")).isdecimal() and int(length) > MAX_BODY_BYTES:
+            raise DoorError(f"the body has {int(length):,} bytes, the limit is {MAX_BODY_BYTES:,}", 413)  # before it is sent
         top_k = [("query", value) for value in query.getlist("top_k")]
         self._found = Found(top_k=top_k + [("header x-top-k", value) for value in headers.getlist("x-top-k")])
         self._type, options = multipart.parse_options_header(headers.get("content-type", ""))
