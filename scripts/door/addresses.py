@@ -1,8 +1,10 @@
 """Whom a network address belongs to: what counts as one client, for connections and for rates."""
 
 import ipaddress
+from collections.abc import Sequence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPV6_PREFIX = 64  # what one customer has: RFC 6177
 LOCAL = "local"  # whoever has no address: a Unix socket
 
@@ -26,3 +28,19 @@ def owner_of(address: Address | None) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((int(address), IPV6_PREFIX), strict=False))
     return LOCAL if address is None else str(address)
+
+
+def networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Networks of texts such as 10.0.0.0/8, ::1. ValueError that names a bad one."""
+    found = []
+    for text in texts:
+        try:
+            found.append(ipaddress.ip_network(text))
+        except ValueError as error:
+            raise ValueError(f"the trusted proxy {text!r} is not an address or a network such as 10.0.0.0/8: {error}") from error
+    return tuple(found)
+
+
+def is_in(address: Address | None, among: Sequence[Network]) -> bool:
+    """Whether one of the networks holds the address."""
+    return address is not None and any(address.version == network.version and address in network for network in among)

@@ -20,6 +20,7 @@ from scripts.backend.torchserve.inference import Inference
 from scripts.command import parser, run
 from scripts.door.access.guard import Access
 from scripts.door.access.rates import RateLimits
+from scripts.door.addresses import networks
 from scripts.door.admission import Admission, Limits
 from scripts.door.api.management import Management, ManagementLimits
 from scripts.door.app import Door
@@ -56,6 +57,7 @@ def http_limits(settings: Settings) -> HttpLimits:
         idle_s=settings.idle_connection_s,
         connections=settings.connections,
         connections_per_address=settings.connections_per_address,
+        proxies=networks(_listed(settings.trusted_proxies)),
         stop_s=settings.drain_s,
     )
 

@@ -13,6 +13,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from scripts.door.addresses import networks
 from scripts.door.http.connections import Connections
 from scripts.door.http.limits import Limits
 from scripts.door.http.protocol import DoorProtocol
@@ -117,6 +118,15 @@ def test_connections_are_counted_for_the_customer_who_has_the_address(own, other
         connections = Connections(Limits(connections_per_address=2))
         assert [has_place(connections, address) for address in own] == [True, True, False]
         assert has_place(connections, others)
+
+    asyncio.run(story())
+
+
+def test_connections_of_a_trusted_proxy_are_those_of_many_clients():
+    async def story() -> None:
+        limits = Limits(connections_per_address=2, connections=5, proxies=networks(["10.0.0.0/8"]))
+        connections = Connections(limits)
+        assert [has_place(connections, address) for address in ["10.0.0.1"] * 3 + ["11.0.0.1"] * 3] == [True] * 5 + [False]
 
     asyncio.run(story())
 

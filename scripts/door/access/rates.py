@@ -4,7 +4,6 @@ A bucket fills at the rate and holds some seconds of it. Full buckets are forgot
 were used longest ago: an attack from millions of addresses takes no more memory, and locks nobody else out.
 """
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -16,10 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.door.access.keys import HEALTH_PATHS
 from scripts.door.access.refusal import refuse
-from scripts.door.addresses import Address, address_in, owner_of
+from scripts.door.addresses import Network, address_in, is_in, networks, owner_of
 from scripts.door.errors import DoorError
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_FORWARDED = 32  # entries of X-Forwarded-For that are looked at
 
 
@@ -105,31 +103,16 @@ def address_of(limits: RateLimits) -> Callable[[Scope], tuple[str, float] | None
     return client_of
 
 
-def networks(texts: Sequence[str]) -> list[Network]:
-    """Networks of texts such as 10.0.0.0/8, ::1. ValueError that names a bad one."""
-    found = []
-    for text in texts:
-        try:
-            found.append(ipaddress.ip_network(text))
-        except ValueError as error:
-            raise ValueError(f"the trusted proxy {text!r} is not an address or a network such as 10.0.0.0/8: {error}") from error
-    return found
-
-
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     """Whom a request comes from: the owner of the peer, or, behind trusted proxies, of the last address that none of them has."""
     address = address_in((scope.get("client") or ("",))[0])
-    if address is not None and _is_in(address, trusted):
+    if is_in(address, trusted):
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
         for entry in forwarded[: -MAX_FORWARDED - 1 : -1]:
             before = address_in(entry)
             if before is None:
                 break
             address = before
-            if not _is_in(address, trusted):
+            if not is_in(address, trusted):
                 break
     return owner_of(address)
-
-
-def _is_in(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address.version == network.version and address in network for network in trusted)

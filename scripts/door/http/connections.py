@@ -42,7 +42,7 @@ class Connections:
         self.open.add(connection)
         self.per_address[address] += 1
         refusal = None
-        if self.per_address[address] > self.limits.connections_per_address and not self._evict(address):
+        if address and self.per_address[address] > self.limits.connections_per_address and not self._evict(address):
             refusal = self._refusal(429, "too many connections of this address")
         elif len(self.open) - self._lingering > self.most and not self._evict():
             refusal = self._refusal(503, "too many connections")

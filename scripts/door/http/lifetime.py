@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
-from scripts.door.addresses import address_in, owner_of
+from scripts.door.addresses import address_in, is_in, owner_of
 from scripts.door.http.connections import Connections
 from scripts.door.http.cycle import Cycle
 from scripts.door.http.pace import Pace
@@ -26,7 +26,7 @@ class Lifetime(HttpToolsProtocol):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], connections: Connections) -> None:
         super().__init__(config, server_state, app_state)
         self.all, self.limits = connections, connections.limits
-        self.address = ""  # of its customer: addresses.py
+        self.address = ""  # of its customer: addresses.py; of a proxy none
         self.headers = []
         self.request_id: str | None = None  # of the request that is being taken or answered
         self.buffer = b""  # received, and not taken yet
@@ -56,7 +56,8 @@ class Lifetime(HttpToolsProtocol):
 
     def take_place(self) -> None:
         """Count the connection; without a place it gets an answer that says so, and ends."""
-        self.address = owner_of(address_in(self.client[0] if self.client else ""))
+        address = address_in(self.client[0] if self.client else "")
+        self.address = "" if is_in(address, self.limits.proxies) else owner_of(address)
         refusal = self.all.add(self)
         if refusal:
             self.is_refused = True

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from scripts.door.addresses import Network
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -42,7 +44,8 @@ class Limits:
     # --- connections ---
     connections: int = 10_000  # in all; each idle one takes about 10 kB
     tls_connections: int = 2_000  # ... over TLS: 60 kB idle, and 400 kB in uvloop's and OpenSSL's buffers once a body has come
-    connections_per_address: int = 512  # a proxy's or a NAT's clients share one address
+    connections_per_address: int = 512  # a NAT's clients share one address
+    proxies: tuple[Network, ...] = ()  # whose connections are those of many clients, and not bounded so
     reserved_files: int = 64  # descriptors for everything that is no connection of a client
     handshake_s: float = 10.0  # of TLS
     retry_after_s: int = 2  # told to a client that found no room

@@ -15,7 +15,7 @@ from scripts.door.errors import DoorError
 from scripts.door.forms.base64_text import from_base64, photo_of
 from scripts.door.forms.body import Body
 from scripts.door.forms.json_form import json_object
-from scripts.door.forms.limits import MAX_INSTANCES, MAX_JSON_VALUES
+from scripts.door.forms.limits import MAX_FIELD_BYTES, MAX_INSTANCES, MAX_JSON_VALUES
 from scripts.phrases import counted
 
 INPUT = "image"
@@ -53,6 +53,8 @@ class TensorBody(Body):
         identity = value.get("id")
         if identity is not None and not isinstance(identity, str):
             raise DoorError(f"id is a {type(identity).__name__}, expected a string")
+        if len(identity or "") > MAX_FIELD_BYTES:  # it is written into the answer
+            raise DoorError(f"id has {len(identity or ''):,} characters, the limit is {MAX_FIELD_BYTES:,}")
         self.wanted = Wanted(identity, _outputs(value.get("outputs", []), parameters.get("binary_data_output") is True))
 
 
