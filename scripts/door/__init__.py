@@ -3,7 +3,10 @@
     door.py         the process: `python -m scripts.door.door`, started and watched by serve
     http/           HTTP itself: heads, bodies, time-outs, connections
     app.py          routes and errors
+    access/         who may ask, and how often;  addresses.py  whom an address belongs to
+    api/            /openapi.json, /docs, the management API
     forms/          a request's body -> photos
+    protocols/      those of others
     predictions.py  a photo -> the backend's answer; admission.py: when it is its turn
 
 Not imported by anything else in scripts.

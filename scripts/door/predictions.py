@@ -94,10 +94,7 @@ class Predictions:
         upload = Upload()
         self.in_flight.reading.add(upload)
         try:
-            asked = await self._read(request, body, upload)
-            # whole: it gives way no more
-            self.in_flight.reading.discard(upload)
-            yield asked
+            yield await self._read(request, body, upload)
         except asyncio.CancelledError:
             if not upload.gives_way:
                 raise
@@ -118,6 +115,8 @@ class Predictions:
                 body.write(chunk)
             # what it unpacks to, if that is more
             self.in_flight.take(upload, max(times.received, body.size) - upload.held)
+        # whole: it gives way no more, or the thread that reads it would go on uncounted
+        self.in_flight.reading.discard(upload)
         if max(times.received, body.size) > LARGE_BYTES:
             async with self._large:
                 asked = await asyncio.to_thread(body.close)

@@ -1,15 +1,17 @@
 """A photo's way from its bytes to the backend's answer has one bound, its turn included."""
 
 import asyncio
+import threading
 
 import httpx
 import pytest
 
 from handler.cost import LEAST
-from scripts.door.predictions import UNKNOWN_CPU_S
+from scripts.door.forms.body import Body
+from scripts.door.predictions import LARGE_BYTES, UNKNOWN_CPU_S
 from scripts.door.state import State
 from scripts.settings import Settings
-from tests.conftest import picture_bytes
+from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.without_server import application_of, predictions
 
 STATE = State(models={"seefood": {"default": "1", "versions": {"1": {}}}})
@@ -71,3 +73,32 @@ def test_photo_that_hides_its_size_waits_as_the_dearest_that_a_worker_takes():
     budget_s = way_in.admission.limits.running_cpu_s
     assert way_in._cost("seefood", None, hidden, explain=False).cpu_s == budget_s / 2 + UNKNOWN_CPU_S
     assert way_in._cost("seefood", None, photo, explain=False).cpu_s < 5 * LEAST.cpu_s + UNKNOWN_CPU_S
+
+
+def test_upload_that_is_whole_does_not_give_way_while_it_is_read(monkeypatch):
+    """Its thread goes on whatever becomes of it: what it holds would be counted as free, and its place as one for another."""
+    limit = 3 * LARGE_BYTES
+    way_in = predictions(STATE, settings=Settings(upload_bytes=limit))
+    reading, go_on = threading.Event(), threading.Event()
+    close = Body.close
+
+    def slow_close(body):
+        if not reading.is_set():
+            reading.set()
+            go_on.wait(LIMIT_S)
+        return close(body)
+
+    monkeypatch.setattr(Body, "close", slow_close)
+
+    async def story():
+        transport = httpx.ASGITransport(application_of(way_in))
+        async with httpx.AsyncClient(transport=transport, base_url="http://door", trust_env=False) as client:
+            first = asyncio.create_task(client.post("/predictions/seefood", content=bytes(2 * LARGE_BYTES)))
+            await asyncio.to_thread(reading.wait, LIMIT_S)
+            second = await client.post("/predictions/seefood", content=bytes(LARGE_BYTES + LARGE_BYTES // 2))
+            go_on.set()
+            return await first, second
+
+    first, second = asyncio.run(story())
+    assert "too many uploads" in second.json()["message"]
+    assert "no worker answers" in first.json()["message"], "it was asked for"
