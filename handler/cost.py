@@ -6,11 +6,14 @@ The factors are measured by `make photo-costs`, whose table is in README.md, and
 pixels, one of noise as many bytes as a file may have: hence a factor for each.
 """
 
+import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from handler.coding import Coding, coding_of_bytes, coding_of_image
 from handler.dimensions import header
+from handler.errors import HiddenError
 from handler.limits import MAX_BYTES, MAX_PIXELS, MAX_PIXELS_OF, STRIP_PIXELS
 
 if TYPE_CHECKING:  # a server that queues photos by their cost decodes none, and does without Pillow
@@ -66,6 +69,8 @@ WITHOUT_END = 3
 # the strip that _reduced turns to RGB at a time, or a photo that is too small to be reduced; and what any photo takes
 CONVERSION_MEMORY = 28
 LEAST = Cost(4 * MEGABYTE, 0.004)
+# of a photo whose size is hidden: whatever is the most that may be spent on one
+UNKNOWN = Cost(sys.maxsize, math.inf)
 # where the crop is not known: a JPEG is decoded at 1, 1/2, 1/4 or 1/8 of its size, down to about twice a crop of 224 pixels
 USUAL_PIXELS, LARGEST_FACTOR = 150_000, 8
 
@@ -81,9 +86,13 @@ def estimate(image: "Image.Image", photo_bytes: bytes, factor: int) -> Cost:
 def photo_cost(photo_bytes: bytes) -> Cost:
     """What decoding will take, told from the bytes alone, for a queue: `estimate` for crops of the usual size, nearly.
 
-    LEAST for what is refused before it is decoded: no photo, a header that cannot be read, one over the limits. Never raises.
+    LEAST for what is refused before it is decoded: no photo, a header that cannot be read, one over the limits. UNKNOWN where
+    nobody can tell in a millisecond. Never raises.
     """
-    found = header(photo_bytes)
+    try:
+        found = header(photo_bytes)
+    except HiddenError:
+        return UNKNOWN
     if found is None:
         return LEAST
     pixels = found.width * found.height

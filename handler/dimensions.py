@@ -1,17 +1,16 @@
 """(format, width, height) that a photo's header states, from its bytes alone: neither Pillow nor NumPy is imported.
 
-For whoever must know what a photo claims before it is decoded, and has a millisecond for it. What is hidden behind thousands of
-pieces is not found: no photo has so many.
+For whoever must know what a photo claims before it is decoded, and has a millisecond for it. No photo hides its size behind
+thousands of pieces; one that does is told from one that has none.
 """
 
 import re
 import struct
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
 
 from handler import png
-from handler.errors import PhotoError
+from handler.errors import HiddenError, PhotoError
 from handler.jpeg import Frame, frame
 from handler.jpeg2000 import SIZ, SOC
 from handler.limits import format_of
@@ -19,10 +18,12 @@ from handler.tiff import Directory
 
 # chunks, boxes or blocks in front of what is looked for
 MAX_STEPS = 4096
+PNG_PIXELS = (b"IDAT", b"fdAT")
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257
 BMP_CORE_HEADER = 12  # OS/2's first: sides in two bytes each
 GIF_EXTENSION, GIF_IMAGE = 0x21, 0x2C
-AVIF_META_BYTES = 65_536  # of the box that describes a picture: it has some hundred
+AVIF_META_BYTES = 65_536  # of the boxes that describe pictures: they have some hundred
+TRACK_SIDES = (76, 88)  # where a track's sides stand behind its header's name, by the header's version
 
 
 class Header(NamedTuple):
@@ -35,18 +36,20 @@ class Header(NamedTuple):
 
 
 def dimensions(photo_bytes: bytes) -> tuple[str, int, int] | None:
-    """(format, width, height), not turned upright; None for what is no photo, or has no such header. Never raises."""
+    """(format, width, height), not turned upright; None for what is no photo, or has no such header. HiddenError, no other."""
     found = header(photo_bytes)
     return None if found is None else (found.name, found.width, found.height)
 
 
 def header(photo_bytes: bytes) -> Header | None:
-    """What a photo's header states; None for what is no photo, or has none. Never raises."""
+    """What a photo's header states; None for what is no photo, or has none. HiddenError, no other."""
     name = format_of(photo_bytes)
     if name is None:
         return None
     try:
         found = _jpeg(photo_bytes) if name == "JPEG" else Header(name, *WAYS[name](photo_bytes))
+    except HiddenError:
+        raise
     except (struct.error, IndexError, ValueError, StopIteration):  # cut off, or over a limit: PhotoError is a ValueError
         return None
     return found if found.width > 0 and found.height > 0 else None
@@ -60,10 +63,18 @@ def _jpeg(photo_bytes: bytes) -> Header:
 
 
 def _png(photo_bytes: bytes) -> tuple[int, int]:
-    # the first chunk, but for what an iPhone or a stranger puts in front
-    start = next(start for kind, start, _ in islice(png.chunks(photo_bytes), MAX_STEPS) if kind == b"IHDR")
-    width, height = struct.unpack_from(">II", photo_bytes, start)
-    return width, height
+    # the first chunk, but for what an iPhone or a stranger puts in front; of several the last before the pixels counts for Pillow
+    sides = None
+    for number, (kind, start, _) in enumerate(png.chunks(photo_bytes)):
+        if number == MAX_STEPS:
+            raise HiddenError(f"over {MAX_STEPS:,} chunks stand before the pixels")
+        if kind in PNG_PIXELS:
+            break
+        if kind == b"IHDR":
+            sides = struct.unpack_from(">II", photo_bytes, start)
+    if sides is None:
+        raise PhotoError("no header")
+    return sides[0], sides[1]
 
 
 def _gif(photo_bytes: bytes) -> tuple[int, int]:
@@ -81,7 +92,7 @@ def _gif(photo_bytes: bytes) -> tuple[int, int]:
         else:
             in_extension = byte == GIF_EXTENSION
             at += 2 if in_extension else 1
-    return width, height
+    raise HiddenError(f"over {MAX_STEPS:,} blocks stand before the first frame")
 
 
 def webp_size(photo_bytes: bytes) -> tuple[int, int]:
@@ -119,20 +130,29 @@ def _jpeg2000(photo_bytes: bytes) -> tuple[int, int]:
 
 
 def _avif(photo_bytes: bytes) -> tuple[int, int]:
-    """ISO/IEC 23008-12, 6.5.3: of the pictures' sizes (ispe) the largest, for a whole picture is larger than its tiles."""
-    start, end = next((start, end) for kind, start, end in _boxes(photo_bytes) if kind == b"meta")
-    sizes = re.findall(rb"ispe\0{4}(.{4})(.{4})", photo_bytes[start : min(end, start + AVIF_META_BYTES)], re.DOTALL)
-    return max(
-        ((int.from_bytes(width), int.from_bytes(height)) for width, height in sizes),
-        key=lambda size: size[0] * size[1],
-        default=(0, 0),
-    )
+    """The largest size that is stated, for a whole picture is larger than its tiles, and of an animation its tracks count.
+
+    ISO/IEC 23008-12, 6.5.3: of pictures (ispe); ISO/IEC 14496-12, 8.3.2: of tracks (tkhd), in 65536ths.
+    """
+    described = b""
+    for kind, start, end in _boxes(photo_bytes):
+        if kind in (b"meta", b"moov"):
+            described += photo_bytes[start : min(end, start + AVIF_META_BYTES + 1)]
+            if len(described) > AVIF_META_BYTES:
+                raise HiddenError(f"its pictures are described in over {AVIF_META_BYTES:,} bytes")
+    sizes = [struct.unpack(">II", sides) for sides in re.findall(rb"ispe\0{4}(.{8})", described, re.DOTALL)]
+    for found in re.finditer(rb"tkhd([\0\1])", described):
+        across, down = struct.unpack_from(">II", described, found.start(1) + TRACK_SIDES[found[1][0]])
+        sizes.append((across >> 16, down >> 16))
+    return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
 
 
 def _boxes(photo_bytes: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(type, where its content begins, where it ends) of each box of a file: ISO/IEC 14496-12, section 4.2."""
     at, steps = 0, 0
-    while at + 8 <= len(photo_bytes) and steps < MAX_STEPS:
+    while at + 8 <= len(photo_bytes):
+        if steps == MAX_STEPS:
+            raise HiddenError(f"over {MAX_STEPS:,} boxes")
         length, kind = struct.unpack_from(">I4s", photo_bytes, at)
         start = at + 8
         if length == 1:  # it follows in eight bytes

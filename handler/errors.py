@@ -11,3 +11,7 @@ class PhotoError(ValueError):
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
         self.status = status
+
+
+class HiddenError(PhotoError):
+    """What was looked for stands behind more pieces than are looked through in a millisecond: a decoder may find it."""

@@ -3,8 +3,9 @@
 import re
 import struct
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
+
+from handler.errors import HiddenError
 
 # JPEG's markers: ITU-T T.81, table B.1
 SOS, EOI, TEM = b"\xff\xda", b"\xff\xd9", b"\xff\x01"  # start of scan, end of image, the other one without a length
@@ -51,11 +52,14 @@ def samples(sampling: list[tuple[int, int]]) -> float:
 
 
 def segments(photo_bytes: bytes, filling: int | None = None) -> Iterator[tuple[bytes, int]]:
-    """(marker, where its segment begins) in a JPEG's first picture, its end marker last; at most `filling` bytes before each."""
+    """(marker, where its segment begins) in a JPEG's first picture, its end marker last. HiddenError for more `filling` bytes."""
     at, marker = 2, b""
     while marker != EOI:
-        found = JPEG_MARKER.search(photo_bytes, at, len(photo_bytes) if filling is None else at + filling + 2)
+        end = len(photo_bytes) if filling is None else at + filling + 2
+        found = JPEG_MARKER.search(photo_bytes, at, end)
         if not found:
+            if end < len(photo_bytes):
+                raise HiddenError(f"over {filling} bytes stand between two segments")
             return
         marker, at = found[0], found.end()
         yield marker, at
@@ -64,9 +68,11 @@ def segments(photo_bytes: bytes, filling: int | None = None) -> Iterator[tuple[b
 
 
 def frame(photo_bytes: bytes) -> Frame | None:
-    """The frame of a JPEG's first picture; None where it cannot be found. struct.error if it is cut off."""
+    """The frame of a JPEG's first picture; None where there is none. struct.error if it is cut off, HiddenError."""
     found, scan = None, len(photo_bytes)
-    for marker, at in islice(segments(photo_bytes, MAX_FILLING), MAX_HEADER_SEGMENTS):
+    for number, (marker, at) in enumerate(segments(photo_bytes, MAX_FILLING)):
+        if number == MAX_HEADER_SEGMENTS:
+            raise HiddenError(f"over {MAX_HEADER_SEGMENTS:,} segments stand before the first scan")
         if marker in FRAMES or marker in UNREAD_FRAMES:
             found = marker, at  # the last one counts, as for Pillow
         elif marker == SOS:

@@ -74,7 +74,7 @@ class Settings:
     answer_rate: float = 1000.0  # bytes a second at which a client reads an answer, after the first 10 s
     idle_connection_s: float = 75.0  # longer than the 60 of an AWS load balancer, which then is the one that closes
     connections: int = 10_000  # in all; each idle one takes about 10 kB
-    connections_per_address: int = 512  # a proxy's or a NAT's clients share one address
+    connections_per_address: int = 512  # a NAT's clients share one address, and a proxy's that is not trusted below
 
     # --- the door: photos ---
     upload_bytes: int = 128 * 1024 * 1024  # of bodies that are held at a time; more is a 503
@@ -83,7 +83,7 @@ class Settings:
     worker_bytes: int = 64 * 1024 * 1024  # ... of photos, which TorchServe copies
     queue_cpu_s: float = 10.0  # that may wait; more is a 503, which is better than a time-out later
     heat_maps: int = 1  # at a time; 0 switches them off
-    answer_timeout_s: float = 60.0  # of a worker, which is restarted after half of that
+    answer_timeout_s: float = 60.0  # of a whole photo, its turn included; a worker that hangs is restarted after half of that
     access_log: bool = False  # a line of JSON for each request
 
     # --- the door: who may use it; all of it is off ---
@@ -91,7 +91,7 @@ class Settings:
     origins: str = ""  # web pages that may call it, e.g. https://a.example.org, https://b.example.org
     rate_per_address: float = 0.0  # requests a second; 0: no limit. Behind a proxy that is not trusted all share one address
     rate_per_key: float = 0.0  # ... of a key whose line has no rate of its own
-    trusted_proxies: str = ""  # addresses and networks whose X-Forwarded-For is believed
+    trusted_proxies: str = ""  # addresses and networks whose X-Forwarded-For is believed, and whose connections are many clients'
 
     # --- rollout ---
     stale_s: float = 30.0  # an instance whose status is older is stale

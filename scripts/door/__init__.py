@@ -3,7 +3,10 @@
     door.py         the process: `python -m scripts.door.door`, started and watched by serve
     http/           HTTP itself: heads, bodies, time-outs, connections
     app.py          routes and errors
+    access/         who may ask, and how often;  addresses.py  whom an address belongs to
+    api/            /openapi.json, /docs, the management API
     forms/          a request's body -> photos
+    protocols/      those of others
     predictions.py  a photo -> the backend's answer; admission.py: when it is its turn; in_flight.py: what ends a request early
     log.py          the access log;  metrics.py, times.py  what is counted and measured
 

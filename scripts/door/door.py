@@ -15,14 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvloop
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.backend.answer import Backend
 from scripts.backend.torchserve.inference import Inference
 from scripts.command import parser, run
 from scripts.door.access.guard import Access
 from scripts.door.access.rates import RateLimits
+from scripts.door.addresses import networks
 from scripts.door.admission import Admission, Limits
 from scripts.door.api.management import Management, ManagementLimits
 from scripts.door.app import Door
@@ -40,12 +39,14 @@ LINE_BYTES = 64 * 1024 * 1024
 
 
 async def follow(state: State, server: HttpServer) -> None:
-    """Take serve's lines; stop the server when serve has gone."""
+    """Take serve's lines; stop the server when serve has gone, which may be within a line."""
     reader = asyncio.StreamReader(limit=LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        state.take(json.loads(line))
-    server.stop()
+    try:
+        while line := await reader.readline():
+            state.take(json.loads(line))
+    finally:
+        server.stop()
 
 
 def http_limits(settings: Settings) -> HttpLimits:
@@ -58,6 +59,7 @@ def http_limits(settings: Settings) -> HttpLimits:
         idle_s=settings.idle_connection_s,
         connections=settings.connections,
         connections_per_address=settings.connections_per_address,
+        proxies=networks(_listed(settings.trusted_proxies)),
         stop_s=settings.drain_s,
     )
 
@@ -83,18 +85,6 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def for_this_machine(management: Management, metrics: Metrics) -> ASGIApp:
-    """The application on loopback: the management API, and the door's metrics, which serve adds to the others."""
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/metrics":
-            await Response(metrics.text(), media_type="text/plain")(scope, receive, send)
-        else:
-            await management(scope, receive, send)
-
-    return application
-
-
 async def serve(args: argparse.Namespace, settings: Settings) -> None:
     """Answer until serve has gone, or SIGTERM. OSError if a port is taken, ValueError for a setting that cannot be."""
     backend, state, metrics = Inference(args.backend), State(), Metrics()
@@ -102,11 +92,11 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
     log = AccessLog(settings.access_log, metrics.lost_lines.inc)
     door = Door(predictions, state, metrics, log, access_of(settings))
     token = os.environ.get("SEEFOOD_MANAGEMENT_TOKEN", "")
-    management = Management(args.management, args.port + 1, ManagementLimits(token))
+    management = Management(args.management, args.port + 1, metrics.text, ManagementLimits(token))
     server = HttpServer(
         [
             Listener(door.application(), args.host, args.port, http_limits(settings), args.cert, args.key),
-            Listener(for_this_machine(management, metrics), "127.0.0.1", args.port + 1, http_limits(settings)),
+            Listener(management, "127.0.0.1", args.port + 1, http_limits(settings)),
         ]
     )
     # Ctrl-C reaches the whole process group: serve decides when the door ends

@@ -6,6 +6,7 @@ Its body is read within the bounds; each photo waits for its turn, and is answer
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
@@ -27,6 +28,9 @@ UNKNOWN_CPU_S = 0.02  # of a network whose archive does not state it
 # of the client's headers, those that the worker gets
 PASSED_ON = frozenset((b"accept", b"traceparent", b"tracestate"))
 PASSED_BYTES = 1024  # TorchServe refuses heads of over 8 kB
+
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -61,20 +65,31 @@ class Predictions:
             chunk, more = message.get("body", b""), message.get("more_body", False)
             times.received += len(chunk)
             if body.is_packed:
-                async with self._large:
-                    await asyncio.to_thread(body.write, chunk)
+                await self._on_thread(body.write, chunk)
             else:
                 body.write(chunk)
             # what it unpacks to, if that is more
             request.hold(max(times.received, body.size))
+        # whole: it gives way no more, or the thread that reads it would go on uncounted
+        request.is_whole()
         if request.held > LARGE_BYTES:
-            async with self._large:
-                asked = await asyncio.to_thread(body.close)
+            asked = await self._on_thread(body.close)
         else:
             asked = body.close()
-        request.is_whole()
         times.body_s = times.total_s
         return asked
+
+    async def _on_thread(self, work: Callable[..., Result], *arguments: bytes) -> Result:
+        """The work's result. Few work at a time, also when a request ends while its thread goes on."""
+        await self._large.acquire()
+        done = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        done.add_done_callback(self._thread_ended)
+        return await asyncio.shield(done)
+
+    def _thread_ended(self, done: "asyncio.Future[Any]") -> None:
+        self._large.release()
+        if not done.cancelled():
+            done.exception()  # it has been looked at: nobody waits for it if the request has ended
 
     async def answer(
         self,

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -65,6 +65,7 @@ class Door:
         self._process: subprocess.Popen[str] | None = None
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
         self._misses, self._answered_at, self._up = 0, time.monotonic(), False
+        self._began, self._wait_s = time.monotonic(), settings.restart_wait_s  # of a series of starts
         self._over = threading.Event()
         self._threads = [threading.Thread(target=run, name="door", daemon=True) for run in (self._tell, self._watch)]
 
@@ -100,7 +101,11 @@ class Door:
             start_new_session=True,  # Ctrl-C reaches our process alone, which ends the door in order
         )
         self._process, self._misses, self._answered_at, self._up = process, MISSES, time.monotonic(), False
-        threading.Thread(target=self._listen, args=(process,), name="door's words", daemon=True).start()
+        try:
+            threading.Thread(target=self._listen, args=(process,), name="door's words", daemon=True).start()
+        except RuntimeError:  # no room for one: a door whose words nobody reads would stand still when their pipe is full
+            process.kill()
+            raise
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stderr is not None
@@ -122,42 +127,51 @@ class Door:
             time.sleep(TICK_S)
         self._misses, self._up = 0, True
 
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What no code foresaw, as no room for a thread, must not end a thread: nobody would tell the door, or start it again."""
+        try:
+            yield
+        except Exception as error:
+            self.steps("unexpected", why=f"{type(error).__name__}: {error}")
+            self._over.wait(self.settings.restart_wait_s)
+
     def _tell(self) -> None:
         """Write what is served, each second and at each change."""
         told, told_at, told_to = "", 0.0, None
-        while not self._over.is_set():
-            line, process = json.dumps(self._state()) + "\n", self._process
-            if line != told or process is not told_to or time.monotonic() - told_at >= LINE_S:
-                assert process is not None
-                assert process.stdin is not None
-                # it may have ended, and is then started again; if it hangs, this thread waits until it is
-                with contextlib.suppress(OSError, ValueError):
-                    process.stdin.write(line)
-                    process.stdin.flush()
-                told, told_at, told_to = line, time.monotonic(), process
-            self._over.wait(TICK_S)
+        while not self._over.wait(TICK_S):
+            with self._going_on():
+                line, process = json.dumps(self._state()) + "\n", self._process
+                if line != told or process is not told_to or time.monotonic() - told_at >= LINE_S:
+                    assert process is not None
+                    _write(process, line)
+                    told, told_at, told_to = line, time.monotonic(), process
 
     def _watch(self) -> None:
         """Start it again when it has ended, or has not answered for too long."""
-        settings, next_look, began = self.settings, 0.0, time.monotonic()
-        wait_s = settings.restart_wait_s
+        next_look = 0.0
         while not self._over.wait(TICK_S):
-            assert self._process is not None
-            if self._process.poll() is not None:
-                # it ran for a while: not one of a series of failures, each of which doubles the wait
-                if time.monotonic() - began > settings.restart_wait_max_s:
-                    wait_s = settings.restart_wait_s
-                self._misses = MISSES
-                self.steps("the door ended by itself", status=self._process.returncode, restart_in_s=wait_s)
-                if self._over.wait(wait_s):
-                    return
-                wait_s, began = min(2 * wait_s, settings.restart_wait_max_s), time.monotonic()
-                _close(self._process)
-                with contextlib.suppress(OSError):  # no room for a process: tried again
-                    self._start()
-            elif time.monotonic() >= next_look:
-                self._look()
-                next_look = time.monotonic() + settings.look_s
+            with self._going_on():
+                assert self._process is not None
+                if self._process.poll() is not None:
+                    self._start_again()
+                elif time.monotonic() >= next_look:
+                    self._look()
+                    next_look = time.monotonic() + self.settings.look_s
+
+    def _start_again(self) -> None:
+        """After a wait, which doubles in a series of failures."""
+        settings = self.settings
+        assert self._process is not None
+        if time.monotonic() - self._began > settings.restart_wait_max_s:  # it ran for a while: not one of a series
+            self._wait_s = settings.restart_wait_s
+        self._misses = MISSES
+        self.steps("the door ended by itself", status=self._process.returncode, restart_in_s=self._wait_s)
+        if self._over.wait(self._wait_s):
+            return
+        self._wait_s, self._began = min(2 * self._wait_s, settings.restart_wait_max_s), time.monotonic()
+        _close(self._process)
+        self._start()
 
     def _look(self) -> None:
         began = time.monotonic()
@@ -199,6 +213,14 @@ class Door:
             return False
         _close(self._process)
         return True
+
+
+def _write(process: "subprocess.Popen[str]", line: str) -> None:
+    """To its pipe. It may have ended, and is then started again; if it hangs, this waits until it is."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError, ValueError):
+        process.stdin.write(line)
+        process.stdin.flush()
 
 
 def _close(process: "subprocess.Popen[str]") -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -116,8 +117,8 @@ async def serve_until_terminated(server: HttpServer) -> None:
 
 
 def main() -> None:
-    limits = Limits(**{name: int(value) for name, value in (pair.split("=") for pair in sys.argv[2:])})
-    server = HttpServer([Listener(App(), "127.0.0.1", 0, limits)])
+    limits: dict[str, Any] = {name: int(value) for name, value in (pair.split("=") for pair in sys.argv[2:])}
+    server = HttpServer([Listener(App(), "127.0.0.1", 0, Limits(**limits))])
     Path(sys.argv[1]).write_text(str(server.ports[0]))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_terminated(server))

@@ -12,7 +12,8 @@ import pytest
 from scripts.door.access.cors import checked_origins
 from scripts.door.access.guard import Access, guarded
 from scripts.door.access.keys import HEALTH_PATHS, KeyFile, new_key, parse_keys
-from scripts.door.access.rates import Buckets, RateLimits, client_address, networks
+from scripts.door.access.rates import Buckets, RateLimits, client_address
+from scripts.door.addresses import networks
 from tests.conftest import ROOT
 from tests.door.asking import ask, echo
 

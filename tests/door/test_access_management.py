@@ -12,10 +12,10 @@ HOST = {"host": f"localhost:{PORT}"}
 
 @pytest.fixture
 def manage(tmp_path):
-    """Ask the API, before a TorchServe that is not there: what is passed on to it is answered 503."""
+    """Ask the API, before a TorchServe that is not there: what is passed on to it is answered 503. Its metrics are `counted 1`."""
 
     def ask_it(method, path, token="", **options):
-        app = Management(f"unix:{tmp_path / 'nobody'}", PORT, ManagementLimits(token))
+        app = Management(f"unix:{tmp_path / 'nobody'}", PORT, lambda: b"counted 1\n", ManagementLimits(token))
 
         async def once(scope, receive, send):
             try:
@@ -48,8 +48,9 @@ def test_this_machine_may_ask(manage, host):
 @pytest.mark.parametrize(
     "host", ["evil.example:8081", "localhost", "localhost:8080", "localhost:8081.evil.example", "192.0.2.1:8081", ""]
 )
-def test_name_that_leads_here_is_refused(manage, host):
-    assert is_error(manage("GET", "/models", headers={"host": host}), 421)
+@pytest.mark.parametrize("path", ["/models", "/metrics", "/nowhere"])
+def test_name_that_leads_here_is_refused(manage, host, path):
+    assert is_error(manage("GET", path, headers={"host": host}), 421)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +62,22 @@ def test_name_that_leads_here_is_refused(manage, host):
         {"sec-fetch-site": "cross-site"},
     ],
 )
-def test_page_of_another_site_is_refused(manage, headers):
-    assert is_error(manage("POST", "/models?url=seefood.mar", headers=headers), 403)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/models?url=seefood.mar"), ("GET", "/metrics")])
+def test_page_of_another_site_is_refused(manage, headers, method, path):
+    assert is_error(manage(method, path, headers=headers), 403)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_metrics_need_no_token(manage, method):
+    answer = manage(method, "/metrics", token="secret")
+    assert (answer.status_code, answer.headers["content-length"]) == (200, "10")
+    assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_metrics_take_no_other_method(manage):
+    answer = manage("POST", "/metrics")
+    assert is_error(answer, 405)
+    assert answer.headers["allow"] == "GET, HEAD"
 
 
 def test_token_is_needed_if_one_is_set(manage):
@@ -121,7 +136,6 @@ def test_registration_that_cannot_be_is_refused(manage, options, status):
         "/models/a//set-default",
         "/models/%2e%2e",
         "/models/%2e%2e/b",
-        "/metrics",
         "//models",
     ],
 )

@@ -45,12 +45,13 @@ def form(*parts: bytes) -> bytes:
 
 MULTIPART = "multipart/form-data; boundary=XX"
 JSON = "application/json"
+URLENCODED = "application/x-www-form-urlencoded"
 # what: (body, content type, further headers)
 GOOD: dict[str, tuple[bytes, str, dict[str, str]]] = {
     "raw": (PHOTO, "image/jpeg", {}),
     "raw, without a type": (PHOTO, "", {}),
     "raw, a type of nonsense": (PHOTO, ";;=,", {}),
-    "raw, as curl --data-binary labels it": (PHOTO, "application/x-www-form-urlencoded", {}),
+    "raw, as curl --data-binary labels it": (PHOTO, URLENCODED, {}),
     "raw, gzip": (gzip.compress(PHOTO), "image/jpeg", {"content_encoding": "gzip"}),
     "raw, x-gzip": (gzip.compress(PHOTO), "image/jpeg", {"content_encoding": "x-gzip"}),
     "raw, identity": (PHOTO, "image/jpeg", {"content_encoding": "identity"}),
@@ -80,8 +81,8 @@ GOOD: dict[str, tuple[bytes, str, dict[str, str]]] = {
     "multipart, an unknown charset": (form(part(PHOTO, Content_Type="image/jpeg; charset=nope")), MULTIPART, {}),
     "multipart, an epilogue": (form(part(PHOTO)) + b"anything", MULTIPART, {}),
     "multipart, gzip": (gzip.compress(form(part(PHOTO))), MULTIPART, {"content_encoding": "gzip"}),
-    "urlencoded": (f"top_k=3&image={quote_plus(TEXT)}".encode(), "application/x-www-form-urlencoded", {"x_top_k": "3"}),
-    "urlencoded, not escaped": (f"image={TEXT}".encode(), "application/x-www-form-urlencoded", {}),
+    "urlencoded": (f"top_k=3&image={quote_plus(TEXT)}".encode(), URLENCODED, {"x_top_k": "3"}),
+    "urlencoded, not escaped": (f"image={TEXT}".encode(), URLENCODED, {}),
 }
 
 
@@ -116,6 +117,7 @@ BAD: dict[str, tuple[bytes, str, dict[str, str], int, str]] = {
     "too many headers": (form(part(PHOTO, **{f"X{i}": "y" for i in range(20)})), MULTIPART, {}, 413, "limit"),
     "a photo that is too large": (b"\xff\xd8\xff" + bytes(MAX_PHOTO_BYTES), "image/jpeg", {}, 413, "limit"),
     "a body that is too large": (bytes(MAX_BODY_BYTES + 1), MULTIPART, {}, 413, "limit"),
+    "a length that is too large": (b"", "image/jpeg", {"content_length": str(MAX_BODY_BYTES + 1)}, 413, "limit"),
     "a gzip bomb": (gzip.compress(bytes(MAX_BODY_BYTES + 1)), "image/jpeg", {"content_encoding": "gzip"}, 413, "limit"),
     "gzip that is none": (PHOTO, "image/jpeg", {"content_encoding": "gzip"}, 400, "gzip"),
     "gzip that breaks off": (gzip.compress(PHOTO)[:-9], "image/jpeg", {"content_encoding": "gzip"}, 400, "gzip"),
@@ -135,7 +137,13 @@ BAD: dict[str, tuple[bytes, str, dict[str, str], int, str]] = {
     "no instances": (b'{"instances": []}', JSON, {}, 400, "instances"),
     "instances that are no list": (b'{"instances": {}}', JSON, {}, 400, "dict"),
     "too many instances": (json.dumps({"instances": [TEXT] * (MAX_INSTANCES + 1)}).encode(), JSON, {}, 400, str(MAX_INSTANCES)),
-    "two photos, urlencoded": (b"image=abc&data=abc", "application/x-www-form-urlencoded", {}, 400, "several photos"),
+    "two photos, urlencoded": (b"image=abc&data=abc", URLENCODED, {}, 400, "several photos"),
+    "two numbers, urlencoded": (b"top_k=1&image=abcd&top_k=2", URLENCODED, {}, 400, "differs"),
+    "a number that is too long, urlencoded": (b"image=abcd&top_k=" + b"1" * (MAX_FIELD_BYTES + 1), URLENCODED, {}, 413, "top_k"),
+    "a broken escape, urlencoded": (b"image=ab%4", URLENCODED, {}, 400, "hexadecimal"),
+    "too many fields, urlencoded": (b"image=abcd" + b"&a=1" * MAX_PARTS, URLENCODED, {}, 413, f"{MAX_PARTS} fields"),
+    "a photo that is too large, as base64": (b"A" * (MAX_BODY_BYTES - 9), "text/plain; a", {}, 413, "limit"),
+    "a photo that is too large, urlencoded": (b"image=" + b"A" * (MAX_BODY_BYTES - 9), URLENCODED, {}, 413, "limit"),
 }
 
 
@@ -157,7 +165,7 @@ TOP_K = {
     "JSON, as text": (json.dumps({"image": TEXT, "top_k": "3"}).encode(), JSON, "", {}),
     "parameters": (json.dumps({"image": TEXT, "parameters": {"top_k": 3}}).encode(), JSON, "", {}),
     "instance": (json.dumps({"instances": [{"image": TEXT, "top_k": 3}]}).encode(), JSON, "", {}),
-    "urlencoded": (f"top_k=3&image={quote_plus(TEXT)}".encode(), "application/x-www-form-urlencoded", "", {}),
+    "urlencoded": (f"top_k=3&image={quote_plus(TEXT)}".encode(), URLENCODED, "", {}),
     "two places, one value": (json.dumps({"image": TEXT, "top_k": 3}).encode(), JSON, "top_k=3", {"x_top_k": "3"}),
 }
 

@@ -1,5 +1,6 @@
 """How many connections there may be, and that idle ones never lock others out. Real processes with few descriptors."""
 
+import asyncio
 import contextlib
 import resource
 import signal
@@ -10,9 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
+from scripts.door.addresses import networks
+from scripts.door.http.connections import Connections
 from scripts.door.http.limits import Limits
+from scripts.door.http.protocol import DoorProtocol
 from tests.conftest import LIMIT_S, ROOT
+from tests.door.asking import echo
 from tests.door.http_client import GOOD, connect, serve, wait_until
 
 HELD = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -79,6 +86,50 @@ def test_connection_without_room_is_told_when_to_come_again(limits, status):
                     assert client.is_closed()
         wait_until(lambda: not served.server.connections[0].open)
         assert asks(served.port, 2) == [200, 200]
+
+
+class Peer(asyncio.Transport):
+    """A connection from an address, which this machine need not have."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 50000)})
+
+    def abort(self) -> None:
+        pass
+
+
+def has_place(connections: Connections, address: str) -> bool:
+    """Whether another connection of this address, which stays busy, finds a place."""
+    door = DoorProtocol(Config(echo), ServerState(), {}, connections)
+    door.meet(Peer(address))
+    connections.leave(door)
+    return not door.is_refused
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [
+        (["2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8::1:ffff:ffff:ffff:ffff"], "2001:db8:0:2::1"),
+        (["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1"], "192.0.2.2"),
+        (["fe80::1%eth0", "fe80::2%eth1", "fe80::3"], "::1"),
+    ],
+)
+def test_connections_are_counted_for_the_customer_who_has_the_address(own, others):
+    async def story() -> None:
+        connections = Connections(Limits(connections_per_address=2))
+        assert [has_place(connections, address) for address in own] == [True, True, False]
+        assert has_place(connections, others)
+
+    asyncio.run(story())
+
+
+def test_connections_of_a_trusted_proxy_are_those_of_many_clients():
+    async def story() -> None:
+        limits = Limits(connections_per_address=2, connections=5, proxies=networks(["10.0.0.0/8"]))
+        connections = Connections(limits)
+        assert [has_place(connections, address) for address in ["10.0.0.1"] * 3 + ["11.0.0.1"] * 3] == [True] * 5 + [False]
+
+    asyncio.run(story())
 
 
 def test_many_idle_connections_beside_few_descriptors(tmp_path):

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 import uvloop
@@ -16,18 +17,24 @@ from tests.conftest import LIMIT_S
 from tests.door.http_app import App, answer
 from tests.door.http_client import GOOD, Client, serve, wait_until
 
+QUICK = Limits(linger_silent_s=0.2)
+# RFC 9113, section 3.4: what a client of HTTP/2 begins with, and an empty SETTINGS frame
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     return make_self_signed(tmp_path_factory.mktemp("tls") / "pair", "example.test")
 
 
-def over_tls(served, certfile, **options):
+def over_tls(served, certfile, protocols=(), **options):
     context = ssl.create_default_context(cafile=str(certfile))
+    if protocols:
+        context.set_alpn_protocols(protocols)
     for name, value in options.items():
         setattr(context, name, value)
     raw = socket.create_connection(("127.0.0.1", served.port), timeout=LIMIT_S)
-    return Client(context.wrap_socket(raw, server_hostname="localhost"))
+    return Client(context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False))
 
 
 async def other(scope, receive, send):
@@ -94,6 +101,37 @@ def test_requests_over_tls(pair):
         assert client.ask(b"bad\r\n\r\n").status == 400
 
 
+@pytest.mark.parametrize(
+    ("offered", "agreed"), [(["h2", "http/1.1"], "http/1.1"), (["http/1.1", "h2"], "http/1.1"), (["h2"], None), ([], None)]
+)
+def test_http_2_is_not_agreed_on_over_tls(pair, offered, agreed):
+    with serve(QUICK, *pair) as served, over_tls(served, pair[0], offered) as client:
+        assert client.socket.selected_alpn_protocol() == agreed
+        answer = client.ask(PREFACE)
+        assert (answer.status, answer.json()["code"]) == (505, 505)
+        assert answer.header("connection") == "close"
+        assert client.is_closed()
+
+
+def test_client_that_still_sends_reads_its_answer_over_tls_before_the_end(pair):
+    with serve(Limits(linger_silent_s=1.0), *pair) as served, over_tls(served, pair[0]) as client:
+        client.send(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 3000000\r\n\r\n")
+        for _ in range(10):
+            client.send(bytes(200_000))
+            time.sleep(0.2)
+        assert client.answer().status == 413
+        assert client.is_closed()
+        assert served.ended["lingered"] == 1
+
+
+def test_preface_of_http_2_behind_a_good_request_is_answered_in_turn():
+    with serve() as served, served.connect() as client:
+        assert client.ask(GOOD + PREFACE).status == 200
+        answer = client.answer()
+        assert (answer.status, answer.header("x-request-id")) == (505, answer.json()["request_id"])
+        assert client.is_closed()
+
+
 def test_tls_1_2_is_the_oldest_and_its_ciphers_are_sound(pair):
     with serve(certfile=pair[0], keyfile=pair[1]) as served:
         with over_tls(served, pair[0], maximum_version=ssl.TLSVersion.TLSv1_2) as client:
@@ -109,6 +147,16 @@ def test_client_that_hangs_up_over_tls_is_noticed(pair):
             client.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
             wait_until(lambda: any(other.is_busy for other in served.server.connections[0].open))
         wait_until(lambda: "/wait" in served.app.gone)
+
+
+def test_connections_over_tls_which_take_more_memory_are_fewer(pair):
+    with serve(Limits(tls_connections=2), *pair) as served, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(over_tls(served, pair[0])).send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_until(lambda: sum(other.is_busy for other in served.server.connections[0].open) == 2)
+        with pytest.raises((ConnectionError, ssl.SSLError)):
+            over_tls(served, pair[0])
+        assert served.ended["503"] == 1
 
 
 def test_handshake_that_does_not_come_is_ended(pair):

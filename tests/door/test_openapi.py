@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.routing import Router
 
-from scripts.door.api.openapi import PAGE, api_routes, document
+from scripts.door.api.openapi import FILES, PAGE, api_routes, document
 from scripts.door.api.operations import OPERATIONS
 from scripts.door.api.statuses import STATUSES, statuses_markdown
 from scripts.door.state import State
@@ -79,9 +79,11 @@ def test_page_needs_nothing_from_elsewhere():
     page = ask(app, "GET", "/docs")
     assert page.headers["content-security-policy"].startswith("default-src 'self';")
     linked = re.findall(r'(?:href|src)="([^"]*)"', page.text)
-    assert linked
-    for path in linked:
+    assert "data:," in linked, "without an icon of its own a browser asks for /favicon.ico, and shows the 404 as an error"
+    for path in set(linked) - {"data:,"}:
         assert ask(app, "GET", path).status_code == 200
+    types = {path: ask(app, "GET", path).headers["content-type"] for path in FILES}
+    assert list(types.values()) == [f"text/{kind}; charset=utf-8" for kind in ("html", "javascript", "css")]
     files = list(PAGE.iterdir())
     assert sum(file.stat().st_size for file in files) < 20_000
     for file in files:

@@ -171,6 +171,7 @@ def test_compressed_request(client, photos, expected):
         ({"parameters": {"top_k": 0}}, "top_k is '0'"),
         ({"parameters": []}, "parameters of the request"),
         ({"id": 1}, "id is a int"),
+        ({"id": "x" * 5000}, "5,000 characters"),
     ],
 )
 def test_wrong_request_is_400_in_both_forms(client, photos, change, words):

@@ -10,9 +10,18 @@ from scripts.settings import Settings
 
 def application(state, access=None):
     """All of the door's application; each request has the id "test-id"."""
-    metrics = Metrics()
-    predictions = predictions_of(Inference("http://127.0.0.1:1"), state, metrics, Settings())
-    return WithId(Door(predictions, state, metrics, AccessLog(False), access).application())
+    return application_of(predictions(state), access)
+
+
+def predictions(state, backend=None, settings=None):
+    """The way of photos to a backend, which is not there if it is not given."""
+    return predictions_of(backend or Inference("http://127.0.0.1:1"), state, Metrics(), settings or Settings())
+
+
+def application_of(predictions, access=None):
+    """As `application`, with these predictions."""
+    door = Door(predictions, predictions.state, predictions.metrics, AccessLog(False), access)
+    return WithId(door.application())
 
 
 class WithId:

@@ -1,7 +1,9 @@
 """What a header states, without Pillow: it equals what Pillow reads, hostile bytes neither raise nor take long."""
 
+import contextlib
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -11,9 +13,9 @@ from functools import partial
 import pytest
 from PIL import Image
 
-from handler.cost import LEAST, estimate, photo_cost
+from handler.cost import LEAST, UNKNOWN, estimate, photo_cost
 from handler.dimensions import dimensions
-from handler.errors import PhotoError
+from handler.errors import HiddenError, PhotoError
 from handler.limits import IMAGE_FORMATS, MAX_BYTES
 from handler.photo_file import open_photo
 from handler.preprocess import preprocess, reduction
@@ -25,6 +27,8 @@ from tests.hostile_files import MADE, chunk, png, tiff
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 SIZE = (131, 97)
+# of a JPEG of 16 x 16 pixels
+FRAME_HEADER = b"\xff\xc0\0\x11\x08\0\x10\0\x10\3\1\x22\0\2\x11\1\3\x11\1"
 TURNED = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
 
 
@@ -44,6 +48,19 @@ def written(image_format, mode="RGB", **options):
 def animation(image_format):
     frames = [Image.new("RGB", SIZE, colour) for colour in ("red", "blue")]
     return bytes_of(frames[0], image_format, save_all=True, append_images=frames[1:])
+
+
+def with_small_pictures(avif):
+    """An AVIF whose tracks alone state its true size."""
+    return re.sub(rb"(?<=ispe\0{4}).{8}", struct.pack(">II", 2, 2), avif, flags=re.DOTALL)
+
+
+def with_long_description(avif):
+    """160 kB of nothing at the beginning of what describes the picture."""
+    size, start = re.search(rb"(....)meta....", avif, re.DOTALL), avif.index(b"meta") + 8
+    nothing = FREE * 20_000
+    longer = struct.pack(">I", int.from_bytes(size[1]) + len(nothing))
+    return avif[: size.start()] + longer + avif[size.end(1) : start] + nothing + avif[start:]
 
 
 def bmp(header, width, height, **more):
@@ -71,6 +88,8 @@ WRITTEN = {
     "JPEG, profile in pieces": lambda: written("JPEG", icc_profile=bytes(300_000)),
     "MPO": lambda: animation("MPO"),
     **{f"PNG, {mode}": partial(written, "PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")},
+    "PNG, another header in front": lambda: png(7, 5)[:33] + written("PNG")[8:],
+    "PNG, another header behind": lambda: written("PNG") + png(7, 5)[8:],
     "PNG, chunk in front": lambda: b"\x89PNG\r\n\x1a\n" + chunk(b"tEXt", b"a\0IHDR" + bytes(90)) + png(31, 17)[8:],
     "APNG": lambda: animation("PNG"),
     "GIF": lambda: written("GIF", "P"),
@@ -95,6 +114,7 @@ WRITTEN = {
     "AVIF": lambda: written("AVIF"),
     "AVIF, alpha": lambda: written("AVIF", "RGBA"),
     "AVIF, animated": lambda: animation("AVIF"),
+    "AVIF, animated, of small pictures": lambda: with_small_pictures(animation("AVIF")),
     "AVIF, turned": lambda: written("AVIF", exif=TURNED),
 }
 
@@ -129,6 +149,45 @@ def test_bytes_without_a_whole_header_have_no_dimensions_or_true_ones(photo):
     assert dimensions(photo) is None or dimensions(photo)[1:] == (48, 36)
 
 
+def behind(start, pieces, photo):
+    """The photo with pieces between its first bytes and the rest."""
+    return photo[:start] + pieces + photo[start:]
+
+
+SEGMENT, EXTENSION, FREE = b"\xff\xe1\0\2", b"!\xfe\0", b"\0\0\0\x08free"
+SMALL_SCREEN = b"GIF89a\1\0\1\0\0\0\0"
+HIDDEN = {
+    "JPEG, segments": lambda: behind(2, SEGMENT * 3000, written("JPEG")),
+    "JPEG, filling": lambda: behind(2, b"\xff" * 300, written("JPEG")),
+    "JPEG, filling before each": lambda: behind(2, (b"\xff" * 60 + SEGMENT[1:]) * 3000, written("JPEG")),
+    "JPEG, what is no marker": lambda: behind(2, SEGMENT + bytes(300), written("JPEG")),
+    "JPEG, segments behind another frame": lambda: behind(2, FRAME_HEADER + SEGMENT * 3000, written("JPEG")),
+    "PNG, chunks": lambda: behind(8, chunk(b"tEXt", b"a\0b") * 5000, written("PNG")),
+    "PNG, chunks behind another header": lambda: png(7, 5)[:33] + chunk(b"tEXt", b"a\0b") * 5000 + written("PNG")[8:],
+    "GIF, extensions": lambda: SMALL_SCREEN + EXTENSION * 5000 + b",\0\0\0\0\x1f\0\x11\0\0\2\2D\1\0;",
+    "JPEG 2000, boxes": lambda: behind(12, FREE * 5000, written("JPEG2000")),
+    "AVIF, boxes": lambda: behind(struct.unpack_from(">I", written("AVIF"))[0], FREE * 5000, written("AVIF")),
+    "AVIF, a long description": lambda: with_long_description(written("AVIF")),
+}
+
+
+@pytest.mark.parametrize("way", HIDDEN)
+def test_size_that_is_hidden_behind_thousands_of_pieces_costs_as_much_as_anything(way):
+    photo = HIDDEN[way]()
+    with pytest.raises(HiddenError):
+        dimensions(photo)
+    assert photo_cost(photo) == UNKNOWN
+
+
+def test_metadata_of_a_megabyte_hides_nothing():
+    exif = b"Exif\0\0II*\0" + bytes(60_000)
+    photo = written("JPEG", exif=exif, icc_profile=bytes(4_000_000), comment=bytes(65_000))
+    assert dimensions(photo) == claimed(photo)
+    assert photo_cost(photo).cpu_s < 20 * LEAST.cpu_s
+    profile = written("PNG", icc_profile=random.Random(0).randbytes(900_000))
+    assert dimensions(profile) == claimed(profile)
+
+
 def mutated(rng, seed):
     """Near its beginning some bytes are changed, cut or put in; numbers go wild."""
     photo = bytearray(seed)
@@ -155,8 +214,10 @@ def check_mutated(count, seed):
     rng = random.Random(seed)
     for _ in range(count):
         photo = mutated(rng, rng.choice(FUZZED))
-        found, cost = dimensions(photo), photo_cost(photo)
-        assert found is None or (found[0] in IMAGE_FORMATS and min(found[1:]) > 0), photo
+        cost = photo_cost(photo)
+        with contextlib.suppress(HiddenError):
+            found = dimensions(photo)
+            assert found is None or (found[0] in IMAGE_FORMATS and min(found[1:]) > 0), photo
         assert cost.memory >= LEAST.memory, photo
         assert cost.cpu_s >= LEAST.cpu_s, photo
 

@@ -17,6 +17,7 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.backend.test_process import SECRETS
 from tests.conftest import LIMIT_S, ROOT, free_port
+from tests.serving.server import status_of
 
 ADDRESSES = Addresses("unix:/nowhere/inference", "unix:/nowhere/management", "unix:/nowhere/metrics")
 SETTINGS = Settings(look_s=0.1, look_timeout_s=0.5, repair_s=1.0, restart_wait_s=0.1)
@@ -117,6 +118,47 @@ def test_it_ends_when_the_server_is_killed():
         process = psutil.Process(int(server.stdout.readline()))
         server.send_signal(signal.SIGKILL)
         assert not psutil.wait_procs([process], timeout=LIMIT_S)[1]
+
+
+@pytest.mark.parametrize("last", [b'{"live": true, "ready": fal', b"[]\n", b"\n"])
+def test_it_ends_when_the_server_ends_within_a_line(last):
+    port = free_port()
+    command = [sys.executable, "-m", "scripts.door.door", "--port", str(port), "--backend", "unix:/a", "--management", "unix:/b"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        until(lambda: status_of(f"http://127.0.0.1:{port}/livez") == 200)
+        process.stdin.write(last)
+        process.stdin.close()
+        process.wait(LIMIT_S)
+    assert status_of(f"http://127.0.0.1:{port}/livez") is None
+
+
+def test_thread_that_tells_the_door_goes_on_after_an_error(capsys):
+    told = {"live": True, "ready": False, "why": "as told", "draining": False, "models": {}}
+    failing = iter([RuntimeError("dictionary changed size during iteration")] * 2)
+
+    def state():
+        for error in failing:
+            raise error
+        return told
+
+    with Door("127.0.0.1", free_port(), ADDRESSES, SETTINGS, Steps(False), state) as door:
+        until(lambda: readiness(door) == (503, "as told"))
+    assert 'unexpected: why="RuntimeError: dictionary changed size' in capsys.readouterr().out
+
+
+def test_thread_that_starts_the_door_again_goes_on_after_an_error(door, monkeypatch, capsys):
+    start, failing = door._start, iter([RuntimeError("can't start new thread"), OSError(11, "Resource temporarily unavailable")])
+
+    def start_at_last():
+        for error in failing:
+            raise error
+        start()
+
+    monkeypatch.setattr(door, "_start", start_at_last)
+    before = process_of(door)
+    before.kill()
+    until(lambda: door._process.pid != before.pid and readiness(door) == (503, "as told"))
+    assert "unexpected: why=" in capsys.readouterr().out
 
 
 def test_environment_of_the_door_holds_settings_and_no_secret(monkeypatch):

@@ -4,7 +4,6 @@ A bucket fills at the rate and holds some seconds of it. Full buckets are forgot
 were used longest ago: an attack from millions of addresses takes no more memory, and locks nobody else out.
 """
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -16,11 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.door.access.keys import HEALTH_PATHS
 from scripts.door.access.refusal import refuse
+from scripts.door.addresses import Network, address_in, is_in, networks, owner_of
 from scripts.door.errors import DoorError
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-IPV6_PREFIX = 64  # what one customer has: RFC 6177
 MAX_FORWARDED = 32  # entries of X-Forwarded-For that are looked at
 
 
@@ -106,52 +103,16 @@ def address_of(limits: RateLimits) -> Callable[[Scope], tuple[str, float] | None
     return client_of
 
 
-def networks(texts: Sequence[str]) -> list[Network]:
-    """Networks of texts such as 10.0.0.0/8, ::1. ValueError that names a bad one."""
-    found = []
-    for text in texts:
-        try:
-            found.append(ipaddress.ip_network(text))
-        except ValueError as error:
-            raise ValueError(f"the trusted proxy {text!r} is not an address or a network such as 10.0.0.0/8: {error}") from error
-    return found
-
-
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
-    """Whom a request comes from: the peer, or, behind trusted proxies, the last address that none of them has.
-
-    Of an IPv6 address, the network of its customer. A peer without an address (a Unix socket) is "local".
-    """
-    address = _parsed((scope.get("client") or ("",))[0])
-    if address is None:
-        return "local"
-    if _is_in(address, trusted):
+    """Whom a request comes from: the owner of the peer, or, behind trusted proxies, of the last address that none of them has."""
+    address = address_in((scope.get("client") or ("",))[0])
+    if is_in(address, trusted):
         forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
         for entry in forwarded[: -MAX_FORWARDED - 1 : -1]:
-            before = _parsed(entry)
+            before = address_in(entry)
             if before is None:
                 break
             address = before
-            if not _is_in(address, trusted):
+            if not is_in(address, trusted):
                 break
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.IPv6Network((int(address), IPV6_PREFIX), strict=False))
-    return str(address)
-
-
-def _is_in(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address.version == network.version and address in network for network in trusted)
-
-
-def _parsed(text: str) -> Address | None:
-    """The address of 192.0.2.1, 192.0.2.1:80, 2001:db8::1, [2001:db8::1]:80; an IPv4 address in IPv6 is IPv4."""
-    text = text.strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+    return owner_of(address)

@@ -2,13 +2,14 @@
 
 Its calls are those of TorchServe 0.12, its answers, too. What a page of another site could send is refused (Host, Origin), and
 archives are loaded by their names in the model store alone. Each request is built anew: what TorchServe reads is what was checked.
+At /metrics are the door's own, for `serve`, which adds them to the others and has no token.
 """
 
 import hmac
 import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -37,6 +38,7 @@ CALLS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("DELETE", VERSION): ("synchronous", "timeout"),
     ("PUT", VERSION + "/set-default"): (),
 }
+METRICS = "/metrics"
 MAX_PARAMETERS = 100
 ARCHIVE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}", re.ASCII)
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -52,10 +54,10 @@ class ManagementLimits:
 
 
 class Management:
-    """ASGI: the API at `port`, passed on to TorchServe's at `address`, http://host:port or unix:PATH."""
+    """ASGI: the API at `port`, passed on to TorchServe's at `address`, http://host:port or unix:PATH; `metrics()` at /metrics."""
 
-    def __init__(self, address: str, port: int, limits: ManagementLimits | None = None) -> None:
-        self.limits = limits or ManagementLimits()
+    def __init__(self, address: str, port: int, metrics: Callable[[], bytes], limits: ManagementLimits | None = None) -> None:
+        self.metrics, self.limits = metrics, limits or ManagementLimits()
         self.hosts = {f"{host}:{port}" for host in HOSTS} | (set(HOSTS) if port == 80 else set())
         socket = address.removeprefix("unix:") if address.startswith("unix:") else None
         self.client = httpx.AsyncClient(
@@ -91,6 +93,10 @@ class Management:
 
     async def _answer(self, request: Request) -> Response:
         self._check_sender(request)
+        if request.scope["path"] == METRICS:
+            _check_method(request, ("GET", "HEAD"))
+            return Response(self.metrics(), media_type="text/plain")
+        self._check_token(request)
         method, path, known = _call(request)
         parameters = _checked(await self._parameters(request), known)
         if (method, path) == ("POST", "/models"):
@@ -98,7 +104,7 @@ class Management:
         return await self._ask(method, path, parameters, request.state.request_id)
 
     def _check_sender(self, request: Request) -> None:
-        """DoorError unless a program on this machine sent it, with the token if one is set."""
+        """DoorError unless a program on this machine sent it."""
         host = request.headers.get("host", "").lower()
         if host not in self.hosts:
             # a page of a site whose name was made to lead here has that name as its Host
@@ -107,6 +113,9 @@ class Management:
         foreign = origin is not None and origin.lower().removeprefix("http://") not in self.hosts
         if foreign or request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise DoorError("pages of other sites may not manage models", 403, "OriginError")
+
+    def _check_token(self, request: Request) -> None:
+        """DoorError without the token, if one is set."""
         if self.limits.token:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.limits.token.encode()):
@@ -155,12 +164,16 @@ def _call(request: Request) -> tuple[str, str, tuple[str, ...]]:
             found[method] = ("".join(["/models", *(f"/{quote(part, safe='')}" for part in match.groups()), last]), known)
     if not found:
         raise DoorError(f"there is no {path[:200]!r}, expected e.g. /models or /models/MODEL/VERSION", 404, "NotFoundError")
-    if request.method not in found:
-        allowed = ", ".join(sorted(found))
+    _check_method(request, found)
+    return request.method, *found[request.method]
+
+
+def _check_method(request: Request, methods: Collection[str]) -> None:
+    if request.method not in methods:
+        allowed = ", ".join(sorted(methods))
         raise DoorError(
             f"{request.method} is not possible here, expected {allowed}", 405, "MethodError", headers={"allow": allowed}
         )
-    return request.method, *found[request.method]
 
 
 def _members(body: bytes) -> list[tuple[str, str]]:

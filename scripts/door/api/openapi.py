@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from scripts.door.api.operations import OPERATIONS, Operation
@@ -16,13 +16,15 @@ from scripts.door.api.statuses import STATUSES
 from scripts.door.state import State
 
 PAGE = Path(__file__).parent / "page"
-# nothing from elsewhere, and no other site may frame the page
-PAGE_HEADERS = {"content-security-policy": "default-src 'self'; frame-ancestors 'none'", "x-content-type-options": "nosniff"}
+# nothing from elsewhere but its icon, which is empty, or a browser would ask for one; and no other site may frame the page
+POLICY = "default-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+PAGE_HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
 FILES = {"/docs": "page.html", "/docs/page.js": "page.js", "/docs/page.css": "page.css"}
+TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 DESCRIPTION = """Photos in, classes out.
 
-A photo comes as the body itself, in a form, or as base64 in JSON; bodies may be compressed by gzip or deflate. top_k may stand in
-the query, in the header x-top-k, in a field, in an instance or among its parameters; two different values are a 400. The open
+A photo comes as the body itself, in a form, or as base64 in JSON; bodies may be compressed by gzip or deflate. top_k may stand in \
+the query, in the header x-top-k, in a field, in an instance or among its parameters; two different values are a 400. The open \
 inference protocol also takes and answers tensors in binary (Inference-Header-Content-Length); its gRPC is not offered."""
 
 
@@ -106,7 +108,11 @@ def api_routes(state: State, keys: bool = False, rates: bool = False) -> list[Ro
             served, written = state.models, json.dumps(document(state, keys, rates)).encode()
         return Response(written, media_type="application/json")
 
+    # not Starlette's FileResponse, whose errors about ranges are plain text: these files are small
+    files = {path: ((PAGE / name).read_bytes(), TYPES[Path(name).suffix]) for path, name in FILES.items()}
+
     async def page(request: Request) -> Response:
-        return FileResponse(PAGE / FILES[request.url.path], headers=PAGE_HEADERS)
+        content, kind = files[request.scope["path"]]
+        return Response(content, headers=PAGE_HEADERS, media_type=kind)
 
     return [Route("/openapi.json", openapi), *(Route(path, page) for path in FILES)]

@@ -17,7 +17,7 @@ from scripts.door.forms.compression import Inflater, inflater
 from scripts.door.forms.json_form import begins_as_json, read_json
 from scripts.door.forms.limits import MAX_BODY_BYTES
 from scripts.door.forms.multipart_form import MultipartForm
-from scripts.door.forms.urlencoded_form import read_fields, urlencoded
+from scripts.door.forms.urlencoded_form import read_urlencoded
 
 # one of them announces a body: RFC 9112, 6.3
 FRAMING = (b"content-length", b"transfer-encoding")
@@ -37,6 +37,8 @@ class Body:
                 encoding += "," + value.decode("latin-1")
             elif name in FRAMING:
                 has_length = True
+                if name == b"content-length" and int(value) > MAX_BODY_BYTES:  # before it is sent
+                    raise DoorError(f"the body has {int(value):,} bytes, the limit is {MAX_BODY_BYTES:,}", 413)
             elif name == b"x-top-k":
                 self._found.top_k.append(("header x-top-k", value))
         if not has_length:
@@ -76,7 +78,8 @@ class Body:
         if self._parts:
             self._parts.close()
         else:
-            self._read(self._whole.getvalue())
+            whole, self._whole = self._whole.getvalue(), io.BytesIO()
+            self._read(whole)
         return self._found.asked()
 
     def _read(self, whole: bytes) -> None:
@@ -85,7 +88,7 @@ class Body:
         if self._type == "application/json" or self._type.endswith("+json") or begins_as_json(whole):
             return read_json(whole, self._charset, self._found)
         # curl's --data-binary says that a photo is of this type
-        if self._type == "application/x-www-form-urlencoded" and (fields := urlencoded(whole)):
-            return read_fields(fields, self._found)
+        if self._type == "application/x-www-form-urlencoded" and read_urlencoded(whole, self._found):
+            return None
         self._found.photos.append(photo_of(whole))
         return None

@@ -74,4 +74,4 @@ def _photo_in(value: Any, where: str) -> bytes:
         return _photo_in(value[names[0]], f"{where}'s {names[0]}")
     if not isinstance(value, str):
         raise DoorError(f"{where} is a {type(value).__name__}, expected base64 in a string")
-    return from_base64(value.encode(errors="replace"), where)
+    return from_base64(value, where)

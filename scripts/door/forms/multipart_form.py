@@ -44,7 +44,8 @@ class MultipartForm:
         except multipart.MultipartError as error:
             raise DoorError(f"the form cannot be read: {error}") from error
         # not as they come: a large body is closed on a thread
-        for name, encoding, content in self._parts:
+        parts, self._parts = self._parts, []  # a part as base64 is not needed beside its photo
+        for name, encoding, content in parts:
             self._take_part(name, _transferred(content, encoding))
 
     def _take(self, event: Any) -> None:

@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 MOST_LINGERING = 32  # refused connections that are given the time to read why
 
 
-def room(limits: Limits) -> int:
-    """How many connections fit: the setting, or what the limit on open files leaves."""
+def room(limits: Limits, tls: bool) -> int:
+    """How many connections fit: the setting, what the limit on open files leaves, or over TLS what their memory does."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limits.connections if soft == resource.RLIM_INFINITY else max(1, min(limits.connections, soft - limits.reserved_files))
+    most = min(limits.connections, limits.tls_connections) if tls else limits.connections
+    return most if soft == resource.RLIM_INFINITY else max(1, min(most, soft - limits.reserved_files))
 
 
 class Connections:
     """Each connection is in `idle`, in `heads` or busy. The first in `idle` has been so for the longest."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, tls: bool = False) -> None:
         self.limits = limits
-        self.most = room(limits)
+        self.most = room(limits, tls)
         self.open: set[Lifetime] = set()
         self.idle: dict[Lifetime, None] = {}  # between requests, or before the first
         self.heads: dict[Lifetime, None] = {}  # a request has begun, and its head is not complete
@@ -41,7 +42,7 @@ class Connections:
         self.open.add(connection)
         self.per_address[address] += 1
         refusal = None
-        if self.per_address[address] > self.limits.connections_per_address and not self._evict(address):
+        if address and self.per_address[address] > self.limits.connections_per_address and not self._evict(address):
             refusal = self._refusal(429, "too many connections of this address")
         elif len(self.open) - self._lingering > self.most and not self._evict():
             refusal = self._refusal(503, "too many connections")

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
+from scripts.door.addresses import address_in, is_in, owner_of
 from scripts.door.http.connections import Connections
 from scripts.door.http.cycle import Cycle
 from scripts.door.http.pace import Pace
@@ -26,7 +27,7 @@ class Lifetime(HttpToolsProtocol):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], connections: Connections) -> None:
         super().__init__(config, server_state, app_state)
         self.all, self.limits = connections, connections.limits
-        self.address = ""
+        self.address = ""  # of its customer: addresses.py; of a proxy none
         self.headers = []
         self.request_id: str | None = None  # of the request that is being taken or answered
         self.buffer = b""  # received, and not taken yet
@@ -39,6 +40,7 @@ class Lifetime(HttpToolsProtocol):
         self._writing = Pace()  # answers
         self._is_writing = False
         self._discarded = 0
+        self._lingers_until = NEVER
 
     @property
     def is_busy(self) -> bool:
@@ -55,7 +57,8 @@ class Lifetime(HttpToolsProtocol):
 
     def take_place(self) -> None:
         """Count the connection; without a place it gets an answer that says so, and ends."""
-        self.address = self.client[0] if self.client else ""
+        address = address_in(self.client[0] if self.client else "")
+        self.address = "" if is_in(address, self.limits.proxies) else owner_of(address)
         refusal = self.all.add(self)
         if refusal:
             self.is_refused = True
@@ -124,7 +127,7 @@ class Lifetime(HttpToolsProtocol):
             if self._is_writing:  # its pace counts
                 self.deadline = now + 1.0
             else:
-                self.end("lingered", at_once=True)
+                self.end("lingered")  # over TLS its end is told first
         elif self.in_body:
             self._refuse_body(f"took over {self.limits.body_s:g} s")
         elif self in self.all.heads:
@@ -196,7 +199,7 @@ class Lifetime(HttpToolsProtocol):
         self.is_ending = True
         self.all.leave(self)
         self.all.lingering[self] = None
-        self.deadline = self.loop.time() + self.limits.linger_s
+        self._lingers_until = self.loop.time() + self.limits.linger_s
         self.discard(len(self.buffer))
         self.buffer = b""
         self.flow.resume_reading()
@@ -209,13 +212,15 @@ class Lifetime(HttpToolsProtocol):
         self._discarded += length
         if self._discarded > self.limits.linger_bytes:
             self.end("lingered", at_once=True)
+        elif self in self.all.lingering:
+            self.deadline = min(self._lingers_until, self.loop.time() + self.limits.linger_silent_s)
 
     def shutdown(self) -> None:
         """The server stops: the answer in flight is the last."""
         if self.is_busy:
             self.cycle.keep_alive = False
         elif self.is_ending:
-            self.deadline = min(self.deadline, self.loop.time() + 1.0)
+            self.deadline = self._lingers_until = min(self.deadline, self.loop.time() + 1.0)
         else:
             self.end("stopped")
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from scripts.door.addresses import Network
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -31,6 +33,9 @@ class Limits:
     drain_bytes: int = 256 * 1024  # of a body that the application did not want: read past to keep the connection
     linger_bytes: int = 64 * 1024 * 1024  # ... before a close: the client must be able to send all of it to see its answer
     linger_s: float = 30.0  # ... for at most so long, as nginx does
+    linger_silent_s: float = (
+        2.0  # ... and while something comes: TLS tells its end with the close alone, which a client may wait for
+    )
 
     # --- answers ---
     write_rate: float = 1000.0  # of a client that reads an answer, once `write_grace_s` is over
@@ -40,7 +45,9 @@ class Limits:
 
     # --- connections ---
     connections: int = 10_000  # in all; each idle one takes about 10 kB
-    connections_per_address: int = 512  # a proxy's or a NAT's clients share one address
+    tls_connections: int = 2_000  # ... over TLS: 60 kB idle, and 400 kB in uvloop's and OpenSSL's buffers once a body has come
+    connections_per_address: int = 512  # a NAT's clients share one address
+    proxies: tuple[Network, ...] = ()  # whose connections are those of many clients, and not bounded so
     reserved_files: int = 64  # descriptors for everything that is no connection of a client
     handshake_s: float = 10.0  # of TLS
     retry_after_s: int = 2  # told to a client that found no room

@@ -117,7 +117,7 @@ class _Server(uvicorn.Server):
             )
         )
         self.tls, self.limits = context, limits
-        self.connections = Connections(limits)
+        self.connections = Connections(limits, tls=context is not None)
         self.socket = listener.bind()
         self.port: int = self.socket.getsockname()[1]
 

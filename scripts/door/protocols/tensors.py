@@ -16,7 +16,7 @@ from scripts.door.errors import DoorError
 from scripts.door.forms.base64_text import from_base64, photo_of
 from scripts.door.forms.body import Body
 from scripts.door.forms.json_form import json_object
-from scripts.door.forms.limits import MAX_INSTANCES, MAX_JSON_VALUES
+from scripts.door.forms.limits import MAX_FIELD_BYTES, MAX_INSTANCES, MAX_JSON_VALUES
 from scripts.phrases import counted
 
 INPUT = "image"
@@ -54,6 +54,8 @@ class TensorBody(Body):
         identity = value.get("id")
         if identity is not None and not isinstance(identity, str):
             raise DoorError(f"id is a {type(identity).__name__}, expected a string")
+        if len(identity or "") > MAX_FIELD_BYTES:  # it is written into the answer
+            raise DoorError(f"id has {len(identity or ''):,} characters, the limit is {MAX_FIELD_BYTES:,}")
         self.wanted = Wanted(identity, _outputs(value.get("outputs", []), parameters.get("binary_data_output") is True))
 
 
@@ -146,7 +148,7 @@ def _from_json(data: Any, datatype: str) -> list[bytes]:
     for number, element in enumerate(data):
         if not isinstance(element, str):
             raise DoorError(f"element {number} of {INPUT!r} is a {type(element).__name__}, expected base64 in a string")
-    return [from_base64(element.encode(errors="replace"), f"element {number} of {INPUT!r}") for number, element in enumerate(data)]
+    return [from_base64(element, f"element {number} of {INPUT!r}") for number, element in enumerate(data)]
 
 
 def _from_binary(content: memoryview) -> list[bytes]:
