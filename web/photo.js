@@ -63,7 +63,7 @@ export function heated(canvas, explanation) {
   return result;
 }
 
-const FULL_COLOUR_FROM = 0.05; // a fall of the probability by less than this is pale
+const FULL_COLOUR_FROM = 0.002; // as handler/explain.py has it: a fall of the probability by less is pale
 const VIOLET = [70, 20, 110], YELLOW = [253, 231, 37];
 
 function colour(level) {

@@ -17,6 +17,7 @@ from scripts.door.errors import DoorError, error_body
 from scripts.door.forms.body import Body
 from scripts.door.log import AccessLog
 from scripts.door.metrics import Metrics
+from scripts.door.pages import page_routes
 from scripts.door.predictions import Predictions
 from scripts.door.protocols.open_inference import OpenInferenceErrors
 from scripts.door.protocols.routes import protocol_routes
@@ -51,6 +52,7 @@ class Door:
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
             *protocol_routes(self.predictions),
+            *page_routes(),
             *api_routes(self.state, keys=access.key_file is not None, rates=bool(access.rates.per_address or access.rates.per_key)),
         ]
         app = Errors(Router(routes, redirect_slashes=False))

@@ -20,11 +20,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.door.access.refusal import refuse
 from scripts.door.errors import DoorError
+from scripts.door.pages import page_files
 
 # requests of load balancers and orchestrators, which have no key and come from a few addresses
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/ping", "/v2/health/live", "/v2/health/ready"})
-# the page asks for a key itself, and tells nothing
-OPEN_PATHS = HEALTH_PATHS | {"/docs", "/docs/page.js", "/docs/page.css"}
+# the pages ask for a key themselves, and tell nothing
+OPEN_PATHS = HEALTH_PATHS | page_files().keys()
 LINE = re.compile(r"(\S{1,64})\s+([0-9a-fA-F]{64})(?:\s+(\S+))?")
 NAME = re.compile(r"[\w.@-]{1,64}", re.ASCII)
 PREFIX = "sf_"  # secret scanners find what begins alike

@@ -1,9 +1,8 @@
-"""GET /openapi.json, made from the table of operations and the models that are served, and the page at /docs that shows it."""
+"""GET /openapi.json, made from the table of operations and the models that are served. The page at /docs shows it."""
 
 import json
 from collections.abc import Mapping
 from importlib.metadata import version as version_of
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -15,12 +14,6 @@ from scripts.door.api.schemas import TOP_K, answers, ref, takes
 from scripts.door.api.statuses import STATUSES
 from scripts.door.state import State
 
-PAGE = Path(__file__).parent / "page"
-# nothing from elsewhere but its icon, which is empty, or a browser would ask for one; and no other site may frame the page
-POLICY = "default-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-PAGE_HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
-FILES = {"/docs": "page.html", "/docs/page.js": "page.js", "/docs/page.css": "page.css"}
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 DESCRIPTION = """Photos in, classes out.
 
 A photo comes as the body itself, in a form, or as base64 in JSON; bodies may be compressed by gzip or deflate. top_k may stand in \
@@ -96,7 +89,7 @@ def _responses(operation: Operation, keys: bool, rates: bool) -> dict[str, Any]:
 
 
 def api_routes(state: State, keys: bool = False, rates: bool = False) -> list[Route]:
-    """GET /openapi.json and the page."""
+    """GET /openapi.json."""
 
     served: Mapping[str, Any] | None = None
     written = b""
@@ -108,11 +101,4 @@ def api_routes(state: State, keys: bool = False, rates: bool = False) -> list[Ro
             served, written = state.models, json.dumps(document(state, keys, rates)).encode()
         return Response(written, media_type="application/json")
 
-    # not Starlette's FileResponse, whose errors about ranges are plain text: these files are small
-    files = {path: ((PAGE / name).read_bytes(), TYPES[Path(name).suffix]) for path, name in FILES.items()}
-
-    async def page(request: Request) -> Response:
-        content, kind = files[request.scope["path"]]
-        return Response(content, headers=PAGE_HEADERS, media_type=kind)
-
-    return [Route("/openapi.json", openapi), *(Route(path, page) for path in FILES)]
+    return [Route("/openapi.json", openapi)]
