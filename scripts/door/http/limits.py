@@ -39,7 +39,7 @@ class Limits:
 
     # --- answers ---
     write_rate: float = 1000.0  # of a client that reads an answer, once `write_grace_s` is over
-    write_grace_s: float = 10.0
+    write_grace_s: float = 10.0  # the system takes answers in bursts: a slow client needs them to be small
     # of answers that the system holds for a client beyond what is under way to it; it would take 4 MB for each that does not read
     unsent_bytes: int = 128 * 1024
 

@@ -37,6 +37,7 @@ async def answers(
             task.cancel()
         # until their places are free; their errors are not wanted any more
         await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()  # an error among them holds this frame, which holds them and the photos
 
 
 def checked(answer: Answer) -> Answer:
