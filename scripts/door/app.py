@@ -1,5 +1,6 @@
 """The door's ASGI application: routes, what is around them, and one JSON form for every error."""
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -40,7 +41,8 @@ class Door:
 
     def warn(self, message: str) -> None:
         """A line for whoever runs the server."""
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def application(self) -> ASGIApp:
         """The application with all its routes."""

@@ -116,7 +116,11 @@ class Predictions:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         request.end_after(self.timeout_s)
         cost = self._cost(model, version, photo, explain)
-        request.times.queued(await admission.enter(cost))
+        begun_s = request.times.total_s
+        try:
+            await admission.enter(cost)
+        finally:
+            request.times.queued(request.times.total_s - begun_s)
         try:
             answer = await self._ask(question)
         finally:

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 # W3C Server-Timing: a metric's name and its duration in milliseconds
-METRIC = re.compile(r"([\w-]+);dur=([\d.]+)")
+METRIC = re.compile(r"([\w-]+);dur=(\d+(?:\.\d+)?)")
 
 
 @dataclass

@@ -45,7 +45,7 @@ class Limits:
 
     # --- connections ---
     connections: int = 10_000  # in all; each idle one takes about 10 kB
-    tls_connections: int = 2_000  # ... over TLS: 60 kB idle, and 400 kB in uvloop's and OpenSSL's buffers once a body has come
+    tls_connections: int = 2_000  # ... over TLS: once a body has come, each holds some 300 kB in uvloop's and OpenSSL's buffers
     connections_per_address: int = 512  # a NAT's clients share one address
     proxies: tuple[Network, ...] = ()  # whose connections are those of many clients, and not bounded so
     reserved_files: int = 64  # descriptors for everything that is no connection of a client
