@@ -35,12 +35,6 @@ class Header(NamedTuple):
     frame: Frame | None = None
 
 
-def dimensions(photo_bytes: bytes) -> tuple[str, int, int] | None:
-    """(format, width, height), not turned upright; None for what is no photo, or has no such header. HiddenError, no other."""
-    found = header(photo_bytes)
-    return None if found is None else (found.name, found.width, found.height)
-
-
 def header(photo_bytes: bytes) -> Header | None:
     """What a photo's header states; None for what is no photo, or has none. HiddenError, no other."""
     name = format_of(photo_bytes)

@@ -39,14 +39,9 @@ class Frame(NamedTuple):
     scan: int
     scan_channels: int
 
-    @property
-    def samples(self) -> float:
-        """Samples for each pixel, in all channels: 3 without subsampling, 1.5 for most."""
-        return samples(self.sampling)
-
 
 def samples(sampling: list[tuple[int, int]]) -> float:
-    """Samples that a JPEG holds for each of its pixels, of its channels' sampling across and down."""
+    """Samples that a JPEG holds for each of its pixels, of its channels' sampling across and down: 3, or 1.5 for most."""
     most = max((across for across, _ in sampling), default=1) * max((down for _, down in sampling), default=1)
     return sum(across * down for across, down in sampling) / max(1, most)  # 0 where the file is broken
 

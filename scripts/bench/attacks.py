@@ -42,7 +42,8 @@ def flood(make: Callable[[], bytes]) -> Attack:
                 sender = threading.Thread(target=_send_all, args=(connection, content))
                 sender.start()
                 with connection.makefile("rb") as stream:
-                    seen[int(stream.readline().split()[1])] += 1
+                    status = stream.readline().split()[1:2]  # none: closed without an answer
+                seen[int(status[0]) if status else "closed without an answer"] += 1
                 connection.shutdown(socket.SHUT_RDWR)
                 sender.join()
         return seen

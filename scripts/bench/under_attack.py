@@ -55,6 +55,8 @@ def attacked(name: str, port: int) -> Iterator[None]:
         stop.set()
         process.join(END_S)
         process.kill()
+    if process.exitcode:
+        raise BenchError(f"the attack {name!r} ended by itself: status {process.exitcode}")
 
 
 class Memory:

@@ -51,14 +51,12 @@ class Admission:
         """How many requests wait."""
         return len(self._waiting)
 
-    async def enter(self, cost: Cost) -> float:
-        """Take a place, which `leave` frees, once there is one. The seconds waited. DoorError 503 if too much waits already."""
-        if not self._waiting and self._fits(cost):
+    async def enter(self, cost: Cost) -> None:
+        """Take a place, which `leave` frees, once there is one. DoorError 503 if too much waits already."""
+        if self._waiting or not self._fits(cost):
+            await self._wait(cost)
+        else:
             self._take(cost)
-            return 0.0
-        started = time.monotonic()
-        await self._wait(cost)
-        return time.monotonic() - started
 
     def leave(self, cost: Cost) -> None:
         """Free a place that was taken."""

@@ -1,5 +1,6 @@
 """The door's ASGI application: routes, what is around them, and one JSON form for every error."""
 
+import contextlib
 import json
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from scripts.backend.answer import Answer
 from scripts.door.access.guard import Access, guarded
 from scripts.door.access.refusal import refuse
 from scripts.door.api.openapi import api_routes
@@ -40,7 +42,8 @@ class Door:
 
     def warn(self, message: str) -> None:
         """A line for whoever runs the server."""
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def application(self) -> ASGIApp:
         """The application with all its routes."""
@@ -80,12 +83,7 @@ class Photo:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. DoorError, ClientDisconnect."""
-        predictions, path = self.predictions, scope["path_params"]
-        model, version = path["model"], path.get("version")
-        predictions.state.chosen(model, version)  # before the body is read
-        with predictions.begin(scope, receive) as request:
-            asked = await predictions.read(request, Body(scope))
-            answer = await predictions.answer(request, model, version, asked.only_photo(), asked.top_k, self.explain)
+        answer = await self._answer(scope, receive)
         body = answer.body
         if answer.status >= 400:
             error = json.loads(body)
@@ -97,6 +95,15 @@ class Photo:
         ]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        # by itself: the photo goes with its frame, however slowly the client reads the answer
+        predictions, path = self.predictions, scope["path_params"]
+        model, version = path["model"], path.get("version")
+        predictions.state.chosen(model, version)  # before the body is read
+        with predictions.begin(scope, receive) as request:
+            asked = await predictions.read(request, Body(scope))
+            return await predictions.answer(request, model, version, asked.only_photo(), asked.top_k, self.explain)
 
 
 def _json(content: Any, status: int = 200) -> Response:

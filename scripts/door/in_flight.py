@@ -1,6 +1,7 @@
 """Requests with photos that are being answered: what may end one early, and the bytes of their bodies."""
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,28 +27,35 @@ class InFlight:
         self.held = 0
         self._bytes, self._task = all_bytes, asyncio.current_task()
         self._error: Exception | None = None
-        self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
         self._bytes.reading.add(self)
-        if watch := self.state.get("call_when_gone"):  # the HTTP layer's
-            watch(self._gone)
+        self._watch(self._gone)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._is_over = True
         if self._timer:
             self._timer.cancel()
         self._bytes.free(self)
-        if self._error and kind is asyncio.CancelledError:
+        self._watch(None)
+        # no error in this object: by its traceback it holds the frames that hold the body, and this object
+        error, self._error = self._error, None
+        if error and kind is asyncio.CancelledError:
             assert self._task is not None
             self._task.uncancel()
-            raise self._error from None
+            try:
+                raise error from None
+            finally:
+                del error
+
+    def _watch(self, callback: Callable[[], None] | None) -> None:
+        if watch := self.state.get("call_when_gone"):  # the HTTP layer's
+            watch(callback)
 
     def end(self, error: Exception) -> None:
         """Raise this error where the request waits."""
-        if self._error is None and not self._is_over:
+        if self._error is None:
             assert self._task is not None
             self._error = error
             self._task.cancel()
@@ -62,7 +70,7 @@ class InFlight:
         if count > self.held:
             self._bytes.take(self, count - self.held)
 
-    def is_whole(self) -> None:
+    def keep(self) -> None:
         """Its body has come as a whole: it gives way no more."""
         self._bytes.reading.discard(self)
 
@@ -82,10 +90,11 @@ class BytesInFlight:
 
     def take(self, request: InFlight, count: int) -> None:
         """Hold so many more of a request. DoorError 503 without room."""
+        larger = [one for one in self.reading if one.held > request.held] if self.held + count > self.limit else []
+        if self.held + count - sum(one.held for one in larger) > self.limit:
+            raise no_room()  # nobody is ended for nothing
         while self.held + count > self.limit:
-            largest = max(self.reading, key=lambda one: one.held, default=request)
-            if largest is request:
-                raise no_room()
+            largest = max(larger, key=lambda one: one.held)
             largest.end(no_room())
             self.free(largest)
         self.held += count

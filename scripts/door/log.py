@@ -16,14 +16,15 @@ from starlette.types import Scope
 
 from scripts.door.times import Times
 
-MOST_LINES = 10_000  # that wait to be written, some 300 bytes each
+MOST_LINES = 10_000  # that wait to be written, about 1 kB each
+MOST_PATH = 200  # characters of a path, which is a stranger's
 CLOSE_S = 2.0  # for the last of them, when the server stops
 
 
 class AccessLog:
-    """Writes lines, or nothing. `lost` is called for a line that is not written."""
+    """Writes lines, or nothing. `lost` is called with the number of lines that are not written."""
 
-    def __init__(self, enabled: bool, lost: Callable[[], object] = lambda: None, out: TextIO = sys.stdout) -> None:
+    def __init__(self, enabled: bool, lost: Callable[[int], object] = lambda count: None, out: TextIO = sys.stdout) -> None:
         self.enabled, self.lost, self.out = enabled, lost, out
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(MOST_LINES)
         self._writer = threading.Thread(target=self._write, name="access log", daemon=True)
@@ -39,7 +40,7 @@ class AccessLog:
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": state["request_id"],
             "method": scope["method"],
-            "path": scope["path"],
+            "path": scope["path"][:MOST_PATH],
             "status": status,
             "received": times.received,
             "sent": sent,
@@ -49,7 +50,7 @@ class AccessLog:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
-            self.lost()
+            self.lost(1)
 
     def close(self) -> None:
         """Write what waits, for at most CLOSE_S."""
@@ -62,12 +63,16 @@ class AccessLog:
 
     def _write(self) -> None:
         line: dict[str, Any] | None = {}
+        unwritten = 0  # since the last flush
         while line is not None:
             line = self._lines.get()
             try:
                 if line is not None:
+                    unwritten += 1
                     self.out.write(json.dumps(line) + "\n")
                 if line is None or self._lines.empty():
                     self.out.flush()
+                    unwritten = 0
             except (OSError, ValueError):  # a full disk or a closed pipe must not end the server
-                self.lost()
+                self.lost(unwritten)
+                unwritten = 0

@@ -70,8 +70,8 @@ class Predictions:
                 body.write(chunk)
             # what it unpacks to, if that is more
             request.hold(max(times.received, body.size))
-        # whole: it gives way no more, or the thread that reads it would go on uncounted
-        request.is_whole()
+        # it gives way no more, or the thread that reads it would go on uncounted, as that of a client that hangs up does
+        request.keep()
         if request.held > LARGE_BYTES:
             asked = await self._on_thread(body.close)
         else:
@@ -116,7 +116,11 @@ class Predictions:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         request.end_after(self.timeout_s)
         cost = self._cost(model, version, photo, explain)
-        request.times.queued(await admission.enter(cost))
+        begun_s = request.times.total_s
+        try:
+            await admission.enter(cost)
+        finally:
+            request.times.queued(request.times.total_s - begun_s)
         try:
             answer = await self._ask(question)
         finally:
@@ -151,8 +155,9 @@ class Predictions:
 
 def _passed_on(scope: Scope, as_json: bool) -> dict[bytes, bytes]:
     """Of the client's headers, those that the worker gets."""
-    return {
-        name: value
-        for name, value in scope["headers"]
-        if name in PASSED_ON and 0 < len(value) <= PASSED_BYTES and not (as_json and name == b"accept")
-    }
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in PASSED_ON and not (as_json and name == b"accept"):
+            # RFC 9110, 5.3: lines of one name are one list
+            found[name] = found[name] + b", " + value if name in found else value
+    return {name: value for name, value in found.items() if 0 < len(value) <= PASSED_BYTES}

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 # W3C Server-Timing: a metric's name and its duration in milliseconds
-METRIC = re.compile(r"([\w-]+);dur=([\d.]+)")
+METRIC = re.compile(r"([\w-]+);dur=(\d+(?:\.\d+)?)")
 
 
 @dataclass
@@ -32,14 +32,13 @@ class Times:
         """Since the request's head was read."""
         return time.monotonic() - self.started
 
+    def _parts(self) -> list[tuple[str, float]]:
+        return [("body", self.body_s), ("queue", self.queue_s), *self.worker_s.items(), ("total", self.total_s)]
+
     def in_ms(self) -> dict[str, float]:
         """Each part in milliseconds, and the total."""
-        parts = {"body": self.body_s, "queue": self.queue_s, **self.worker_s, "total": self.total_s}
-        return {name: round(1000 * seconds, 1) for name, seconds in parts.items()}
+        return {name: round(1000 * seconds, 1) for name, seconds in self._parts()}
 
     def header(self) -> str:
         """The Server-Timing of the answer."""
-        worker = "".join(f", {name};dur={1000 * seconds:.1f}" for name, seconds in self.worker_s.items())
-        return (
-            f"body;dur={1000 * self.body_s:.1f}, queue;dur={1000 * self.queue_s:.1f}{worker}, total;dur={1000 * self.total_s:.1f}"
-        )
+        return ", ".join([f"{name};dur={1000 * seconds:.1f}" for name, seconds in self._parts()])

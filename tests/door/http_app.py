@@ -1,6 +1,6 @@
 """A small ASGI application for tests of the HTTP layer.
 
-`python -m tests.door.http_app PORT_FILE [LIMIT=VALUE ...]` serves it until SIGTERM.
+`python -m tests.door.http_app PORT_FILE [LIMIT=VALUE ...] [certfile=PATH keyfile=PATH]` serves it until SIGTERM.
 """
 
 import asyncio
@@ -117,8 +117,10 @@ async def serve_until_terminated(server: HttpServer) -> None:
 
 
 def main() -> None:
-    limits: dict[str, Any] = {name: int(value) for name, value in (pair.split("=") for pair in sys.argv[2:])}
-    server = HttpServer([Listener(App(), "127.0.0.1", 0, Limits(**limits))])
+    given = dict(pair.split("=") for pair in sys.argv[2:])
+    certfile, keyfile = (Path(given.pop(name)) if name in given else None for name in ("certfile", "keyfile"))
+    limits: dict[str, Any] = {name: int(value) for name, value in given.items()}
+    server = HttpServer([Listener(App(), "127.0.0.1", 0, Limits(**limits), certfile, keyfile)])
     Path(sys.argv[1]).write_text(str(server.ports[0]))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_terminated(server))

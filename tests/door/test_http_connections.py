@@ -5,6 +5,7 @@ import contextlib
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +19,16 @@ from scripts.door.addresses import networks
 from scripts.door.http.connections import Connections
 from scripts.door.http.limits import Limits
 from scripts.door.http.protocol import DoorProtocol
+from scripts.door.http.tls import make_self_signed
 from tests.conftest import LIMIT_S, ROOT
 from tests.door.asking import echo
-from tests.door.http_client import GOOD, connect, serve, wait_until
+from tests.door.http_client import GOOD, Client, connect, serve, wait_until
 
 HELD = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @contextlib.contextmanager
-def process(tmp_path: Path, open_files: int, **limits: int):
+def process(tmp_path: Path, open_files: int, **limits: int | Path):
     """The server in a process that may open so many files; yields it and its port."""
     port_file = tmp_path / "port"
     command = [sys.executable, "-m", "tests.door.http_app", str(port_file), *(f"{name}={value}" for name, value in limits.items())]
@@ -158,6 +160,29 @@ def answers_all(port: int) -> bool:
         return asks(port, 5) == [200] * 5
     except AssertionError:  # a connection was reset
         return False
+
+
+@pytest.mark.slow
+def test_connections_over_tls_take_as_much_memory_as_their_limit_says(tmp_path):
+    count, body = 200, 240_000
+    certfile, keyfile = make_self_signed(tmp_path / "pair")
+    context = ssl.create_default_context(cafile=str(certfile))
+    with contextlib.ExitStack() as stack:
+        server, port = stack.enter_context(process(tmp_path, 1000, certfile=certfile, keyfile=keyfile))
+
+        def client() -> Client:
+            raw = connect(port).socket
+            return stack.enter_context(Client(context.wrap_socket(raw, server_hostname="localhost")))
+
+        assert client().ask(GOOD).status == 200
+        before, kilobytes = server.memory_info().rss, []
+        clients = [client() for _ in range(count)]
+        for request in (GOOD, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % body + bytes(body)):
+            assert {each.ask(request).status for each in clients} == {200}
+            kilobytes.append((server.memory_info().rss - before) / count / 1000)
+        print("a connection over TLS: {:.0f} kB idle, {:.0f} kB once a body has come".format(*kilobytes))
+        assert kilobytes[0] < 80
+        assert kilobytes[1] < 500
 
 
 @pytest.mark.slow

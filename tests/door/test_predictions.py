@@ -1,6 +1,7 @@
 """A photo's way from its bytes to the backend's answer has one bound, its turn included."""
 
 import asyncio
+import json
 import threading
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from handler.cost import LEAST
+from scripts.backend.answer import Answer
 from scripts.door.errors import DoorError
 from scripts.door.forms.body import Body
 from scripts.door.predictions import LARGE_AT_A_TIME, LARGE_BYTES, UNKNOWN_CPU_S
@@ -15,6 +17,7 @@ from scripts.door.state import State
 from scripts.door.times import Times
 from scripts.settings import Settings
 from tests.conftest import LIMIT_S, picture_bytes
+from tests.door.asking import ask
 from tests.door.without_server import application_of, predictions
 
 STATE = State(models={"seefood": {"default": "1", "versions": {"1": {}}}})
@@ -122,7 +125,7 @@ def test_threads_that_read_are_few_whatever_their_clients_do(monkeypatch):
         gone = []
 
         async def once():
-            state = {"times": Times(), "call_when_gone": gone.append}
+            state = {"times": Times(), "call_when_gone": lambda callback: gone.append(callback) if callback else None}
             scope = {"headers": [(b"content-length", b"0")], "query_string": b"", "state": state}
             with way_in.begin(scope, receive) as request:
                 await way_in.read(request, Body(scope))
@@ -145,3 +148,25 @@ def test_threads_that_read_are_few_whatever_their_clients_do(monkeypatch):
             await last
 
     asyncio.run(story())
+
+
+class Rollout:
+    """A backend whose default version changes under the first request."""
+
+    def __init__(self, state):
+        self.state = state
+
+    async def ask(self, question):
+        self.state.models = {"seefood": {"default": "2", "versions": {"1": {}, "2": {}}}}
+        content = {"predictions": [], "sure": True, "version": question.version}
+        return Answer(200, {}, json.dumps(content).encode())
+
+    def close(self):
+        pass
+
+
+def test_photos_of_one_request_are_answered_by_one_version():
+    state = State(models={"seefood": {"default": "1", "versions": {"1": {}}}})
+    way_in = predictions(state, Rollout(state), Settings(worker_requests=1))
+    answer = ask(application_of(way_in), "POST", "/v1/models/seefood:predict", json={"instances": ["YWJj", "YWJj", "YWJj"]})
+    assert [one["version"] for one in answer.json()["predictions"]] == ["2", "2", "2"]

@@ -1,8 +1,11 @@
 """Bodies that are held at a time: without room the largest that has not ended gives way, and nothing stays counted."""
 
 import asyncio
+import contextlib
+import gc
 import gzip
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -21,9 +24,14 @@ from scripts.door.times import Times
 class Sender:
     """A request whose body comes piece by piece, an empty one last."""
 
-    def __init__(self, predictions: Predictions, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        predictions: Predictions,
+        headers: dict[str, str] | None = None,
+        run: "Callable[[Sender], Coroutine[Any, Any, Any]] | None" = None,
+    ) -> None:
         self.pieces: asyncio.Queue[bytes] = asyncio.Queue()
-        self.hang_up: Callable[[], None]
+        self.hang_up: Callable[[], None] | None = None
         state = {"times": Times(), "call_when_gone": lambda callback: setattr(self, "hang_up", callback)}
         self.scope = {
             "headers": Headers({"transfer-encoding": "chunked"} | (headers or {})).raw,
@@ -31,7 +39,9 @@ class Sender:
             "state": state,
         }
         self.predictions = predictions
-        self.task = asyncio.create_task(self._run())
+        self.sent = asyncio.Event()  # the answer
+        self.sent.set()
+        self.task = asyncio.create_task(run(self) if run else self._run())
 
     async def receive(self) -> dict[str, Any]:
         piece = await self.pieces.get()
@@ -41,7 +51,7 @@ class Sender:
         with self.predictions.begin(self.scope, self.receive) as request:
             asked = await self.predictions.read(request, Body(self.scope))
             photo = asked.only_photo()
-        await asyncio.sleep(0)  # the answer is sent
+        await self.sent.wait()
         return photo
 
     async def send(self, piece: bytes) -> None:
@@ -103,6 +113,7 @@ def test_client_that_hangs_up_frees_its_bytes():
     async def story(predictions: Predictions) -> None:
         sender = Sender(predictions)
         await sender.send(b"x" * 500)
+        assert sender.hang_up
         sender.hang_up()
         with pytest.raises(ClientDisconnect):
             await sender.task
@@ -114,9 +125,12 @@ def test_client_that_hangs_up_frees_its_bytes():
 def test_client_that_hangs_up_after_its_answer_ends_nothing():
     async def story(predictions: Predictions) -> None:
         sender = Sender(predictions)
+        sender.sent.clear()
         await sender.send(b"x" * 500)
         await sender.send(b"")
-        sender.hang_up()
+        assert predictions.bytes_in_flight.held == 0, "it is being answered"
+        assert sender.hang_up is None
+        sender.sent.set()
         assert await sender.task == b"x" * 500
 
     run(story)
@@ -131,3 +145,62 @@ def test_server_that_stops_is_no_error_of_the_request():
             await sender.task
 
     run(story)
+
+
+def test_requests_that_hold_nothing_are_not_ended_for_nothing():
+    async def story(predictions: Predictions) -> None:
+        whole = Sender(predictions)
+        whole.sent.clear()
+        predictions.bytes_in_flight.held += 995  # of bodies that have come as a whole
+        others = [Sender(predictions) for _ in range(5)]
+        for other in others:
+            await other.send(b"y")
+        with pytest.raises(DoorError, match="too many uploads"):
+            await send_all(whole, b"x" * 10)
+        assert not any(other.task.done() for other in others)
+        predictions.bytes_in_flight.held -= 995
+        for other in others:
+            await other.send(b"")
+            assert await other.task == b"y"
+
+    run(story)
+
+
+async def send_all(sender: Sender, body: bytes) -> bytes:
+    await sender.send(body)
+    await sender.send(b"")
+    return await sender.task
+
+
+@pytest.mark.parametrize("how", ["hangs up", "gives way", "answered"])
+def test_nothing_of_a_request_stays_when_it_is_over(how):
+    """Not until a garbage collection, which counts objects and no bytes."""
+
+    async def story(predictions: Predictions) -> None:
+        kept: list[weakref.ref[object]] = []
+
+        async def one(sender: Sender) -> None:
+            with contextlib.suppress(DoorError, ClientDisconnect), predictions.begin(sender.scope, sender.receive) as request:
+                kept.append(weakref.ref(request))
+                await predictions.read(request, Body(sender.scope))
+
+        sender = Sender(predictions, run=one)
+        await sender.send(b"x" * 900)
+        if how == "hangs up":
+            assert sender.hang_up
+            sender.hang_up()
+        elif how == "gives way":
+            other = Sender(predictions)
+            await other.send(b"y" * 200)
+            assert await send_all(other, b"") == b"y" * 200
+        else:
+            await sender.send(b"")
+        await sender.task
+        del sender
+        assert kept[0]() is None
+
+    gc.disable()
+    try:
+        run(story)
+    finally:
+        gc.enable()

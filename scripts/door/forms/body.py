@@ -27,14 +27,14 @@ class Body:
     """Takes a body chunk by chunk. DoorError from each call."""
 
     def __init__(self, scope: Scope) -> None:
-        kind = encoding = ""
-        has_length = False
+        kind, has_length = "", False
+        encodings: list[str] = []
         self._found = Found()
         for name, value in scope["headers"]:
             if name == b"content-type":
                 kind = kind or value.decode("latin-1")
             elif name == b"content-encoding":
-                encoding += "," + value.decode("latin-1")
+                encodings.append(value.decode("latin-1"))
             elif name in FRAMING:
                 has_length = True
                 if name == b"content-length" and int(value) > MAX_BODY_BYTES:  # before it is sent
@@ -47,7 +47,7 @@ class Body:
             self._found.top_k += [("query", value) for value in QueryParams(scope["query_string"]).getlist("top_k")]
         self._type, options = multipart.parse_options_header(kind) if ";" in kind else (kind.strip().lower(), {})
         self._charset = options.get("charset", "")
-        self._inflate = inflater(encoding)
+        self._inflate = inflater(", ".join(encodings))
         self._parts = MultipartForm(options.get("boundary", ""), self._found) if self._type == "multipart/form-data" else None
         self._whole, self._size = io.BytesIO(), 0
 

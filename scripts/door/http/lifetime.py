@@ -152,7 +152,7 @@ class Lifetime(HttpToolsProtocol):
             if self.cycle.on_gone:
                 self.cycle.on_gone()
 
-    def call_when_gone(self, callback: Callable[[], None]) -> None:
+    def call_when_gone(self, callback: Callable[[], None] | None) -> None:
         """For the application: a call as soon as the client of its request hangs up; `receive` tells only whoever waits in it."""
         self.cycle.on_gone = callback
 

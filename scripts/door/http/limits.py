@@ -39,13 +39,13 @@ class Limits:
 
     # --- answers ---
     write_rate: float = 1000.0  # of a client that reads an answer, once `write_grace_s` is over
-    write_grace_s: float = 10.0
+    write_grace_s: float = 10.0  # the system takes answers in bursts: a slow client needs them to be small
     # of answers that the system holds for a client beyond what is under way to it; it would take 4 MB for each that does not read
     unsent_bytes: int = 128 * 1024
 
     # --- connections ---
     connections: int = 10_000  # in all; each idle one takes about 10 kB
-    tls_connections: int = 2_000  # ... over TLS: 60 kB idle, and 400 kB in uvloop's and OpenSSL's buffers once a body has come
+    tls_connections: int = 2_000  # ... over TLS: once a body has come, each holds some 300 kB in uvloop's and OpenSSL's buffers
     connections_per_address: int = 512  # a NAT's clients share one address
     proxies: tuple[Network, ...] = ()  # whose connections are those of many clients, and not bounded so
     reserved_files: int = 64  # descriptors for everything that is no connection of a client

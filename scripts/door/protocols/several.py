@@ -20,7 +20,26 @@ async def answers(
     top_k: int | None,
     explain: bool = False,
 ) -> list[Any]:
-    """The JSON answer to each photo. DoorError for the first that has none, with its number from 0 if there are several."""
+    """The JSON answer to each photo, all of one version.
+
+    DoorError for the first that has none, with its number from 0 if there are several.
+    """
+    for _ in range(2):  # the default may change between two photos
+        found = await _answers(predictions, request, model, version, photos, top_k, explain)
+        if len({answer["version"] for answer in found}) == 1:
+            break
+    return found
+
+
+async def _answers(
+    predictions: Predictions,
+    request: InFlight,
+    model: str,
+    version: str | None,
+    photos: Sequence[bytes],
+    top_k: int | None,
+    explain: bool,
+) -> list[Any]:
     tasks = [
         asyncio.ensure_future(predictions.answer(request, model, version, photo, top_k, explain, as_json=True)) for photo in photos
     ]
@@ -37,6 +56,7 @@ async def answers(
             task.cancel()
         # until their places are free; their errors are not wanted any more
         await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()  # an error among them holds this frame, which holds them and the photos
 
 
 def checked(answer: Answer) -> Answer:
