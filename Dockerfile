@@ -62,6 +62,7 @@ COPY --from=packages /opt/venv /opt/venv
 COPY config.properties /opt/seefood/
 COPY handler /opt/seefood/handler
 COPY scripts /opt/seefood/scripts
+COPY web /opt/seefood/web
 # serve.py takes this out of TorchServe's environment: the workers run the handler of the archive, never this one
 ENV PYTHONPATH=/opt/seefood PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m compileall -q /opt/seefood

@@ -4,8 +4,9 @@
     http/           HTTP itself: heads, bodies, time-outs, connections
     app.py          routes and errors
     access/         who may ask, and how often;  addresses.py  whom an address belongs to
-    api/            /openapi.json, /docs, the management API
+    api/            /openapi.json, the management API
     forms/          a request's body -> photos
+    pages.py        the pages for people, files of web/
     protocols/      those of others
     predictions.py  a photo -> the backend's answer; admission.py: when it is its turn; in_flight.py: what ends a request early
     log.py          the access log;  metrics.py, times.py  what is counted and measured

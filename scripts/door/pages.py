@@ -27,7 +27,7 @@ HEADERS = {
     "permissions-policy": "geolocation=(), microphone=()",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",  # a new version of the server has a new page: the browser asks, and is told that nothing has changed
+    "cache-control": "no-cache",  # a new version of the server has a new page: the browser asks whether its own is still good
 }
 
 
