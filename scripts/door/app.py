@@ -99,6 +99,7 @@ def response_of(request: Request, answer: Answer) -> Response:
     body = answer.body
     if answer.status >= 400:
         error = json.loads(body)
+        request.state.error_kind = error["type"]
         body = error_body(answer.status, error["type"], error["message"], request.state.request_id)
     return Response(body, answer.status, headers)
 
@@ -108,7 +109,7 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 def _error(request: Request, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    request.state.error = message
+    request.state.error, request.state.error_kind = message, kind
     return Response(error_body(status, kind, message, request.state.request_id), status, headers, "application/json")
 
 

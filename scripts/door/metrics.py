@@ -9,6 +9,24 @@ from scripts.door.times import Times
 BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # a path that leads nowhere is a stranger's word: no label of its own
 NO_ROUTE = "none"
+PHOTO_METHODS = ("POST", "PUT")
+# the "type" of a 503 by which too much at a time is refused: the door's, and the worker's two
+SHED = ("BusyError", "PhotoError", "RequestError")
+
+
+def outcome_of(method: str, status: int, kind: str) -> str:
+    """What became of a photo, for the alarms: "answered"; "failed" by our fault; "shed", as too much came at a time; else "".
+
+    Else is what clients do wrong, and whatever asks without a photo, health checks above all. `kind` is the error's "type";
+    `status` is 0 where there was no answer at all.
+    """
+    if method not in PHOTO_METHODS:
+        return "failed" if status == 500 else ""
+    if status == 503 and kind in SHED:
+        return "shed"
+    if status == 0 or status >= 500:
+        return "failed"
+    return "answered" if status < 300 else ""
 
 
 class Metrics:
@@ -23,6 +41,12 @@ class Metrics:
             "seconds from a request's head to its answer",
             ["route"],
             buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.outcomes = Counter(
+            "seefood_door_outcomes",
+            "photos by what became of them, and the error's type",
+            ["outcome", "cause"],
             registry=self.registry,
         )
         self.received = Counter("seefood_door_received_bytes", "bytes of bodies", registry=self.registry)
@@ -47,6 +71,9 @@ class Metrics:
         route = getattr(scope.get("route"), "path", None) or NO_ROUTE
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(times.total_s)
+        kind = scope["state"].get("error_kind", "")
+        if outcome := outcome_of(scope["method"], status, kind):
+            self.outcomes.labels(outcome, kind).inc()
         self.received.inc(times.received)
         self.sent.inc(sent)
 
