@@ -64,8 +64,8 @@ COPY handler /opt/seefood/handler
 COPY scripts /opt/seefood/scripts
 # serve.py takes this out of TorchServe's environment: the workers run the handler of the archive, never this one
 ENV PYTHONPATH=/opt/seefood PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
+# The library of TorchServe's Unix sockets: where the container runs, no folder that can be written to may hold programs.
 RUN python3 -m compileall -q /opt/seefood \
-    # for TorchServe's Unix sockets: where the container runs, no folder that can be written to may hold programs
     && python3 -c 'from scripts.backend.torchserve import native; native.take_out(native.prepared_folder())'
 ARG VERSION=0.0.0
 ARG COMMIT=unknown
