@@ -49,6 +49,8 @@ class Metrics:
             ["outcome", "cause"],
             registry=self.registry,
         )
+        for outcome in ("answered", "failed", "shed"):  # shown as 0, and not left out, before the first
+            self.outcomes.labels(outcome, "")
         self.received = Counter("seefood_door_received_bytes", "bytes of bodies", registry=self.registry)
         self.sent = Counter("seefood_door_sent_bytes", "bytes of answers", registry=self.registry)
         self.in_flight = Gauge("seefood_door_requests_in_flight", "requests that are being answered", registry=self.registry)

@@ -16,7 +16,7 @@ def counted(app):
     found = {}
     for family in app.app.door.metrics.registry.collect():
         for sample in family.samples:
-            if sample.name == "seefood_door_outcomes_total":
+            if sample.name == "seefood_door_outcomes_total" and sample.value:
                 found[sample.labels["outcome"], sample.labels["cause"]] = sample.value
     return found
 
