@@ -122,3 +122,12 @@ def test_closed_terminal_ends_a_server_in_order(model_store, photo, tmp_path):
     assert os.waitstatus_to_exitcode(status) == 0
     assert not psutil.wait_procs(family, timeout=5)[1]
     assert not (ROOT / "build" / f"serve-{port}" / "serve.pid").exists()
+
+
+def test_server_in_a_folder_that_may_hold_no_programs_answers_on_loopback_and_says_so(model_store, photo, tmp_path, mount_disk):
+    disk = mount_disk(tmp_path / "disk", "512m,noexec")
+    server = Server(model_store, free_port(), "--run-dir", str(disk / "run")).wait_ready()
+    assert status_of(server.url, method="POST", content=photo) == 200
+    output, status = server.end()
+    assert status == 0
+    assert re.search(rf"TorchServe is on loopback: why=.*{disk / 'run'} may hold no programs \(noexec\)", output)
