@@ -58,7 +58,7 @@ def test_photo_without_a_worker_fails_whatever_the_protocol(path):
 
 def test_upload_without_room_is_shed():
     app = application(State(ready=True, models=MODELS))
-    app.app.door.predictions.in_flight.limit = 0
+    app.app.door.predictions.bytes_in_flight.limit = 0
     answer = ask(app, "POST", "/predictions/seefood", content=b"a photo")
     assert (answer.status_code, answer.json()["type"]) == (503, "BusyError")
     assert counted(app) == {("shed", "BusyError"): 1}
