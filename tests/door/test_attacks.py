@@ -9,12 +9,11 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.conftest import LIMIT_S
@@ -118,18 +117,8 @@ ATTACKS = {
 }
 
 
-def processes(server) -> Iterator[tuple[str, psutil.Process]]:
-    for process in server.family():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            words = " ".join(process.cmdline())
-            if "scripts.door.door" in words:
-                yield "door", process
-            elif process.name() == "java":
-                yield "JVM", process
-
-
 def memory_mb(server) -> dict[str, int]:
-    return {name: process.memory_info().rss // MEGABYTE for name, process in processes(server)}
+    return {name: server.part(name).memory_info().rss // MEGABYTE for name in ("door", "JVM")}
 
 
 def ordinary(server, photo: bytes, stop: threading.Event) -> tuple[Counter[int], list[float], Counter[int]]:
