@@ -127,7 +127,8 @@ def test_clients_that_have_gone_are_not_worked_for(server):
     assert worked < gone / 4
 
 
-MOST = {"worker": 1.05, "door": 1.1, "JVM": 1.25}  # memory after 5,000 requests, over that after 500
+# memory after 5,000 requests: so many times that after 500, and MB more; the door may just have held bodies of 20 MB
+MOST = {"worker": (1.05, 0), "door": (1, 32), "JVM": (1.25, 0)}
 
 
 def test_memory_after_5000_mixed_requests_is_that_after_500(server):
@@ -144,5 +145,5 @@ def test_memory_after_5000_mixed_requests_is_that_after_500(server):
             print(f"after {done} requests, MB: {memory[done]}")
     assert all(process.is_running() for process in parts.values())
     assert not [status for status in statuses if status >= 500], statuses
-    for name, most in MOST.items():
-        assert memory[5000][name] <= most * memory[500][name], memory
+    for name, (times, more_mb) in MOST.items():
+        assert memory[5000][name] <= times * memory[500][name] + more_mb, memory
