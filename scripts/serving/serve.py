@@ -100,8 +100,7 @@ def serve(
 def _told(instance: Instance, health: Health) -> dict[str, Any]:
     """What the door is told (scripts/door/state.py)."""
     ready, status = health.readiness()
-    why, draining = status.get("why", ""), health.draining
-    return {"live": health.live, "ready": ready, "why": why, "draining": draining, "models": instance.served()}
+    return {"live": health.live, "ready": ready, "why": status.get("why", ""), "models": instance.served()}
 
 
 def allow_open_files(least: int) -> None:
