@@ -65,7 +65,9 @@ COPY scripts /opt/seefood/scripts
 COPY web /opt/seefood/web
 # serve.py takes this out of TorchServe's environment: the workers run the handler of the archive, never this one
 ENV PYTHONPATH=/opt/seefood PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
-RUN python3 -m compileall -q /opt/seefood
+# The library of TorchServe's Unix sockets: where the container runs, no folder that can be written to may hold programs.
+RUN python3 -m compileall -q /opt/seefood \
+    && python3 -c 'from scripts.backend.torchserve import native; native.take_out(native.prepared_folder())'
 ARG VERSION=0.0.0
 ARG COMMIT=unknown
 # make preflight compares it with the deployment
@@ -83,7 +85,7 @@ EXPOSE 8080
 # all that is written: unpacked models, logs. Any other folder may be read-only.
 WORKDIR /tmp
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
+    CMD ["python", "-P", "-m", "scripts.serving.healthcheck"]
 # tini reaps what TorchServe leaves behind, and hands signals on to serve.py, which drains
 ENTRYPOINT ["tini", "--", "python", "-P", "-m", "scripts.serving.serve", "--host", "0.0.0.0", "--run-dir", "/tmp/seefood"]
 

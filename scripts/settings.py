@@ -83,7 +83,8 @@ class Settings:
     worker_bytes: int = 64 * 1024 * 1024  # ... of photos, which TorchServe copies
     queue_cpu_s: float = 10.0  # that may wait; more is a 503, which is better than a time-out later
     heat_maps: int = 1  # at a time; 0 switches them off
-    answer_timeout_s: float = 60.0  # of a whole photo, its turn included; a worker that hangs is restarted after half of that
+    # of a whole photo, its turn included; less than a load balancer's 60. A worker that hangs is restarted after half of that
+    answer_timeout_s: float = 55.0
     access_log: bool = False  # a line of JSON for each request
 
     # --- the door: who may use it; all of it is off ---

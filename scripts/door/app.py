@@ -87,6 +87,7 @@ class Photo:
         body = answer.body
         if answer.status >= 400:
             error = json.loads(body)
+            scope["state"]["error_kind"] = error["type"]
             body = error_body(answer.status, error["type"], error["message"], scope["state"]["request_id"])
         headers = [
             (b"content-type", answer.headers.get("content-type", "application/json").encode("latin-1")),

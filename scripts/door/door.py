@@ -99,6 +99,7 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
             Listener(management, "127.0.0.1", args.port + 1, http_limits(settings)),
         ]
     )
+    metrics.watch_connections(server.connections[0])
     # Ctrl-C reaches the whole process group: serve decides when the door ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)

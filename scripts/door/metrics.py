@@ -1,14 +1,53 @@
 """What the door counts, beside the workers' own metrics: requests, bytes, what waits and what was refused."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from starlette.types import Scope
 
 from scripts.door.admission import Admission
+from scripts.door.http.connections import Connections
 from scripts.door.times import Times
 
 BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # a path that leads nowhere is a stranger's word: no label of its own
 NO_ROUTE = "none"
+PHOTO_METHODS = ("POST", "PUT")
+SLOW = ("slow head", "slow body", "slow reader", "idle", "evicted")
+# the "type" of a 503 by which too much at a time is refused: the door's, and the worker's two
+SHED = ("BusyError", "PhotoError", "RequestError")
+
+
+def outcome_of(method: str, status: int, kind: str) -> str:
+    """What became of a photo, for the alarms: "answered"; "failed" by our fault; "shed", as too much came at a time; else "".
+
+    Else is what clients do wrong, and whatever asks without a photo, health checks above all. `kind` is the error's "type";
+    `status` is 0 where there was no answer at all.
+    """
+    if method not in PHOTO_METHODS:
+        return "failed" if status == 500 else ""
+    if status == 503 and kind in SHED:
+        return "shed"
+    if status == 0 or status >= 500:
+        return "failed"
+    return "answered" if status < 300 else ""
+
+
+class _OfConnections(Collector):
+    """Read where they are counted."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("seefood_door_connections", "connections that are open", value=len(self.connections.open))
+        ended = CounterMetricFamily("seefood_door_ended_connections", "connections that the door ended", labels=["cause"])
+        for cause in {*SLOW, *self.connections.ended}:  # shown as 0 before the first
+            ended.add_metric([cause], self.connections.ended[cause])
+        yield ended
 
 
 class Metrics:
@@ -25,6 +64,14 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self.outcomes = Counter(
+            "seefood_door_outcomes",
+            "photos by what became of them, and the error's type",
+            ["outcome", "cause"],
+            registry=self.registry,
+        )
+        for outcome in ("answered", "failed", "shed"):  # shown as 0, and not left out, before the first
+            self.outcomes.labels(outcome, "")
         self.received = Counter("seefood_door_received_bytes", "bytes of bodies", registry=self.registry)
         self.sent = Counter("seefood_door_sent_bytes", "bytes of answers", registry=self.registry)
         self.in_flight = Gauge("seefood_door_requests_in_flight", "requests that are being answered", registry=self.registry)
@@ -47,12 +94,19 @@ class Metrics:
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
 
+    def watch_connections(self, connections: Connections) -> None:
+        """Show how many are open, and why others were ended: what took too long, gave way, found no room, or was refused."""
+        self.registry.register(_OfConnections(connections))
+
     def answered(self, scope: Scope, status: int, sent: int, times: Times) -> None:
         """One request that is over."""
         route = scope["route"].path if "route" in scope else NO_ROUTE
         requests, seconds = self._of(route, status)
         requests.inc()
         seconds.observe(times.total_s)
+        kind = scope["state"].get("error_kind", "")
+        if outcome := outcome_of(scope["method"], status, kind):
+            self.outcomes.labels(outcome, kind).inc()
         self.received.inc(times.received)
         self.sent.inc(sent)
 

@@ -8,6 +8,7 @@ import json
 import struct
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.backend.torchserve.management import new_client, url_of
 from scripts.serving.http_server import Answer, HttpServer
@@ -28,6 +30,7 @@ KINDS = ("counter", "histogram")
 # stands where a worker's file has its process id, and no process has this one
 ENDED = "0"
 MERGE_EVERY_S = 30
+OUTCOMES = "seefood_door_outcomes_total"
 # what a worker counts when something is done, not when it comes in
 PROGRESS = ("seefood_requests_total", "seefood_decode_seconds_sum", "seefood_handle_seconds_sum")
 
@@ -166,6 +169,15 @@ class MetricsServer(HttpServer):
                 elif sample.name == "seefood_handle_seconds_bucket":
                     total["seconds"][sample.labels["le"]] = sample.value
         return totals
+
+    def outcomes(self) -> Counter[str]:
+        """Photos at the door since it started, by what became of them (scripts/door/metrics.py); none if it does not answer."""
+        counts = Counter[str]()
+        for family in text_string_to_metric_families(_asked(self._door_client, self.door, "the door").decode()):
+            for sample in family.samples:
+                if sample.name == OUTCOMES:
+                    counts[sample.labels["outcome"]] += int(sample.value)
+        return counts
 
     def text(self) -> bytes:
         """The workers' metrics, the door's and TorchServe's, in Prometheus' text format."""

@@ -45,6 +45,7 @@ from scripts.serving.door import Door
 from scripts.serving.health import Health
 from scripts.serving.instance import Instance
 from scripts.serving.metrics import MetricsServer
+from scripts.serving.outcomes import Outcomes
 from scripts.serving.ports import check_ports
 from scripts.serving.reporter import Reporter
 from scripts.serving.supervisor import Supervisor
@@ -67,7 +68,8 @@ def serve(
     settings = with_certificate(settings, host, run_dir / "tls")
     addresses = choose_addresses(run_dir)
     if not addresses.private:
-        steps("TorchServe is on loopback", why="it has no Unix sockets on this machine", addresses=" ".join(addresses))
+        why = f"its code for Unix sockets is not for this machine, or {run_dir} may hold no programs (noexec)"
+        steps("TorchServe is on loopback", why=why, addresses=" ".join(addresses))
     ports = ports_of(port)
     door_metrics = f"http://127.0.0.1:{ports['management']}"
     metrics = MetricsServer(run_dir / "metrics", ports["metrics"], addresses.metrics, settings, steps, door_metrics)
@@ -79,7 +81,7 @@ def serve(
     pid_file.write_text(str(os.getpid()))
     try:
         # left in reverse: the checks end first, and the last status still needs the metrics
-        with metrics, Reporter(instance, metrics), health, door:
+        with metrics, Reporter(instance, metrics), health, door, Outcomes(metrics.outcomes, steps):
             try:
                 steps("starting TorchServe", instance=name, release=store.address)
                 supervisor.run()
@@ -98,8 +100,7 @@ def serve(
 def _told(instance: Instance, health: Health) -> dict[str, Any]:
     """What the door is told (scripts/door/state.py)."""
     ready, status = health.readiness()
-    why, draining = status.get("why", ""), health.draining
-    return {"live": health.live, "ready": ready, "why": why, "draining": draining, "models": instance.served()}
+    return {"live": health.live, "ready": ready, "why": status.get("why", ""), "models": instance.served()}
 
 
 def allow_open_files(least: int) -> None:

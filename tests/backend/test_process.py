@@ -1,5 +1,6 @@
 """TorchServe's folder and environment: for its user alone, with no secret, and with sockets that fit."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts.backend.torchserve import process
+from scripts.backend.torchserve import native, process
 from scripts.backend.torchserve.environment import passed_on, server_environment
+from scripts.backend.torchserve.native import has_unix_sockets, native_folder, take_out
 from scripts.backend.torchserve.process import ServeError, make_private
 from scripts.backend.torchserve.sockets import (
     Addresses,
     choose_addresses,
-    has_unix_sockets,
     make_short_folder,
     remove_short_folder,
 )
@@ -56,7 +57,8 @@ def test_environment_of_torchserve_holds_what_it_needs_and_no_secret(tmp_path, m
     monkeypatch.setenv("HOME", "/home/somebody")  # where ~/.aws is
     environment = server_environment(tmp_path, ADDRESSES, Settings())
     assert not set(SECRETS).intersection(environment)
-    assert {name: environment[name] for name in HARMLESS} == {name: f"value of {name}" for name in HARMLESS}
+    ours = f"{tmp_path / 'native'}:"
+    assert {name: environment[name].removeprefix(ours) for name in HARMLESS} == {name: f"value of {name}" for name in HARMLESS}
     assert not [value for value in environment.values() if "/home/somebody" in value]
     assert f":{os.environ['PATH']}:" in environment["PATH"]
     assert environment["TS_MANAGEMENT_ADDRESS"] == "unix:/x/management"
@@ -192,6 +194,28 @@ def test_without_unix_sockets_it_is_loopback_on_three_free_ports(tmp_path, monke
     assert not addresses.private
     assert len({int(address.removeprefix("http://127.0.0.1:")) for address in addresses}) == 3
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_folder_for_programs_it_is_loopback_unless_the_image_has_one(tmp_path, mount_disk, monkeypatch):
+    run_dir = mount_disk(tmp_path / "run", "8m,noexec")
+    assert native_folder(run_dir) is None
+    assert not choose_addresses(run_dir).private
+    assert "LD_LIBRARY_PATH" not in server_environment(run_dir, ADDRESSES, Settings())
+    prepared = tmp_path / "beside"
+    monkeypatch.setattr(native, "prepared_folder", lambda: prepared)
+    take_out(prepared)
+    assert choose_addresses(run_dir).private
+    assert server_environment(run_dir, ADDRESSES, Settings())["LD_LIBRARY_PATH"] == str(prepared)
+
+
+def test_library_of_the_sockets_can_be_loaded_and_is_taken_out_once(tmp_path):
+    folder = native_folder(tmp_path)
+    take_out(folder)
+    (library,) = folder.iterdir()
+    ctypes.CDLL(str(library))
+    written = library.stat().st_mtime_ns
+    take_out(folder)
+    assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [written]
 
 
 def test_worker_that_does_not_end_is_killed_where_the_machine_has_no_kill(tmp_path, monkeypatch):

@@ -1,18 +1,14 @@
 import pytest
 
-from scripts.archive.build import build
-from tests.conftest import ROOT, SHARED, free_port, picture_bytes
-from tests.serving.server import Server
+from tests.conftest import SHARED, picture_bytes
+from tests.serving.server import serving_starter
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The starter behind the door."""
-    folder = tmp_path_factory.mktemp("model_store")
-    build(ROOT / "model_store" / "starter", "0.2.0", folder)
-    server = Server(folder, free_port()).wait_ready()
-    yield server
-    server.end()
+    with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,13 @@
 pytest -s prints what was seen.
 """
 
-import contextlib
 import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psutil
 import pytest
 
 from scripts.bench.attacks import ATTACKS, MEGABYTE
@@ -24,18 +21,8 @@ ATTACK_S = 20.0
 DOOR_MB, JVM_MB = 400, 350
 
 
-def processes(server) -> Iterator[tuple[str, psutil.Process]]:
-    for process in server.family():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            words = " ".join(process.cmdline())
-            if "scripts.door.door" in words:
-                yield "door", process
-            elif process.name() == "java":
-                yield "JVM", process
-
-
 def memory_mb(server) -> dict[str, int]:
-    return {name: process.memory_info().rss // MEGABYTE for name, process in processes(server)}
+    return {name: server.part(name).memory_info().rss // MEGABYTE for name in ("door", "JVM")}
 
 
 def ordinary(server, photo: bytes, stop: threading.Event) -> tuple[Counter[int], list[float], Counter[int]]:

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from scripts.door.http.limits import Limits
+from scripts.door.metrics import Metrics
 from tests.door.http_client import GOOD, serve, wait_until
 
 pytestmark = pytest.mark.slow
@@ -152,3 +153,16 @@ def test_client_that_sends_on_after_a_refusal_is_cut_off(served):
         assert client.ask(b"bad\r\n\r\n").status == 400
         trickle(client, bytes(1000), 0.05)
     wait_until(lambda: not served.server.connections[0].open)
+
+
+def test_each_kind_of_time_out_is_counted(served):
+    """After the tests above."""
+    metrics = Metrics()
+    metrics.watch_connections(served.server.connections[0])
+    counted = {
+        sample.labels["cause"]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "seefood_door_ended_connections_total"
+    }
+    assert all(counted[cause] >= 1 for cause in ("slow head", "slow body", "slow reader", "idle"))

@@ -27,6 +27,9 @@ from tests.ecs.template_faults import (
 )
 
 POLICY = "TargetTrackingScalingPolicyConfiguration"
+STEPS = "StepScalingPolicyConfiguration"
+FAILED = "service/ErrorAlarm/Metrics/2/MetricStat/Metric"
+BALANCER = "service/LoadBalancer/LoadBalancerAttributes"
 HTTPS, HTTP = "service/HttpsListener", "service/RedirectListener"
 REDIRECT = f"{HTTP}/DefaultActions/0/RedirectConfig"
 TO_LOAD_BALANCER = "network/LoadBalancerSecurityGroup/SecurityGroupIngress"
@@ -60,6 +63,10 @@ def subject(value, operator="StringEquals"):
             operator: {f"{GITHUB}:aud": "sts.amazonaws.com", f"{GITHUB}:sub": value},
         },
     )
+
+
+def environment(name, value):
+    return append(f"{CONTAINER}/Environment", {"Name": name, "Value": value})
 
 
 def lifecycle(count_type, number):
@@ -211,6 +218,15 @@ SCALING = [
     fault("scaling-policies-measure-this-service", "no target value", put(f"service/ScaleByRequests/{POLICY}/TargetValue", 0)),
     fault("scaling-policies-measure-this-service", "CPU never so high", put(f"service/ScaleByCpu/{POLICY}/TargetValue", "120")),
     fault("scaling-policies-measure-this-service", "of nothing", put("service/ScaleByCpu/ScalingTargetId", "x")),
+    fault(
+        "scaling-policies-measure-this-service",
+        "a task less",
+        put(f"service/ScaleByShed/{STEPS}/StepAdjustments/0/ScalingAdjustment", -1),
+    ),
+    fault("scaling-policies-measure-this-service", "no step", put(f"service/ScaleByShed/{STEPS}/StepAdjustments", [])),
+    fault(
+        "scaling-policies-measure-this-service", "no alarm starts it", put("service/ShedAlarm/AlarmActions", [ref("AlarmTopicArn")])
+    ),
     fault("alarms-watch-these-resources", "another service", put("observability/CpuAlarm/Dimensions/1/Value", "other")),
     fault("alarms-watch-these-resources", "no dimensions", drop("observability/MemoryAlarm/Dimensions")),
     fault(
@@ -234,12 +250,12 @@ SCALING = [
     fault("alarms-can-go-off", "a period of 45 s", put("observability/CpuAlarm/Period", 45)),
     fault("alarms-can-go-off", "no threshold", drop("service/UnhealthyAlarm/Threshold")),
     fault("alarms-can-go-off", "more points than periods", put("service/ErrorAlarm/DatapointsToAlarm", "5")),
-    fault("alarms-can-go-off", "a metric that is missing", drop("service/ErrorAlarm/Metrics/2")),
+    fault("alarms-can-go-off", "a metric that is missing", drop("service/ErrorAlarm/Metrics/3")),
     fault(
         "alarms-watch-these-resources",
         "the load balancer's by group",
         append(
-            "service/ErrorAlarm/Metrics/2/MetricStat/Metric/Dimensions",
+            "service/ErrorAlarm/Metrics/3/MetricStat/Metric/Dimensions",
             {"Name": "TargetGroup", "Value": att("TargetGroup", "TargetGroupFullName")},
         ),
     ),
@@ -247,13 +263,34 @@ SCALING = [
     fault(
         "deployment-alarms-see-crashes",
         "not those that hang",
-        put("service/ErrorAlarm/Metrics/4/MetricStat/Metric/MetricName", "HTTPCode_ELB_503_Count"),
+        put("service/ErrorAlarm/Metrics/5/MetricStat/Metric/MetricName", "HTTPCode_ELB_503_Count"),
     ),
     fault(
         "deployment-alarms-see-crashes",
         "clients' faults",
-        put("service/ErrorAlarm/Metrics/3/MetricStat/Metric/MetricName", "HTTPCode_ELB_4XX_Count"),
+        put("service/ErrorAlarm/Metrics/4/MetricStat/Metric/MetricName", "HTTPCode_ELB_4XX_Count"),
     ),
+    fault("deployment-alarms-see-crashes", "not what fails in tasks", put(f"{FAILED}/MetricName", "Answered")),
+    fault(
+        "deployment-alarms-see-crashes",
+        "all 5xx, those of a full queue among them",
+        put(
+            FAILED,
+            {
+                "Namespace": "AWS/ApplicationELB",
+                "MetricName": "HTTPCode_Target_5XX_Count",
+                "Dimensions": [{"Name": "LoadBalancer", "Value": att("LoadBalancer", "LoadBalancerFullName")}],
+            },
+        ),
+    ),
+    fault(
+        "deployment-alarms-see-crashes",
+        "a full queue",
+        append(f"{DEPLOYMENT}/Alarms/AlarmNames", ref("ShedAlarm")),
+    ),
+    fault("full-queues-add-a-task", "nobody watches", gone("service", "ShedAlarm")),
+    fault("full-queues-add-a-task", "people alone are told", put("service/ShedAlarm/AlarmActions", [ref("AlarmTopicArn")])),
+    fault("full-queues-add-a-task", "measured, and of no use", replaced("service/ShedAlarm/Metrics", "FILL(shed, 0)", "0")),
     fault(
         "deployment-alarms-see-crashes",
         "no latency",
@@ -261,6 +298,7 @@ SCALING = [
     ),
     fault("deployment-alarms-see-crashes", "mean latency", put("service/SlowAlarm/Metrics/1/MetricStat/Stat", "Average")),
     fault("alarms-notify-someone", "nobody", put("observability/CpuAlarm/AlarmActions", [])),
+    fault("alarms-notify-someone", "a policy alone", put("service/ShedAlarm/AlarmActions", [ref("ScaleByShed")])),
     fault("alarms-notify-someone", "not a topic", put("service/ErrorAlarm/AlarmActions", [ref("LogGroupName")])),
     fault("alarms-notify-someone", "switched off", put("service/ErrorAlarm/ActionsEnabled", False)),
     fault(
@@ -373,6 +411,28 @@ LOAD_BALANCER = [
             Protocol="HTTPS",
         ),
     ),
+    fault("ambiguous-requests-are-refused", "by default", drop("service/LoadBalancer/LoadBalancerAttributes")),
+    fault("ambiguous-requests-are-refused", "defensive", put(f"{BALANCER}/1/Value", "defensive")),
+    fault("ambiguous-requests-are-refused", "malformed headers pass", put(f"{BALANCER}/0/Value", "false")),
+    fault(
+        "ambiguous-requests-are-refused",
+        "the last of two counts",
+        append(BALANCER, {"Key": "routing.http.desync_mitigation_mode", "Value": "monitor"}),
+    ),
+    fault("tasks-outwait-the-load-balancer", "as long", put(f"{BALANCER}/2/Value", "75")),
+    fault("tasks-outwait-the-load-balancer", "much longer", put(f"{BALANCER}/2/Value", 4000)),
+    fault("tasks-outwait-the-load-balancer", "a hasty task", environment("SEEFOOD_IDLE_CONNECTION_S", "5")),
+    fault(
+        "tasks-outwait-the-load-balancer",
+        "a hasty task, by default",
+        drop(f"{BALANCER}/2"),
+        environment("SEEFOOD_IDLE_CONNECTION_S", "60"),
+    ),
+    fault("load-balancer-is-no-single-client", "the default", drop(f"{CONTAINER}/Environment/6")),
+    fault("load-balancer-is-no-single-client", "some", put(f"{CONTAINER}/Environment/6/Value", "2000")),
+    fault("load-balancer-is-no-single-client", "one rate for all", environment("SEEFOOD_RATE_PER_ADDRESS", "5")),
+    fault("tasks-speak-plain-http", "a certificate of its own", environment("SEEFOOD_TLS", "true")),
+    fault("tasks-speak-plain-http", "a certificate", environment("SEEFOOD_CERT", "/run/cert.pem")),
     fault("tasks-are-closed-to-others", "anybody", append(TO_TASKS, ANYBODY)),
     fault("tasks-are-closed-to-others", "anybody to instances", opened("InstanceSecurityGroup", 22, 22, CidrIp="0.0.0.0/0")),
     fault("tasks-are-closed-to-others", "more ports", put(f"{TO_TASKS}/0/FromPort", 0)),

@@ -107,17 +107,20 @@ def loading(fleet):
     fleet.log(task, '{"step": "starting TorchServe"}')
 
 
+POLICY = f"arn:aws:autoscaling:{REGION}:123456789012:scalingPolicy:1:resource/ecs/service/{NAME}/{NAME}:policyName/{NAME}-shed"
+
+
 def at_its_maximum(fleet):
     resource = {"ServiceNamespace": "ecs", "ResourceId": f"service/{NAME}/{NAME}", "ScalableDimension": "ecs:service:DesiredCount"}
     outside("application-autoscaling").register_scalable_target(**resource, MinCapacity=1, MaxCapacity=1)
-    alarm(f"TargetTracking-service/{NAME}/{NAME}-AlarmHigh-1")
-    alarm(f"TargetTracking-service/{NAME}/{NAME}-AlarmLow-1")
+    alarm(f"TargetTracking-service/{NAME}/{NAME}-AlarmHigh-1", POLICY)
+    alarm(f"TargetTracking-service/{NAME}/{NAME}-AlarmLow-1", POLICY)
 
 
-def alarm(name):
+def alarm(name, *actions):
     compared = {"ComparisonOperator": "GreaterThanThreshold", "Threshold": 1, "EvaluationPeriods": 1}
     metric = {"Namespace": "N", "MetricName": "M", "Period": 60, "Statistic": "Sum"}
-    outside("cloudwatch").put_metric_alarm(AlarmName=name, **compared, **metric)
+    outside("cloudwatch").put_metric_alarm(AlarmName=name, AlarmActions=actions, **compared, **metric)
     outside("cloudwatch").set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="above the threshold")
 
 
@@ -316,6 +319,16 @@ def test_failed_activity_of_the_auto_scaling_group_is_a_cause_until_one_succeeds
     assert ACTIVITIES[message] in output
     answer["Activities"].append(activity("2", "Successful", "", 5))
     assert examine()[0] == 0
+
+
+def test_alarm_on_photos_that_were_shed_is_a_problem_only_where_no_task_is_left_to_add(fleet, scripted, examine):
+    scripted.stacks[f"{NAME}-service"].resources["ShedAlarm"] = ("AWS::CloudWatch::Alarm", f"{NAME}-shed", "CREATE_COMPLETE")
+    alarm(f"{NAME}-shed", POLICY)
+    assert examine()[0] == 0
+    at_its_maximum(fleet)
+    status, output = examine()
+    assert status == 1
+    assert "autoscaling is at its maximum of 1 task" in output
 
 
 def test_alarms_of_the_deployment_are_reported_and_those_of_another_are_not(fleet, scripted, examine):

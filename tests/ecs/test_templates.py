@@ -245,7 +245,8 @@ def test_only_models_and_images_outlive_their_stack():
 def test_alarms_notify_the_topic_and_three_of_them_undo_a_deployment():
     found = stacks()
     topic = resource(found, "AlarmTopic").identifiers["arn"]
-    assert all(one.list("AlarmActions") == [topic] for one in found.of("CloudWatch::Alarm"))
+    also = {"ShedAlarm": [resource(found, "ScaleByShed").identifiers["arn"]]}
+    assert all(one.list("AlarmActions") == [*also.get(one.name, []), topic] for one in found.of("CloudWatch::Alarm"))
     undo = resource(found, "Service").get("DeploymentConfiguration", "Alarms", "AlarmNames")
     assert undo == ["seefood-errors", "seefood-slow", "seefood-unhealthy"]
     # or the first deployment would be undone while its tasks may still be starting

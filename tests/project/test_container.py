@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from scripts.archive.build import build
+from scripts.backend.torchserve.sockets import SOCKET_PATH_BYTES
 from scripts.release.address import open_store
 from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
@@ -156,6 +158,10 @@ def served(docker, archives, tmp_path_factory):
     docker("rm", "--force", container.name)
 
 
+# the door's, beside those of the worker and TorchServe
+NEEDED = ("openvino", "onnxruntime", "torch", "ts", "starlette", "uvicorn", "httptools", "uvloop", "multipart")
+
+
 def test_image_is_small_and_has_what_it_needs_and_no_more(docker):
     (about,) = json.loads(docker("image", "inspect", IMAGE))
     print(f"{about['Size'] / 1e9:.2f} GB")
@@ -168,7 +174,7 @@ def test_image_is_small_and_has_what_it_needs_and_no_more(docker):
     assert labels["org.opencontainers.image.revision"] == commit
     program = (
         "import importlib.util as u, shutil, torch; print(torch.version.cuda); "
-        "print([n for n in ('openvino', 'onnxruntime', 'torch', 'ts') if not u.find_spec(n)]); "
+        f"print([n for n in {NEEDED} if not u.find_spec(n)]); "
         "print([n for n in ('torchvision', 'timm', 'mlflow', 'dvc', 'pip', 'uv', 'training', 'pytest') if u.find_spec(n)]); "
         "print([n for n in ('cc', 'gcc', 'make', 'git', 'curl') if shutil.which(n)], shutil.which('kill'))"
     )
@@ -208,12 +214,44 @@ def test_hardened_it_gets_ready_answers_and_can_write_nowhere_else(served):
     assert container.inside("print(open('/proc/1/comm').read())") == "tini"
     refused = "for path in ('/x', '/opt/seefood/x', '/opt/venv/x'):\n try: open(path, 'w')\n except OSError as e: print(e.errno)"
     assert container.inside(refused).split() == ["30", "30", "30"]
-    # nothing but the one port is reachable from other hosts: the others listen on loopback
-    listening = container.inside(
-        "import json, psutil; found = [c.laddr for c in psutil.net_connections('tcp') if c.status == 'LISTEN']; "
-        "print(json.dumps([port for address, port in found if address not in ('127.0.0.1', '::1', '::ffff:127.0.0.1')]))"
+
+
+def test_one_port_is_open_to_others_and_torchserve_listens_on_sockets_of_its_user_alone(served):
+    listening = json.loads(
+        served.inside(
+            "import json, psutil; print(json.dumps([c.laddr for c in psutil.net_connections('tcp') if c.status == 'LISTEN']))"
+        )
     )
-    assert sorted(json.loads(listening)) == [8080]
+    assert sorted(map(tuple, listening)) == [("0.0.0.0", 8080), ("127.0.0.1", 8081), ("127.0.0.1", 8082)]
+    mode, *sockets = served.inside(
+        "import pathlib, stat\nfolder = pathlib.Path('/tmp/seefood/sockets')\nprint(oct(folder.stat().st_mode))\n"
+        "for path in folder.iterdir(): print(path.resolve() if path.is_socket() else 'no socket')"
+    ).split()
+    assert mode == "0o40700"
+    assert {path.rpartition("/")[2] for path in sockets} >= {"inference", "management"}
+    assert max(len(path.encode()) for path in sockets) <= SOCKET_PATH_BYTES
+    # on the tmpfs, the one place that can be written to
+    assert "tmpfs" in served.inside("print([m for m in open('/proc/mounts') if m.split()[1] == '/tmp'])")
+
+
+def test_smoke_passes_through_the_door(served):
+    command = [sys.executable, "-m", "scripts.rollout.smoke", "--release", served.store.address]
+    done = subprocess.run(
+        [*command, f"http://127.0.0.1:{served.port}"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_by_https_it_answers_and_its_health_check_follows(run, store):
+    container = run(store, SEEFOOD_TLS="true")
+    url = f"https://127.0.0.1:{container.port}"
+    container.wait_for(lambda: container.state()["Health"]["Status"] == "healthy")
+    cert = container.inside("print(open('/tmp/seefood/tls/cert.pem').read())")
+    context = ssl.create_default_context(cadata=cert)
+    answer = httpx.post(f"{url}/predictions/seefood", content=picture_bytes(1), timeout=LIMIT_S, verify=context)
+    assert answer.json()["version"] == "1.0.0"
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{container.port}/readyz")
 
 
 def test_killed_worker_comes_back(served):
@@ -347,8 +385,9 @@ def test_compose_serves_what_is_released_on_its_s3_and_mlflow_takes_runs(docker,
         store.put(archives["1.0.0"])
         release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
         wait_for(lambda: get("http://127.0.0.1:8080/readyz")[0] == 200)
-        answer = httpx.post("http://127.0.0.1:8080/predictions/seefood", content=picture_bytes(1)).json()
-        assert answer["version"] == "1.0.0"
+        smoke = [sys.executable, "-m", "scripts.rollout.smoke", "--release", "s3://seefood/release.json", "http://127.0.0.1:8080"]
+        done = subprocess.run(smoke, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
         wait_for(lambda: httpx.get("http://127.0.0.1:5000/health").text == "OK")
     except BaseException:
         print(docker.run(*compose, "logs", "--tail", "20", check=False)[1])

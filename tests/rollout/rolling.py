@@ -94,12 +94,6 @@ class Instance(Server):
     def __init__(self, release, port, name=None):
         self.release, self.name = str(release), name or f"test-{port}"
         super().__init__("model_store", port, "--release", self.release, "--instance", self.name)
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        with self.process.stdout as lines:
-            for line in lines:
-                self.output += line
 
     def __enter__(self):
         return self
@@ -123,7 +117,7 @@ class Instance(Server):
 
     @property
     def ready(self):
-        return get(f"http://127.0.0.1:{self.port}/readyz")[0] == 200
+        return get(self.readyz)[0] == 200
 
     def status(self):
         """Its status beside the release document, None if there is none."""
@@ -141,17 +135,7 @@ class Instance(Server):
 
     def registered(self):
         """The versions that TorchServe has loaded."""
-        return sorted(model["modelVersion"] for model in httpx.get(f"http://127.0.0.1:{self.port + 1}/models/seefood/all").json())
-
-    def end(self, signal_number=15):
-        family = self.family()
-        self.process.send_signal(signal_number)
-        self.process.wait(60)
-        time.sleep(0.2)  # the last lines of its output
-        import psutil
-
-        assert not psutil.wait_procs(family, timeout=20)[1]
-        return self.output, self.process.returncode
+        return sorted(model["modelVersion"] for model in httpx.get(f"{self.management}/seefood/all").json())
 
 
 def release(store, versions, default, stage="released", **parts):
@@ -199,8 +183,8 @@ def flip_a_byte(archive: Path, part: str) -> None:
 class Load:
     """Clients that each send one request after the other until `stop()`, and note each answer: (begun, ended, status, version)."""
 
-    def __init__(self, port: int, clients: int, photos=None):
-        self.port, self.over = port, threading.Event()
+    def __init__(self, port: int, clients: int, photos=None, path="/predictions/seefood"):
+        self.port, self.path, self.over = port, path, threading.Event()
         self.answers: list[tuple[float, float, int, object]] = []
         self.photos = photos or [picture_bytes(i, (300 + 20 * i, 300)) for i in range(8)]
         self.threads = [threading.Thread(target=self._ask, args=(i,), daemon=True) for i in range(clients)]
@@ -213,7 +197,7 @@ class Load:
             number += 1
             begun = time.monotonic()
             try:
-                connection.request("POST", "/predictions/seefood", self.photos[number % len(self.photos)])
+                connection.request("POST", self.path, self.photos[number % len(self.photos)])
                 response = connection.getresponse()
                 body = response.read()
                 status, version = response.status, json.loads(body)["version"] if response.status == 200 else body[:200]

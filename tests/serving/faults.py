@@ -34,7 +34,10 @@ class Clients:
         while not self._stop.wait(0.05):
             started = time.monotonic()
             try:
-                status = httpx.post(self.url, content=self.photo, timeout=LONG_S).status_code
+                answer = httpx.post(self.url, content=self.photo, timeout=LONG_S)
+                status = answer.status_code
+                if status == 503 and "retry-after" not in answer.headers:
+                    status = "503 without Retry-After"
             except httpx.TransportError as error:
                 status = type(error).__name__
             self.answers.append((time.monotonic(), time.monotonic() - started, status))
@@ -55,9 +58,43 @@ class Clients:
 
 
 @contextlib.contextmanager
-def idle_connections(port, count):
-    """So many connections on which nothing is sent."""
+def idle_connections(address, count):
+    """So many connections on which nothing is sent, to a (host, port) or to the path of a Unix socket."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=10)))
+            one = stack.enter_context(socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET))
+            one.settimeout(10)
+            one.connect(address)
+        yield
+
+
+@contextlib.contextmanager
+def port_taken(port):
+    """Another program has this port, as soon as it is free: it closes whatever connection comes."""
+    while True:
+        with contextlib.suppress(OSError):
+            listener = socket.create_server(("127.0.0.1", port))
+            break
+        time.sleep(0.005)
+
+    def close_each():
+        with contextlib.suppress(OSError):
+            while True:
+                listener.accept()[0].close()
+
+    thread = threading.Thread(target=close_each)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+
+
+@contextlib.contextmanager
+def stalled_upload(port):
+    """A client of which the first half of a photo has come, and no more comes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"POST /predictions/seefood HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n" + bytes(5000))
         yield

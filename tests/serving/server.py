@@ -1,37 +1,38 @@
 """`make serve` for tests: a server in a process of its own."""
 
+import contextlib
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import httpx
 import psutil
+
+from scripts.archive.build import build
+from tests.conftest import ROOT, free_port
+
+# what a process of the server is known by: a word of its command line
+PARTS = {"serve": "scripts.serving.serve", "door": "scripts.door.door", "worker": "model_service_worker"}
 
 
 class Server:
     """`scripts/serving/serve.py` in a process of its own, as a user runs it. Its readiness is that of /readyz."""
 
-    def __init__(self, model_store, port, *arguments, model="seefood"):
+    def __init__(self, model_store, port, *arguments, model="seefood", before=()):
+        """`before` is a command that runs it, such as prlimit."""
         self.port = port
         self.url = f"http://127.0.0.1:{port}/predictions/{model}"
-        command = [
-            sys.executable,
-            "-m",
-            "scripts.serving.serve",
-            "--port",
-            str(port),
-            "--model-store",
-            str(model_store),
-            *arguments,
-        ]
+        self.readyz, self.management = f"http://127.0.0.1:{port}/readyz", f"http://127.0.0.1:{port + 1}/models"
+        command = [sys.executable, "-m", PARTS["serve"], "--port", str(port), "--model-store", str(model_store), *arguments]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            [*before, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
         self.output = ""
-
         self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self):
         with self.process.stdout as lines:
@@ -40,23 +41,19 @@ class Server:
 
     def wait_output(self, text):
         """Return once it has printed this."""
-        self._reader.start()
         while text not in self.output:
             assert self.process.poll() is None, f"the server ended: {self.output}"
             time.sleep(0.05)
         return self
 
     def wait_ready(self):
-        self._reader.start()
-        while status_of(f"http://127.0.0.1:{self.port}/readyz") != 200:
+        while status_of(self.readyz) != 200:
             assert self.process.poll() is None, f"the server ended: {self.output}"
             time.sleep(0.1)
         return self
 
     def wait(self, seconds=60):
         """Its complete output, once it has ended."""
-        if self._reader.ident is None:
-            self._reader.start()
         self.process.wait(seconds)
         self._reader.join(seconds)
         return self.output
@@ -64,13 +61,38 @@ class Server:
     def family(self):
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def parts(self, name):
+        """Its processes of one kind: JVM, worker, door or serve."""
+        found = []
+        for process in [psutil.Process(self.process.pid), *self.family()]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name() == "java" if name == "JVM" else any(PARTS[name] in word for word in process.cmdline()):
+                    found.append(process)
+        return found
+
+    def part(self, name):
+        """Its only process of a kind."""
+        (process,) = self.parts(name)
+        return process
+
     def end(self, signal_number=signal.SIGTERM):
         """Output and exit status after the signal; no process of the server may be left."""
         family = self.family()
         self.process.send_signal(signal_number)
         self.wait()
-        assert not psutil.wait_procs(family, timeout=5)[1]
+        assert not psutil.wait_procs(family, timeout=20)[1]
         return self.output, self.process.returncode
+
+
+@contextlib.contextmanager
+def serving_starter(folder, *arguments) -> Iterator[Server]:
+    """The starter, served; its archive lies in `folder`."""
+    build(ROOT / "model_store" / "starter", "0.2.0", folder)
+    server = Server(folder, free_port(), *arguments).wait_ready()
+    try:
+        yield server
+    finally:
+        server.end()
 
 
 def status_of(url, **options):

@@ -25,7 +25,7 @@ SETTINGS = Settings(look_s=0.1, look_timeout_s=0.5, repair_s=1.0, restart_wait_s
 
 @pytest.fixture
 def state():
-    return {"live": True, "ready": False, "why": "as told", "draining": False, "models": {}}
+    return {"live": True, "ready": False, "why": "as told", "models": {}}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_it_ends_when_the_server_is_killed():
         "import time; from scripts.backend.torchserve.sockets import Addresses; from scripts.serving.door import Door\n"
         "from scripts.settings import Settings; from scripts.steps import Steps\n"
         f"with Door('127.0.0.1', {free_port()}, Addresses('unix:/a', 'unix:/b', 'unix:/c'), Settings(), Steps(False), lambda: "
-        "{'live': True, 'ready': False, 'why': '', 'draining': False, 'models': {}}) as door:\n"
+        "{'live': True, 'ready': False, 'why': '', 'models': {}}) as door:\n"
         "    print(door._process.pid, flush=True); time.sleep(1000)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

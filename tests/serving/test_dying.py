@@ -1,6 +1,8 @@
-"""What a client is answered when the worker dies under its request, in each way of dying: the table of handler/README.md."""
+"""What clients are answered when the worker dies, hangs or fails under a photo, in each way: its sender, and those beside it."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -9,15 +11,17 @@ from scripts.archive.build import build, provenance_of
 from scripts.archive.pack import pack
 from scripts.archive.read import unpack
 from scripts.atomic import write_json
-from tests.conftest import ROOT, free_port
-from tests.serving.server import Server, status_of
+from tests.conftest import LIMIT_S, ROOT, free_port
+from tests.serving.server import Server
+from tests.serving.workers import values
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-# what the handler does with a batch, by a header of its first request
+# what the handler does with a batch that holds a photo at whose end a way of dying stands
 WAYS = """
         import os, signal
-        how = requests[0].headers.get("x-die", "")
+        ends = [bytes(next(iter(request.fields.values()), b""))[-20:].partition(b"die by ") for request in requests]
+        how = next((end[2].decode() for end in ends if end[1]), "")
         if how.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, how))
         if how in ("SIGTERM", "hang"):
@@ -29,16 +33,17 @@ WAYS = """
         if how == "raise":
             raise RuntimeError
 """
-# TorchServe looks whether the worker's process ended by SIGKILL, as the kernel's out-of-memory killer does; it may look too soon
-STATUSES = {
-    "raise": {503},
-    "memory": {507},
-    "SIGKILL": {500, 507},
-    "SIGSEGV": {500},
-    "SIGTERM": {500},
-    "exit": {500},
-    "hang": {500},
+# the status and type that its sender gets, when it has been asked for twice: the door's table (scripts/door/README.md)
+ANSWERS = {
+    "raise": (500, "ModelError"),
+    "memory": (503, "UnavailableError"),
+    "SIGKILL": (503, "UnavailableError"),
+    "SIGSEGV": (503, "UnavailableError"),
+    "SIGTERM": (503, "UnavailableError"),
+    "exit": (503, "UnavailableError"),
+    "hang": (503, "UnavailableError"),
 }
+BESIDE = 6  # ordinary photos that come at the same time
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +66,24 @@ def server(tmp_path_factory):
     server.end()
 
 
-@pytest.mark.parametrize("way", STATUSES)
-def test_request_under_which_the_worker_dies_gets_the_status_of_the_table(server, photo, way):
-    response = httpx.post(server.url, content=photo, headers={"x-die": way}, timeout=60)
-    assert response.status_code in STATUSES[way]
-    while status_of(server.url, method="POST", content=photo) != 200:  # the next worker
-        assert server.process.poll() is None
-    table = (ROOT / "handler" / "README.md").read_text()
-    assert all(f"\n| {status} | " in table for status in STATUSES[way])
+def retries(server):
+    return values(httpx.get(f"http://127.0.0.1:{server.port + 2}/metrics", timeout=LIMIT_S).text)["seefood_door_retries_total"]
+
+
+@pytest.mark.parametrize("way", ANSWERS)
+def test_photo_under_which_the_worker_ends_gets_its_status_and_those_beside_it_their_answers(server, photo, way):
+    def send(content):
+        return httpx.post(server.url, content=content, timeout=LIMIT_S)
+
+    before, started = retries(server), time.monotonic()
+    with ThreadPoolExecutor(1 + BESIDE) as pool:
+        cause = pool.submit(send, photo + f"die by {way}".encode())
+        beside = [answer.status_code for answer in pool.map(send, [photo] * BESIDE)]
+        answer = cause.result()
+    print(f"\n{way}: {answer.status_code} {answer.json()['message']!r}, all answered after {time.monotonic() - started:.1f} s")
+    assert (answer.status_code, answer.json()["type"]) == ANSWERS[way]
+    assert ("retry-after" in answer.headers) == (answer.status_code == 503)
+    assert beside == [200] * BESIDE
+    assert retries(server) > before
+    assert send(photo).status_code == 200
+    assert f"\n| {answer.status_code} | " in (ROOT / "scripts" / "door" / "README.md").read_text()

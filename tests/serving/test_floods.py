@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from handler.preprocess import Spec, preprocess
-from scripts.archive.build import build
 from scripts.settings import Settings
-from tests.conftest import ROOT, bytes_of, free_port, picture_bytes
-from tests.serving.server import Server
+from tests.conftest import bytes_of, picture_bytes
+from tests.serving.server import serving_starter
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 FLOOD_S = 30
@@ -37,8 +36,6 @@ FLOODS = {
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model_store")
-    build(ROOT / "model_store" / "starter", "0.2.0", folder)
     photo, started = flat(4470), time.monotonic()
     preprocess(photo, Spec((3, 224, 224), "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.95, "center"))
     slow = max(1.0, (time.monotonic() - started) / ALONE_S)
@@ -46,9 +43,8 @@ def server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEEFOOD_STALL_S", str(slow * Settings.stall_s))
         patch.setenv("SEEFOOD_REPAIR_S", str(slow * Settings.repair_s))
-        server = Server(folder, free_port()).wait_ready()
-    yield server
-    server.end()
+        with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
+            yield server
 
 
 def look(port, stop):
@@ -71,8 +67,7 @@ def test_flood_leaves_a_healthy_server_ready_and_an_ordinary_client_answered(ser
         while time.monotonic() < end:
             answer = httpx.post(url, content=photo, timeout=600)
             got[answer.status_code] += 1
-            if answer.status_code == 503 and "send this" in answer.text:  # ours, not of TorchServe's queue
-                assert answer.headers["retry-after"] == "2"
+            assert (int(answer.headers.get("retry-after", 0)) >= 1) == (answer.status_code == 503)
         return got
 
     def ask():
@@ -91,5 +86,6 @@ def test_flood_leaves_a_healthy_server_ready_and_an_ordinary_client_answered(ser
     seen, (got, longest_s) = looks.result(), asked.result()
     print(f"\n{clients} clients, {kind}: {dict(answers)}; an ordinary one: {dict(got)}, at most {longest_s:.1f} s")
     print(f"looks at /readyz: {dict(seen)}")
+    assert answers.keys() <= {200, 413, 503}
     assert set(got) == {200}
     assert set(seen) == {(200, "")}

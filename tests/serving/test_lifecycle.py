@@ -89,8 +89,7 @@ def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store
     server = Server(model_store, free_port()).wait_ready()
     health = f"http://127.0.0.1:{server.port}"
     assert (status_of(f"{health}/readyz"), status_of(f"{health}/livez")) == (200, 200)
-    java = next(process for process in server.family() if process.name() == "java")
-    java.kill()
+    server.part("JVM").kill()
     deadline = time.monotonic() + 60
     for wanted in (503, 200):
         while status_of(f"{health}/readyz") != wanted:

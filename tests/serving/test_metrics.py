@@ -205,7 +205,7 @@ def test_requests_are_counted_by_outcome_and_timed(served):
 
 @pytest.mark.server
 def test_strangers_probes_count_as_any_request_even_with_the_servers_own_token(served):
-    worker = next(process for process in served.family() if "model_service_worker.py" in " ".join(process.cmdline()))
+    worker = served.part("worker")
     token = worker.environ()["SEEFOOD_PROBE_TOKEN"]
     assert not any(token in " ".join(process.cmdline()) for process in served.family())  # those are shown to every user
     before = served.metrics(outcome="answered")["seefood_requests_total"]
@@ -226,7 +226,7 @@ def test_strangers_probes_count_as_any_request_even_with_the_servers_own_token(s
 def test_killed_worker_stays_counted_and_its_successor_goes_on(served):
     before = served.metrics(outcome="answered")["seefood_requests_total"]
     httpx.post(served.url, content=picture_bytes())
-    worker = next(process for process in served.family() if "model_service_worker.py" in " ".join(process.cmdline()))
+    worker = served.part("worker")
     worker.kill()
     psutil.wait_procs([worker], timeout=10)
     assert served.metrics(outcome="answered")["seefood_requests_total"] == before + 1

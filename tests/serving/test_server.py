@@ -137,7 +137,7 @@ def test_torchserve_listens_on_private_sockets_alone_and_all_ports_are_loopback(
         if connection.status == "LISTEN"
     }
     assert listening == {(False, ("127.0.0.1", number)) for number in ports_of(server.port).values()}
-    java = next(process for process in server.family() if process.name() == "java")
+    java = server.part("JVM")
     paths = {Path(connection.laddr) for connection in java.net_connections("unix") if connection.laddr}
     assert {path.name for path in paths} == {"inference", "management", "metrics"}
     assert {path.parent.stat().st_mode & 0o777 for path in paths} == {0o700}

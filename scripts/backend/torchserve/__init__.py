@@ -2,6 +2,7 @@
 
 process.py        one TorchServe and its folder: start, stop
 sockets.py        where it listens
+native.py         netty's own code for Unix sockets, taken out of the jar
 environment.py    what it and its workers find in their environment; which Java
 guard.py          ends all its processes however the server ends
 management.py     its management API, a function for each call

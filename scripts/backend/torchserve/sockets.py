@@ -4,28 +4,21 @@ A socket's path has a limit of some hundred bytes. Where a server's folder is to
 to a short one elsewhere.
 """
 
-import importlib.util
 import os
 import platform
 import shutil
 import socket
 import tempfile
-import zipfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.backend.torchserve.native import has_unix_sockets, native_folder
 from scripts.errors import SeeFoodError
 
 # Linux: unix(7), with the byte that ends it; macOS: unix(4)
 SOCKET_PATH_BYTES = 103 if platform.system() == "Darwin" else 107
 SHORT_PREFIX = "seefood-"
-# netty's own code in the jar, without which it has no Unix sockets, by platform.system() and platform.machine()
-NATIVE = {
-    ("Linux", "x86_64"): "libnetty_transport_native_epoll_x86_64.so",
-    ("Linux", "aarch64"): "libnetty_transport_native_epoll_aarch_64.so",
-    ("Darwin", "x86_64"): "libnetty_transport_native_kqueue_x86_64.jnilib",
-}
 
 
 class ServeError(SeeFoodError):
@@ -45,23 +38,9 @@ class Addresses(NamedTuple):
         return self.inference.startswith("unix:")
 
 
-def jar() -> Path:
-    """TorchServe's front end, as it was installed."""
-    package = importlib.util.find_spec("ts")
-    assert package is not None
-    assert package.origin is not None
-    return Path(package.origin).parent / "frontend" / "model-server.jar"
-
-
-def has_unix_sockets(system: str, machine: str) -> bool:
-    """Whether TorchServe can listen on Unix sockets there."""
-    with zipfile.ZipFile(jar()) as content:
-        return f"META-INF/native/{NATIVE.get((system, machine))}" in content.namelist()
-
-
 def choose_addresses(run_dir: Path) -> Addresses:
     """Where TorchServe shall listen, for as long as the server runs: in run_dir/sockets, else on free ports. ServeError."""
-    if not has_unix_sockets(platform.system(), platform.machine()):
+    if not has_unix_sockets(platform.system(), platform.machine()) or native_folder(run_dir) is None:
         with ExitStack() as stack:
             taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in Addresses._fields]
             return Addresses(*[f"http://127.0.0.1:{one.getsockname()[1]}" for one in taken])

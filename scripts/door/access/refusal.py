@@ -8,7 +8,7 @@ from scripts.door.errors import DoorError, error_body
 async def refuse(error: DoorError, scope: Scope, send: Send) -> None:
     """Answer the request with the error."""
     state = scope.setdefault("state", {})
-    state["error"] = str(error)  # for the log
+    state["error"], state["error_kind"] = str(error), error.kind  # for the log and the metrics
     body = error_body(error.status, error.kind, str(error), state.get("request_id", ""))
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]

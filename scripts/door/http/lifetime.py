@@ -131,15 +131,15 @@ class Lifetime(HttpToolsProtocol):
         elif self.in_body:
             self._refuse_body(f"took over {self.limits.body_s:g} s")
         elif self in self.all.heads:
-            self.refuse(Refusal(408, f"the head of the request took over {self.limits.head_s:g} s"))
+            self.refuse(Refusal(408, f"the head of the request took over {self.limits.head_s:g} s"), "slow head")
         else:
             self.end("idle")
 
     def _refuse_body(self, why: str) -> None:
         if self.is_busy:
-            self.refuse(Refusal(408, f"the body of the request {why}: send it faster"))
+            self.refuse(Refusal(408, f"the body of the request {why}: send it faster"), "slow body")
         else:  # answered already, and only read past
-            self.end("408", at_once=True)
+            self.end("slow body", at_once=True)
 
     # --- how it ends ---
 
@@ -161,9 +161,9 @@ class Lifetime(HttpToolsProtocol):
         self.disconnect()
         self.end("gone", at_once=True)
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer what cannot be served, unless an answer has begun; then end."""
-        self.all.ended[str(refusal.status)] += 1
+    def refuse(self, refusal: Refusal, cause: str = "") -> None:
+        """Answer what cannot be served, unless an answer has begun; then end. Counted by the cause, or by the status."""
+        self.all.ended[cause or str(refusal.status)] += 1
         self.disconnect()
         if self.is_busy and self.cycle.response_started:
             self.end("broken off", at_once=True)

@@ -237,9 +237,9 @@ def _targets(state: State) -> Iterator[Finding]:
 
 def _alarms(state: State) -> Iterator[Finding]:
     service = state.service or {}
-    high = [alarm["AlarmName"] for alarm in state.alarms if alarm["AlarmName"].startswith("TargetTracking-")]
+    high = [alarm["AlarmName"] for alarm in state.alarms if any(":scalingPolicy:" in one for one in alarm.get("AlarmActions", ()))]
     most = (state.scalable or {}).get("MaxCapacity")
-    # this alarm starts each scale-out, so it is a problem only where there is no task left to add
+    # such an alarm starts each scale-out, so it is a problem only where there is no task left to add
     if high and most is not None and service.get("desiredCount", 0) >= most:
         yield Finding(
             f"autoscaling is at its maximum of {counted(most, 'task')}, and the load is still above its target",

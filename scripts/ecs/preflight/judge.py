@@ -7,6 +7,7 @@ from scripts.ecs.preflight.resolve.wiring import Finding, Rule
 from scripts.ecs.preflight.rules import (
     alarms,
     capacity,
+    connections,
     container,
     identity,
     instances,
@@ -30,6 +31,7 @@ MODULES = (
     scaling,
     alarms,
     load_balancer,
+    connections,
     network,
     identity,
     storage,

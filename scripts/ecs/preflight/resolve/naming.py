@@ -24,6 +24,7 @@ def _id(attribute: str) -> Naming:
 _ARN = "arn:{partition}:"
 _REGIONAL = "{region}:{account}:"
 TYPES = {
+    "AWS::ApplicationAutoScaling::ScalingPolicy": Naming({"Ref": "arn", "Arn": "arn"}, "PolicyName"),
     "AWS::ApplicationAutoScaling::ScalableTarget": _id("Id"),
     "AWS::AutoScaling::AutoScalingGroup": Naming({"Ref": "name"}, "AutoScalingGroupName"),
     "AWS::CloudWatch::Alarm": Naming({"Ref": "name", "Arn": "arn"}, "AlarmName", _ARN + "cloudwatch:" + _REGIONAL + "alarm:{name}"),

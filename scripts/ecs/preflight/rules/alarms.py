@@ -8,6 +8,9 @@ from scripts.ecs.preflight.resolve.templates import Resource, Stacks
 from scripts.ecs.preflight.resolve.wiring import LOAD_BALANCER, TARGET_GROUP, Finding, number, number_or, services, shown
 
 ALARM, TOPIC, LOG_GROUP = "AWS::CloudWatch::Alarm", "AWS::SNS::Topic", "AWS::Logs::LogGroup"
+SCALING_POLICY = "AWS::ApplicationAutoScaling::ScalingPolicy"
+# of the log filters: photos that got no answer by our fault, and those that were too much at a time
+FAILED, SHED = "Failed", "Shed"
 # AWS's metrics that concern this service, and the dimensions without which they have no values
 METRICS = {
     "AWS/ECS": {"CPUUtilization", "MemoryUtilization"},
@@ -107,19 +110,21 @@ def alarms_can_go_off(stacks: Stacks) -> Iterator[Finding]:
             )
 
 
-# what a revision does that crashes, hangs, is slow, or is never ready
+# what a revision does that fails, crashes, hangs, is slow, or is never ready
 SIGNS = (
-    "HTTPCode_Target_5XX_Count",
+    FAILED,
     "HTTPCode_ELB_502_Count",
     "HTTPCode_ELB_504_Count",
     "TargetResponseTime",
     "HealthyHostCount",
 )
 CLIENTS = re.compile(r"4XX|ClientTLS|Rejected|DesyncMitigation")
+# a task's own 5xx are also those by which it sheds load
+LOAD = re.compile(rf"Target_5XX|^{SHED}$")
 
 
 def deployment_alarms_see_crashes(stacks: Stacks) -> Iterator[Finding]:
-    """A task that crashes or hangs answers nothing, the load balancer does: watch its 502 and 504, latency and ready tasks."""
+    """A task that crashes or hangs answers nothing: watch what fails in tasks, ELB's 502 and 504, latency and ready tasks."""
     for service in stacks.of("ECS::Service"):
         names = service.list("DeploymentConfiguration", "Alarms", "AlarmNames")
         alarms = [one for one in stacks.of(ALARM) if one.identifiers["name"] in names]
@@ -136,6 +141,8 @@ def deployment_alarms_see_crashes(stacks: Stacks) -> Iterator[Finding]:
             # whoever sends bad requests during a deployment would undo it
             if CLIENTS.search(name):
                 yield Finding(f"{alarm}", f"it watches {name}, which clients cause", "only what tasks cause")
+            if LOAD.search(name):
+                yield Finding(f"{alarm}", f"it watches {name}, which a high load raises", f"{FAILED}, which has our faults alone")
         for alarm in alarms:
             for metric in alarm.list("Metrics"):
                 stat = str((metric.get("MetricStat") or {}).get("Stat"))
@@ -156,10 +163,22 @@ def _is_used(alarm: Resource, name: object) -> bool:
     return not alarm.list("Metrics") or any(re.search(rf"\b{re.escape(one)}\b", expressions) for one in ids)
 
 
+def full_queues_add_a_task(stacks: Stacks) -> Iterator[Finding]:
+    """A full queue means too few tasks, whatever the revision: let an alarm on what was shed start a scaling policy."""
+    alarms = [one for one in stacks.of(ALARM) if SHED in [metric.get("MetricName") for metric in measured(one)]]
+    if not any(_is_used(one, SHED) for one in alarms):
+        yield Finding("all stacks", f"no alarm watches {SHED}", "one that starts a scaling policy")
+    for alarm in alarms:
+        if not any(stacks.find(one, SCALING_POLICY, "arn") for one in alarm.list("AlarmActions")):
+            yield Finding(
+                f"{alarm}", f"AlarmActions is {shown(alarm.get('AlarmActions'))}", "a scaling policy, and the alarm topic"
+            )
+
+
 def alarms_notify_someone(stacks: Stacks) -> Iterator[Finding]:
     """An alarm that notifies nobody goes unnoticed: point AlarmActions and subscriptions at the alarm topic."""
     for alarm in stacks.of(ALARM):
-        actions = alarm.list("AlarmActions")
+        actions = [one for one in alarm.list("AlarmActions") if stacks.find(one, SCALING_POLICY, "arn") is None]
         if not actions or not all(stacks.find(one, TOPIC, "arn") for one in actions):
             yield Finding(f"{alarm}", f"AlarmActions is {shown(alarm.get('AlarmActions'))}", "the topic of the observability stack")
         if str(alarm.get("ActionsEnabled")).lower() == "false":
@@ -192,6 +211,7 @@ RULES = (
     alarms_watch_these_resources,
     alarms_can_go_off,
     deployment_alarms_see_crashes,
+    full_queues_add_a_task,
     alarms_notify_someone,
     log_events_are_counted,
 )

@@ -90,9 +90,14 @@ def scaling_policies_measure_this_service(stacks: Stacks) -> Iterator[Finding]:
         named = stacks.find(policy.get("ScalingTargetId"), "AWS::ApplicationAutoScaling::ScalableTarget")
         if named is None and policy.get("ResourceId") not in [one.get("ResourceId") for one in targets]:
             yield Finding(f"{policy}", f"ScalingTargetId is {shown(policy.get('ScalingTargetId'))}", "the scaling target")
+        if policy.get("PolicyType") == "StepScaling":
+            yield from _step_faults(stacks, policy)
+            continue
         tracking = policy.get("TargetTrackingScalingPolicyConfiguration") or {}
         if policy.get("PolicyType") != "TargetTrackingScaling":
-            yield Finding(f"{policy}", f"PolicyType is {shown(policy.get('PolicyType'))}", "TargetTrackingScaling")
+            yield Finding(
+                f"{policy}", f"PolicyType is {shown(policy.get('PolicyType'))}", "TargetTrackingScaling, or StepScaling of an alarm"
+            )
         if number_or(tracking.get("TargetValue"), 0) <= 0:
             yield Finding(f"{policy}", f"TargetValue is {shown(tracking.get('TargetValue'))}", "more than 0")
         metric = _metric(policy)
@@ -107,6 +112,17 @@ def scaling_policies_measure_this_service(stacks: Stacks) -> Iterator[Finding]:
             yield Finding(
                 f"{policy}", f"TargetValue is {tracking.get('TargetValue')} % of CPU", "at most 95, as it never exceeds 100"
             )
+
+
+def _step_faults(stacks: Stacks, policy: Resource) -> Iterator[Finding]:
+    """What is wrong with a policy that an alarm starts. It only adds tasks: the others remove them when there is less to do."""
+    steps = policy.get("StepScalingPolicyConfiguration") or {}
+    added = [number_or(one.get("ScalingAdjustment"), 0) for one in steps.get("StepAdjustments") or []]
+    if steps.get("AdjustmentType") != "ChangeInCapacity" or not added or min(added) <= 0:
+        found = f"AdjustmentType is {shown(steps.get('AdjustmentType'))}, its steps are {shown(added or None)}"
+        yield Finding(f"{policy}", found, "ChangeInCapacity, by 1 or more tasks")
+    if not any(policy.identifiers["arn"] in one.list("AlarmActions") for one in stacks.of("CloudWatch::Alarm")):
+        yield Finding(f"{policy}", "no alarm starts it", "an alarm with it among its AlarmActions")
 
 
 def _metric(policy: Resource) -> Mapping[str, Any]:
