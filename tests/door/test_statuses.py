@@ -1,12 +1,7 @@
 """Each status of the README's table, as a client meets it: doors with settings of their own in front of one real TorchServe."""
 
 import contextlib
-import json
-import os
-import socket
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,61 +10,18 @@ import pytest
 
 from scripts.door.access.keys import new_key
 from scripts.door.api.statuses import STATUSES
-from tests.conftest import LIMIT_S, ROOT, free_port
-from tests.door.http_client import wait_until
-from tests.door.raw import Answer, read_answer, request
+from tests.door.own_door import STATE, door, sockets_of
+from tests.door.raw import Answer, request
 
 pytestmark = pytest.mark.server
 PATH = "/predictions/seefood"
-STATE = {"live": True, "ready": True, "models": {"seefood": {"default": "0.2.0", "versions": {"0.2.0": {}}}}}
 # what TorchServe 0.12 answers when the handler raises
 RAISED = b'{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'
 
 
-class Door:
-    """A door's process."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self.port = process, port
-
-    def tell(self, state: object) -> None:
-        """As serve does."""
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(state).encode() + b"\n")
-        self.process.stdin.flush()
-        wait_until(lambda: self.ask(request("/readyz", method="GET")).status == 200)
-
-    def ask(self, sent: bytes, port: int = 0) -> Answer:
-        """The answer to these bytes."""
-        with socket.create_connection(("127.0.0.1", port or self.port), LIMIT_S) as connection:
-            connection.sendall(sent)
-            with connection.makefile("rb") as stream:
-                return read_answer(stream)
-
-
-@contextlib.contextmanager
-def door(sockets: Path, **settings: object) -> Iterator[Door]:
-    """A door with these settings in front of TorchServe's sockets."""
-    port = free_port()
-    command = [sys.executable, "-m", "scripts.door.door", "--port", str(port)]
-    command += [f"--{name}=unix:{sockets / socket}" for name, socket in (("backend", "inference"), ("management", "management"))]
-    environment = os.environ | {f"SEEFOOD_{name.upper()}": str(value) for name, value in settings.items()}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE) as process:
-        try:
-            wait_until(lambda: is_open(port))
-            yield Door(process, port)
-        finally:
-            process.kill()
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture(scope="module")
 def sockets(server):
-    return (ROOT / "build" / f"serve-{server.port}" / "sockets").resolve()
+    return sockets_of(server.port)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,273 @@
+"""The page in a real browser, before a real server: what people see of an answer, and of whatever goes wrong.
+
+Needs Debian's chromium (or CHROMIUM=path). axe-core, an engine that looks for what shuts people out, finds nothing.
+"""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from scripts.door.access.keys import new_key
+from tests.conftest import LIMIT_S, SHARED, picture_bytes
+from tests.door.own_door import STATE, door, sockets_of
+from tests.serving.server import serving_starter
+
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium: apt-get install chromium"),
+    # the last page of a browser that is closed
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+# as root it has no sandbox; it asks nobody for anything of its own
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
+CHOOSE = "#choose label:not(#camera) input[type=file]"
+MS = 1000 * LIMIT_S
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    """A dish, or a drawn picture where the real photos are missing."""
+    dishes = sorted((SHARED / "data" / "food10" / "bibimbap").glob("*.jpg"))
+    if dishes:
+        return dishes[0]
+    file = tmp_path_factory.mktemp("photo") / "drawn.jpg"
+    file.write_bytes(picture_bytes(1))
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+class Seen:
+    """A page, and what went by: errors in its console, and addresses that it asked."""
+
+    def __init__(self, browser, port: int, **options: object) -> None:
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "locale": "en-US", **options})
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.set_default_timeout(MS)
+        self.port = port
+        self.page.goto(f"http://127.0.0.1:{port}/")
+
+    def choose(self, file: object) -> None:
+        self.page.set_input_files(CHOOSE, file)
+
+    def says(self, words: str) -> None:
+        """Wait until the live region says this."""
+        self.page.wait_for_function("words => document.getElementById('status').textContent.includes(words)", arg=words)
+
+    def answers(self) -> list[str]:
+        self.page.wait_for_selector("#answers li")
+        return self.page.locator("#answers li span:first-child").all_inner_texts()
+
+    def picture(self) -> str:
+        return str(self.page.evaluate("document.getElementById('preview').toDataURL()"))
+
+
+@pytest.fixture
+def seen(browser, server) -> Iterator[Seen]:
+    seen = Seen(browser, server.port)
+    yield seen
+    seen.context.close()
+
+
+def expected(server, photo: Path) -> list[str]:
+    predictions = httpx.post(server.url, content=photo.read_bytes(), timeout=LIMIT_S).json()["predictions"]
+    return [prediction["label"].replace("_", " ") for prediction in predictions]
+
+
+def test_photo_is_answered_with_its_five_classes_and_nothing_else_is_asked(seen, server, photo):
+    seen.choose(str(photo))
+    labels = seen.answers()
+    assert (len(labels), labels[0]) == (5, expected(server, photo)[0])
+    seen.says(labels[0])
+    assert "seefood 0.2.0" in seen.page.inner_text("#made")
+    assert all(address.startswith((f"http://127.0.0.1:{server.port}/", "blob:")) for address in seen.asked)
+    assert not seen.errors
+
+
+def test_heat_map_comes_and_goes_over_the_photo(seen, photo):
+    seen.choose(str(photo))
+    label = seen.answers()[0]
+    plain = seen.picture()
+    seen.page.click("#heat")
+    seen.page.wait_for_selector("#heat[aria-pressed=true]")
+    seen.says(f"“{label}” rests most on the")
+    assert seen.picture() != plain
+    seen.page.click("#heat")
+    seen.page.wait_for_selector("#heat[aria-pressed=false]")
+    assert seen.picture() == plain
+
+
+def test_text_file_is_said_to_be_no_picture_and_the_servers_words_are_there(seen, tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("this is no picture")
+    seen.choose(str(file))
+    seen.says("This file is no picture")
+    seen.page.click("#details summary")
+    assert "expected" in seen.page.inner_text("#details p")
+
+
+def test_empty_file_is_not_sent(seen, tmp_path):
+    file = tmp_path / "a.jpg"
+    file.touch()
+    seen.choose(str(file))
+    seen.says("This file is empty.")
+    assert not any("/predictions/" in address for address in seen.asked)
+
+
+def test_photo_of_30_megapixels_is_sent_small(seen, tmp_path, photo):
+    large = tmp_path / "large.jpg"
+    Image.open(photo).convert("RGB").resize((6400, 4800)).save(large, quality=92)
+    sizes: list[int] = []
+    seen.page.on("request", lambda request: sizes.append(len(request.post_data_buffer or b"")))
+    seen.choose(str(large))
+    seen.answers()
+    assert 0 < max(sizes) < 1_000_000
+    assert seen.page.evaluate("[preview.width, preview.height]") == [1024, 768]
+
+
+def test_photo_lies_upright(seen, tmp_path):
+    picture = Image.new("RGB", (400, 200), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    seen.choose(str(tmp_path / "turned.jpg"))
+    seen.answers()
+    assert seen.page.evaluate("[preview.width, preview.height]") == [200, 400]
+
+
+def test_picture_that_only_the_server_can_read_is_sent_as_it_is(seen):
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture_bytes(1))).save(file, "TIFF")
+    seen.choose({"name": "a.tiff", "mimeType": "image/tiff", "buffer": file.getvalue()})
+    assert len(seen.answers()) == 5
+    assert seen.page.is_hidden("#preview")
+    assert seen.page.is_hidden("#heat")
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_photo_may_be_dropped_or_pasted(seen, photo, way):
+    seen.page.evaluate(
+        """async ([way, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "a.jpg", { type: "image/jpeg" }));
+            const event = way === "drop" ? new DragEvent("drop", { dataTransfer: transfer, bubbles: true })
+                : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true });
+            document.body.dispatchEvent(event);
+        }""",
+        [way, list(photo.read_bytes())],
+    )
+    assert len(seen.answers()) == 5
+
+
+def test_last_photos_are_there_again(seen, photo, tmp_path):
+    other = tmp_path / "other.png"
+    Image.new("RGB", (300, 300), "green").save(other)
+    seen.choose(str(photo))
+    first = seen.answers()
+    seen.choose(str(other))
+    seen.page.wait_for_selector("#history li:nth-child(2)")
+    seen.page.click("#history li:nth-child(2) button")
+    assert seen.answers() == first
+    for _ in range(12):
+        seen.choose(str(other))
+        seen.answers()
+    assert seen.page.locator("#history li").count() == 10
+
+
+def test_server_that_is_gone_and_one_that_is_offline(seen, photo):
+    seen.page.route("**/predictions/*", lambda route: route.abort("connectionrefused"))
+    seen.choose(str(photo))
+    seen.says("The server does not answer.")
+    seen.context.set_offline(True)
+    seen.choose(str(photo))
+    seen.says("You are offline.")
+
+
+def test_busy_server_is_asked_again(browser, server, photo):
+    with door(sockets_of(server.port), upload_bytes=1) as busy:
+        busy.tell(STATE)
+        seen = Seen(browser, busy.port)
+        seen.choose(str(photo))
+        seen.says("The server is busy. Trying again in 2 s.")
+        seen.page.wait_for_function("performance.getEntriesByName(location.href + 'predictions/seefood').length > 1")
+        seen.context.close()
+
+
+def test_key_is_asked_for_and_used(browser, server, photo, tmp_path):
+    key, line = new_key("kitchen")
+    (tmp_path / "keys").write_text(line + "\n")
+    with door(sockets_of(server.port), api_keys=tmp_path / "keys") as closed:
+        closed.tell(STATE)
+        seen = Seen(browser, closed.port)
+        seen.says("This server needs a key.")
+        seen.page.fill("#key input", key)
+        seen.page.click("#key button")
+        seen.page.wait_for_selector("#key", state="hidden")
+        seen.page.wait_for_selector("#models option", state="attached")
+        seen.choose(str(photo))
+        assert len(seen.answers()) == 5
+        seen.context.close()
+
+
+def test_page_speaks_german_to_those_who_do(browser, server, photo):
+    seen = Seen(browser, server.port, locale="de-AT")
+    seen.choose(str(photo))
+    seen.answers()
+    assert seen.page.get_attribute("html", "lang") == "de"
+    assert seen.page.inner_text("#made").startswith("Antwort von ")
+    seen.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280, 3840])
+def test_nothing_shuts_people_out_and_nothing_sticks_out(browser, server, photo, scheme, width):
+    options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "has_touch": width == 320}
+    seen = Seen(browser, server.port, **options)
+    for _ in range(2):
+        seen.choose(str(photo))
+        seen.answers()
+    seen.page.wait_for_selector("#history li")
+    found = axe.Axe().run(seen.page)
+    assert found.violations_count == 0, found.generate_report()
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert seen.page.is_visible("#camera") == (width == 320)
+    seen.context.close()
+
+
+def test_keyboard_alone_is_enough(seen, photo):
+    seen.choose(str(photo))
+    seen.answers()
+    seen.page.focus("#heat")
+    seen.page.keyboard.press("Enter")
+    seen.page.wait_for_selector("#heat[aria-pressed=true]")
+    seen.page.keyboard.press("Shift+Tab")
+    assert seen.page.evaluate("document.activeElement.type") == "file"
