@@ -1,5 +1,6 @@
 """The door's ASGI application: routes, what is around them, and one JSON form for every error."""
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -175,5 +176,10 @@ class Around:
             await self.app(scope, receive, count)
         finally:
             door.metrics.in_flight.dec()
-            door.metrics.answered(scope, status, sent, times)
-            door.log(scope, status, sent, times)
+            times.end()
+            # in the loop's next round, as the answer is sent at the end of this one
+            asyncio.get_running_loop().call_soon(self._over, scope, status, sent, times)
+
+    def _over(self, scope: Scope, status: int, sent: int, times: Times) -> None:
+        self.door.metrics.answered(scope, status, sent, times)
+        self.door.log(scope, status, sent, times)

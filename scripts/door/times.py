@@ -17,6 +17,11 @@ class Times:
     queue_s: float = 0.0
     worker_s: dict[str, float] = field(default_factory=dict)
     received: int = 0
+    ended: float | None = None
+
+    def end(self) -> None:
+        """The answer has been sent: the clock stops."""
+        self.ended = time.monotonic()
 
     def queued(self, seconds: float) -> None:
         """A photo has waited for its turn. Of several, the longest wait counts."""
@@ -29,8 +34,8 @@ class Times:
 
     @property
     def total_s(self) -> float:
-        """Since the request's head was read."""
-        return time.monotonic() - self.started
+        """Since the request's head was read, until the answer has been sent."""
+        return (self.ended or time.monotonic()) - self.started
 
     def _parts(self) -> list[tuple[str, float]]:
         return [("body", self.body_s), ("queue", self.queue_s), *self.worker_s.items(), ("total", self.total_s)]

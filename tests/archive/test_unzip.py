@@ -147,6 +147,6 @@ def test_nothing_else_reads_archives():
         text=True,
         check=True,
     ).stdout.split()
-    of_jars = {"scripts/audit/jars.py", *(f"scripts/backend/torchserve/{name}.py" for name in ("frontend_patch", "sockets"))}
+    of_jars = {"scripts/audit/jars.py", *(f"scripts/backend/torchserve/{name}.py" for name in ("frontend_patch", "native"))}
     of_others = {"training/data/split.py", "training/weights/file.py"}
     assert set(found) == of_jars | of_others | {"scripts/archive/unzip.py", "scripts/archive/pack.py"}
