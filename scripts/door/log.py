@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from starlette.types import Scope
 
+from scripts.door.access.keys import HEALTH_PATHS
 from scripts.door.times import Times
 
 MOST_LINES = 10_000  # that wait to be written, about 1 kB each
@@ -32,8 +33,8 @@ class AccessLog:
             self._writer.start()
 
     def __call__(self, scope: Scope, status: int, sent: int, times: Times) -> None:
-        """One request that is over: `sent` bytes of body. All times in milliseconds."""
-        if not self.enabled:
+        """One request that is over: `sent` bytes of body. All times in milliseconds. Nothing of health checks that went well."""
+        if not self.enabled or (status == 200 and scope["path"] in HEALTH_PATHS):
             return
         state = scope["state"]
         line = {

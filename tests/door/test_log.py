@@ -34,6 +34,15 @@ def test_line_of_a_request(pipe):
     assert (line["received"], line["sent"], line["ms"]["decode"], line["ms"]["inference"]) == (1234, 56, 3.2, 10.0)
 
 
+def test_health_checks_are_logged_where_they_fail(pipe):
+    reader, writer = pipe
+    log = AccessLog(True, out=writer)
+    for status in (200, 503):
+        log({**SCOPE, "method": "GET", "path": "/readyz"}, status, 56, Times())
+    log.close()
+    assert json.loads(reader.readline())["status"] == 503
+
+
 def test_requests_do_not_wait_for_a_reader_that_reads_nothing(pipe):
     reader, writer = pipe
     lost = []
