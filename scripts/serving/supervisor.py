@@ -106,7 +106,7 @@ class Supervisor:
         trust = f"--cacert {self.settings.cert} " if self.settings.tls else ""
         self.steps.say(
             f"ready after {took_s:.1f} s: {instance.model} {instance.default} in {precision}, golden photos answered.\n"
-            f"Try it with\n\n"
+            f"Open {self.door.address} in a browser, or send a photo:\n\n"
             f"    curl {trust}{self.door.address}/predictions/{instance.model} -T photo.jpg\n\n"
             f"Ctrl-C stops it. Logs: {logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs}",
             "serving",
