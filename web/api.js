@@ -4,8 +4,15 @@ const MOST_TRIES = 6;
 const LONGEST_WAIT_S = 10;
 let key = "";
 
+// Whether it can be one: what a header may hold.
 export function useKey(given) {
-  key = given;
+  const isOne = /^[\x21-\x7e]+$/.test(given);
+  if (isOne) key = given;
+  return isOne;
+}
+
+export function hasKey() {
+  return key !== "";
 }
 
 // What went wrong, by the name of its text; `detail` is the server's own sentence.
@@ -16,29 +23,32 @@ export class Failure extends Error {
   }
 }
 
-export async function models(signal) {
-  return (await (await ask("GET", "/v1/models", null, signal)).json()).models;
+export async function models(signal, waiting) {
+  return (await patient("GET", "/v1/models", null, signal, waiting)).content.models;
 }
 
-export async function classes(model, body, signal, waiting) {
-  return (await patient("POST", `/predictions/${encodeURIComponent(model)}`, body, signal, waiting)).json();
+// {content, ms}: the answer, and how long the server took for it
+export function classes(model, body, signal, waiting) {
+  return patient("POST", `/predictions/${encodeURIComponent(model)}`, body, signal, waiting);
 }
 
 export async function explain(model, version, body, signal, waiting) {
   const path = `/explanations/${encodeURIComponent(model)}/${encodeURIComponent(version)}`;
-  return (await patient("POST", path, body, signal, waiting)).json();
+  return (await patient("POST", path, body, signal, waiting)).content;
 }
 
-// As `ask`; while the server is busy it is asked again, after as long as it says. `waiting` is told of each wait.
+// As `ask`; a server that is busy is asked again, after as long as it says. `waiting` is told of each wait.
 async function patient(method, path, body, signal, waiting) {
   for (let tries = 1; ; tries += 1) {
     try {
-      return await ask(method, path, body, signal);
+      const started = performance.now();
+      const content = await ask(method, path, body, signal);
+      return { content, ms: Math.round(performance.now() - started) };
     } catch (failure) {
-      if (!(failure.retryAfter > 0) || tries === MOST_TRIES) throw failure;
-      const seconds = Math.min(LONGEST_WAIT_S, failure.retryAfter);
-      waiting(failure, seconds);
-      await pause(seconds, signal);
+      const wait = failure.retryAfter;
+      if (!(wait > 0 && wait <= LONGEST_WAIT_S) || tries === MOST_TRIES) throw failure;
+      waiting(failure, wait);
+      await pause(wait, signal);
     }
   }
 }
@@ -46,25 +56,32 @@ async function patient(method, path, body, signal, waiting) {
 async function ask(method, path, body, signal) {
   const headers = { accept: "application/json" };
   if (key) headers["x-api-key"] = key;
-  if (body) headers["content-type"] = body.type || "application/octet-stream";
-  let response;
+  if (body) headers["content-type"] = body.type.startsWith("image/") ? body.type : "application/octet-stream";
   try {
-    response = await fetch(path, { method, headers, body, signal });
+    const response = await fetch(path, { method, headers, body, signal });
+    if (response.ok) return await response.json();
+    const failure = new Failure("status", await sentence(response), response.status);
+    failure.retryAfter = retryAfter(response);
+    throw failure;
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Failure(navigator.onLine ? "unreachable" : "offline");
+    signal.throwIfAborted();
+    if (error instanceof Failure) throw error;
+    throw new Failure(navigator.onLine ? "unreachable" : "offline"); // or what answers is no server of ours
   }
-  if (response.ok) return response;
-  const failure = new Failure("status", await sentence(response), response.status);
-  failure.retryAfter = Number(response.headers.get("retry-after"));
-  throw failure;
 }
 
-// A load balancer's error is no JSON.
+// Seconds; a load balancer whose targets are all busy or starting does not say.
+function retryAfter(response) {
+  const given = response.headers.get("retry-after");
+  if (given === null) return [502, 503, 504].includes(response.status) ? 2 : 0;
+  return Number.isNaN(Number(given)) ? Math.ceil((Date.parse(given) - Date.now()) / 1000) : Number(given);
+}
+
+// What an error says, if it is the server's own and not a load balancer's page.
 async function sentence(response) {
   try {
-    const error = await response.json();
-    return `${error.message} (${error.request_id})`;
+    const { message, request_id: id } = await response.json();
+    return [message, id && `(${id})`].filter((part) => typeof part === "string").join(" ");
   } catch {
     return "";
   }
@@ -72,6 +89,7 @@ async function sentence(response) {
 
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
     const timer = setTimeout(resolve, 1000 * seconds);
     signal.addEventListener("abort", () => {
       clearTimeout(timer);

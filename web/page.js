@@ -1,17 +1,18 @@
 // The page: a photo in, its classes out. Text alone is put into it, never HTML; nothing is stored.
 
-import { Failure, classes, explain, models, useKey } from "./api.js";
+import { Failure, classes, explain, hasKey, models, useKey } from "./api.js";
 import { heated, hottest, prepare } from "./photo.js";
-import { language, percent, text, texts } from "./texts.js";
+import { language, number, percent, text, texts } from "./texts.js";
 
 const MOST_REMEMBERED = 10;
 const LARGEST_BYTES = 20 * 1024 * 1024;
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const select = page.models.querySelector("select");
-const remembered = []; // the newest first: {photo, answer, heat, ms}
+const keyInput = page.key.querySelector("input");
+const remembered = []; // the newest first: {photo, answer, ms, heat, button}
 let shown = null;
 let abort = new AbortController();
-let again = () => start(); // once a key is given
+let again = null; // what was asked last: once a key is given, or another model chosen
 
 document.documentElement.lang = language;
 for (const element of document.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
@@ -22,8 +23,9 @@ function show(element, visible) {
   element.hidden = !visible;
 }
 
-function say(sentence, detail = "") {
+function say(sentence, { detail = "", unsure = false } = {}) {
   page.status.textContent = sentence;
+  page.status.classList.toggle("unsure", unsure);
   show(page.details, Boolean(detail));
   page.details.querySelector("p").textContent = detail;
 }
@@ -31,13 +33,16 @@ function say(sentence, detail = "") {
 function fail(error) {
   if (error.name === "AbortError") return;
   if (!(error instanceof Failure)) throw error;
-  if (error.status === 401) show(page.key, true);
-  show(page.result, true);
-  say(words(error), error.detail);
+  say(words(error), { detail: error.detail });
+  if (error.status === 401) {
+    show(page.key, true);
+    keyInput.focus();
+  }
 }
 
 function words(failure) {
   if (!failure.status) return text(failure.message);
+  if (failure.status === 401 && hasKey()) return text("invalid");
   return failure.status in texts[language] ? text(failure.status) : text("other", { status: failure.status });
 }
 
@@ -45,37 +50,63 @@ function waiting(failure, seconds) {
   say(text("waiting", { why: words(failure), seconds }));
 }
 
-// What is under way ends: another photo has come.
+// What is under way ends: something else is asked.
 function next() {
   abort.abort();
   abort = new AbortController();
   return abort.signal;
 }
 
+async function knowModels(signal) {
+  if (select.value) return;
+  const names = await models(signal, waiting);
+  if (!names.length) throw new Failure("starting");
+  select.replaceChildren(...names.map((model) => new Option(name(model), model)));
+  show(page.models, names.length > 1);
+}
+
 async function take(file) {
   again = () => take(file);
   const signal = next();
-  shown = null;
-  for (const element of [page.unsure, page.heat, page.preview]) show(element, false);
-  page.answers.replaceChildren();
-  page.made.textContent = "";
-  show(page.result, true);
+  // what has the focus may go
+  if (page.result.contains(document.activeElement) || page.history.contains(document.activeElement)) page.status.focus();
+  clear();
   say(text("sending"));
   try {
-    if (!file.size) throw new Failure("empty");
+    await check(file);
     const photo = await prepare(file);
     signal.throwIfAborted();
     draw(photo.canvas);
     if (photo.body.size > LARGEST_BYTES) throw new Failure("status", "", 413);
-    const started = performance.now();
-    const answer = await classes(select.value, photo.body, signal, waiting);
-    remember({ photo, answer, heat: null, model: select.value, ms: Math.round(performance.now() - started) });
+    await knowModels(signal);
+    const { content, ms } = await classes(select.value, photo.body, signal, waiting);
+    remember({ photo, answer: content, ms, heat: null, button: null });
   } catch (error) {
     fail(error);
   }
 }
 
+function clear() {
+  shown = null;
+  show(page.heat, false);
+  show(page.result, false);
+  page.answers.replaceChildren();
+  page.made.textContent = "";
+}
+
+// A folder that was dropped, or a file that has gone since, looks like any other until it is read.
+async function check(file) {
+  if (!file) throw new Failure("unread");
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Failure("unread");
+  }
+  if (!file.size) throw new Failure("empty");
+}
+
 function draw(canvas) {
+  show(page.result, true);
   show(page.preview, Boolean(canvas));
   if (!canvas) return;
   [page.preview.width, page.preview.height] = [canvas.width, canvas.height];
@@ -88,17 +119,16 @@ function name(label) {
 
 function present(entry) {
   shown = entry;
-  const { answer, photo } = entry;
+  const { answer, photo, ms } = entry;
   const [first] = answer.predictions;
   draw(photo.canvas);
-  show(page.result, true);
-  show(page.unsure, !answer.sure);
   const found = text("found", { label: name(first.label), percent: percent(first.probability) });
-  say(answer.sure ? found : `${text("unsure")} ${found}`);
+  say(answer.sure ? found : text("unsure"), { unsure: !answer.sure });
   page.answers.replaceChildren(...answer.predictions.map(bar));
-  page.made.textContent = text("made", { model: answer.model, version: answer.version, ms: entry.ms });
+  page.made.textContent = text("made", { model: answer.model, version: answer.version, ms: number(ms) });
   show(page.heat, Boolean(photo.canvas));
-  pressed(false);
+  page.heat.setAttribute("aria-pressed", "false");
+  for (const { button } of remembered) button.setAttribute("aria-current", String(button === entry.button));
 }
 
 function bar({ label, probability }) {
@@ -115,38 +145,38 @@ function bar({ label, probability }) {
 }
 
 function remember(entry) {
+  entry.button = thumbnail(entry);
   remembered.unshift(entry);
   remembered.length = Math.min(remembered.length, MOST_REMEMBERED);
   present(entry);
   show(page.history, remembered.length > 1);
-  page.history.querySelector("ul").replaceChildren(...remembered.map(thumbnail));
+  page.history.querySelector("ul").replaceChildren(...remembered.map(({ button }) => {
+    const item = document.createElement("li");
+    item.append(button);
+    return item;
+  }));
 }
 
 function thumbnail(entry) {
   const button = document.createElement("button");
   const small = document.createElement("canvas");
-  const [side, label] = [96, name(entry.answer.predictions[0].label)];
+  const side = 96;
   [small.width, small.height] = [side, side];
   if (entry.photo.canvas) {
     const { width, height } = entry.photo.canvas;
     const short = Math.min(width, height);
-    small.getContext("2d").drawImage(entry.photo.canvas, (width - short) / 2, (height - short) / 2, short, short, 0, 0, side, side);
+    const context = small.getContext("2d");
+    context.drawImage(entry.photo.canvas, (width - short) / 2, (height - short) / 2, short, short, 0, 0, side, side);
   }
   small.setAttribute("aria-hidden", "true");
   button.type = "button";
-  button.append(small, label);
+  button.append(small, name(entry.answer.predictions[0].label));
   button.addEventListener("click", () => {
     next();
+    again = null;
     present(entry);
   });
-  const item = document.createElement("li");
-  item.append(button);
-  return item;
-}
-
-function pressed(on) {
-  page.heat.setAttribute("aria-pressed", String(on));
-  page.heat.textContent = text(on ? "plain" : "heat");
+  return button;
 }
 
 async function toggleHeat() {
@@ -155,33 +185,26 @@ async function toggleHeat() {
     present(entry);
     return;
   }
+  again = toggleHeat;
   const signal = next();
   try {
     if (!entry.heat) {
       say(text("heating"));
-      entry.heat = await explain(entry.model, entry.answer.version, entry.photo.body, signal, waiting);
+      entry.heat = await explain(entry.answer.model, entry.answer.version, entry.photo.body, signal, waiting);
     }
     draw(heated(entry.photo.canvas, entry.heat));
-    const place = text("places").split(", ")[hottest(entry.heat)];
-    say(text("rests", { label: name(entry.heat.label), place }));
-    pressed(true);
+    say(whereIsIt(entry.heat));
+    page.heat.setAttribute("aria-pressed", "true");
   } catch (error) {
     fail(error);
+    if (error.status === 403) show(page.heat, false); // switched off
   }
 }
 
-async function start() {
-  try {
-    const names = await models(next());
-    select.replaceChildren(...names.map((model) => new Option(name(model), model)));
-    show(page.models, names.length > 1);
-  } catch (error) {
-    fail(error);
-  }
-}
-
-function firstFile(transfer) {
-  return [...(transfer?.files ?? [])][0];
+function whereIsIt(heat) {
+  const at = hottest(heat);
+  const label = name(heat.label);
+  return at < 0 ? text("nowhere", { label }) : text("rests", { label, place: text("places").split(", ")[at] });
 }
 
 for (const input of page.choose.querySelectorAll("input[type=file]")) {
@@ -201,19 +224,30 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   page.choose.classList.remove("over");
-  const file = firstFile(event.dataTransfer);
-  if (file) take(file);
+  take(event.dataTransfer.files[0]);
 });
 document.addEventListener("paste", (event) => {
-  const file = firstFile(event.clipboardData);
-  if (file) take(file);
+  const [file] = event.clipboardData.files;
+  if (file) take(file); // else it is text, for a field
 });
 page.heat.addEventListener("click", toggleHeat);
+select.addEventListener("change", () => {
+  if (again && again !== toggleHeat) again();
+});
 page.key.addEventListener("submit", async (event) => {
   event.preventDefault();
-  useKey(page.key.querySelector("input").value.trim());
+  if (!useKey(keyInput.value.trim())) {
+    say(text("invalid"));
+    return;
+  }
   show(page.key, false);
-  if (!select.options.length) await start();
-  again();
+  page.choose.querySelector("label:not([hidden]) input").focus();
+  say("");
+  try {
+    if (again) await again();
+    else await knowModels(next());
+  } catch (error) {
+    fail(error);
+  }
 });
-start();
+knowModels(abort.signal).catch(fail);

@@ -16,10 +16,9 @@ export async function prepare(file) {
     const canvas = drawn(image);
     const whole = Math.max(image.naturalWidth, image.naturalHeight) <= LONGEST;
     const asItIs = whole && SENT_AS_IT_IS.includes(file.type) && file.size <= SMALL_BYTES;
-    return { canvas, body: asItIs ? file : await encoded(canvas) };
-  } catch (error) {
-    if (error.name === "EncodingError") return { canvas: null, body: file };
-    throw error;
+    return { canvas, body: asItIs ? file : (await encoded(canvas)) ?? file };
+  } catch {
+    return { canvas: null, body: file };
   } finally {
     URL.revokeObjectURL(address);
   }
@@ -27,14 +26,23 @@ export async function prepare(file) {
 
 function drawn(image) {
   const scale = Math.min(1, LONGEST / Math.max(image.naturalWidth, image.naturalHeight));
+  const [width, height] = [image.naturalWidth, image.naturalHeight].map((side) => Math.max(1, Math.round(side * scale)));
+  let [source, across, down] = [image, image.naturalWidth, image.naturalHeight];
+  while (across > 2 * width && down > 2 * height) { // by halves: not every browser looks at all pixels in one step
+    [across, down] = [Math.ceil(across / 2), Math.ceil(down / 2)];
+    source = scaled(source, across, down);
+  }
+  return scaled(source, width, height);
+}
+
+function scaled(source, width, height) {
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
-  canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
+  [canvas.width, canvas.height] = [width, height];
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.fillStyle = "white"; // behind what is transparent, as the handler has it
   context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  context.drawImage(source, 0, 0, width, height);
   return canvas;
 }
 
@@ -78,11 +86,13 @@ function grey(context, width, height) {
   context.globalCompositeOperation = "source-over";
 }
 
-// Where the heat is greatest: 0 to 8, from the top left to the bottom right of the photo.
+// Where the heat is greatest: 0 to 8, from the top left to the bottom right of the photo; -1 where it is nowhere.
 export function hottest(explanation) {
   const [rows, columns] = explanation.grid_size;
   const flat = explanation.grid.flat();
-  const at = flat.indexOf(Math.max(...flat));
+  const most = Math.max(...flat);
+  if (most < FULL_COLOUR_FROM) return -1;
+  const at = flat.indexOf(most);
   const { left, top, right, bottom } = explanation.covers;
   const x = left + ((at % columns) + 0.5) / columns * (right - left);
   const y = top + (Math.floor(at / columns) + 0.5) / rows * (bottom - top);

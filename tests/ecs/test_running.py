@@ -110,6 +110,7 @@ def test_an_image_without_a_tag_is_refused(deployed, image, container, message):
         running(deployed, DEPLOYMENT)
 
 
+@pytest.mark.slow  # the client tries again, with pauses
 def test_another_error_is_not_taken_for_a_missing_stack(deployed, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", "http://127.0.0.1:9")
     with pytest.raises(AwsError, match="cloudformation:DescribeStacks"):

@@ -346,6 +346,7 @@ def test_bucket_that_would_lose_data_is_refused_before_anything_is_written(tmp_p
 CONFLICT = "<<<<<<< HEAD\n{0}=======\n{0}>>>>>>> theirs\n"
 
 
+@pytest.mark.slow
 def test_damaged_files_of_dvc_are_named_with_the_remedy_and_stay_as_they_are(tmp_path, s3):
     folder = bare_repository(tmp_path)
     config, note = folder / ".dvc" / "config", folder / "data" / "x.txt.dvc"

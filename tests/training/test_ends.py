@@ -81,6 +81,7 @@ def with_workers(tiny_params):
     return tiny_params.model_copy(update={"workers": 2, "epochs": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "status", "message"),
     [

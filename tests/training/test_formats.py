@@ -65,6 +65,7 @@ def test_every_format_answers_as_the_default_one_does(other_format, exported, tm
             assert after["probability"] == pytest.approx(before["probability"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_program_json_names_the_trained_model_or_the_one_that_is_given(exported, tiny_run, prepared, tmp_path, monkeypatch):
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     assert json.loads((exported / "program.json").read_text())["model"] == checkpoint.name

@@ -233,6 +233,7 @@ def test_photos_go_into_the_train_folder_whatever_its_name_and_val_and_test_stay
     assert re.search(r"test +30 -> 30\n", output)
 
 
+@pytest.mark.slow
 def test_leftovers_are_passed_over_and_files_beside_the_class_folders_are_said(monkeypatch, capsys, food):
     photo = give("class_0", 1000)
     for name in ("._1000.jpg", ".DS_Store", "Thumbs.db", "@eaDir/x.jpg", ".ipynb_checkpoints/x.jpg"):
@@ -425,6 +426,7 @@ def test_dvc_keeps_each_version_and_the_printed_command_commits_it(monkeypatch, 
     assert "data/food.dvc lists photos of it: fetch them with make pull" in errors
 
 
+@pytest.mark.slow
 def test_failing_dvc_is_reported_and_the_photos_stay(monkeypatch, capsys, food):
     Path(".dvc").mkdir()
     give("class_0", 1000)

@@ -53,6 +53,7 @@ def food101(root, generated):
     return listed
 
 
+@pytest.mark.slow
 def test_official_food101_layout_keeps_its_test_split(tmp_path, generated):
     root = tmp_path / "food-101"
     listed = food101(root, generated)
@@ -155,6 +156,7 @@ def test_folder_that_is_not_a_data_set_is_refused_with_the_reason(tmp_path, gene
         read(root)
 
 
+@pytest.mark.slow
 def test_cached_hashes_are_the_same_and_notice_a_changed_file(tmp_path, generated):
     root, cache = tmp_path / "data", tmp_path / "cache"
     shutil.copytree(generated, root)

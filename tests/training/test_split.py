@@ -14,6 +14,7 @@ from training.data.split import hash_photos, split_photos, unit_hash
 from training.params import NEAR_DUPLICATES
 
 
+@pytest.mark.slow
 def test_no_copy_of_a_training_photo_is_held_out(tmp_path, generated, capsys):
     root = tmp_path / "copies"
     shutil.copytree(generated, root)
@@ -88,6 +89,7 @@ def test_added_photos_move_no_old_one_to_the_other_side(grown):
     assert excepted < 20  # of 450: nothing of a class of 15 is held out with a chance of 0.7 ** 15
 
 
+@pytest.mark.slow
 def test_added_photos_that_are_no_copies_all_stay(grown):
     for seed in range(150):
         (train, held_out), (later_train, later_held_out) = (split_photos(*photos, 0.5, seed) for photos in grown[:2])

@@ -85,6 +85,7 @@ def answers(url):
         return False
 
 
+@pytest.mark.slow
 def test_run_lands_in_the_embedded_store_while_the_caller_never_waits(here, monkeypatch, capfd):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     folder = here / "runs" / "20261121-000000"

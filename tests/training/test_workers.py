@@ -62,6 +62,7 @@ for n, way in itertools.product(range(int(rounds)), ways):
 WAYS = ["an error beside both", "an error in the second", "an error after a pass", "SIGINT", "SIGTERM"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_nothing_is_printed_after_the_sentence_and_no_worker_is_left(tmp_path, rounds):
     (tmp_path / "rounds.py").write_text(ROUNDS)

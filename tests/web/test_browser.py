@@ -92,6 +92,11 @@ class Seen:
         return str(self.page.evaluate("document.getElementById('preview').toDataURL()"))
 
 
+def shuts_nobody_out(seen: Seen) -> None:
+    found = axe.Axe().run(seen.page)
+    assert found.violations_count == 0, found.generate_report()
+
+
 @pytest.fixture
 def seen(browser, server) -> Iterator[Seen]:
     seen = Seen(browser, server.port)
@@ -120,7 +125,8 @@ def test_heat_map_comes_and_goes_over_the_photo(seen, photo):
     plain = seen.picture()
     seen.page.click("#heat")
     seen.page.wait_for_selector("#heat[aria-pressed=true]")
-    seen.says(f"“{label}” rests most on the")
+    seen.says(f"“{label}” rests ")
+    shuts_nobody_out(seen)
     assert seen.picture() != plain
     seen.page.click("#heat")
     seen.page.wait_for_selector("#heat[aria-pressed=false]")
@@ -131,7 +137,8 @@ def test_text_file_is_said_to_be_no_picture_and_the_servers_words_are_there(seen
     file = tmp_path / "a.txt"
     file.write_text("this is no picture")
     seen.choose(str(file))
-    seen.says("This file is no picture")
+    seen.says("This file is not a picture")
+    shuts_nobody_out(seen)
     seen.page.click("#details summary")
     assert "supported format" in seen.page.inner_text("#details p")
 
@@ -198,11 +205,12 @@ def test_last_photos_are_there_again(seen, photo, tmp_path):
     other = tmp_path / "other.png"
     Image.new("RGB", (300, 300), "green").save(other)
     seen.choose(str(photo))
-    first = seen.answers()
+    first, picture = seen.answers(), seen.picture()
     seen.choose(str(other))
     seen.page.wait_for_selector("#history li:nth-child(2)")
     seen.page.click("#history li:nth-child(2) button")
-    assert seen.answers() == first
+    assert (seen.answers(), seen.picture()) == (first, picture)
+    assert seen.page.get_attribute("#history li:nth-child(2) button", "aria-current") == "true"
     for _ in range(12):
         seen.choose(str(other))
         seen.answers()
@@ -223,8 +231,9 @@ def test_busy_server_is_asked_again(browser, server, photo):
         busy.tell(STATE)
         seen = Seen(browser, busy.port)
         seen.choose(str(photo))
-        with seen.page.expect_request("**/predictions/*"):  # again
-            seen.says("The server is busy. Trying again in 2 s.")
+        seen.says("The server is busy. Trying again in 2 s.")
+        with seen.page.expect_request("**/predictions/*"):
+            pass  # again
         seen.context.close()
 
 
@@ -235,12 +244,75 @@ def test_key_is_asked_for_and_used(browser, server, photo, tmp_path):
         closed.tell(STATE)
         seen = Seen(browser, closed.port)
         seen.says("This server needs a key.")
-        seen.page.fill("#key input", key)
-        seen.page.click("#key button")
-        seen.page.wait_for_selector("#key", state="hidden")
-        seen.page.wait_for_selector("#models option", state="attached")
+        shuts_nobody_out(seen)
+        for wrong in ("a key that\u2019s none", "sf_wrong"):
+            seen.page.fill("#key input", wrong)
+            seen.page.keyboard.press("Enter")
+            seen.says("This key is not valid.")
         seen.choose(str(photo))
-        assert len(seen.answers()) == 5
+        seen.page.wait_for_function("() => document.activeElement.type === 'password'")
+        seen.page.fill("#key input", key)
+        seen.page.keyboard.press("Enter")
+        assert len(seen.answers()) == 5, "what was asked before is asked again"
+        assert seen.page.is_hidden("#key")
+        seen.context.close()
+
+
+def test_photo_unlike_all_that_the_model_knows_is_said_to_be_so(seen, server, tmp_path):
+    file = tmp_path / "noise.png"
+    for sigma in (20, 60, 120):
+        Image.effect_noise((300, 300), sigma).convert("RGB").save(file)
+        if not httpx.post(server.url, content=file.read_bytes(), timeout=LIMIT_S).json()["sure"]:
+            break
+    else:
+        pytest.skip("the starter is sure of all noise")
+    seen.choose(str(file))
+    seen.says("Not sure: this looks unlike everything the model knows.")
+    assert len(seen.answers()) == 5
+    shuts_nobody_out(seen)
+
+
+def test_second_photo_ends_the_first(seen, photo, tmp_path):
+    held = []
+    seen.page.route("**/predictions/*", lambda route: held.append(route) if not held else route.continue_())
+    seen.choose(str(photo))
+    seen.page.wait_for_timeout(0)
+    file = tmp_path / "a.txt"
+    file.write_text("no picture")
+    while not held:
+        seen.page.wait_for_timeout(10)
+    seen.choose(str(file))
+    seen.says("This file is not a picture")
+    held[0].abort()
+    seen.page.wait_for_timeout(100)
+    assert "This file is not a picture" in seen.page.inner_text("#status")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"status": 200, "body": "<html>log in to this network</html>"}, "The server does not answer."),
+        ({"status": 502, "body": "<html>Bad Gateway</html>"}, "(status 502). Trying again in 2 s."),
+        ({"status": 503, "headers": {"retry-after": "3600"}, "body": "{}"}, "The server is busy."),
+        ({"status": 418, "body": '{"message": "I am a teapot"}'}, "(status 418)"),
+    ],
+)
+def test_answers_that_are_not_the_servers_own(seen, photo, answer, words):
+    seen.page.route("**/predictions/*", lambda route: route.fulfill(**answer))
+    seen.choose(str(photo))
+    seen.says(words)
+    assert "undefined" not in seen.page.inner_text("main")
+
+
+def test_one_of_several_models_is_chosen(browser, server, photo):
+    with door(sockets_of(server.port)) as several:
+        several.tell(STATE | {"models": STATE["models"] | {"zoo": {"default": "1", "versions": {"1": {}}}}})
+        seen = Seen(browser, several.port)
+        seen.choose(str(photo))
+        seen.answers()
+        assert seen.page.locator("#models option").all_inner_texts() == ["seefood", "zoo"]
+        with seen.page.expect_request("**/predictions/zoo"):
+            seen.page.select_option("#models select", "zoo")
         seen.context.close()
 
 
@@ -262,8 +334,7 @@ def test_nothing_shuts_people_out_and_nothing_sticks_out(browser, server, photo,
         seen.choose(str(photo))
         seen.answers()
     seen.page.wait_for_selector("#history li")
-    found = axe.Axe().run(seen.page)
-    assert found.violations_count == 0, found.generate_report()
+    shuts_nobody_out(seen)
     assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert seen.page.is_visible("#camera") == (width == 320)
     seen.context.close()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scripts.door.access.keys import HEALTH_PATHS
+from scripts.door.access.keys import OPEN_PATHS
 from scripts.door.access.refusal import refuse
 from scripts.door.addresses import Network, address_in, is_in, networks, owner_of
 from scripts.door.errors import DoorError
@@ -73,7 +73,7 @@ class Rates:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] == "http" and scope["path"] not in HEALTH_PATHS and (limit := self.client_of(scope)):
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and (limit := self.client_of(scope)):
             wait_s = self.buckets.take(*limit)
             if wait_s:
                 message = f"over {limit[1]:g} requests a second: send this request again in {math.ceil(wait_s)} s"
