@@ -214,6 +214,7 @@ def test_a_value_with_a_line_break_is_refused(project):
         assert "DATA holds a line break" in done.stderr
 
 
+@pytest.mark.slow
 def test_exported_variables_change_nothing(project):
     exported = dict.fromkeys(listed(), f"exported {NASTY}")
     targets = sorted({target for target, _ in TAKEN})

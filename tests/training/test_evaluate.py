@@ -58,6 +58,7 @@ def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated)
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_evaluate_asks_the_test_split_where_there_is_one_beside_val_and_says_so(tmp_path, tiny_run, generated, capsys):
     root = tmp_path / "splits"
     for number, path in enumerate(sorted(generated.rglob("*.jpg"))):
@@ -351,6 +352,7 @@ def test_names_that_are_shortened_alike_are_their_numbers():
     assert drawable(labels)[0] == ["#0", "pizza", "#2"]
 
 
+@pytest.mark.slow
 def test_held_out_photo_that_is_lost_meanwhile_is_left_out_and_counted(tmp_path, tiny_run, generated, monkeypatch, capsys):
     lost = []
 

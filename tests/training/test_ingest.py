@@ -250,6 +250,7 @@ def test_leftovers_are_passed_over_and_files_beside_the_class_folders_are_said(m
     assert "not taken: 5 files and 3 folders of new: 2 beside the class folders, " in errors
 
 
+@pytest.mark.slow
 def test_unknown_class_is_refused_naming_close_ones_unless_it_is_meant_to_be_new(monkeypatch, capsys, food):
     before = content(food)
     give("class_0", 1000)

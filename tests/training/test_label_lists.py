@@ -177,6 +177,7 @@ def test_list_without_its_columns_is_refused_with_what_is_expected(listed):
             listed(text)
 
 
+@pytest.mark.slow
 def test_ingest_takes_good_rows_and_says_which_were_bad(monkeypatch, capsys, generated):
     shutil.copytree(generated, "food")
     for number in range(1000, 1003):

@@ -123,6 +123,7 @@ def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, ge
         read(path, seed=1 if wrong == "seed" else 0, near_duplicates=0 if wrong == "near_duplicates" else 0.3)
 
 
+@pytest.mark.slow
 def test_fingerprint_follows_content_and_not_place(tmp_path, generated):
     moved = tmp_path / "elsewhere"
     shutil.copytree(generated, moved)
