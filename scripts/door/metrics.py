@@ -83,7 +83,6 @@ class Metrics:
         self.lost_lines = Counter(
             "seefood_door_lost_log_lines", "lines of the access log that were not written", registry=self.registry
         )
-        self._labelled: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def watch(self, admission: Admission) -> None:
         """Show what waits, and what runs, at a worker."""
@@ -101,20 +100,13 @@ class Metrics:
     def answered(self, scope: Scope, status: int, sent: int, times: Times) -> None:
         """One request that is over."""
         route = scope["route"].path if "route" in scope else NO_ROUTE
-        requests, seconds = self._of(route, status)
-        requests.inc()
-        seconds.observe(times.total_s)
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(times.total_s)
         kind = scope["state"].get("error_kind", "")
         if outcome := outcome_of(scope["method"], status, kind):
             self.outcomes.labels(outcome, kind).inc()
         self.received.inc(times.received)
         self.sent.inc(sent)
-
-    def _of(self, route: str, status: int) -> tuple[Counter, Histogram]:
-        """The counter and the histogram of a route and a status."""
-        if (route, status) not in self._labelled:
-            self._labelled[route, status] = self.requests.labels(route, str(status)), self.seconds.labels(route)
-        return self._labelled[route, status]
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

@@ -39,7 +39,7 @@ class File:
         self.content, self.kind = path.read_bytes(), TYPES[path.suffix]
         self.tag = f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """GET. 304 for a browser that has it."""
         headers = HEADERS | {"etag": self.tag}
         if self.tag in request.headers.get("if-none-match", ""):
@@ -54,4 +54,4 @@ def page_files() -> dict[str, str]:
 
 def page_routes() -> list[Route]:
     """GET of each. OSError if web/ cannot be read."""
-    return [Route(path, File(name).__call__) for path, name in page_files().items()]
+    return [Route(path, File(name).answer) for path, name in page_files().items()]

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from scripts.backend.answer import Answer
@@ -24,25 +24,19 @@ async def answers(
 
     DoorError for the first that has none, with its number from 0 if there are several.
     """
+
+    def ask(photo: bytes) -> Awaitable[Answer]:
+        return predictions.answer(request, model, version, photo, top_k, explain, as_json=True)
+
     for _ in range(2):  # the default may change between two photos
-        found = await _answers(predictions, request, model, version, photos, top_k, explain)
+        found = await _all_at_once(ask, photos)
         if len({answer["version"] for answer in found}) == 1:
             break
     return found
 
 
-async def _answers(
-    predictions: Predictions,
-    request: InFlight,
-    model: str,
-    version: str | None,
-    photos: Sequence[bytes],
-    top_k: int | None,
-    explain: bool,
-) -> list[Any]:
-    tasks = [
-        asyncio.ensure_future(predictions.answer(request, model, version, photo, top_k, explain, as_json=True)) for photo in photos
-    ]
+async def _all_at_once(ask: Callable[[bytes], Awaitable[Answer]], photos: Sequence[bytes]) -> list[Any]:
+    tasks = [asyncio.ensure_future(ask(photo)) for photo in photos]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         # one that has raised comes before those that still wait for their turn
