@@ -1,7 +1,9 @@
 import contextlib
+import fcntl
 import io
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,9 +64,28 @@ def bytes_of(image: Image.Image, image_format: str, **options) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def generated(tmp_path_factory) -> Path:
+def once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], object]], Path]:
+    """once(name, make): a folder that `make` has filled, for all processes of the tests together: the first makes it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if hasattr(request.config, "workerinput") else own
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / f"once-{name}", shared / f"once-{name}.done"
+        with (shared / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def generated(once) -> Path:
     """Class folders of generated pictures, four classes."""
-    return generate(tmp_path_factory.mktemp("data") / "pictures", num_classes=4, per_class=30)
+    return once("pictures", lambda folder: generate(folder, num_classes=4, per_class=30))
 
 
 @pytest.fixture(scope="session")
@@ -79,19 +100,19 @@ def tiny_params() -> Params:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory, generated, tiny_params) -> Path:
+def tiny_run(once, generated, tiny_params) -> Path:
     """Folder of a finished run on generated pictures, with checkpoint.pt."""
-    out = tmp_path_factory.mktemp("run")
-    train("seefood", generated, tiny_params, out)
-    return out
+    return once("run", lambda folder: train("seefood", generated, tiny_params, folder))
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory, tiny_run) -> Path:
+def exported(once, tiny_run) -> Path:
     """The tiny run, exported."""
-    out = tmp_path_factory.mktemp("build") / "1.0.0"
-    export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, format_name="openvino")
-    return out
+
+    def make(folder: Path) -> None:
+        export(Checkpoint.load(tiny_run / "checkpoint.pt"), folder / "1.0.0", format_name="openvino")
+
+    return once("exported", make) / "1.0.0"
 
 
 @pytest.fixture
