@@ -2,6 +2,8 @@
 
 import hashlib
 
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -54,4 +56,5 @@ def page_files() -> dict[str, str]:
 
 def page_routes() -> list[Route]:
     """GET of each. OSError if web/ cannot be read."""
-    return [Route(path, File(name).answer) for path, name in page_files().items()]
+    packed = [Middleware(GZipMiddleware)]
+    return [Route(path, File(name).answer, middleware=packed) for path, name in page_files().items()]

@@ -36,9 +36,20 @@ def test_file_is_answered_with_its_type_and_headers(path):
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-type"] == TYPES[Path(FILES[path]).suffix]
-    assert ask(APP, "HEAD", path).headers["content-length"] == str(len(answer.content))
+    assert ask(APP, "HEAD", path, headers={"accept-encoding": "identity"}).headers["content-length"] == str(len(answer.content))
     again = ask(APP, "GET", path, headers={"if-none-match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_text_is_packed_for_those_who_unpack_it(path):
+    plain, packed = (ask(APP, "GET", path, headers={"accept-encoding": wanted}) for wanted in ("identity", "gzip"))
+    assert "content-encoding" not in plain.headers
+    if len(plain.content) > 500 and not path.endswith(".png"):
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.headers["vary"] == "Accept-Encoding"
+        assert int(packed.headers["content-length"]) < 0.6 * len(plain.content)
+    assert packed.content == plain.content
 
 
 @pytest.mark.parametrize("path", PAGES)

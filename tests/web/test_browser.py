@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from scripts.door.access.keys import new_key
-from tests.conftest import LIMIT_S, SHARED, picture_bytes
+from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.own_door import STATE, door, sockets_of
-from tests.serving.server import serving_starter
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -35,23 +34,6 @@ pytestmark = [
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
 CHOOSE = "#choose label:not(#camera) input[type=file]"
 MS = 1000 * LIMIT_S
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory) -> Path:
-    """A dish, or a drawn picture where the real photos are missing."""
-    dishes = sorted((SHARED / "data" / "food10" / "bibimbap").glob("*.jpg"))
-    if dishes:
-        return dishes[0]
-    file = tmp_path_factory.mktemp("photo") / "drawn.jpg"
-    file.write_bytes(picture_bytes(1))
-    return file
 
 
 @pytest.fixture(scope="module")
