@@ -251,3 +251,5 @@ page.key.addEventListener("submit", async (event) => {
   }
 });
 knowModels(abort.signal).catch(fail);
+// where there is no such thing (no HTTPS), or it is refused, the page works all the same
+navigator.serviceWorker?.register("/web/offline.js", { scope: "/" }).catch(() => {});

@@ -39,11 +39,12 @@ class File:
     def __init__(self, name: str) -> None:
         path = WEB / name
         self.content, self.kind = path.read_bytes(), TYPES[path.suffix]
+        self.more = {"service-worker-allowed": "/"} if name == "offline.js" else {}  # else it may keep files of /web/ alone
         self.tag = f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
 
     async def answer(self, request: Request) -> Response:
         """GET. 304 for a browser that has it."""
-        headers = HEADERS | {"etag": self.tag}
+        headers = HEADERS | {"etag": self.tag} | self.more
         if self.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers | {"content-type": self.kind})

@@ -59,6 +59,13 @@ def test_what_a_page_links_to_is_there(path):
     assert {link: ask(APP, "GET", link).status_code for link in linked} == dict.fromkeys(linked, 200)
 
 
+def test_all_files_of_the_page_are_kept_for_those_who_are_offline():
+    (listed,) = re.findall(r"FILES = \[(.*?)\]", (WEB / "offline.js").read_text(), re.DOTALL)
+    docs = {path for path in FILES if "docs" in path}
+    assert set(re.findall(r'"([^"]+)"', listed)) == FILES.keys() - docs - {"/web/offline.js"}
+    assert ask(APP, "GET", "/web/offline.js").headers["service-worker-allowed"] == "/"
+
+
 def test_pages_are_small_and_need_nothing_from_elsewhere():
     files = list(WEB.iterdir())
     assert sum(file.stat().st_size for file in files) < 60_000

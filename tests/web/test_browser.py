@@ -208,6 +208,22 @@ def test_server_that_is_gone_and_one_that_is_offline(seen, photo):
     seen.says("You are offline.")
 
 
+def test_page_opens_without_its_server_and_says_so(browser, server, photo):
+    with door(sockets_of(server.port)) as own:
+        own.tell(STATE)
+        seen = Seen(browser, own.port)
+        seen.page.evaluate("navigator.serviceWorker.ready")
+    seen.page.reload()
+    seen.says("The server does not answer.")
+    seen.choose(str(photo))
+    seen.says("The server does not answer.")
+    seen.page.goto(f"http://127.0.0.1:{own.port}/?a=b")
+    assert seen.page.title() == "SeeFood"
+    kept = seen.page.evaluate("caches.open('page').then((kept) => kept.keys()).then((all) => all.map((one) => one.url))")
+    assert not any("/predictions/" in address or "/v1/" in address for address in kept)
+    seen.context.close()
+
+
 def test_busy_server_is_asked_again(browser, server, photo):
     with door(sockets_of(server.port), upload_bytes=1) as busy:
         busy.tell(STATE)
