@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from handler.captured import ANSWER, PHOTO, key_of, prune
+from handler.captured import ANSWER, PHOTO, key_of, place_of, prune
 from handler.strip import strip
 
 PRUNE_EVERY = 20  # photos kept: pruning reads the whole folder, while a request waits
@@ -48,26 +48,29 @@ class Capture:
 
     def _keep(self, photo: bytes, answer: Mapping[str, Any]) -> bool:
         # the time first, for captured_photos() sorts by name
-        name = f"{time.time_ns()}-{key_of(answer['id'])}"
+        key = key_of(answer["id"])
+        path = place_of(self.folder, key) / f"{time.time_ns()}-{key}{PHOTO}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(name, PHOTO, photo)
-            self._write(name, ANSWER, json.dumps(answer).encode())
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            _write(path, photo)
+            _write(path.with_suffix(ANSWER), json.dumps(answer).encode())
         except OSError:
             # both or none: feedback for a photo that is not there would be lost
             with contextlib.suppress(OSError):
-                (self.folder / f"{name}{PHOTO}").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             return False
         return True
 
-    def _write(self, name: str, end: str, content: bytes) -> None:
-        """The file whole, or not at all. handler/ may not import scripts.atomic: an archive does not hold it."""
-        part = self.folder / f"{name}.part"
-        try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-            part.replace(self.folder / f"{name}{end}")
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+
+def _write(path: Path, content: bytes) -> None:
+    """The file whole, or not at all. handler/ may not import scripts.atomic: an archive does not hold it."""
+    part = path.with_suffix(".part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise

@@ -54,7 +54,12 @@ def give(app, content, **options):
 
 
 def kept_in(folder):
-    return [json.loads(path.read_text()) for path in sorted(folder.glob(f"*{FEEDBACK}"))]
+    paths = sorted(folder.rglob(f"*{FEEDBACK}"), key=lambda path: path.name)
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def files_in(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("label", ["ramen", "pho", None])
@@ -65,7 +70,7 @@ def test_feedback_is_kept_beside_its_photo_for_this_user_alone(folder, label):
     assert kept == {"id": "abc", "label": label, "at": kept["at"], "model": "seefood", "version": "1.0.0"}
     assert kept_in(folder) == [kept]
     files = [answer_of(folder, "abc").with_suffix(end) for end in (PHOTO, ANSWER, FEEDBACK)]
-    assert sorted(folder.iterdir()) == sorted(files)
+    assert files_in(folder) == set(files)
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
@@ -199,7 +204,7 @@ def test_thousand_at_once_are_kept_each_once(folder):
     assert sorted((kept["id"], kept["label"]) for kept in kept_in(folder)) == sorted(
         (f"id-{number}", LABELS[number % 3]) for number in range(1000)
     )
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.rglob("*.part"))
 
 
 def test_disk_that_hangs_holds_up_nothing_else(folder):
@@ -230,19 +235,20 @@ def fill(path):
 
 
 def test_full_disk_is_said_and_what_was_kept_before_stays(mount_disk, folder):
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = {path: path.read_bytes() for path in files_in(folder)}
     mount_disk(folder, "256k")
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    for path, content in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
     app = app_of(folder)
     assert give(app, {"id": "abc", "label": "pho"}).status_code == 200
     fill(folder / "full")
-    before = sorted(folder.iterdir())
+    before = files_in(folder)
     answer = give(app, {"id": "abc", "label": "ramen"})
     assert (answer.status_code, answer.json()["type"]) == (507, "StorageError")
     assert "the disk is full" in answer.json()["message"]
     assert [kept["label"] for kept in kept_in(folder)] == ["pho"]
-    assert sorted(folder.iterdir()) == before
+    assert files_in(folder) == before
 
 
 def test_keys_rates_and_origins_hold_for_feedback_too(folder, tmp_path):
@@ -312,8 +318,8 @@ class TestRealServer:
             path = answer_of(folder, request_id)
             assert json.loads(path.read_text())["predictions"] == answer.json()["predictions"]
             assert json.loads(path.with_suffix(FEEDBACK).read_text()) == kept.json()
-            assert {one.stat().st_mode & 0o777 for one in folder.iterdir()} == {0o600}
-            assert folder.stat().st_mode & 0o777 == 0o700
+            assert {one.stat().st_mode & 0o777 for one in files_in(folder)} == {0o600}
+            assert {one.stat().st_mode & 0o777 for one in (folder, path.parent)} == {0o700}
             assert "seefood-captured" not in client.post("/explanations/seefood", content=photo).headers
 
     @pytest.mark.parametrize("request_id", ["!#$%&'*+-.^_`|~", "." * 128, "..", "a.photo"])
@@ -357,7 +363,7 @@ class TestRealServer:
         server, folder = capturing
         with client_of(server) as client:
             request_id = client.post("/predictions/seefood", content=photo).headers["x-request-id"]
-            before = {path.name for path in folder.iterdir()}
+            before = files_in(folder)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SEEFOOD_CAPTURE_SHARE", "1")
             patch.setenv("SEEFOOD_CAPTURE_DIR", str(folder))
@@ -365,7 +371,7 @@ class TestRealServer:
                 assert client.post("/feedback", json={"id": request_id, "label": None}).status_code == 200
                 # the folder is pruned at each pass
                 wait_until(lambda: "reconciled" in again.output)
-        assert before < {path.name for path in folder.iterdir()}
+        assert before < files_in(folder)
 
 
 def in_base64(photo):

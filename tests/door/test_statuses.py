@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.captured import ANSWER, FEEDBACK, key_of
+from handler.captured import ANSWER, FEEDBACK, key_of, place_of
 from scripts.door.access.keys import new_key
 from scripts.door.api.statuses import STATUSES
 from tests.door.own_door import STATE, door, sockets_of
@@ -51,7 +51,8 @@ def seen(sockets, photo, keys, tmp_path_factory):
         for _ in range(2):
             answers[429] = one.ask(request(PATH, photo, {"x-api-key": key}))
     folder = tmp_path_factory.mktemp("captured")
-    path = folder / f"1-{key_of('a')}{ANSWER}"
+    path = place_of(folder, key_of("a")) / f"1-{key_of('a')}{ANSWER}"
+    path.parent.mkdir()
     path.write_text(json.dumps({"model": "seefood", "version": "1", "labels": []}))
     path.with_suffix(FEEDBACK).mkdir()  # so that no file can be
     with door(sockets, capture_share=1, capture_dir=folder) as one:

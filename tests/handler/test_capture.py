@@ -47,7 +47,11 @@ DISH = picture_bytes(0, (16, 12), "PNG")
 
 def kept_in(folder, ending=PHOTO):
     """The files with this ending, oldest first."""
-    return sorted(folder.glob(f"*{ending}"))
+    return sorted(folder.rglob(f"*{ending}"), key=lambda path: path.name)
+
+
+def files_in(folder):
+    return {path for path in folder.rglob("*") if path.is_file()}
 
 
 def photos_of(count):
@@ -99,7 +103,7 @@ def test_worker_prunes_as_it_keeps(capture, tmp_path):
 
 
 def size_of(folder):
-    return sum(path.stat().st_size for path in folder.iterdir())
+    return sum(path.stat().st_size for path in files_in(folder))
 
 
 def with_feedback(photo):
@@ -117,10 +121,10 @@ def test_photos_with_feedback_go_last_and_within_the_same_bounds(capture, tmp_pa
     prune(folder, 3 * one, 3600)
     assert kept_in(folder) == [first, second, last]
     prune(folder, one, 3600)
-    assert sorted(folder.iterdir()) == sorted(second.with_suffix(end) for end in (PHOTO, ANSWER, FEEDBACK))
+    assert files_in(folder) == {second.with_suffix(end) for end in (PHOTO, ANSWER, FEEDBACK)}
     os.utime(second, (time.time() - 3601,) * 2)
     prune(folder, 10**6, 3600)
-    assert not list(folder.iterdir())
+    assert not files_in(folder)
 
 
 def test_what_earlier_versions_and_killed_processes_left_goes_and_files_of_others_stay(capture, tmp_path):
@@ -129,7 +133,7 @@ def test_what_earlier_versions_and_killed_processes_left_goes_and_files_of_other
     (of_today,) = kept_in(folder)
     earlier = folder / "1700000000000000000-4711.photo"
     earlier.write_bytes(DISH)
-    left = [folder / f"1700000000000000001-ab{end}" for end in (".part", ANSWER, FEEDBACK, ".feedback.7-ab12.part")]
+    left = [of_today.parent / f"1700000000000000001-ab{end}" for end in (".part", ANSWER, FEEDBACK, ".feedback.7-ab12.part")]
     others = [folder / name for name in ("README.txt", "1.json", ".nfs0001")]
     for path in (*left, *others):
         path.touch()
@@ -139,7 +143,7 @@ def test_what_earlier_versions_and_killed_processes_left_goes_and_files_of_other
     for path in (*left, *others):
         os.utime(path, (time.time() - LEFT_S - 1,) * 2)
     prune(folder, 10**6, 3600)
-    assert sorted(folder.iterdir()) == sorted([of_today, of_today.with_suffix(ANSWER), earlier, *others])
+    assert files_in(folder) == {of_today, of_today.with_suffix(ANSWER), earlier, *others}
 
 
 @pytest.mark.parametrize("request_id", ["a", "../../etc/passwd", "a/1", "\0", "*", "." * 128, "%2e", "é\ud800", "A"])
@@ -149,7 +153,7 @@ def test_answer_is_found_by_its_id_whatever_its_characters_and_the_last_one_is_m
         assert keep(DISH, request_id, GIVEN | {"version": version})
         keep(DISH)
     found = answer_of(folder, request_id)
-    assert found.parent == folder
+    assert found.parent.parent == folder
     kept = json.loads(found.read_text())
     assert kept == GIVEN | {"version": "1.1.0", "id": request_id, "at": kept["at"]}
     assert found.with_suffix(PHOTO).read_bytes() == strip(DISH)
@@ -175,13 +179,13 @@ def test_full_disk_keeps_no_half_photo_and_ends_nothing(capture, mount_disk, tmp
     keep, large = capture(share=1, bytes=10**9, age_s=3600), bytes_of(Image.effect_noise((440, 440), 99), "PNG", compress_level=0)
     assert [keep(large) for _ in range(PRUNE_EVERY + 5)] == [True, True] + [False] * (PRUNE_EVERY + 3)
     assert [path.stat().st_size for path in kept_in(disk)] == [len(large)] * 2
-    assert len(list(disk.iterdir())) == 4
+    assert len(files_in(disk)) == 4
 
 
 def test_photo_for_whose_answer_there_is_no_room_is_not_kept(capture, mount_disk, tmp_path):
     disk = mount_disk(tmp_path / "captured", "64k")
     assert not capture(share=1, bytes=10**9, age_s=3600)(DISH, answer={"labels": ["a label"] * 10_000})
-    assert not list(disk.iterdir())
+    assert not files_in(disk)
 
 
 @pytest.mark.parametrize("gone", ["folder", ("a file in its place")])
@@ -255,7 +259,7 @@ def test_place_is_not_kept_and_no_other_user_can_read_what_is(capture, tmp_path)
     (kept,) = kept_in(tmp_path / "captured")
     with Image.open(kept) as image:
         assert dict(image.getexif()) == {0x0112: 6}
-    assert [path.stat().st_mode & 0o077 for path in (kept, kept.with_suffix(ANSWER), kept.parent)] == [0, 0, 0]
+    assert [path.stat().st_mode & 0o077 for path in (kept, kept.with_suffix(ANSWER), kept.parent, tmp_path / "captured")] == [0] * 4
 
 
 @pytest.mark.parametrize("image_format", ["BMP", "TIFF", "JPEG2000", "AVIF"])
