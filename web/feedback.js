@@ -66,7 +66,8 @@ async function open() {
   page.wrong.setAttribute("aria-expanded", "true");
   [page.chooser.hidden, page.search.value, known] = [false, "", []];
   list();
-  page.search.focus();
+  // on a phone its keyboard would cover what is likely, which needs a tap alone
+  if (!matchMedia("(pointer: coarse)").matches) page.search.focus();
   try {
     const found = await labels(model, version);
     if (entry !== shown || page.chooser.hidden) return;
