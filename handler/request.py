@@ -42,11 +42,17 @@ class Request:
     size: tuple[int, int] = field(init=False)  # (width, height) of the upright photo, in whatever scale it was decoded
     decode_s: float = field(init=False)
     answer: dict[str, Any] = field(init=False)
+    captured: bool = False  # whether the photo was kept
     error: RequestError | PhotoError | None = None  # once there is one, the steps that are left pass the request over
     content_type: str = "application/json"
 
     def __post_init__(self) -> None:
         self.headers = {name.lower(): value for name, value in self.headers.items()}
+
+    @property
+    def id(self) -> str:
+        """The door's `x-request-id`; a new one for whoever asks past the door."""
+        return str(self.headers.get("x-request-id") or os.urandom(16).hex())
 
 
 def is_probe(request: Request) -> bool:

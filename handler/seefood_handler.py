@@ -159,6 +159,8 @@ class SeefoodHandler:
                 context.set_response_header(
                     i, "server-timing", f"decode;dur={request.decode_s * 1000:.1f}, inference;dur={inference_ms:.1f}"
                 )
+                if request.captured:
+                    context.set_response_header(i, "seefood-captured", "1")
             context.set_response_content_type(i, request.content_type)
         self.metrics.handled(time.perf_counter() - started)
         return bodies
@@ -183,7 +185,8 @@ class SeefoodHandler:
         if not is_probe(request):
             best = request.answer["predictions"][0]
             self.metrics.answered(best["label"], best["probability"], request.answer["sure"])
-            self.capture(request.photo)
+            # with the labels: when somebody corrects the answer, this version may be gone
+            request.captured = self.capture(request.photo, request.id, request.answer | {"labels": self.labels})
         return to_json(request.answer)
 
     def _decode(self, requests: Sequence[Request]) -> list[Request]:

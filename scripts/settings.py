@@ -7,6 +7,7 @@ the code polls is no setting: such a constant stands beside its loop.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Self
 
 # in this order; metrics are ours, the others the door's. TorchServe is behind it (scripts/backend/torchserve/sockets.py)
@@ -61,9 +62,10 @@ class Settings:
     metrics_timeout_s: float = 5.0  # for TorchServe to answer with its own metrics
     keep_metrics_of: int = 20  # versions without a worker whose counters are kept, or rollouts would add up
 
-    # --- serving: captured photos, for `make rollout SHADOW=N`; off unless the share is set ---
-    capture_share: float = 0.0  # of answered photos, 0 to 1
-    capture_bytes: int = 64 * 1024 * 1024
+    # --- serving: captured photos, for feedback and `make rollout SHADOW=N`; off unless the share is set ---
+    capture_share: float = 0.0  # of answered photos, 0 to 1; for feedback on each of them 1
+    capture_dir: str = ""  # where they are kept; empty: `captured` in the server's folder
+    capture_bytes: int = 64 * 1024 * 1024  # those with feedback are removed last
     capture_age_s: float = 24 * 3600.0
     shadow_timeout_s: float = 30.0  # of one captured photo, sent to both versions
 
@@ -129,11 +131,15 @@ class Settings:
                 raise ValueError(f"SEEFOOD_{name.upper()} is {getattr(settings, name):g}, expected at least {SHORTEST_S:g}")
         return settings
 
+    def captured(self, run_dir: Path) -> Path:
+        """Where the server that writes to `run_dir` keeps photos."""
+        return Path(self.capture_dir).absolute() if self.capture_dir else run_dir / "captured"
+
 
 # less would be a busy loop
 SHORTEST_S = 0.05
-# set by the server for its workers, by make for docker-compose.yml, and by whoever calls a TorchServe that wants tokens
-NOT_SETTINGS = ("SEEFOOD_CAPTURE_DIR", "SEEFOOD_TAG", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
+# set by make for docker-compose.yml, and by whoever calls a TorchServe that wants tokens
+NOT_SETTINGS = ("SEEFOOD_TAG", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
 
 
 def _value(variable: str, text: str, kind: type) -> bool | int | float | str:

@@ -1,4 +1,4 @@
-// The server: which models it has, a photo's classes, and where they are seen.
+// The server: which models it has, a photo's classes, where they are seen, and what people say that it shows.
 
 const MOST_TRIES = 6;
 const LONGEST_WAIT_S = 10;
@@ -27,7 +27,7 @@ export async function models(signal, waiting) {
   return (await patient("GET", "/v1/models", null, signal, waiting)).content.models;
 }
 
-// {content, ms}: the answer, and how long the server took for it
+// {content, ms, headers}: the answer, and how long the server took for it
 export function classes(model, body, signal, waiting) {
   return patient("POST", `/predictions/${encodeURIComponent(model)}`, body, signal, waiting);
 }
@@ -37,13 +37,25 @@ export async function explain(model, version, body, signal, waiting) {
   return (await patient("POST", path, body, signal, waiting)).content;
 }
 
+// The classes of a version, by their names.
+export async function labels(model, version) {
+  const path = `/v2/models/${encodeURIComponent(model)}/versions/${encodeURIComponent(version)}`;
+  return (await ask("GET", path, null, new AbortController().signal)).content.parameters.labels;
+}
+
+// `label` null: none of the classes. It goes out even if the page is closed.
+export function feedback(id, label, signal, waiting) {
+  const body = new Blob([JSON.stringify({ id, label })], { type: "application/json" });
+  return patient("POST", "/feedback", body, signal, waiting);
+}
+
 // As `ask`; a server that is busy is asked again, after as long as it says. `waiting` is told of each wait.
 async function patient(method, path, body, signal, waiting) {
   for (let tries = 1; ; tries += 1) {
     try {
       const started = performance.now();
-      const content = await ask(method, path, body, signal);
-      return { content, ms: Math.round(performance.now() - started) };
+      const { content, headers } = await ask(method, path, body, signal);
+      return { content, headers, ms: Math.round(performance.now() - started) };
     } catch (failure) {
       const wait = failure.retryAfter;
       if (!(wait > 0 && wait <= LONGEST_WAIT_S) || tries === MOST_TRIES) throw failure;
@@ -56,10 +68,11 @@ async function patient(method, path, body, signal, waiting) {
 async function ask(method, path, body, signal) {
   const headers = { accept: "application/json" };
   if (key) headers["x-api-key"] = key;
-  if (body) headers["content-type"] = body.type.startsWith("image/") ? body.type : "application/octet-stream";
+  const isPhoto = !body || body.type !== "application/json";
+  if (body) headers["content-type"] = !isPhoto || body.type.startsWith("image/") ? body.type : "application/octet-stream";
   try {
-    const response = await fetch(path, { method, headers, body, signal });
-    if (response.ok) return await response.json();
+    const response = await fetch(path, { method, headers, body, signal, keepalive: !isPhoto });
+    if (response.ok) return { content: await response.json(), headers: response.headers };
     const failure = new Failure("status", await sentence(response), response.status);
     failure.retryAfter = retryAfter(response);
     throw failure;

@@ -2,8 +2,8 @@
 // What the server answers comes first: a new version of it has a new page.
 
 const FILES = [
-  "/", "/web/page.css", "/web/page.js", "/web/api.js", "/web/photo.js", "/web/texts.js",
-  "/web/icon.svg", "/web/icon-192.png", "/web/manifest.webmanifest",
+  "/", "/web/page.css", "/web/page.js", "/web/api.js", "/web/feedback.js", "/web/photo.js",
+  "/web/texts.js", "/web/icon.svg", "/web/icon-192.png", "/web/manifest.webmanifest",
 ];
 
 self.addEventListener("install", (event) => {

@@ -1,6 +1,7 @@
-// The page: a photo in, its classes out. Text alone is put into it, never HTML; nothing is stored.
+// The page: a photo in, its classes out. Text alone is put into it, never HTML; it stores nothing.
 
 import { Failure, classes, explain, hasKey, models, useKey } from "./api.js";
+import { offer, useHelpers } from "./feedback.js";
 import { heated, hottest, prepare } from "./photo.js";
 import { language, number, percent, text, texts } from "./texts.js";
 
@@ -9,7 +10,7 @@ const LARGEST_BYTES = 20 * 1024 * 1024;
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const select = page.models.querySelector("select");
 const keyInput = page.key.querySelector("input");
-const remembered = []; // the newest first: {photo, answer, ms, heat, button}
+const remembered = []; // the newest first: {photo, answer, ms, id, keptS, heat, button}; keptS: seconds, 0 if it was not kept
 let shown = null;
 let abort = new AbortController();
 let again = null; // what was asked last: once a key is given, or another model chosen
@@ -46,6 +47,20 @@ function words(failure) {
   return failure.status in texts[language] ? text(failure.status) : text("other", { status: failure.status });
 }
 
+useHelpers({
+  name,
+  words,
+  askKey(retry) {
+    const entry = shown;
+    again = () => {
+      present(entry);
+      return retry();
+    };
+    show(page.key, true);
+    keyInput.focus();
+  },
+});
+
 function waiting(failure, seconds) {
   say(text("waiting", { why: words(failure), seconds }));
 }
@@ -79,8 +94,9 @@ async function take(file) {
     draw(photo.canvas);
     if (photo.body.size > LARGEST_BYTES) throw new Failure("status", "", 413);
     await knowModels(signal);
-    const { content, ms } = await classes(select.value, photo.body, signal, waiting);
-    remember({ photo, answer: content, ms, heat: null, button: null });
+    const { content, ms, headers } = await classes(select.value, photo.body, signal, waiting);
+    const keptS = headers.get("seefood-captured") === "1" ? Number(headers.get("seefood-captured-s")) : 0;
+    remember({ photo, answer: content, ms, id: headers.get("x-request-id"), keptS, heat: null, button: null });
   } catch (error) {
     fail(error);
   }
@@ -88,6 +104,7 @@ async function take(file) {
 
 function clear() {
   shown = null;
+  offer(null);
   show(page.heat, false);
   show(page.result, false);
   page.answers.replaceChildren();
@@ -128,6 +145,7 @@ function present(entry) {
   page.made.textContent = text("made", { model: answer.model, version: answer.version, ms: number(ms) });
   show(page.heat, Boolean(photo.canvas));
   page.heat.setAttribute("aria-pressed", "false");
+  offer(entry);
   for (const { button } of remembered) button.setAttribute("aria-current", String(button === entry.button));
 }
 

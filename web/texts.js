@@ -18,6 +18,19 @@ export const texts = {
     sending: "Looking at it …",
     found: "{label}, {percent}",
     unsure: "Not sure: this looks unlike everything the model knows.",
+    right: "That is right",
+    wrong: "Wrong? It is …",
+    what: "What is it?",
+    none: "Something else",
+    matches: "Classes that match: {count}.",
+    matchesMore: "Classes that match: {count}, the first {shown} are shown. Type to find the others.",
+    sendingFeedback: "Sending …",
+    thanks: "Thank you. Kept as: {label}.",
+    kept: "This server keeps the photo (without its place, time and camera), the answer and what you choose here, for at most {time}.",
+    feedback404: "This photo is not kept any more.",
+    feedback422: "The model that answered does not have this class.",
+    feedback429: "Too much at once. Please try again in a moment.",
+    feedbackOther: "The server could not keep this (status {status}).",
     made: "Answered by {model} {version} in {ms} ms",
     heat: "Show where it sees that",
     heating: "Looking again, at each part …",
@@ -42,6 +55,7 @@ export const texts = {
     429: "Too many photos at once.",
     500: "The server failed on this photo.",
     503: "The server is busy.",
+    507: "The server has no room for this.",
     other: "The server did not take this photo (status {status}).",
   },
   de: {
@@ -61,6 +75,19 @@ export const texts = {
     sending: "Wird angesehen …",
     found: "{label}, {percent}",
     unsure: "Nicht sicher: Das ähnelt nichts, was das Modell kennt.",
+    right: "Das stimmt",
+    wrong: "Falsch? Es ist …",
+    what: "Was ist es?",
+    none: "Etwas anderes",
+    matches: "Passende Klassen: {count}.",
+    matchesMore: "Passende Klassen: {count}, die ersten {shown} sind zu sehen. Tippen findet die anderen.",
+    sendingFeedback: "Wird gesendet …",
+    thanks: "Danke. Gespeichert als: {label}.",
+    kept: "Dieser Server speichert das Foto (ohne Ort, Zeit und Kamera), die Antwort und Ihre Wahl, höchstens {time} lang.",
+    feedback404: "Dieses Foto ist nicht mehr gespeichert.",
+    feedback422: "Das Modell, das geantwortet hat, kennt diese Klasse nicht.",
+    feedback429: "Zu viel auf einmal. Bitte gleich noch einmal versuchen.",
+    feedbackOther: "Der Server konnte das nicht speichern (Status {status}).",
     made: "Antwort von {model} {version} in {ms} ms",
     heat: "Zeigen, woran das zu sehen ist",
     heating: "Jeder Teil wird noch einmal angesehen …",
@@ -85,6 +112,7 @@ export const texts = {
     429: "Zu viele Fotos auf einmal.",
     500: "Der Server ist an diesem Foto gescheitert.",
     503: "Der Server ist ausgelastet.",
+    507: "Der Server hat dafür keinen Platz.",
     other: "Der Server hat dieses Foto nicht angenommen (Status {status}).",
   },
 };
@@ -99,6 +127,12 @@ export function text(name, values = {}) {
 
 export function number(value) {
   return new Intl.NumberFormat(language).format(value);
+}
+
+// A time in the largest unit that fits: 1 day, 12 hours.
+export function duration(seconds) {
+  const [unit, length] = Object.entries({ day: 86400, hour: 3600, minute: 60, second: 1 }).find(([, one]) => seconds >= one || one === 1);
+  return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long", maximumFractionDigits: 1 }).format(seconds / length);
 }
 
 // Percentages that nobody takes for certainty: 100 % and 0 % are not among them.

@@ -6,7 +6,7 @@
     access/         who may ask, and how often;  addresses.py  whom an address belongs to
     api/            /openapi.json, the management API
     forms/          a request's body -> photos
-    pages.py        the pages for people, files of web/
+    pages.py        the pages for people, files of web/;  feedback.py  what they say that a photo shows
     protocols/      those of others
     predictions.py  a photo -> the backend's answer; admission.py: when it is its turn; in_flight.py: what ends a request early
     log.py          the access log;  metrics.py, times.py  what is counted and measured

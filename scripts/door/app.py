@@ -17,6 +17,8 @@ from scripts.door.access.guard import Access, guarded
 from scripts.door.access.refusal import refuse
 from scripts.door.api.openapi import api_routes
 from scripts.door.errors import DoorError, error_body
+from scripts.door.feedback import PATH as FEEDBACK_PATH
+from scripts.door.feedback import Feedback
 from scripts.door.forms.body import Body
 from scripts.door.log import AccessLog
 from scripts.door.metrics import Metrics
@@ -36,10 +38,16 @@ class Door:
     """All that a request may need."""
 
     def __init__(
-        self, predictions: Predictions, state: State, metrics: Metrics, log: AccessLog, access: Access | None = None
+        self,
+        predictions: Predictions,
+        state: State,
+        metrics: Metrics,
+        log: AccessLog,
+        access: Access | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         self.predictions, self.state, self.metrics, self.log = predictions, state, metrics, log
-        self.access = access or Access()
+        self.access, self.feedback = access or Access(), feedback or Feedback(None)
 
     def warn(self, message: str) -> None:
         """A line for whoever runs the server."""
@@ -53,6 +61,7 @@ class Door:
         routes = [
             *(Route(f"/predictions/{path}", prediction, methods=PHOTO_METHODS) for path in PHOTO_PATHS),
             *(Route(f"/explanations/{path}", heat_map, methods=PHOTO_METHODS) for path in PHOTO_PATHS),
+            Route(FEEDBACK_PATH, self.feedback.take, methods=["POST"]),
             Route("/livez", self.livez),
             Route("/readyz", self.readyz),
             *protocol_routes(self.predictions),
@@ -166,6 +175,8 @@ class Around:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] += [(b"x-request-id", request_id.encode()), (b"server-timing", times.header().encode())]
+                if "captured" in state and status < 400:
+                    message["headers"] += door.feedback.headers(state["captured"])
             else:
                 sent += len(message.get("body", b""))
             await send(message)

@@ -25,6 +25,7 @@ from scripts.door.addresses import networks
 from scripts.door.admission import Admission, Limits
 from scripts.door.api.management import Management, ManagementLimits
 from scripts.door.app import Door
+from scripts.door.feedback import Feedback
 from scripts.door.http.limits import Limits as HttpLimits
 from scripts.door.http.server import HttpServer, Listener
 from scripts.door.in_flight import BytesInFlight
@@ -81,6 +82,12 @@ def access_of(settings: Settings) -> Access:
     return Access(Path(settings.api_keys) if settings.api_keys else None, _listed(settings.origins), rates)
 
 
+def feedback_of(settings: Settings) -> Feedback:
+    """What takes feedback; without captured photos there is nothing that it could belong to."""
+    captures = settings.capture_share > 0 and settings.capture_dir
+    return Feedback(Path(settings.capture_dir) if captures else None, settings.capture_age_s)
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -90,7 +97,7 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
     backend, state, metrics = Inference(args.backend), State(), Metrics()
     predictions = predictions_of(backend, state, metrics, settings)
     log = AccessLog(settings.access_log, metrics.lost_lines.inc)
-    door = Door(predictions, state, metrics, log, access_of(settings))
+    door = Door(predictions, state, metrics, log, access_of(settings), feedback_of(settings))
     token = os.environ.get("SEEFOOD_MANAGEMENT_TOKEN", "")
     management = Management(args.management, args.port + 1, metrics.text, ManagementLimits(token))
     server = HttpServer(

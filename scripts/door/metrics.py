@@ -16,6 +16,7 @@ BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # a path that leads nowhere is a stranger's word: no label of its own
 NO_ROUTE = "none"
 PHOTO_METHODS = ("POST", "PUT")
+NO_PHOTO = ("/feedback",)  # routes that take such a method, and no photo
 SLOW = ("slow head", "slow body", "slow reader", "idle", "evicted")
 # the "type" of a 503 by which too much at a time is refused: the door's, and the worker's two
 SHED = ("BusyError", "PhotoError", "RequestError")
@@ -103,7 +104,7 @@ class Metrics:
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(times.total_s)
         kind = scope["state"].get("error_kind", "")
-        if outcome := outcome_of(scope["method"], status, kind):
+        if outcome := outcome_of("" if route in NO_PHOTO else scope["method"], status, kind):
             self.outcomes.labels(outcome, kind).inc()
         self.received.inc(times.received)
         self.sent.inc(sent)

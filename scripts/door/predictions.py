@@ -100,9 +100,15 @@ class Predictions:
         top_k: int | None,
         explain: bool = False,
         as_json: bool = False,
+        number: int | None = None,
     ) -> Answer:
-        """The worker's answer to one photo, or its error. DoorError without one. `as_json`: whatever picture the client takes."""
+        """The worker's answer to one photo, or its error. DoorError without one.
+
+        `as_json`: whatever picture the client takes. `number`: the photo's among several of the request, from 0.
+        """
         headers = _passed_on(request.scope, as_json)
+        # no id of a client holds a slash (http/request_id.py)
+        headers[b"x-request-id"] = (request.state["request_id"] + ("" if number is None else f"/{number}")).encode()
         if top_k is not None:
             headers[b"x-top-k"] = b"%d" % top_k
 
@@ -126,6 +132,7 @@ class Predictions:
         finally:
             admission.leave(cost)
         request.times.take_worker(answer.headers.get("server-timing", ""))
+        request.state.setdefault("captured", {})[number or 0] = "seefood-captured" in answer.headers
         return answer
 
     def _cost(self, model: str, version: str | None, photo: bytes, explain: bool) -> Cost:

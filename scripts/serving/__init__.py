@@ -11,7 +11,7 @@ repair.py         restarts what hangs, and undoes what was changed by hand
 reporter.py       the instance's status, beside the release document
 outcomes.py       how many photos were answered, failed and shed, logged for the alarms on AWS
 healthcheck.py    a command of its own, which the image's HEALTHCHECK runs
-shadow.py         two versions compared on captured photos
+captured.py       where captured photos are kept;  shadow.py  two versions compared on them
 ports.py          whether the ports are free
 bench and ecs may import it; rollout meets it through the release document alone.
 """

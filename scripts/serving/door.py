@@ -62,6 +62,8 @@ class Door:
         if settings.cert:
             self._command += ["--cert", str(Path(settings.cert).resolve())]
             self._command += ["--key", str(Path(settings.key or settings.cert).resolve())]
+        # where photos are kept, and so feedback on them
+        self._environment = door_environment(os.environ) | {"SEEFOOD_CAPTURE_DIR": settings.capture_dir}
         self._process: subprocess.Popen[str] | None = None
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
         self._misses, self._answered_at, self._up = 0, time.monotonic(), False
@@ -93,7 +95,7 @@ class Door:
         process = subprocess.Popen(
             self._command,
             cwd=ROOT,
-            env=door_environment(os.environ),
+            env=self._environment,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

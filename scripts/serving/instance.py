@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from handler.capture import captured_photos, prune
+from handler.captured import captured_photos, prune
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.backend.torchserve.process import TorchServe
@@ -273,7 +273,7 @@ class Instance:
 
     def _finish(self, document: dict[str, Any]) -> None:
         """After each pass that finds all as the document says. Most of it once for each document."""
-        prune(self.run_dir / "captured", self.settings.capture_bytes, self.settings.capture_age_s)
+        prune(self.settings.captured(self.run_dir), self.settings.capture_bytes, self.settings.capture_age_s)
         if "shadow" in document and self.shadow is None:
             self._compare(document)
         if self.desired.last_good == document:
@@ -289,7 +289,7 @@ class Instance:
     def _compare(self, document: Mapping[str, Any]) -> None:
         assert self.torchserve is not None
         assert self.default is not None
-        photos = captured_photos(self.run_dir / "captured", document["shadow"]["photos"])
+        photos = captured_photos(self.settings.captured(self.run_dir), document["shadow"]["photos"])
         versions = self.default, str(document["shadow"]["version"])
         self.steps("comparing two versions", photos=len(photos), shadow=versions[1])
         timeout_s = self.settings.shadow_timeout_s

@@ -39,6 +39,7 @@ from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
 from scripts.release.status import Fleet
 from scripts.release.store import Store
+from scripts.serving.captured import with_captured
 from scripts.serving.certificate import with_certificate
 from scripts.serving.desired import DesiredState
 from scripts.serving.door import Door
@@ -65,7 +66,7 @@ def serve(
     check_ports(host, port)
     allow_open_files(settings.open_files)
     make_private(run_dir)
-    settings = with_certificate(settings, host, run_dir / "tls")
+    settings = with_captured(with_certificate(settings, host, run_dir / "tls"), run_dir)
     addresses = choose_addresses(run_dir)
     if not addresses.private:
         why = f"its code for Unix sockets is not for this machine, or {run_dir} may hold no programs (noexec)"

@@ -113,6 +113,6 @@ def test_each_status_that_a_person_may_meet_has_words():
 
 def test_each_text_that_the_pages_use_is_there():
     used = set(re.findall(r'data-(?:text|label)="(\w+)"', (WEB / "index.html").read_text()))
-    for name in ("page.js", "api.js"):
+    for name in ("page.js", "api.js", "feedback.js"):
         used |= set(re.findall(r'\b(?:text|Failure)\("(\w+)"', (WEB / name).read_text()))
     assert used - {"status"} <= next(iter(texts().values())).keys()

@@ -1,6 +1,7 @@
 """Each status of the README's table, as a client meets it: doors with settings of their own in front of one real TorchServe."""
 
 import contextlib
+import json
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.captured import ANSWER, FEEDBACK, key_of, place_of
 from scripts.door.access.keys import new_key
 from scripts.door.api.statuses import STATUSES
 from tests.door.own_door import STATE, door, sockets_of
@@ -48,6 +50,14 @@ def seen(sockets, photo, keys, tmp_path_factory):
         answers[401] = one.ask(request(PATH, photo))
         for _ in range(2):
             answers[429] = one.ask(request(PATH, photo, {"x-api-key": key}))
+    folder = tmp_path_factory.mktemp("captured")
+    path = place_of(folder, key_of("a")) / f"1-{key_of('a')}{ANSWER}"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"model": "seefood", "version": "1", "labels": []}))
+    path.with_suffix(FEEDBACK).mkdir()  # so that no file can be
+    with door(sockets, capture_share=1, capture_dir=folder) as one:
+        one.tell(STATE)
+        answers[507] = one.ask(request("/feedback", b'{"id": "a", "label": null}', {"content-type": "application/json"}))
     with raising(tmp_path_factory.mktemp("s")) as backend, door(backend) as one:
         one.tell(STATE)
         answers[500] = one.ask(request(PATH, photo))

@@ -8,9 +8,9 @@ from scripts.door.metrics import Metrics
 from scripts.settings import Settings
 
 
-def application(state, access=None):
+def application(state, access=None, feedback=None):
     """All of the door's application; each request has the id "test-id"."""
-    return application_of(predictions(state), access)
+    return application_of(predictions(state), access, feedback)
 
 
 def predictions(state, backend=None, settings=None):
@@ -18,9 +18,9 @@ def predictions(state, backend=None, settings=None):
     return predictions_of(backend or Inference("http://127.0.0.1:1"), state, Metrics(), settings or Settings())
 
 
-def application_of(predictions, access=None):
+def application_of(predictions, access=None, feedback=None):
     """As `application`, with these predictions."""
-    door = Door(predictions, predictions.state, predictions.metrics, AccessLog(False), access)
+    door = Door(predictions, predictions.state, predictions.metrics, AccessLog(False), access, feedback)
     return WithId(door.application())
 
 

@@ -8,7 +8,7 @@ from scripts.settings import Settings
 def test_environment_sets_what_it_names_and_nothing_else():
     given = {"SEEFOOD_GRACE_S": "1.5", "SEEFOOD_KEEP_ARCHIVES": "7", "SEEFOOD_LOG_JSON": "True", "PATH": "x"}
     assert Settings.from_environment(given) == Settings(grace_s=1.5, keep_archives=7, log_json=True)
-    assert Settings.from_environment({"SEEFOOD_CAPTURE_DIR": "set by serve.py for its workers"}) == Settings()
+    assert Settings.from_environment({"SEEFOOD_TAG": "set by make for docker-compose.yml"}) == Settings()
 
 
 def test_unknown_setting_is_refused_by_name_and_the_known_ones_are_told():

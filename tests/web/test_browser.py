@@ -4,6 +4,7 @@ Needs Debian's chromium (or CHROMIUM=path). axe-core, an engine that looks for w
 """
 
 import io
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from handler.captured import FEEDBACK, answer_of
 from scripts.door.access.keys import new_key
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.own_door import STATE, door, sockets_of
@@ -346,3 +348,202 @@ def test_keyboard_alone_is_enough(seen, photo):
     seen.page.wait_for_selector("#heat[aria-pressed=true]")
     seen.page.keyboard.press("Shift+Tab")
     assert seen.page.evaluate("document.activeElement.type") == "file"
+
+
+# --- "Wrong? It is ..." ---
+
+
+@pytest.fixture(scope="module")
+def capturing(tmp_path_factory):
+    """(server, folder): the starter, which keeps each photo in a folder of its own."""
+    folder = tmp_path_factory.mktemp("kept") / "captured"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEFOOD_CAPTURE_SHARE", "1")
+        patch.setenv("SEEFOOD_CAPTURE_DIR", str(folder))
+        with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
+            yield server, folder
+
+
+class Answered(Seen):
+    """A page with a photo's answer, whose id is `id`."""
+
+    def __init__(self, browser, capturing, photo: object, **options: object) -> None:
+        server, self.folder = capturing
+        super().__init__(browser, server.port, **options)
+        with self.page.expect_response("**/predictions/*") as response:
+            self.choose(photo)
+        self.id = response.value.headers["x-request-id"]
+        self.labels = self.answers()
+
+    def open(self) -> None:
+        """Open the classes to choose from, and wait for those of the version."""
+        with self.page.expect_response("**/v2/models/**"):
+            self.page.click("#wrong")
+        self.page.wait_for_function("() => document.querySelectorAll('#labels li').length > 5")
+
+    def thanked(self, words: str) -> None:
+        self.page.wait_for_function("words => document.getElementById('thanks').textContent.includes(words)", arg=words)
+
+    def kept(self) -> object:
+        """The label that is kept for this answer, in a file for the server's user alone."""
+        answer = answer_of(self.folder, self.id)
+        assert answer is not None
+        path = answer.with_suffix(FEEDBACK)
+        assert path.stat().st_mode & 0o777 == 0o600
+        return json.loads(path.read_text())["label"]
+
+
+@pytest.fixture
+def answered(browser, capturing, photo) -> Iterator[Answered]:
+    answered = Answered(browser, capturing, str(photo))
+    yield answered
+    answered.context.close()
+
+
+def test_one_tap_says_what_it_is_and_one_can_correct_oneself(answered):
+    page = answered.page
+    assert "without its place, time and camera" in page.inner_text("#kept")
+    assert page.inner_text("#kept").endswith("for at most 1 day.")
+    answered.open()
+    buttons = page.locator("#labels button").all_inner_texts()
+    assert buttons[:4] == answered.labels[1:], "what else it may be comes first"
+    assert sorted(buttons) == sorted(set(buttons))
+    assert len(buttons) == 10
+    page.click("#labels button:text-is('beef tartare')")
+    answered.thanked("Kept as: beef tartare")
+    assert answered.kept() == "beef_tartare"
+    assert page.is_hidden("#chooser")
+    answered.open()
+    page.click("#none")
+    answered.thanked("Kept as: Something else")
+    assert answered.kept() is None
+    page.click("#right")
+    answered.thanked(f"Kept as: {answered.labels[0]}")
+    assert answered.kept() == answered.labels[0].replace(" ", "_")
+    assert page.get_attribute("#right", "aria-pressed") == "true"
+    assert not answered.errors
+
+
+def test_what_was_said_of_a_photo_is_there_again_with_it(answered, photo):
+    answered.page.click("#right")
+    answered.thanked("Kept as")
+    answered.choose(str(photo))
+    answered.page.wait_for_selector("#history li:nth-child(2)")
+    assert answered.page.inner_text("#thanks") == ""
+    assert answered.page.get_attribute("#right", "aria-pressed") == "false"
+    answered.page.click("#history li:nth-child(2) button")
+    answered.thanked("Kept as")
+
+
+def test_keyboard_alone_is_enough_to_correct(answered):
+    page = answered.page
+    page.focus("#right")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.activeElement.id === 'search'")
+    page.keyboard.press("Escape")
+    assert (page.evaluate("document.activeElement.id"), page.is_hidden("#chooser")) == ("wrong", True)
+    page.keyboard.press("Space")
+    page.wait_for_function("() => document.querySelectorAll('#labels li').length > 5")
+    page.keyboard.type("Tart")
+    page.wait_for_function("() => document.querySelectorAll('#labels li').length === 1")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.textContent") == "beef tartare"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "none"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    answered.thanked("Kept as: beef tartare")
+    assert page.evaluate("document.activeElement.id") == "wrong", "the focus is not lost with what was chosen"
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('#labels li').length > 5")
+    page.keyboard.type("zzz")
+    page.wait_for_function("() => document.getElementById('matches').textContent.includes('match: 0.')")
+    page.keyboard.press("Enter")  # on nothing: nothing is sent
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    answered.thanked("Something else")
+    assert answered.kept() is None
+
+
+def test_class_is_found_among_a_thousand(answered):
+    page = answered.page
+    labels = [f"dish_{number}" for number in range(998)] + ["crème_brûlée", "cream of <b>mushrooms</b>"]
+    page.route("**/v2/models/**", lambda route: route.fulfill(json={"parameters": {"labels": labels}}))
+    answered.open()
+    page.wait_for_function("() => document.getElementById('matches').textContent.includes('1,004')")
+    assert page.locator("#labels button").count() == 60
+    for typed, found in (("brulee", "crème brûlée"), ("  MUSHROOMS cream", "cream of <b>mushrooms</b>"), ("dish 997", "dish 997")):
+        page.fill("#search", typed)
+        page.wait_for_function("() => document.querySelectorAll('#labels li').length === 1")
+        assert page.locator("#labels button").all_inner_texts() == [found]
+
+
+@pytest.mark.parametrize("why", ["capture is off", "it cannot be stripped"])
+def test_nothing_is_offered_for_a_photo_that_is_not_kept(browser, server, capturing, photo, why):
+    seen = Seen(browser, server.port if why == "capture is off" else capturing[0].port)
+    tiff = {"name": "a.tiff", "mimeType": "image/tiff", "buffer": picture_bytes(1, image_format="TIFF")}
+    seen.choose(str(photo) if why == "capture is off" else tiff)
+    assert len(seen.answers()) == 5
+    assert seen.page.is_hidden("#feedback")
+    seen.context.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"status": 404, "body": "{}"}, "This photo is not kept any more."),
+        ({"status": 422, "body": "{}"}, "does not have this class"),
+        ({"status": 429, "headers": {"retry-after": "2"}, "body": "{}"}, "Please try again in a moment. Trying again in 2 s."),
+        ({"status": 503, "headers": {"retry-after": "2"}, "body": "{}"}, "The server is busy. Trying again in 2 s."),
+        ({"status": 507, "body": "{}"}, "no room"),
+        ({"status": 500, "body": "<html>"}, "could not keep this (status 500)"),
+        ({"status": 401, "body": "{}"}, "This server needs a key."),
+    ],
+)
+def test_feedback_that_is_not_taken_is_said_so(answered, answer, words):
+    answered.page.route("**/feedback", lambda route: route.fulfill(**answer))
+    answered.page.click("#right")
+    answered.thanked(words)
+    assert answered.page.get_attribute("#right", "aria-pressed") == "false"
+    assert answered.labels[0] in answered.page.inner_text("#status"), "the answer goes on being there"
+    answered.page.unroute("**/feedback")
+    if answer["status"] == 401:
+        answered.page.fill("#key input", "sf_new")
+        answered.page.keyboard.press("Enter")
+    elif "retry-after" not in answer.get("headers", {}):
+        answered.page.click("#right")
+    answered.thanked("Kept as")
+
+
+def test_photo_whose_time_is_over_and_a_browser_that_is_offline(answered):
+    answered.context.set_offline(True)
+    answered.page.click("#right")
+    answered.thanked("You are offline.")
+    answered.context.set_offline(False)
+    shutil.rmtree(answered.folder)
+    answered.page.click("#right")
+    answered.thanked("This photo is not kept any more.")
+
+
+@pytest.mark.parametrize("language", ["en-US", "de-AT"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_choosing_shuts_nobody_out_and_nothing_sticks_out(browser, capturing, photo, scheme, width, language):
+    options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "locale": language}
+    answered = Answered(browser, capturing, str(photo), **options)
+    answered.open()
+    shuts_nobody_out(answered)
+    assert answered.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    small = (
+        "[...document.querySelectorAll('#feedback button')].filter((one) => one.offsetHeight < 24 || one.offsetWidth < 24).length"
+    )
+    assert answered.page.evaluate(small) == 0, "WCAG 2.2, 2.5.8"
+    if language == "de-AT":
+        assert answered.page.inner_text("#wrong") == "Falsch? Es ist …"
+        assert answered.page.inner_text("#kept").endswith("höchstens 1 Tag lang.")
+    answered.page.click("#none")
+    answered.thanked("Etwas anderes" if language == "de-AT" else "Something else")
+    shuts_nobody_out(answered)
+    assert answered.kept() is None
+    answered.context.close()

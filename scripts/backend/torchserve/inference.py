@@ -15,7 +15,7 @@ IDLE_CONNECTIONS = 64
 # the "type" of the worker's errors, which are about the request; all others are TorchServe's
 WORKER_ERRORS = ("RequestError", "PhotoError")
 # of an answer's headers; TorchServe adds some that keep caches from keeping it
-KEPT = frozenset((b"content-type", b"retry-after", b"server-timing"))
+KEPT = frozenset((b"content-type", b"retry-after", b"seefood-captured", b"server-timing"))
 # TorchServe's answer when `handle` raised, which fails the whole batch
 FAILED = "Prediction failed"
 

@@ -17,7 +17,9 @@ REQUEST_HEADERS = (
     *("authorization", "content-encoding", "inference-header-content-length", "traceparent", "tracestate"),
     *("x-amzn-sagemaker-custom-attributes", "x-amzn-sagemaker-target-model", "x-api-key", "x-request-id", "x-top-k"),
 )
-ANSWER_HEADERS = ("inference-header-content-length", "retry-after", "server-timing", "x-request-id")
+ANSWER_HEADERS = (
+    *("inference-header-content-length", "retry-after", "seefood-captured", "seefood-captured-s", "server-timing", "x-request-id"),
+)
 MAX_AGE_S = 600  # a browser asks again after so long
 ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?")
 

@@ -13,7 +13,7 @@ class Operation:
     path: str
     summary: str
     answer: str
-    takes: str = ""  # "photo", "tensors", "instances", or nothing
+    takes: str = ""  # "photo", "tensors", "instances", "feedback", or nothing
     errors: tuple[int, ...] = ()
     answer_types: tuple[str, ...] = ("application/json",)
     not_ready: str = ""  # the schema of a 503 that is no error
@@ -31,6 +31,9 @@ OPERATIONS = (
         )
         for version in ("", "/{version}")
         for method in ("post", "put")
+    ),
+    Operation(
+        "post", "/feedback", "What a photo shows, if it was kept", "Feedback", "feedback", (400, 404, 411, 413, 415, 422, 503, 507)
     ),
     Operation("get", "/livez", "Whether the server runs", "Live", not_ready="Live"),
     Operation("get", "/readyz", "Whether photos are answered", "Ready", not_ready="Ready"),

@@ -54,6 +54,9 @@ def takes(kind: str) -> Schema:
         forms = [BASE64, record(image=BASE64), record(image=inside), record(image_bytes=inside)]
         schema = record(instances=array({"anyOf": forms}, minItems=1, maxItems=MAX_INSTANCES))
         return {"application/json": {"schema": schema, "example": {"instances": [{"image": {"b64": EXAMPLE}}]}}}
+    if kind == "feedback":
+        example = {"id": "5f1b2c3d", "label": "ramen"}
+        return {"application/json": {"schema": feedback() | {"additionalProperties": False}, "example": example}}
     tensors = [_tensor(number) for number in range(1, MAX_INSTANCES + 1)]
     outputs = array(record(name={"enum": list(OUTPUTS)}))
     optional = {
@@ -72,6 +75,13 @@ def _tensor(number: int) -> Schema:
     return record(name={"const": INPUT}, datatype={"const": "BYTES"}, shape={"const": [number]}, data=data)
 
 
+def feedback() -> Schema:
+    """What a person says that a photo shows."""
+    of = {"description": "the x-request-id of the answer; of several photos in a request, ID/N from 0"}
+    label = {"type": ["string", "null"], "description": "one of the version's classes, or null for none of them"}
+    return record(id=TEXT | of, label=label)
+
+
 def answers() -> dict[str, Schema]:
     """The schemas of answers, by name."""
     found = {"label": TEXT, "index": INTEGER, "probability": NUMBER}
@@ -84,6 +94,7 @@ def answers() -> dict[str, Schema]:
         "Error": record(code=INTEGER, type=TEXT, message=TEXT, request_id=TEXT),
         "Answer": record(predictions=array(prediction), **whole),
         "Explanation": record(**found, **parts, **whole),
+        "Feedback": record(**feedback()["properties"], at=TEXT, **version),
         "Live": record(live=BOOLEAN),
         "Ready": record(ready=BOOLEAN),
         "Ping": record(status={"const": "Healthy"}),
@@ -93,7 +104,14 @@ def answers() -> dict[str, Schema]:
         "Predictions": predictions,
         "Explanations": record(predictions=array(record(**found, **whole)), explanations=array(ref("Explanation"))),
         "Server": record(name=TEXT, version=TEXT, extensions=array(TEXT)),
-        "Model": record(name=TEXT, versions=array(TEXT), platform=TEXT, inputs=array(output), outputs=array(output)),
+        "Model": record(
+            name=TEXT,
+            versions=array(TEXT),
+            platform=TEXT,
+            inputs=array(output),
+            outputs=array(output),
+            parameters=record(labels=array(TEXT)),
+        ),
         "Inference": record(model_name=TEXT, model_version=TEXT, outputs=array(output)),
         "Description": record(openapi={"const": "3.1.0"}),
     }

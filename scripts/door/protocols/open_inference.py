@@ -55,19 +55,21 @@ class OpenInference:
         return JSONResponse(content, 200 if ready else 503)
 
     async def model(self, request: Request) -> Response:
-        """GET /v2/models/NAME[/versions/V]: versions, inputs and outputs."""
+        """GET /v2/models/NAME[/versions/V]: versions, inputs and outputs; beyond the protocol, the labels as a parameter."""
         model, version = self._chosen(request)
         versions = (
             [request.path_params["version"]] if "version" in request.path_params else list(self.state.models[model]["versions"])
         )
+        described = self.state.described(model, version)
         outputs = [{"name": name, "datatype": kind, "shape": _shape(name, -1, -1)} for name, (kind, _) in OUTPUTS.items()]
         return JSONResponse(
             {
                 "name": model,
                 "versions": versions,
-                "platform": str(self.state.described(model, version).get("format", "")),
+                "platform": str(described.get("format", "")),
                 "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
                 "outputs": outputs,
+                "parameters": {"labels": described.get("labels", [])},
             }
         )
 

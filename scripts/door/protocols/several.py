@@ -25,8 +25,9 @@ async def answers(
     DoorError for the first that has none, with its number from 0 if there are several.
     """
 
-    def ask(photo: bytes) -> Awaitable[Answer]:
-        return predictions.answer(request, model, version, photo, top_k, explain, as_json=True)
+    def ask(number: int, photo: bytes) -> Awaitable[Answer]:
+        among = number if len(photos) > 1 else None
+        return predictions.answer(request, model, version, photo, top_k, explain, as_json=True, number=among)
 
     for _ in range(2):  # the default may change between two photos
         found = await _all_at_once(ask, photos)
@@ -35,8 +36,8 @@ async def answers(
     return found
 
 
-async def _all_at_once(ask: Callable[[bytes], Awaitable[Answer]], photos: Sequence[bytes]) -> list[Any]:
-    tasks = [asyncio.ensure_future(ask(photo)) for photo in photos]
+async def _all_at_once(ask: Callable[[int, bytes], Awaitable[Answer]], photos: Sequence[bytes]) -> list[Any]:
+    tasks = [asyncio.ensure_future(ask(number, photo)) for number, photo in enumerate(photos)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         # one that has raised comes before those that still wait for their turn
