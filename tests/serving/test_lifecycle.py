@@ -105,7 +105,7 @@ def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store
 @pytest.mark.slow
 def test_full_disk_is_reported(model_store, mount_disk, tmp_path):
     disk = mount_disk(tmp_path / "disk", "20m")
-    for folder in ("scripts", "handler"):
+    for folder in ("scripts", "handler", "web"):
         shutil.copytree(ROOT / folder, disk / folder)
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(model_store)]
     environment = {**os.environ, "PYTHONPATH": str(disk)}

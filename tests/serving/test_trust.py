@@ -24,7 +24,7 @@ def checkout(tmp_path):
     """checkout(path): a copy of what serves, in a folder of any name."""
 
     def copy(path):
-        for name in ("scripts", "handler"):
+        for name in ("scripts", "handler", "web"):
             shutil.copytree(ROOT / name, path / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "config.properties", path)
         return path
