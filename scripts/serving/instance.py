@@ -6,6 +6,7 @@ there yet) is retried at every poll.
 """
 
 import shutil
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from scripts.serving.shadow import compare
 from scripts.settings import Settings
 from scripts.steps import Steps
 
+PRUNE_EVERY_S = 60.0  # captured photos: it reads their whole folder
 UNEXPECTED = "unexpected"  # the key of a problem that no code here foresaw
 
 
@@ -62,6 +64,7 @@ class Instance:
         self.wanted: str | None = None  # ... and the one that shall
         self.problems: dict[str, Problem] = {}  # by version; "" is the document itself
         self.shadow: dict[str, Any] | None = None
+        self._pruned = -math.inf  # when captured photos were, by the monotonic clock
         self._refused: dict[str, str] = {}  # versions that failed, under this document
         self._repair = Repair(health, settings, steps)
 
@@ -273,7 +276,9 @@ class Instance:
 
     def _finish(self, document: dict[str, Any]) -> None:
         """After each pass that finds all as the document says. Most of it once for each document."""
-        prune(self.settings.captured(self.run_dir), self.settings.capture_bytes, self.settings.capture_age_s)
+        if time.monotonic() - self._pruned > PRUNE_EVERY_S:
+            prune(self.settings.captured(self.run_dir), self.settings.capture_bytes, self.settings.capture_age_s)
+            self._pruned = time.monotonic()
         if "shadow" in document and self.shadow is None:
             self._compare(document)
         if self.desired.last_good == document:
