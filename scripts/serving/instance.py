@@ -5,8 +5,8 @@ retried before the document changes. What may pass by itself (the store is away,
 there yet) is retried at every poll.
 """
 
-import shutil
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
