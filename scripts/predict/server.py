@@ -10,7 +10,7 @@ import random
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -111,9 +111,7 @@ class Server:
                 while (row := runner.run(next_row())) is not None:
                     yield row
             finally:
-                for task in begun:
-                    task.cancel()
-                runner.run(client.aclose())
+                runner.run(_end(client, begun))
 
     async def _row(self, client: httpx.AsyncClient, turns: asyncio.Semaphore, photo: Photo) -> Row:
         async with turns:
@@ -169,6 +167,13 @@ class Server:
                 f"{response.url} answers no predictions but {response.text[:80]!r}: is URL the address of such a server?"
             )
         return body
+
+
+async def _end(client: httpx.AsyncClient, begun: Iterable[asyncio.Task[Row]]) -> None:
+    for task in begun:
+        task.cancel()
+    await asyncio.gather(*begun, return_exceptions=True)
+    await client.aclose()
 
 
 def _headers() -> dict[str, str]:
