@@ -16,7 +16,8 @@ from typing import Any, Self
 from scripts.predict.photo import Photo, PredictError
 
 FORMAT = 1  # of this file; another one is not gone on with
-KEYS = ("format", "photos", "by")  # by: the archive's checksum, or a server's address and version
+# by: the archive's checksum, or a server's address and version
+KEYS = {"format": "another format", "photos": "other photos", "by": "another model"}
 
 
 class Journal:
@@ -78,9 +79,9 @@ class Journal:
             about = _parsed(line)
         if about is None:
             return "", 0
-        for key in KEYS:
+        for key, other in KEYS.items():
             if about.get(key) != self.about[key]:
-                return f"they have another {key}: {_shown(about.get(key))}, not {_shown(self.about[key])}", 0
+                return f"the earlier run had {other}: {_shown(about.get(key))}, not {_shown(self.about[key])}", 0
         return "", len(line)
 
     def _rows(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:

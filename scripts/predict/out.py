@@ -48,6 +48,11 @@ class Out:
         """The address of the contact sheet: beside the table."""
         return self.address[: -len(self.suffix)] + ".html"
 
+    @property
+    def results(self) -> tuple[str, ...]:
+        """All that a run may write."""
+        return self.address, self.sheet, str(self.part)
+
     def write(self, rows: Rows) -> None:
         """Write the table. OSError, PredictError, with what was there as it was."""
         write, content_type = FORMATS[self.suffix]

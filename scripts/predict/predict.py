@@ -131,8 +131,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Command line; see the module's docstring."""
     args = arguments()
-    source, summary = Source(args.photos), Summary()
     out = Out(args.out) if args.out else None
+    source, summary = Source(args.photos, out.results if out else ()), Summary()
     with answering(args) as (by, load):
         if out is None:
             to_stdout(source, load(), summary)

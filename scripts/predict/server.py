@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ AT_A_TIME = 16  # requests: what a worker takes at a time
 AHEAD = 4 * AT_A_TIME  # photos that are begun or answered before the first row is written
 TIMEOUT = httpx.Timeout(90.0, connect=10.0)  # a load balancer's 60 s, and some
 PATIENCE_S = 120.0
+LOOK_S = 1.0  # between two tries before the first photo
 TRIES = 6  # of one photo, while others are answered
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 OF_THE_PHOTO = (400, 413, 415, 422, 500)
@@ -62,17 +64,28 @@ class Server:
         """What makes its answers comparable with earlier ones: its address and the version that it serves now."""
         return {"url": self.url, "model": self.model, "version": self.version or self._default_version()}
 
-    def _get(self, path: str) -> Any:
-        """JSON of a path; None if it has none. PredictError if the server cannot be asked."""
-        try:
-            with httpx.Client(headers=self.headers, timeout=TIMEOUT, verify=_verify(self.url)) as client:
-                response = client.get(self.url + path)
-            _check_access(self.url, response)
-            return response.json() if response.is_success else None
-        except ValueError:
-            return None
-        except httpx.HTTPError as error:
-            raise PredictError(f"{self.url} does not answer: {_described(error)}") from error
+    def _get(self, path: str) -> dict[str, Any]:
+        """JSON of a path, {} if there is none. Waits for a server that starts. PredictError if it does not answer."""
+        deadline = time.monotonic() + PATIENCE_S
+        with httpx.Client(headers=self.headers, timeout=TIMEOUT, verify=_verify(self.url)) as client:
+            for number in range(1_000_000):
+                try:
+                    response = client.get(self.url + path)
+                except httpx.HTTPError as error:
+                    why = _described(error)
+                    if _tls_error(error) or time.monotonic() > deadline:
+                        raise PredictError(f"{self.url} does not answer: {why}") from error
+                else:
+                    _check_access(self.url, response)
+                    body, why = _json(response), f"{response.status_code} {response.reason_phrase}"
+                    if body or response.status_code not in AGAIN:
+                        return body
+                    if time.monotonic() > deadline:
+                        raise PredictError(f"{self.url} does not answer: {why}")
+                if number == 0:
+                    print(f"{self.url} does not answer ({why}): asking again for {PATIENCE_S:g} s", file=sys.stderr, flush=True)
+                time.sleep(LOOK_S)
+        raise AssertionError("unreachable")
 
     def _only_model(self) -> str:
         try:
@@ -89,8 +102,7 @@ class Server:
         return str(models[0])
 
     def _default_version(self) -> str:
-        found = self._get("/readyz")
-        return str(found.get("version") or "") if isinstance(found, dict) else ""
+        return str(self._get("/readyz").get("version") or "")
 
     def answers(self, photos: Iterator[Photo]) -> Iterator[Row]:
         """{"photo", "stamp", ...the answer} for each photo, in order. PredictError if the server answers none any more."""

@@ -1,7 +1,8 @@
 """Which photos: one, a folder, a list, s3://. Each time the same ones in the same order, one after the other."""
 
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from scripts.folders import walk
@@ -11,11 +12,16 @@ from scripts.predict.photo import LocalPhoto, Photo
 
 
 class Source:
-    """What PHOTOS names. `passed` counts what the last iteration passed over, by kind."""
+    """What PHOTOS names. `passed` counts what the last iteration passed over, by kind.
 
-    def __init__(self, address: str) -> None:
+    `results`: files and addresses that the run itself writes; in a folder or below a prefix they are no photos.
+    """
+
+    def __init__(self, address: str, results: Iterable[str] = ()) -> None:
         """ValueError if there is no such thing."""
         self.address, self.passed = address, Counter[str]()
+        self._results = {result if result.startswith(SCHEME) else os.path.realpath(result) for result in results}
+        self._result_names = {Path(result).name for result in results}
         self.path = Path(address)
         if address.startswith(SCHEME):
             split_address(address)
@@ -42,13 +48,16 @@ class Source:
 
     def _photos(self, passed: Counter[str]) -> Iterator[Photo]:
         if self.address.startswith(SCHEME):
-            yield from objects_below(self.address, passed)
+            yield from (photo for photo in objects_below(self.address, passed) if photo.name not in self._results)
         elif self.path.is_dir():
-            yield from map(LocalPhoto, walk(self.path, passed))
+            yield from (LocalPhoto(path) for path in walk(self.path, passed) if not self._is_result(path))
         elif self.path.suffix.lower() in SUFFIXES:
             yield from listed_photos(self.path)
         else:
             yield LocalPhoto(self.path)
+
+    def _is_result(self, path: Path) -> bool:
+        return path.name in self._result_names and os.path.realpath(path) in self._results
 
 
 def photo_named(name: str) -> Photo:

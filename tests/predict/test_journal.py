@@ -65,8 +65,11 @@ def test_rows_behind_zeros_of_a_power_cut_are_made_again(part, photos):
 @pytest.mark.parametrize(
     ("about", "why"),
     [
-        ({**ABOUT, "photos": "/others"}, "they have another photos: /photos, not /others"),
-        ({**ABOUT, "by": {"archive": "a-1.0.0.mar", "sha256": "2"}}, "they have another by: a-1.0.0.mar, 1, not a-1.0.0.mar, 2"),
+        ({**ABOUT, "photos": "/others"}, "the earlier run had other photos: /photos, not /others"),
+        (
+            {**ABOUT, "by": {"archive": "a-1.0.0.mar", "sha256": "2"}},
+            "the earlier run had another model: a-1.0.0.mar, 1, not a-1.0.0.mar, 2",
+        ),
     ],
 )
 def test_a_run_about_something_else_starts_anew_and_says_so(part, photos, about, why):

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import signal
 import ssl
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +15,7 @@ from scripts.door.http.tls import make_self_signed
 from scripts.predict import server as server_module
 from scripts.predict.photo import LocalPhoto, PredictError
 from scripts.predict.server import AT_A_TIME, Server
-from tests.conftest import LIMIT_S, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.predict.test_tables import answered
 from tests.serving.server import serving_starter
 
@@ -41,7 +43,7 @@ class Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        body, server = self.rfile.read(int(self.headers["content-length"])).decode(), self.server
+        body, server = self.rfile.read(int(self.headers["content-length"])).decode("latin-1"), self.server
         with server.lock:
             server.now += 1
             server.most = max(server.most, server.now)
@@ -199,6 +201,12 @@ def test_a_server_that_starts_late_is_waited_for_and_one_that_does_not_is_given_
     with serving(fine, port):
         thread.join(LIMIT_S)
     assert len(found) == 3
+    monkeypatch.setattr(server_module, "LOOK_S", 0.01)
+    thread = threading.Thread(target=lambda: found.append(client.identity["version"]))
+    thread.start()
+    with serving(fine, port):
+        thread.join(LIMIT_S)
+    assert found[3] == "1.0.0"
     monkeypatch.setattr(server_module, "PATIENCE_S", 0.1)
     with pytest.raises(PredictError, match=r"has answered nothing for 0.1 s: .*; the same command goes on where it stopped"):
         list(client.answers(iter(photos[:3])))
@@ -228,6 +236,25 @@ def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(photos, tmp_
 def test_an_address_of_no_server_is_refused(url):
     with pytest.raises(ValueError, match="URL "):
         Server(url, "food", None)
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_no_answer(command, drawn, tmp_path):
+    asked = threading.Event()
+
+    def hang(body, times):
+        asked.set()
+        time.sleep(LIMIT_S)
+        return fine(body, times)
+
+    with serving(hang) as server:
+        words = [*command, str(drawn), "--out", str(tmp_path / "labels.csv"), "--url", server.url]
+        with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE) as process:
+            assert asked.wait(LIMIT_S)
+            process.send_signal(signal.SIGINT)
+            error = process.communicate(timeout=LIMIT_S / 2)[1].decode()
+    assert process.returncode == 130
+    assert error == "interrupted: the same command goes on where it stopped; without OUT it starts anew\n"
 
 
 @pytest.mark.server

@@ -7,6 +7,7 @@ import pytest
 
 from scripts.folders import files_below, walk
 from scripts.predict.bucket import StoredPhoto, upload
+from scripts.predict.out import Out
 from scripts.predict.photo import LocalPhoto, PredictError, UnreadError
 from scripts.predict.sources import Source, photo_named
 
@@ -33,6 +34,16 @@ def test_a_folder_is_walked_in_the_order_in_which_its_tree_is_sorted(tmp_path):
         "link that leads nowhere",
         "no file (a device, pipe or socket)",
     }
+
+
+def test_what_the_run_itself_writes_is_no_photo(tmp_path, monkeypatch):
+    for name in ("a.jpg", "labels.csv", "labels.csv.part", "old/labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    source = Source(".", Out("labels.csv").results)
+    assert [photo.name for photo in source.photos()] == ["a.jpg", "old/labels.csv"]
+    assert source.count() == 2
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
