@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from scripts.folders import leftover
-from scripts.predict.photo import PredictError, UnreadError, too_large
+from scripts.predict.photo import PredictError, UnreadError, unusable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -83,7 +83,7 @@ class StoredPhoto:
         try:
             with calls(self.name) as s3:
                 answer = s3.get_object(Bucket=self.bucket, Key=self.key)
-                if error := too_large(answer["ContentLength"]):
+                if error := unusable(answer["ContentLength"]):
                     answer["Body"].close()
                     raise error
                 return answer["Body"].read()

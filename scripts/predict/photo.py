@@ -35,8 +35,10 @@ class Photo(Protocol):
         """Its bytes. UnreadError; PredictError where it is not the photo's fault."""
 
 
-def too_large(size: int) -> UnreadError | None:
-    """The handler's own error of a photo over its limit, before a video's gigabytes are read; else None."""
+def unusable(size: int) -> UnreadError | None:
+    """The handler's own error of a photo over its limit, before a video's gigabytes are read, or of none at all; else None."""
+    if size == 0:  # a server would call it an empty body
+        return UnreadError("the photo is empty: 0 bytes", 400, "PhotoError")
     if size <= MAX_BYTES:
         return None
     return UnreadError(f"the photo has {size:,} bytes, the limit is {MAX_BYTES:,}", 413, "PhotoError")
@@ -68,7 +70,7 @@ class LocalPhoto:
             if not self.path.is_file():
                 raise UnreadError("a folder, expected a photo" if self.path.is_dir() else "there is no such file", 404)
             with self.path.open("rb") as file:
-                if error := too_large(self.path.stat().st_size):
+                if error := unusable(self.path.stat().st_size):
                     raise error
                 return file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:

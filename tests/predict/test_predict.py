@@ -174,14 +174,14 @@ def test_ctrl_c_ends_with_one_sentence_that_says_how_to_go_on(command, drawn, tm
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_photos(command, drawn, tmp_path):
-    """A process's peak with 1,000 photos, and with eight times as many: rows, names and photos are not kept."""
+    """A process's peak with 500 photos, and with eight times as many: rows, names and photos are not kept."""
     peaks = []
-    for number, count in enumerate((1000, 8000)):
+    for number, count in enumerate((500, 4000)):
         photos = links(tmp_path / str(number), drawn / "1.jpg", count)
         process = subprocess.Popen([*command, str(photos), "--out", str(tmp_path / f"{number}.csv")], cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
         peaks.append(usage.ru_maxrss / 1024)
-    # a thousand bytes a photo would be 7 MB, and a small photo's bytes as much again
-    assert peaks[1] - peaks[0] < 12, peaks
+    # a kept row with its predictions would take some 3 kB
+    assert peaks[1] - peaks[0] < 8, peaks
