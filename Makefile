@@ -9,7 +9,7 @@ endif
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
 VALUES := ALPHA BAKE BASE_IMAGE BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
-	GOAL GPUS HOST IMAGE INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PYTHON \
+	GOAL GPUS HOST HTML IMAGE INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PYTHON \
 	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
 	URL VERSION WEIGHTS YES
 
@@ -93,6 +93,8 @@ $(ASKED:%=given-%): given-%:
 
 .venv/installed-serve: $(PINS)
 	@$(call quoted,PYTHON) scripts/install.py serve
+.venv/installed-parquet: $(PINS)
+	@$(call quoted,PYTHON) scripts/install.py serve parquet
 .venv/installed-train: $(PINS)
 	@$(call quoted,PYTHON) scripts/install.py serve train
 .venv/installed-cloud: $(PINS)
@@ -230,8 +232,9 @@ status: .venv/installed-serve ## Show each instance's versions, default version,
 releases: .venv/installed-serve ## List all releases, newest first: [RELEASE=s3://...]
 	@$(rollout) history
 
-predict: given-PHOTOS .venv/installed-serve $(STARTER) ## Label the photos in a folder without a server: PHOTOS=folder [OUT=labels.csv MODEL=name VERSION=1.0.0]
-	@$(python) scripts.archive.predict $(call option,--out,OUT) $(named_model) $(call option,--version,VERSION) -- $(call quoted,PHOTOS)
+predict: given-PHOTOS .venv/installed-serve $(if $(filter %.parquet,$(OUT)),.venv/installed-parquet) $(if $(URL),,$(STARTER)) ## Label any number of photos, without a server or by one: PHOTOS=folder|list.txt|s3://... [OUT=labels.csv|.jsonl|.parquet HTML=1 MODEL=name VERSION=1.0.0 URL=https://...]
+	@$(python) scripts.predict.predict $(call option,--out,OUT) $(call flag,--html,HTML) $(call option,--url,URL) $(named_model) \
+		$(call option,--version,VERSION) -- $(call quoted,PHOTOS)
 
 smoke: given-URL .venv/installed-serve ## Send golden photos to a deployed server and check its answers: URL=https://... [RELEASE=s3://...]
 	@$(python) scripts.rollout.smoke $(call option,--release,RELEASE) -- $(call quoted,URL)

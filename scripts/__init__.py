@@ -1,4 +1,6 @@
-"""Everything around the model: archive, backend, release, serving, rollout, bench, ecs. Each room's `__init__.py` is its page.
+"""Everything around the model: archive, predict, backend, release, serving, rollout, bench, ecs.
+
+Each room's `__init__.py` is its page.
 
 The files here are the leaves, which any room may import: settings, steps (the log), command, errors, atomic, paths,
 phrases, model_name; and install.py, which runs before anything is installed. Nothing here imports training/.

@@ -23,6 +23,9 @@ tests/project/test_errors.py:
       OtherRunError - training.resume
       OtherSearchError - training.sweep.study
       PortError - scripts.serving.ports
+      PredictError - scripts.predict.photo
+        AgainError - scripts.predict.server
+        UnreadError - scripts.predict.photo
       RejectedRecordError - training.tracking.sender
       ReleaseError - scripts.release.document
       RemoteError - training.data.remote

@@ -18,6 +18,9 @@ LEFTOVERS = {
 # files of macOS that hold a file's attributes on a disk which cannot: ._photo.jpg is no photo
 APPLE_DOUBLE = "._"
 FOLDER = " folder"  # after the kind of a folder that is passed over
+Place = tuple[int, int]  # a folder's device and inode
+Above = frozenset[Place]
+NOTHING: Place = (-1, -1)
 
 
 @dataclass
@@ -50,36 +53,77 @@ def read_folder(path: Path, passed: Counter[str]) -> Folder:
     OSError if `path` itself cannot be listed.
     """
     status = path.stat()
-    return _read(path, {(status.st_dev, status.st_ino)}, passed)
+    return _read(path, frozenset([(status.st_dev, status.st_ino)]), passed)
 
 
-def _read(path: Path, above: set[tuple[int, int]], passed: Counter[str]) -> Folder:
-    """`above` has the device and inode of the folder and of all above it: a link to one of them would never end."""
+def _read(path: Path, above: Above, passed: Counter[str]) -> Folder:
     folder = Folder(path)
-    with os.scandir(path) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if kind := leftover(entry.name):
-                passed[f"{kind}{FOLDER * entry.is_dir()}"] += 1
-                continue
-            try:
-                _add(folder, entry, above, passed)
-            except OSError as error:
-                passed["link that leads nowhere" if entry.is_symlink() else f"not readable ({error.strerror})"] += 1
+    for child, place in _entries(path, above, passed):
+        if place is None:
+            folder.files.append(child)
+            continue
+        try:
+            folder.folders.append(_read(child, above | {place}, passed))
+        except OSError as error:
+            passed[f"not readable ({error.strerror})"] += 1
     return folder
 
 
-def _add(folder: Folder, entry: os.DirEntry[str], above: set[tuple[int, int]], passed: Counter[str]) -> None:
-    if entry.is_file():
-        folder.files.append(folder.path / entry.name)
-    elif entry.is_dir():
-        status = entry.stat()
-        place = (status.st_dev, status.st_ino)
+def walk(path: Path, passed: Counter[str]) -> Iterator[Path]:
+    """The files of files_below, one after the other: in memory are the names of the folders on the way, and nothing more."""
+    status = path.stat()
+    yield from _walk(path, frozenset([(status.st_dev, status.st_ino)]), passed)
+
+
+def _walk(path: Path, above: Above, passed: Counter[str]) -> Iterator[Path]:
+    for child, place in _entries(path, above, passed):
+        if place is None:
+            yield child
+            continue
+        try:
+            yield from _walk(child, above | {place}, passed)
+        except OSError as error:
+            passed[f"not readable ({error.strerror})"] += 1
+
+
+def _entries(path: Path, above: Above, passed: Counter[str]) -> Iterator[tuple[Path, Place | None]]:
+    """(a file, None) or (a folder, its place) for what lies in a folder, by name; what is passed over is counted.
+
+    `above` has the places of the folder and of all above it: a link to one of them would never end.
+    """
+    names, others = [], {}
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if kind := leftover(entry.name):
+                passed[f"{kind}{FOLDER * entry.is_dir()}"] += 1
+                continue
+            names.append(entry.name)
+            # of a million files the names alone are kept
+            if not entry.is_file(follow_symlinks=False):
+                others[entry.name] = entry
+    names.sort()
+    for name in names:
+        try:
+            place = _place(others[name]) if name in others else None
+        except OSError as error:
+            passed["link that leads nowhere" if others[name].is_symlink() else f"not readable ({error.strerror})"] += 1
+            continue
         if place in above:
             passed["link to a folder above it"] += 1
+        elif place == NOTHING:
+            passed["link that leads nowhere" if others[name].is_symlink() else "no file (a device, pipe or socket)"] += 1
         else:
-            folder.folders.append(_read(folder.path / entry.name, above | {place}, passed))
-    else:
-        passed["link that leads nowhere" if entry.is_symlink() else "no file (a device, pipe or socket)"] += 1
+            yield path / name, place
+
+
+def _place(entry: os.DirEntry[str]) -> Place | None:
+    """The place of a folder, None for a file, NOTHING for what is neither. OSError."""
+    if entry.is_file():
+        return None
+    if not entry.is_dir():
+        return NOTHING
+    status = entry.stat()
+    return status.st_dev, status.st_ino
 
 
 def files_below(path: Path, passed: Counter[str]) -> list[Path]:
@@ -97,7 +141,7 @@ def listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
 
-def not_taken(path: Path, counts: Counter[str]) -> str:
+def not_taken(path: Path | str, counts: Counter[str]) -> str:
     """A line for people about files of `path` that are not taken, by kind; "" if there are none."""
     folders = sum(count for kind, count in counts.items() if kind.endswith(FOLDER))
     files = counts.total() - folders

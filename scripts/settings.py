@@ -138,8 +138,8 @@ class Settings:
 
 # less would be a busy loop
 SHORTEST_S = 0.05
-# set by make for docker-compose.yml, and by whoever calls a TorchServe that wants tokens
-NOT_SETTINGS = ("SEEFOOD_TAG", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
+# set by make for docker-compose.yml, and by whoever asks a server that wants a key or tokens
+NOT_SETTINGS = ("SEEFOOD_API_KEY", "SEEFOOD_TAG", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
 
 
 def _value(variable: str, text: str, kind: type) -> bool | int | float | str:

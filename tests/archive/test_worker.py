@@ -13,9 +13,9 @@ import torch
 from handler.preprocess import Spec, preprocess
 from handler.program import OpenVinoProgram
 from scripts.archive.build import build
-from scripts.archive.predict import OfflineContext
 from scripts.archive.read import load_handler, unpack
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
+from tests.offline_context import OfflineContext
 from training.data.loader import EvalPhotos
 from training.data.sets import read_data
 from training.evaluation.confidence import Confidence, training_photos

@@ -14,12 +14,12 @@ from handler.capture import PRUNE_EVERY, Capture
 from handler.captured import ANSWER, FEEDBACK, LEFT_S, PHOTO, answer_of, captured_photos, prune
 from handler.strip import strip
 from scripts.archive.build import stage
-from scripts.archive.predict import OfflineContext
 from scripts.archive.read import load_handler
 from scripts.backend.torchserve.environment import server_environment
 from scripts.backend.torchserve.sockets import Addresses
 from scripts.settings import Settings
 from tests.conftest import ROOT, bytes_of, modules_of_a_worker, picture_bytes
+from tests.offline_context import OfflineContext
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from PIL import Image
 
 from handler.preprocess import PhotoError, Spec, coarse, preprocess
 from scripts.archive.build import build
-from scripts.archive.predict import OfflineContext
 from scripts.archive.read import load_handler
 from tests.conftest import ROOT, SHARED, bytes_of, modules_of_a_worker, needs_photos, picture_bytes
 from tests.hostile_files import MADE
+from tests.offline_context import OfflineContext
 
 FOLDER = SHARED / "data" / "hard_images"
 # Pillow warns of broken metadata, and reads on; the worker filters these warnings

@@ -9,7 +9,7 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 
 # from top to bottom: a room may import what lies below it and itself, and never its neighbours on the same line
 LAYERS = (
-    ("scripts.ecs", "scripts.bench", "scripts.audit"),
+    ("scripts.ecs", "scripts.bench", "scripts.audit", "scripts.predict"),
     ("scripts.rollout", "scripts.serving"),
     ("scripts.door",),
     ("scripts.release", "scripts.backend"),
@@ -44,6 +44,7 @@ PACKAGES = {
             "PIL",
             "prometheus_client",
             "psutil",
+            "pyarrow",
         ),
         *("starlette", "tqdm", "uvicorn", "uvloop", "yaml"),
     },
@@ -128,6 +129,7 @@ FORBIDDEN = {
     "scripts.release.document": "import scripts.backend.torchserve.process",
     "scripts.backend.torchserve.process": "from scripts.release.document import parse",
     "scripts.archive.build": "from scripts.release import document",
+    "scripts.predict.sources": "from scripts.bench.photos import read_photos",
     "scripts.audit.sbom": "from scripts.ecs.stacks import Deployment",
     "scripts.steps": "from scripts.archive.name import archive_name",
     "scripts.settings": "import numpy, torch",

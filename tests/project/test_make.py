@@ -21,7 +21,7 @@ with open({log!r}, "a") as log:
 """
 PINS = ("pyproject.toml", "uv.lock", "scripts/install.py")
 PACKING = ("scripts/archive/build.py", "scripts/archive/pack.py")
-INSTALLED = tuple(f".venv/installed-{extra}" for extra in ("serve", "train", "cloud", "dev"))
+INSTALLED = tuple(f".venv/installed-{extra}" for extra in ("serve", "parquet", "train", "cloud", "dev"))
 STARTER = "model_store/seefood-0.2.0.mar"
 
 
@@ -101,7 +101,7 @@ TAKEN = [
     ("rollback", "RELEASE"),
     ("status", "RELEASE"),
     ("releases", "RELEASE"),
-    ("predict", "PHOTOS OUT MODEL VERSION"),
+    ("predict", "PHOTOS OUT MODEL VERSION URL"),
     ("smoke", "URL RELEASE"),
     ("bench", "URL ROUTE PHOTOS FIELD SECONDS MODEL VERSION OUT"),
     ("tune", "GOAL CONCURRENCY SECONDS PHOTOS MODEL VERSION"),
@@ -118,6 +118,7 @@ TAKEN = [
 LISTS = [("bench", "CONCURRENCY"), ("bench", "RATE"), ("image", "DOCKER_FLAGS"), ("compose", "COMPOSE"), ("image", "DOCKER")]
 FLAGS = [
     ("serve", "TLS", "--tls"),
+    ("predict", "HTML", "--html"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from scripts.archive.build import build
-from scripts.archive.predict import OfflineContext
 from scripts.archive.read import load_handler
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
+from tests.offline_context import OfflineContext
 from tests.serving.server import Server
 from training.export.export import choose_format, export
 from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError

@@ -1,0 +1,11 @@
+"""Labels for any number of photos, by an archive's own handler or by a server: `make predict`.
+
+predict.py       the command: photos in, a table out
+sources.py       which photos: a folder, s3://, a list (lists.py);  photo.py, bucket.py  the bytes of one
+offline.py       answers of an archive's handler, in this process;  server.py  those of a server;  in_order.py  work ahead
+journal.py       the part file: rows that are there already, so that a run that was killed goes on
+out.py           where the table goes, whole or not at all;  tables.py  CSV, JSON lines, Parquet
+progress.py      how far it is;  summary.py  what failed, and why
+sheet.py         the contact sheet, HTML=1;  sheet.css, thumbnails.py, chosen.py  its parts
+Imports the rooms below it; none of them imports it.
+"""
