@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from handler import png
 from handler.dimensions import BMP_CORE_HEADER, MAX_STEPS, Header
+from handler.heif import Pictures
 from handler.jpeg import EOI, PROGRESSIVE_FRAMES, SOS, Frame, samples, scans
 from handler.limits import MAX_SCANS
 from handler.tiff import Directory
@@ -21,6 +22,7 @@ GIF_CONTROL = b"\x21\xf9\x04"  # the extension that tells of transparency, in it
 WEBP_HAS_ALPHA = 0x10
 TIFF_BITS, TIFF_COMPRESSION, TIFF_CHANNELS, TIFF_EXTRA = 258, 259, 277, 338
 TIFF_RAW, TIFF_DEFLATE = 1, (8, 32946)
+USUAL_HEIF = 8, "4:2:0"
 
 
 class Coding(NamedTuple):
@@ -32,6 +34,9 @@ class Coding(NamedTuple):
     passes: int = 1
     samples: float = 0.0
     ended: bool = True  # False: a JPEG without its end marker
+    # of a HEIF: what is decoded, which is not what is shown and not the whole file
+    pixels: int = 0
+    length: int = 0
 
     @property
     def is_jpeg(self) -> bool:
@@ -41,6 +46,8 @@ class Coding(NamedTuple):
 
 def coding_of_image(image: "Image.Image", photo_bytes: bytes) -> Coding:
     """Of an opened photo."""
+    if image.format == "HEIF":
+        return _heif(photo_bytes)
     alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     if image.format not in ("JPEG", "MPO"):
         return Coding(_kind(image), image.mode, alpha)
@@ -69,7 +76,7 @@ def coding_of_bytes(header: Header, photo_bytes: bytes) -> Coding:
     """Of a photo with this header. Never raises: what is cut off is taken for the usual."""
     if header.frame:
         return _jpeg(header.frame, photo_bytes)
-    ways = {"PNG": _png, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff, "WEBP": _webp}
+    ways = {"PNG": _png, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff, "WEBP": _webp, "HEIF": _heif}
     try:
         return ways[header.name](photo_bytes) if header.name in ways else Coding(header.name)
     except (struct.error, IndexError, ValueError):
@@ -128,3 +135,10 @@ def _webp(photo_bytes: bytes) -> Coding:
     # RFC 9649: of VP8X's flags, or behind VP8L's two sides of 14 bits
     alpha = photo_bytes[24] & WEBP_HAS_ALPHA if lossless else photo_bytes[12:16] == b"VP8X" and photo_bytes[20] & WEBP_HAS_ALPHA
     return Coding("WEBP", "RGB", bool(alpha))
+
+
+def _heif(photo_bytes: bytes) -> Coding:
+    pictures = Pictures(photo_bytes)
+    mode = "RGBA" if pictures.has_alpha() else "RGB"
+    kind = "HEIF" if pictures.coding() == USUAL_HEIF else "HEIF deep"
+    return Coding(kind, mode, mode == "RGBA", pixels=pictures.pixels(), length=pictures.coded_bytes())

@@ -57,6 +57,8 @@ FACTORS = {
     "WEBP": Factors(14, 2, 30, 90),
     "JPEG2000": Factors(18, 2, 60, 165),
     "AVIF": Factors(14, 2, 22, 110),
+    "HEIF": Factors(5, 2, 29, 190),
+    "HEIF deep": Factors(12, 2, 45, 200),
 }
 # of a JPEG in scans: each pass over its coefficients, for each pixel; decoding these and their memory, for each of its samples
 SCAN_NS, COEFFICIENT_NS, COEFFICIENT_MEMORY = 1.0, 2, 2
@@ -106,6 +108,7 @@ def photo_cost(photo_bytes: bytes) -> Cost:
 def _cost(coding: Coding, length: int, pixels: int, decoded: int, converted: int) -> Cost:
     """Of a photo of so many bytes and pixels, of which so many are decoded, and turned to RGB at a time."""
     factors = FACTORS[coding.kind]
+    pixels, length = max(pixels, coding.pixels), coding.length or length
     memory, cpu_ns = factors.pixel_memory * pixels, factors.pixel_ns * pixels
     if coding.kind == "JPEG in scans":
         memory += COEFFICIENT_MEMORY * pixels * coding.samples

@@ -27,6 +27,7 @@ import numpy as np
 from handler.cost import MEGABYTE, Cost
 from handler.decoder import REPLY, REQUEST
 from handler.errors import PhotoError
+from handler.limits import format_of
 from handler.metrics import Metrics
 from handler.preprocess import Spec
 
@@ -71,10 +72,12 @@ class Budget:
         memory = int(handler["decode_memory_mb"] * MEGABYTE)
         return cls(handler["decoders"], memory, handler["batch_cpu_s"], config["batchSize"], timeout_s * 2 / 3)
 
-    @property
-    def photo(self) -> Cost:
-        """The most that one photo may cost: two such ones take turns in a batch."""
-        return Cost(self.memory, self.batch_cpu_s / 2)
+    def photo(self, image_format: str) -> Cost:
+        """The most that one photo of a format may cost: two such ones take turns in a batch.
+
+        A HEIF may take all of a batch's CPU: no library decodes one at a smaller scale, and it is what most phones write.
+        """
+        return Cost(self.memory, self.batch_cpu_s if image_format == "HEIF" else self.batch_cpu_s / 2)
 
     @property
     def cheap(self) -> Cost:
@@ -195,8 +198,9 @@ class Decoders:
         admitted: list[int] = []
         planned = batch.cpu_s
         for cost, i in costly:
-            if not cost.within(self.budget.photo):
-                outcomes[i] = self._too_costly(cost)
+            most = self.budget.photo(str(format_of(photos[i])))
+            if not cost.within(most):
+                outcomes[i] = _too_costly(cost, most)
             elif admitted and planned + cost.cpu_s > self.budget.batch_cpu_s:
                 outcomes[i] = _busy()
             else:
@@ -258,14 +262,6 @@ class Decoders:
             self._metrics.decoder_died()
         return PhotoError(answer["message"], answer["status"])
 
-    def _too_costly(self, cost: Cost) -> PhotoError:
-        most = self.budget.photo
-        if cost.memory > most.memory:
-            found, limit = f"{cost.memory / MEGABYTE:,.0f} MB of memory", f"{most.memory / MEGABYTE:,.0f} MB"
-        else:
-            found, limit = f"{cost.cpu_s:.2f} s of CPU", f"{most.cpu_s:.2f} s"
-        return PhotoError(f"the photo takes {found} to decode, the limit is {limit}: send it smaller, or as a baseline JPEG", 413)
-
 
 class _Batch:
     """What a batch has taken until now. Safe to call from threads."""
@@ -277,6 +273,14 @@ class _Batch:
     def spend(self, cpu_s: float) -> None:
         with self._lock:
             self.cpu_s += cpu_s
+
+
+def _too_costly(cost: Cost, most: Cost) -> PhotoError:
+    if cost.memory > most.memory:
+        found, limit = f"{cost.memory / MEGABYTE:,.0f} MB of memory", f"{most.memory / MEGABYTE:,.0f} MB"
+    else:
+        found, limit = f"{cost.cpu_s:.2f} s of CPU", f"{most.cpu_s:.2f} s"
+    return PhotoError(f"the photo takes {found} to decode, the limit is {limit}: send it smaller, or as a baseline JPEG", 413)
 
 
 def _busy() -> PhotoError:

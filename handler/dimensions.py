@@ -6,11 +6,12 @@ thousands of pieces; one that does is told from one that has none.
 
 import re
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from handler import png
+from handler.boxes import boxes
 from handler.errors import HiddenError, PhotoError
+from handler.heif import Pictures
 from handler.jpeg import Frame, frame
 from handler.jpeg2000 import SIZ, SOC
 from handler.limits import format_of
@@ -27,7 +28,10 @@ TRACK_SIDES = (76, 88)  # where a track's sides stand behind its header's name, 
 
 
 class Header(NamedTuple):
-    """A photo's format and sides, not turned upright; and of a JPEG the frame that they are read from."""
+    """A photo's format and sides, not turned upright; and of a JPEG the frame that they are read from.
+
+    A HEIF's turn, which its boxes state and not EXIF, is part of the picture.
+    """
 
     name: str
     width: int
@@ -44,7 +48,13 @@ def header(photo_bytes: bytes) -> Header | None:
         found = _jpeg(photo_bytes) if name == "JPEG" else Header(name, *WAYS[name](photo_bytes))
     except HiddenError:
         raise
-    except (struct.error, IndexError, ValueError, StopIteration):  # cut off, or over a limit: PhotoError is a ValueError
+    except (
+        struct.error,
+        IndexError,
+        ValueError,
+        StopIteration,
+        ArithmeticError,
+    ):  # cut off, or over a limit: PhotoError is a ValueError
         return None
     return found if found.width > 0 and found.height > 0 else None
 
@@ -116,7 +126,7 @@ def _tiff(photo_bytes: bytes) -> tuple[int, int]:
 def _jpeg2000(photo_bytes: bytes) -> tuple[int, int]:
     """ISO/IEC 15444-1, A.5.1: corners of the image on its grid, in the codestream, whatever its container states."""
     raw = photo_bytes.startswith(struct.pack(">H", SOC))
-    start = 0 if raw else next(start for kind, start, _ in _boxes(photo_bytes) if kind == b"jp2c")
+    start = 0 if raw else next(start for kind, start, _ in boxes(photo_bytes) if kind == b"jp2c")
     marker, right, bottom, left, top = struct.unpack_from(">H4x4I", photo_bytes, start + 2)
     if marker != SIZ:
         raise PhotoError("no sizes")
@@ -129,7 +139,7 @@ def _avif(photo_bytes: bytes) -> tuple[int, int]:
     ISO/IEC 23008-12, 6.5.3: of pictures (ispe); ISO/IEC 14496-12, 8.3.2: of tracks (tkhd), in 65536ths.
     """
     described = b""
-    for kind, start, end in _boxes(photo_bytes):
+    for kind, start, end in boxes(photo_bytes):
         if kind in (b"meta", b"moov"):
             described += photo_bytes[start : min(end, start + AVIF_META_BYTES + 1)]
             if len(described) > AVIF_META_BYTES:
@@ -141,22 +151,9 @@ def _avif(photo_bytes: bytes) -> tuple[int, int]:
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
 
 
-def _boxes(photo_bytes: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(type, where its content begins, where it ends) of each box of a file: ISO/IEC 14496-12, section 4.2."""
-    at, steps = 0, 0
-    while at + 8 <= len(photo_bytes):
-        if steps == MAX_STEPS:
-            raise HiddenError(f"over {MAX_STEPS:,} boxes")
-        length, kind = struct.unpack_from(">I4s", photo_bytes, at)
-        start = at + 8
-        if length == 1:  # it follows in eight bytes
-            (length,) = struct.unpack_from(">Q", photo_bytes, start)
-            start += 8
-        end = at + length if length else len(photo_bytes)
-        if end < start:
-            return
-        yield kind, start, end
-        at, steps = end, steps + 1
+def _heif(photo_bytes: bytes) -> tuple[int, int]:
+    """The primary picture's as it is shown, not the largest: thumbnails, depth maps and other pictures stand beside it."""
+    return Pictures(photo_bytes).shown_size()
 
 
 WAYS = {
@@ -167,4 +164,5 @@ WAYS = {
     "TIFF": _tiff,
     "JPEG2000": _jpeg2000,
     "AVIF": _avif,
+    "HEIF": _heif,
 }

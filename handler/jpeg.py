@@ -118,4 +118,6 @@ def with_ends(photo_bytes: bytes) -> tuple[bytes, bytes]:
     If coded pixels are missing, a decoder takes the filling of the second for them.
     """
     whole = photo_bytes.rstrip(b"\xff")  # half of the end marker
-    return whole + EOI, whole + FILLING + EOI
+    # behind the marker that a decoder waits for, too, or it would leave out the intervals that are missing
+    restarts = b"".join(bytes((0xFF, 0xD0 + number)) + FILLING for number in range(8))
+    return whole + EOI, whole + FILLING + restarts + EOI

@@ -6,17 +6,24 @@ Asked only once a photo was refused, so a good one takes no time here.
 import re
 import struct
 
+from handler.errors import PhotoError
+from handler.heif import Pictures
 from handler.jpeg import unread_frame
 from handler.tiff import Directory
 
-# how files begin that are sent by mistake, HEIC by iPhones; the first that fits
+# how files begin that are sent by mistake; the first that fits
 NOT_READ = {
-    "HEIC": rb"....ftyp(hei|hev|mif1|msf1)",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
     # Pillow takes one for a TIFF of another layout than the one that libtiff and our limits see
     "a big-endian BigTIFF": rb"MM\0\+",
     "JPEG XR": rb"II\xbc[\0\x01]",
-    "a camera's raw file": rb"....ftypcrx |II(R[OS]|U\0)|MMOR|FUJIFILMCCD-RAW|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR",
+    "a camera's raw file (CR3)": rb"....ftypcrx ",
+    "a camera's raw file (RAF)": rb"FUJIFILMCCD-RAW",
+    "a camera's raw file (ORF)": rb"II(R[OS])|MMOR",
+    "a camera's raw file (RW2)": rb"IIU\0",
+    "a camera's raw file (X3F)": rb"FOVb",
+    "a camera's raw file (MRW)": rb"\0MRM",
+    "a camera's raw file (CRW)": rb"II\x1a\0\0\0HEAPCCDR",
     "video": rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\0\0\x01\xba|FLV\x01|OggS",
     "sound": rb"RIFF....WAVE|ID3|fLaC",
     "Photoshop": rb"8BPS",
@@ -56,6 +63,9 @@ COMPRESSIONS = {
 RAW_PHOTOMETRICS = (32803, 34892)  # a colour filter array, linear raw: DNG 1.4, chapter 3
 SAMPLE_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex numbers", 6: "complex numbers"}
 CANON_RAW = (b"CR", 8)  # a CR2 is a TIFF with these letters here
+# DNG 1.4, chapter 2, and TIFF/EP: raw files of most makers are TIFFs whose first directory holds a small preview
+NEW_SUBFILE, SUB_DIRECTORIES, REDUCED = 254, 330, 1
+MOST_DIRECTORIES = 16  # of a file, that are looked at
 
 PNG_OF_IPHONES = (b"CgBI", 12)  # Apple's, not a PNG for others: pixels swapped, stream without its header
 BMP_COMPRESSION, BMP_EMBEDDED = 30, (4, 5)  # where it stands in most headers; a JPEG or PNG for printers
@@ -68,11 +78,13 @@ def unread_file(photo_bytes: bytes) -> str | None:
 
 
 def unread_variant(name: str, photo_bytes: bytes) -> str | None:
-    """The kind of JPEG, PNG, BMP or TIFF that a photo of format `name` is and that is not read; None: it should be read."""
-    ways = {"JPEG": unread_frame, "PNG": _png, "BMP": _bmp, "TIFF": _tiff}
+    """The kind of JPEG, PNG, BMP, TIFF or HEIF that a photo of format `name` is and that is not read; None: it should be read."""
+    ways = {"JPEG": unread_frame, "PNG": _png, "BMP": _bmp, "TIFF": _tiff, "HEIF": _heif}
     try:
+        if name == "TIFF" and (kind := raw_of_camera(photo_bytes)):
+            return kind
         return ways[name](photo_bytes) if name in ways else None
-    except (struct.error, IndexError):  # cut off: broken, whatever else it is
+    except (struct.error, IndexError, PhotoError):  # cut off: broken, whatever else it is
         return None
 
 
@@ -86,12 +98,44 @@ def _bmp(photo_bytes: bytes) -> str | None:
     return "a BMP that holds a JPEG or PNG" if compression in BMP_EMBEDDED else None
 
 
-def _tiff(photo_bytes: bytes) -> str | None:
+def _heif(photo_bytes: bytes) -> str | None:
+    return Pictures(photo_bytes).unread()
+
+
+def raw_of_camera(photo_bytes: bytes) -> str | None:
+    """The kind of raw file that a TIFF is, which readers of TIFFs would show as its thumbnail; None for a picture.
+
+    struct.error if its first directory is cut off.
+    """
     letters, at = CANON_RAW
+    if photo_bytes[at : at + len(letters)] == letters:
+        return "a camera's raw file (CR2)"
+    first = Directory(photo_bytes)
+    looked_for = NEW_SUBFILE, PHOTOMETRIC, SUB_DIRECTORIES, DNG_VERSION
+    tags = first.find(*looked_for)
+    if DNG_VERSION in tags:
+        return "a camera's raw file (DNG)"
+    if tags.get(PHOTOMETRIC, [0])[0] in RAW_PHOTOMETRICS:
+        return "a camera's raw file"
+    # a page's smaller versions may stand in directories of their own, but what comes first is the picture
+    if not tags.get(NEW_SUBFILE, [0])[0] & REDUCED:
+        places = tags.get(SUB_DIRECTORIES, [])
+    else:
+        places = [*tags.get(SUB_DIRECTORIES, []), *first.following()]
+    for place in places[:MOST_DIRECTORIES]:
+        try:
+            other = Directory(photo_bytes, place).find(PHOTOMETRIC)
+        except (struct.error, PhotoError):  # broken, and not what is shown
+            continue
+        if other.get(PHOTOMETRIC, [0])[0] in RAW_PHOTOMETRICS:
+            return "a camera's raw file"
+    reduced = tags.get(NEW_SUBFILE, [0])[0] & REDUCED and places
+    return "a camera's raw file, or another TIFF whose first picture is a thumbnail" if reduced else None
+
+
+def _tiff(photo_bytes: bytes) -> str | None:
     directory = Directory(photo_bytes)
     tags = {tag.number: values for tag in directory if (values := directory.values(tag))}
-    if photo_bytes[at : at + len(letters)] == letters or DNG_VERSION in tags or tags.get(PHOTOMETRIC, [0])[0] in RAW_PHOTOMETRICS:
-        return "a camera's raw file"
     (compression,) = tags.get(COMPRESSION, [1])[:1]
     if compression not in READ_COMPRESSIONS:
         return f"a TIFF in {COMPRESSIONS[compression]}" if compression in COMPRESSIONS else f"a TIFF of compression {compression}"

@@ -16,6 +16,8 @@ IMAGE_FORMATS = {
     "TIFF": rb"II[*+]\0|MM\0\*",
     "JPEG2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
     "AVIF": rb"....ftypavi[fs]|....ftypm[is]f1.{0,64}avi[fs]",
+    # as iPhones write it; the brand that counts may stand behind that of a camera's maker
+    "HEIF": rb"....ftyp(hei[cxms]|hev[cxms]|m[is]f[12])|....ftyp.{8}(....){0,8}?(hei[cxms]|hev[cxms]|m[is]f1)",
 }
 FORMAT_NAMES = ", ".join(IMAGE_FORMATS)
 
@@ -32,6 +34,8 @@ MAX_PIXELS_OF = {
     "TIFF": 36_000_000,
     "WEBP": 20_000_000,
     "AVIF": 20_000_000,
+    # the photos of most phones have 12 or 24 megapixels
+    "HEIF": 25_000_000,
     "JPEG2000": 10_000_000,
 }
 # one pixel a side shows nothing
@@ -51,6 +55,8 @@ MAX_TIFF_VALUES = 65_536
 MAX_TIFF_TAGS = 4096
 # libtiff takes memory for a whole tile, whatever the photo's size; 256 x 256 is usual
 MAX_TIFF_TILE_PIXELS = 16_777_216
+# of a HEIF, as libheif has it: tiles, thumbnails, depth maps; a phone's photo of 48 megapixels has some 200
+MAX_HEIF_ITEMS = 1000
 # rows times columns of a big photo that are turned to RGB at a time
 STRIP_PIXELS = 1_000_000
 

@@ -11,9 +11,10 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from handler.dimensions import webp_size
 from handler.errors import PhotoError
+from handler.heif import Pictures
 from handler.jpeg import SOS, scans
 from handler.jpeg2000 import SIZ, SOC, check_codestream
-from handler.kinds import unread_file, unread_variant
+from handler.kinds import raw_of_camera, unread_file, unread_variant
 from handler.limits import (
     FORMAT_NAMES,
     MAX_ASPECT_RATIO,
@@ -33,6 +34,8 @@ from handler.tiff import Directory
 
 BYTES_AND_TEXT = (1, 2, 6, 7)  # BYTE, ASCII, SBYTE, UNDEFINED: profiles and thumbnails are of these types (TIFF 6.0, section 2)
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF 6.0, page 67
+
+MAX_DECODED = 2  # times the pixels of a photo, of a HEIF with transparency
 
 
 class _Counted(io.BytesIO):
@@ -58,7 +61,7 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
         raise unsupported(unread_file(photo_bytes))
     try:
         _check_claims(name, photo_bytes)
-        image = Image.open(_Counted(photo_bytes), formats=(name,))
+        image = _open_heif(photo_bytes) if name == "HEIF" else Image.open(_Counted(photo_bytes), formats=(name,))
     except PhotoError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -75,6 +78,19 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
     frames = getattr(image, "n_frames", 1) if image.format in ("WEBP", "AVIF", "PNG", "MPO") else 1
     if frames > MAX_FRAMES:
         raise PhotoError(f"the photo has {frames:,} frames, the limit is {MAX_FRAMES:,}", 413)
+    return image
+
+
+def _open_heif(photo_bytes: bytes) -> Image.Image:
+    # imported here: most workers never see a HEIF, and each of their processes starts without it
+    from pi_heif import HeifImageFile, options
+
+    # pictures beside the primary one are not looked at; threads would take part of the memory limit each
+    options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
+    options.DECODE_THREADS = 0
+    image: Image.Image = HeifImageFile(io.BytesIO(photo_bytes))
+    if not image.info["primary"]:  # another one of the file, which nobody is to see alone
+        raise SyntaxError("its primary picture is not there")
     return image
 
 
@@ -117,12 +133,30 @@ def _check_claims(name: str, photo_bytes: bytes) -> None:
     if name == "WEBP":
         # Pillow's reader takes the memory of two canvases when it opens one
         check_size(name, *webp_size(photo_bytes))
+    if name == "HEIF":
+        _check_pictures(Pictures(photo_bytes))
     if name == "TIFF":
+        if kind := raw_of_camera(photo_bytes):
+            raise unsupported(kind)
         _check_tags(photo_bytes)
     if name == "JPEG2000":
         # a decoy may stand before the true one
         for found in re.finditer(re.escape(struct.pack(">HH", SOC, SIZ)), photo_bytes):
             check_codestream(photo_bytes, found.start(), MAX_PIXELS_OF["JPEG2000"])
+
+
+def _check_pictures(pictures: Pictures) -> None:
+    """PhotoError if a HEIF's pictures have too many pixels, or too few, or none that is read. struct.error if it is cut off."""
+    if kind := pictures.unread():
+        raise unsupported(kind)
+    if not pictures.kinds:  # libheif says what is wrong
+        return
+    if pictures.is_cut_off():
+        raise PhotoError("the photo cannot be decoded: its file breaks off")
+    check_size("HEIF", *pictures.shown_size())
+    decoded, limit = pictures.pixels(), MAX_DECODED * MAX_PIXELS_OF["HEIF"]
+    if decoded > limit:
+        raise PhotoError(f"the photo's tiles and its transparency have {decoded:,} pixels, the limit is {limit:,}", 413)
 
 
 def _check_scans(photo_bytes: bytes, pixels: int) -> None:

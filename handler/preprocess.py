@@ -7,13 +7,14 @@ Leaves out normalisation (it is the first step of the exported program) and augm
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from handler.colours import profile_of, to_srgb
 from handler.errors import PhotoError as PhotoError
 from handler.jpeg import with_ends
 from handler.kinds import unread_variant
@@ -121,13 +122,18 @@ def decode(image: Image.Image, factor: int) -> Image.Image:
 def _decoded(image: Image.Image, factor: int) -> Image.Image:
     # rounded: of the last pixels, too few to make half of one are left out, or a thin photo's far side would be out of place
     width, height = round(image.width / factor), round(image.height / factor)
+    profile = profile_of(image)
     drafted = factor > 1 and image.draft(None, (image.width // factor, image.height // factor))
     image.load()
     # after load, which turns a TIFF itself, and in a PNG finds what follows the pixels
     orientation = _orientation(image)
     if drafted and image.size != (width, height):
         image = image.crop((0, 0, width, height))
-    rgb = _reduced(image, factor) if factor > 1 and not drafted else _to_rgb(image)
+    # colours are converted last, of the few pixels that are left; those of a press only by their profile
+    by_profile = image.mode == "CMYK" and profile is not None
+    convert = Image.Image.copy if by_profile else _to_rgb
+    small = _reduced(image, factor, convert) if factor > 1 and not drafted else convert(image)
+    rgb = to_srgb(small, profile)
     return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
@@ -148,14 +154,17 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """RGB at 1 / factor of an image's size: means of factor x factor pixels. In strips: only the image itself is held whole."""
-    small = Image.new("RGB", (round(image.width / factor), round(image.height / factor)))
-    rows = max(1, STRIP_PIXELS // image.width // factor)
-    for top in range(0, small.height, rows):
-        below = min((top + rows) * factor, image.height, small.height * factor)
-        strip = _to_rgb(image.crop((0, top * factor, min(image.width, small.width * factor), below)))
-        small.paste(strip.reduce(factor), (0, top))
+def _reduced(image: Image.Image, factor: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """An image, converted, at 1 / factor of its size: means of factor x factor pixels. In strips: only itself is held whole."""
+    strips, width = [], round(image.width / factor)
+    height, rows = round(image.height / factor), max(1, STRIP_PIXELS // image.width // factor)
+    for top in range(0, height, rows):
+        below = min((top + rows) * factor, image.height, height * factor)
+        strip = convert(image.crop((0, top * factor, min(image.width, width * factor), below)))
+        strips.append(strip.reduce(factor))
+    small = Image.new(strips[0].mode, (width, height))
+    for number, strip in enumerate(strips):
+        small.paste(strip, (0, number * rows))
     return small
 
 

@@ -2,7 +2,8 @@
 
 What stays is what a decoder needs for the same pixels, copied from the file and not decoded again, and the tag that says which
 side is up. Lists name what stays, not what goes: what a camera adds tomorrow goes, too, as does all that follows the picture.
-JPEG, PNG, WebP and GIF can be stripped so; other formats are refused.
+A profile goes, as it may name its owner's screen: a photo in other colours than sRGB's is read without it from then on.
+JPEG, PNG, WebP and GIF can be stripped so; other formats are refused, HEIF among them: its pictures stand anywhere in the file.
 """
 
 import io
@@ -23,7 +24,8 @@ MAX_PIECES = 100_000  # each is a step in Python, while requests wait: a photo h
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF} - {0xC8}
 APP0, APP14 = b"\xff\xe0", b"\xff\xee"
 
-PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
+# what is in it, and eight numbers that say what its colours are
+PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"cHRM", b"gAMA", b"sRGB"}
 # those in which Pillow looks for the orientation
 PNG_NOTES = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 ONE_PIXEL = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0), zlib.compress(b"\0\0")  # contents of IHDR and IDAT

@@ -25,14 +25,15 @@ class Tag(NamedTuple):
 class Directory:
     """The tags in their order. struct.error from each call where the file is cut off."""
 
-    def __init__(self, photo_bytes: bytes) -> None:
-        """PhotoError for more than MAX_TIFF_TAGS of them, before one is read."""
+    def __init__(self, photo_bytes: bytes, at: int | None = None) -> None:
+        """The first one, or that which stands at a place. PhotoError for more than MAX_TIFF_TAGS of them, before one is read."""
         self._bytes, self._order = photo_bytes, "<" if photo_bytes[:1] == b"I" else ">"
         big = photo_bytes[2:3] == bytes((BIG_TIFF,))  # little-endian: others are not read
         self._place = struct.Struct(self._order + ("Q" if big else "I"))
         self._entry = struct.Struct(self._order + ("HHQ" if big else "HHI"))
         number = struct.Struct(self._order + ("Q" if big else "H"))
-        (at,) = self._place.unpack_from(photo_bytes, 8 if big else 4)
+        if at is None:
+            (at,) = self._place.unpack_from(photo_bytes, 8 if big else 4)
         (self._tags,) = _unpacked(number, photo_bytes, at)
         if self._tags > MAX_TIFF_TAGS:
             raise PhotoError(f"the photo has {self._tags:,} TIFF tags, the limit is {MAX_TIFF_TAGS:,}", 413)
@@ -46,6 +47,11 @@ class Directory:
         # of several with one number the last counts, as for Pillow
         tags = {entry[0]: (i, entry) for i, entry in enumerate(self._entries()) if entry[0] in numbers}
         return {number: values for number, found in tags.items() if (values := self.values(self._tag(*found)))}
+
+    def following(self) -> list[int]:
+        """Where the next directory stands; nothing after the last."""
+        place = _unpacked(self._place, self._bytes, self._first + self._tags * (self._entry.size + self._place.size))
+        return [at for at in place if at]
 
     def _entries(self) -> Iterator[tuple[int, int, int]]:
         step = self._entry.size + self._place.size

@@ -129,6 +129,24 @@ def tiled(compression: int, side_of_tile: int) -> Callable[[int, bool], bytes]:
     return make
 
 
+def heif(mode: str = "RGB", bits: int = 8, **options: Any) -> Callable[[int, bool], bytes]:
+    """What makes a HEIF of HEVC. Needs pillow-heif, of the extra `dev`: Pillow writes none, and what serves cannot, either."""
+
+    def make(side: int, noise: bool) -> bytes:
+        import pillow_heif
+
+        pixels = np.asarray(picture(mode, side, noise))
+        if bits > 8:
+            whole = pillow_heif.from_bytes(f"{mode};16", (side, side), (pixels.astype("<u2") * 257).tobytes())
+        else:
+            whole = pillow_heif.from_bytes(mode, (side, side), pixels.tobytes())
+        buffer = io.BytesIO()
+        whole.save(buffer, **({"quality": 90, "enc_params": {"preset": "ultrafast"}} | options))
+        return buffer.getvalue()
+
+    return make
+
+
 # by name, what makes it; the format's limits are those of handler/limits.py
 KINDS: dict[str, tuple[str, Callable[[int, bool], bytes]]] = {
     "JPEG": ("JPEG", saved("JPEG", quality=90)),
@@ -172,4 +190,10 @@ KINDS: dict[str, tuple[str, Callable[[int, bool], bytes]]] = {
     "JPEG 2000, alpha": ("JPEG2000", saved("JPEG2000", "RGBA")),
     "AVIF": ("AVIF", saved("AVIF", speed=10, quality=90)),
     "AVIF, 4:4:4 alpha": ("AVIF", saved("AVIF", "RGBA", speed=10, quality=90, subsampling="4:4:4")),
+    "HEIF": ("HEIF", heif()),
+    "HEIF, tiles": ("HEIF", heif(tile_size=512)),
+    "HEIF, alpha": ("HEIF", heif("RGBA")),
+    "HEIF, 4:4:4": ("HEIF", heif(chroma=444)),
+    "HEIF, 10 bit": ("HEIF", heif(bits=10)),
+    "HEIF, 10 bit 4:4:4": ("HEIF", heif(bits=10, chroma=444)),
 }

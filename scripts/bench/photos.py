@@ -13,6 +13,7 @@ from scripts.phrases import counted
 
 START_BYTES = 128  # of a file: enough to tell its format
 MAX_PHOTO_BYTES = 256 * 1024 * 1024  # of all photos together, as they are held in memory
+MIME = {"HEIF": "image/heif"}  # of what Pillow reads with another package
 DRAWN, DRAWN_SIDE = 24, 512  # how many photos are made where the user names none, and their pixels a side
 
 
@@ -49,7 +50,7 @@ def read_photos(folder: Path | None) -> list[tuple[str, bytes]]:
     for path in found:
         if not (kind := format_of(_start(path))):
             continue
-        photos.append((Image.MIME[kind], path.read_bytes()))
+        photos.append((MIME.get(kind) or Image.MIME[kind], path.read_bytes()))
         left -= len(photos[-1][1])
         if left < 0:
             break

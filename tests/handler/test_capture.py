@@ -19,6 +19,7 @@ from scripts.backend.torchserve.environment import server_environment
 from scripts.backend.torchserve.sockets import Addresses
 from scripts.settings import Settings
 from tests.conftest import ROOT, bytes_of, modules_of_a_worker, picture_bytes
+from tests.heif_files import seeds as heif_seeds
 from tests.offline_context import OfflineContext
 
 
@@ -262,7 +263,8 @@ def test_place_is_not_kept_and_no_other_user_can_read_what_is(capture, tmp_path)
     assert [path.stat().st_mode & 0o077 for path in (kept, kept.with_suffix(ANSWER), kept.parent, tmp_path / "captured")] == [0] * 4
 
 
-@pytest.mark.parametrize("image_format", ["BMP", "TIFF", "JPEG2000", "AVIF"])
+@pytest.mark.parametrize("image_format", ["BMP", "TIFF", "JPEG2000", "AVIF", "HEIF"])
 def test_photo_that_cannot_be_stripped_is_not_kept(capture, tmp_path, image_format):
-    assert not capture(share=1, bytes=10**6, age_s=3600)(picture_bytes(0, image_format=image_format))
+    photo = heif_seeds((64, 48))[0] if image_format == "HEIF" else picture_bytes(0, image_format=image_format)
+    assert not capture(share=1, bytes=10**6, age_s=3600)(photo)
     assert not list(tmp_path.rglob("*.*"))

@@ -16,12 +16,13 @@ from PIL import Image
 from handler.cost import LEAST, UNKNOWN, estimate, photo_cost
 from handler.dimensions import header
 from handler.errors import HiddenError, PhotoError
-from handler.limits import IMAGE_FORMATS, MAX_BYTES
+from handler.limits import IMAGE_FORMATS, MAX_BYTES, format_of
 from handler.photo_file import open_photo
 from handler.preprocess import preprocess, reduction
 from scripts.bench.costly_photos import KINDS
 from tests.conftest import ROOT, SHARED, bytes_of, needs_photos, picture_bytes
 from tests.handler.test_fuzz import SEEDS
+from tests.heif_files import seeds as heif_seeds
 from tests.hostile_files import MADE, chunk, png, tiff
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -43,7 +44,7 @@ TURNED = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
 def claimed(photo):
     """As Pillow reads it; None for what it does not open."""
     try:
-        image = Image.open(io.BytesIO(photo))
+        image = open_photo(photo) if format_of(photo) == "HEIF" else Image.open(io.BytesIO(photo))
     except Exception:
         return None
     return ("JPEG" if image.format == "MPO" else image.format, *image.size)
@@ -124,6 +125,9 @@ WRITTEN = {
     "AVIF, animated": lambda: animation("AVIF"),
     "AVIF, animated, of small pictures": lambda: with_small_pictures(animation("AVIF")),
     "AVIF, turned": lambda: written("AVIF", exif=TURNED),
+    "HEIF": lambda: heif_seeds(SIZE)[0],
+    "HEIF, tiles": lambda: heif_seeds(SIZE)[1],
+    "HEIF, alpha": lambda: heif_seeds(SIZE)[2],
 }
 
 
@@ -272,6 +276,15 @@ HOSTILE = {
     "AVIF of empty boxes": lambda: b"\0\0\0\x14ftypavif\0\0\0\0avif" + b"\0\0\0\x08free" * (FULL // 8),
     "AVIF of sizes": lambda: b"\0\0\0\x14ftypavif\0\0\0\0avif" + b"\0\0\0\0meta" + b"ispe\0\0\0\0\0\0\0\1\0\0\0\1" * (FULL // 16),
     "AVIF of nearly sizes": lambda: b"\0\0\0\x14ftypavif\0\0\0\0avif" + b"\0\0\0\0meta" + b"ispe\0\0\0" * (FULL // 7),
+    "HEIF of empty boxes": lambda: b"\0\0\0\x14ftypheic\0\0\0\0mif1" + b"\0\0\0\x08free" * (FULL // 8),
+    "HEIF of items": lambda: (
+        b"\0\0\0\x14ftypheic\0\0\0\0mif1\0\0\0\0meta\0\0\0\0\0\0\0\0iinf\0\0\0\0\0\0"
+        + b"\0\0\0\x15infe\2\0\0\0\0\1\0\0hvc1\0" * (FULL // 21)
+    ),
+    "HEIF of properties": lambda: (
+        b"\0\0\0\x14ftypheic\0\0\0\0mif1\0\0\0\0meta\0\0\0\0\0\0\0\0iprp\0\0\0\0ipma\0\0\0\0\xff\xff\xff\xff"
+        + b"\0\1\xff" * (FULL // 3)
+    ),
     "MIF without a brand": lambda: b"\0\0\0\x14ftypmif1" + b"av" * (FULL // 2),
     "WebP of nothing": lambda: WEBP + b"\0\0\0\0WEBP" + bytes(FULL),
     "BMP of nothing": lambda: b"BM" + bytes(12) + b"\x28\0\0\0" + bytes(FULL),

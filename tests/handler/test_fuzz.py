@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from handler.preprocess import PhotoError, Spec, preprocess
 from handler.request import Request, RequestError, read_request
 from tests.conftest import picture_bytes
+from tests.heif_files import seeds as heif_seeds
 
 # small photos: what takes long is not their size
 LONGEST_S = 5
@@ -33,6 +34,7 @@ SEEDS = {
     "BMP": [picture_bytes(size=SIZE, image_format="BMP")],
     "JPEG2000": [picture_bytes(size=SIZE, image_format="JPEG2000")],
     "AVIF": [picture_bytes(size=SIZE, image_format="AVIF")],
+    "HEIF": heif_seeds(SIZE),
 }
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=60),

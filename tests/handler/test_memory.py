@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from handler.decoders import Budget
+from scripts.bench.costly_photos import KINDS
 from scripts.bench.photo_costs import measure
 from tests.conftest import ROOT
 
@@ -55,8 +56,10 @@ def test_all_that_a_server_may_take_in_a_rollout_fits_its_memory(given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["WebP, lossless", "PNG, alpha", "JPEG, progressive", "GIF, transparent"])
+@pytest.mark.parametrize(
+    "kind", ["WebP, lossless", "PNG, alpha", "JPEG, progressive", "GIF, transparent", "HEIF, tiles", "HEIF, alpha"]
+)
 @pytest.mark.parametrize("noise", [False, True])
 def test_photo_takes_no_more_than_its_estimate(kind, noise):
-    measured = measure(kind, noise, Budget.from_config(CONFIG).photo)
+    measured = measure(kind, noise, Budget.from_config(CONFIG).photo(KINDS[kind][0]))
     assert measured.taken.within(measured.estimated), measured.row

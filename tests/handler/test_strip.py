@@ -162,7 +162,9 @@ def test_file_that_is_cut_anywhere_raises_nothing_but_value_errors(make):
 
 
 @needs_photos
-def test_photos_of_the_field_keep_their_pixels():
+def test_photos_of_the_field_keep_their_pixels(monkeypatch):
+    # as numbers: the profile goes by which they would be read in other colours
+    monkeypatch.setattr("handler.preprocess.profile_of", lambda image: None)
     folder, kept = SHARED / "data" / "hard_images", 0
     assert json.loads((folder / "list.json").read_text())
     for path in sorted(path for path in folder.iterdir() if path.suffix != ".json"):

@@ -29,7 +29,7 @@ HANDLER_FOR_TRAINING = {"handler.limits", "handler.preprocess", "handler.program
 # what each part may import of what its extra installs
 PACKAGES = {
     # the three libraries that run a program are imported where they are used: an archive needs one of them
-    "handler": {"numpy", "PIL", "prometheus_client", "openvino", "onnxruntime", "torch"},
+    "handler": {"numpy", "PIL", "pi_heif", "prometheus_client", "openvino", "onnxruntime", "torch"},
     "scripts": {
         *(
             "boto3",
@@ -42,6 +42,7 @@ PACKAGES = {
             "multipart",
             "numpy",
             "PIL",
+            *("pi_heif", "pillow_heif"),  # for `make photo-costs`
             "prometheus_client",
             "psutil",
             "pyarrow",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.conftest import bytes_of
+from tests.heif_files import seeds as heif_seeds
 from tests.training.test_sets import read
 from training.data.sets import write_prepared
 from training.data.split_names import split_name
@@ -87,7 +88,7 @@ LAYOUTS = {
     "a class that is called train": (both("train", "test") | {"train/train": 5}, (17, 12, 0), "no photo in test of 1 .* 'train'"),
     "splits of which one is of another folder": (both("a/train", "a/test") | {"b": 6}, None, "a holds the splits 'test', 'train'"),
     "empty class": (both("") | {"tart/.keep": ""}, None, "class 'tart' in .* has no readable photo: it is empty"),
-    "class of HEIC alone": (both("") | {"tart/1.heic": b"\0\0\0\x18ftypheic"}, None, r"'tart' .* only 1 .heic .HEIC"),
+    "class of JPEG XL alone": (both("") | {"tart/1.jxl": b"\xff\x0a"}, None, r"'tart' .* only 1 .jxl .JPEG XL"),
     "folder of lists": (both("") | {"meta/1.json": "{}", "meta/2.txt": "x"}, (12, 0), "no photo in 'meta'"),
     "labels.csv": (
         {"images": 6, "labels.csv": "image;class\n0.jpg;pie\n1.jpg;pie\n2.jpg;soup\n3.jpg;soup\n9.jpg;soup\n"},
@@ -173,14 +174,15 @@ def test_format_is_told_by_content_and_not_by_name(lay, generated, capsys):
     }
     files |= {"WEBP": ["j.heic"], "TIFF": ["k.img"]}
     content = {f"pie/{name}": bytes_of(next(photos), image_format) for image_format, names in files.items() for name in names}
-    content |= {"pie/note.jpg": "no photo", "pie/note.txt": "no photo", "pie/x.heic": b"\0\0\0\x18ftypheic", "pie/empty": b""}
+    content |= {"pie/l.HEIC": heif_seeds((64, 48))[1]}
+    content |= {"pie/note.jpg": "no photo", "pie/note.txt": "no photo", "pie/x.jxl": b"\xff\x0a", "pie/empty": b""}
     root = lay({"soup": 6} | content)
     data = read(root)
-    assert len({p.path for p in data.train + data.held_out if p.index == 0}) == 11
+    assert len({p.path for p in data.train + data.held_out if p.index == 0}) == 12
     errors = capsys.readouterr().err
     assert re.search(r"skipped .*/note.jpg: not an image", errors)
     assert re.search(r"not taken: 3 files of .*: .*1 \.txt .no image", errors)
-    assert "1 .heic (HEIC)" in errors
+    assert "1 .jxl (JPEG XL)" in errors
 
 
 def test_links_are_followed_and_those_that_lead_nowhere_or_up_are_counted(lay, tmp_path, capsys):

@@ -19,6 +19,7 @@ from handler.captured import FEEDBACK, answer_of
 from scripts.door.access.keys import new_key
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.own_door import STATE, door, sockets_of
+from tests.serving.server import serving_starter
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")

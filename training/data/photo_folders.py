@@ -15,7 +15,7 @@ from scripts.folders import Folder, read_folder
 # a file of such a name is meant as a photo: it is counted as unreadable if it is none. Of all others the content decides
 PHOTO_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".avif", ".jp2", ".j2k", ".jpf", ".jpx"),
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx"),
 }
 # lists and notes beside photos: a folder of nothing else is no class. XML and HTML are not SVG here
 TEXT_SUFFIXES = {
@@ -83,7 +83,7 @@ def _sorted_out(folder: Folder) -> PhotoFolder:
 
 
 def what_instead(path: Path) -> str | None:
-    """None for a photo, or a file that is named as one; else what the file is: "HEIC", "no image", "Permission denied"."""
+    """None for a photo, or a file that is named as one; else what the file is: "JPEG XL", "no image", "Permission denied"."""
     suffix = path.suffix.lower()
     if suffix in PHOTO_SUFFIXES:
         return None
