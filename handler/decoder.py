@@ -47,9 +47,14 @@ def start() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     worker = socket.socket(fileno=os.dup(0))
     spec, most_memory = Spec.from_dict(json.loads(sys.argv[1])), int(sys.argv[2])
+    with contextlib.suppress(ConnectionError):  # the worker was killed, and its socket went with what it had not read
+        _serve(worker, spec, most_memory)
+
+
+def _serve(worker: socket.socket, spec: Spec, most_memory: int) -> None:
     base, stream = _data_bytes(), worker.makefile("rb")
     _reply(worker, {})  # it has started
-    while head := stream.read(REQUEST.size):
+    while len(head := stream.read(REQUEST.size)) == REQUEST.size:
         length, memory, cpu_s = REQUEST.unpack(head)
         photo_bytes = stream.read(length)
         _limit_memory(base + length + most_memory)

@@ -166,9 +166,9 @@ class Decoder:
 
 
 def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
-    ours.close()
     process.kill()
     process.wait()
+    ours.close()
 
 
 class Decoders:

@@ -19,7 +19,7 @@ from handler.errors import PhotoError
 from handler.metrics import Metrics
 from handler.photo_file import open_photo
 from handler.preprocess import preprocess, reduction, resized_side
-from tests.conftest import ROOT, bytes_of, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, bytes_of, picture_bytes
 from tests.hostile_files import webp_lossless
 
 BUDGET = Budget(decoders=2, memory=384 * MEGABYTE, batch_cpu_s=1.5, batch_size=8, batch_s=20)
@@ -123,6 +123,21 @@ os.kill(os.getpid(), signal.SIGKILL)
     while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_decoders_whose_worker_is_killed_end_without_a_word(spec):
+    code = (
+        "import os, sys, threading; from handler.decoders import *; from handler.preprocess import Spec\n"
+        "from handler.metrics import Metrics; from tests.handler.test_decoders import BUDGET\n"
+        f"decoders = Decoders(Spec.from_dict({spec.to_dict()!r}), BUDGET, Metrics('1', ['a']))\n"
+        "photo = sys.stdin.buffer.read()\n"
+        "decoders.decode([photo])\n"
+        "threading.Thread(target=decoders.decode, args=([photo] * 8,)).start()\n"
+        "os._exit(0)"
+    )
+    for _ in range(3):  # each at another moment
+        done = subprocess.run([sys.executable, "-c", code], input=picture_bytes(1), capture_output=True, cwd=ROOT, timeout=LIMIT_S)
+        assert (done.returncode, done.stderr) == (0, b""), "the last process that has standard error has ended, too"
 
 
 def test_decoders_get_no_key_of_the_worker(spec, metrics, monkeypatch):
