@@ -27,6 +27,7 @@ from scripts.serving.shadow import compare
 from scripts.settings import Settings
 from scripts.steps import Steps
 
+STATES = ("starting", "reconciling", "reconciled", "failed", "draining")
 UNEXPECTED = "unexpected"  # the key of a problem that no code here foresaw
 
 
@@ -73,7 +74,7 @@ class Instance:
 
     @property
     def state(self) -> str:
-        """starting, reconciling, reconciled, failed or draining."""
+        """One of STATES."""
         if self.health.draining:
             return "draining"
         if any(problem.lasting for problem in list(self.problems.values())):

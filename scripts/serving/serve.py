@@ -44,6 +44,7 @@ from scripts.serving.desired import DesiredState
 from scripts.serving.door import Door
 from scripts.serving.health import Health
 from scripts.serving.instance import Instance
+from scripts.serving.instance_metrics import InstanceMetrics
 from scripts.serving.metrics import MetricsServer
 from scripts.serving.outcomes import Outcomes
 from scripts.serving.ports import check_ports
@@ -77,6 +78,7 @@ def serve(
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
     door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health))
     supervisor = Supervisor(instance, run_dir, addresses, door)
+    metrics.of_instance.register(InstanceMetrics(instance, supervisor, door))
     pid_file = run_dir / "serve.pid"
     pid_file.write_text(str(os.getpid()))
     try:

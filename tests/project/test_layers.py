@@ -9,7 +9,7 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 
 # from top to bottom: a room may import what lies below it and itself, and never its neighbours on the same line
 LAYERS = (
-    ("scripts.ecs", "scripts.bench", "scripts.audit"),
+    ("scripts.ecs", "scripts.bench", "scripts.audit", "scripts.monitoring"),
     ("scripts.rollout", "scripts.serving"),
     ("scripts.door",),
     ("scripts.release", "scripts.backend"),
@@ -129,6 +129,7 @@ FORBIDDEN = {
     "scripts.backend.torchserve.process": "from scripts.release.document import parse",
     "scripts.archive.build": "from scripts.release import document",
     "scripts.audit.sbom": "from scripts.ecs.stacks import Deployment",
+    "scripts.monitoring.panels": "from scripts.bench.load import Result",
     "scripts.steps": "from scripts.archive.name import archive_name",
     "scripts.settings": "import numpy, torch",
     "training.train": "from scripts.settings import Settings",

@@ -118,6 +118,8 @@ TAKEN = [
 LISTS = [("bench", "CONCURRENCY"), ("bench", "RATE"), ("image", "DOCKER_FLAGS"), ("compose", "COMPOSE"), ("image", "DOCKER")]
 FLAGS = [
     ("serve", "TLS", "--tls"),
+    ("compose", "PROMETHEUS_IMAGE", "--profile"),
+    ("compose", "GRAFANA_IMAGE", "--profile"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),
