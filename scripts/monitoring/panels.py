@@ -200,7 +200,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "cellGap": 1,
         "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64},
         "yAxis": {"axisPlacement": "left", "unit": "short"},
-        "tooltip": {"mode": "single", "showColorScale": False},
         "legend": {"show": True},
     },
 }
