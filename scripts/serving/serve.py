@@ -63,7 +63,7 @@ def serve(
     store: Store, host: str, port: int, name: str, run_dir: Path, settings: Settings, steps: Steps, model: str | None
 ) -> None:
     """Serve the store's release until a signal comes, which is a KeyboardInterrupt. ServeError if it cannot start."""
-    check_ports(host, port)
+    check_ports(host, port, settings.metrics_host)
     allow_open_files(settings.open_files)
     make_private(run_dir)
     settings = with_certificate(settings, host, run_dir / "tls")

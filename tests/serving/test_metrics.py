@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.archive.build import build
 from scripts.serving.metrics import MetricsServer
+from scripts.serving.ports import PortError, check_ports
 from scripts.settings import Settings
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.serving.server import Server
@@ -172,6 +173,11 @@ def test_setting_opens_metrics_to_other_machines(tmp_path):
     with MetricsServer(tmp_path, free_port(), f"http://127.0.0.1:{free_port()}", Settings(metrics_host="0.0.0.0")) as server:
         assert server.socket.getsockname()[0] == "0.0.0.0"
         assert httpx.get(f"http://127.0.0.1:{server.server_address[1]}/metrics").status_code == 200
+
+
+def test_host_of_metrics_that_cannot_be_is_named():
+    with pytest.raises(PortError, match="the metrics port .* of no.such.host.invalid cannot be opened"):
+        check_ports("127.0.0.1", free_port(), "no.such.host.invalid")
 
 
 @pytest.fixture(scope="module")
