@@ -9,7 +9,8 @@ endif
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
 VALUES := ALPHA BAKE BASE_IMAGE BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
-	GOAL GPUS HOST HTML IMAGE INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PYTHON \
+	GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS \
+	PLATFORM PORT PROMETHEUS_IMAGE PYTHON \
 	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
 	URL VERSION WEIGHTS YES
 
@@ -77,7 +78,7 @@ ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup test test-all container-test lint format clean \
+.PHONY: help setup test test-all container-test lint format dashboards clean \
 	data ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
@@ -285,8 +286,11 @@ run-image: $(STARTER) ## Serve model_store, or RELEASE=s3://..., in the image, h
 tools-image: ## Build the image of the MLflow and the S3 of docker-compose.yml: [as make image]
 	@$(build) --target tools --tag seefood-tools:$(call quoted,TAG) .
 
-compose: image tools-image ## Start the server, MLflow and an S3 on this machine: docker-compose.yml [TAG=latest COMPOSE="docker compose"]
-	@SEEFOOD_TAG=$(call quoted,TAG) $(call each,COMPOSE) up --no-build
+# a service whose image is given is started, too
+watching = $(if $(PROMETHEUS_IMAGE),--profile prometheus) $(if $(GRAFANA_IMAGE),--profile grafana)
+compose: image tools-image ## Start the server, MLflow and an S3 on this machine: docker-compose.yml [TAG=latest PROMETHEUS_IMAGE=name GRAFANA_IMAGE=name COMPOSE="docker compose"]
+	@SEEFOOD_TAG=$(call quoted,TAG) $(foreach name,PROMETHEUS_IMAGE GRAFANA_IMAGE,$(if $($(name)),$(name)=$(call quoted,$(name)))) \
+		$(call each,COMPOSE) $(watching) up --no-build
 
 sbom: ## Write the image's SBOM, build/sbom/sbom.cdx.json: packages of Python and Debian, what is in wheels and jars: [as make image]
 	@$(build) $(base_digest) --target sbom --output build/sbom .
@@ -328,6 +332,9 @@ lint: .venv/installed-dev ## Check style and format (ruff), types (mypy) and wor
 
 format: .venv/installed-dev ## Let ruff rewrite the style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+dashboards: .venv/installed-serve ## Write Grafana's dashboards again, after a change of scripts/monitoring
+	@$(python) scripts.monitoring.dashboards
 
 clean: ## Remove .venv, caches and everything that can be built again; runs/ and data/ stay
 	@rm -rf .venv .venv-checkov build *.egg-info .pytest_cache .mypy_cache .ruff_cache $(STARTER) $(STARTER:.mar=.json)

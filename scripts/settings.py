@@ -58,6 +58,7 @@ class Settings:
     alive_s: float = 300.0  # no heartbeat for longer: not live; fetching a large archive over a slow line takes minutes
     heartbeat_s: float = 10.0  # a status is written at least this often
     grace_s: float = 0.0  # after SIGTERM: not ready, but still serving, until load balancers have taken the instance out
+    metrics_host: str = "127.0.0.1"  # where /metrics listens; 0.0.0.0 lets a Prometheus elsewhere scrape it, and anybody read it
     http_timeout_s: float = 10.0  # for a client of the metrics port to send its request
     metrics_timeout_s: float = 5.0  # for TorchServe to answer with its own metrics
     keep_metrics_of: int = 20  # versions without a worker whose counters are kept, or rollouts would add up

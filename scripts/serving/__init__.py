@@ -6,6 +6,7 @@ door.py           runs scripts/door before it, tells it what is served, restarts
 desired.py        what shall be served: the release document, polled
 instance.py       what is served, and one pass of reconciling it with what shall be
 health.py         what /livez and /readyz say;  metrics.py  /metrics;  http_server.py  its server
+instance_metrics.py  what /metrics says of the instance itself
 probe.py          a golden photo on its way, which readiness rests on
 repair.py         restarts what hangs, and undoes what was changed by hand
 reporter.py       the instance's status, beside the release document

@@ -66,6 +66,7 @@ class Door:
         self._environment = door_environment(os.environ) | {"SEEFOOD_CAPTURE_DIR": settings.capture_dir}
         self._process: subprocess.Popen[str] | None = None
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
+        self.restarts = 0
         self._misses, self._answered_at, self._up = 0, time.monotonic(), False
         self._began, self._wait_s = time.monotonic(), settings.restart_wait_s  # of a series of starts
         self._over = threading.Event()
@@ -173,6 +174,7 @@ class Door:
             return
         self._wait_s, self._began = min(2 * self._wait_s, settings.restart_wait_max_s), time.monotonic()
         _close(self._process)
+        self.restarts += 1
         self._start()
 
     def _look(self) -> None:

@@ -29,6 +29,7 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 
 PRUNE_EVERY_S = 60.0  # captured photos: it reads their whole folder
+STATES = ("starting", "reconciling", "reconciled", "failed", "draining")
 UNEXPECTED = "unexpected"  # the key of a problem that no code here foresaw
 
 
@@ -76,7 +77,7 @@ class Instance:
 
     @property
     def state(self) -> str:
-        """starting, reconciling, reconciled, failed or draining."""
+        """One of STATES."""
         if self.health.draining:
             return "draining"
         if any(problem.lasting for problem in list(self.problems.values())):

@@ -1,4 +1,4 @@
-"""One address for all metrics: what the workers count (handler/metrics.py), then the door (scripts/door/metrics.py) and TorchServe.
+"""One address for all metrics: what the workers count (handler/metrics.py), then the instance, the door and TorchServe.
 
 Runs on a thread of the server's process. Each worker counts in two files of its own. Those of ended workers are merged
 into one file of each kind, so that hundreds of restarts leave no more than two.
@@ -107,7 +107,7 @@ class WorkersCollector:
 
 
 class MetricsServer(HttpServer):
-    """Answers GET /metrics on loopback `port` inside `with`; TorchServe's own metrics come from its address for them."""
+    """Answers GET /metrics on `port` inside `with`; TorchServe's own metrics come from its address for them."""
 
     def __init__(
         self,
@@ -125,8 +125,9 @@ class MetricsServer(HttpServer):
         self.steps = steps or Steps(self.settings.log_json)
         self.registry = CollectorRegistry()
         self.registry.register(WorkersCollector(folder))
+        self.of_instance = CollectorRegistry()  # apart, as a rollout compares what the other holds
         self._lock, self._next_merge = threading.Lock(), time.monotonic() + MERGE_EVERY_S
-        super().__init__("127.0.0.1", port, {"/metrics": self._metrics}, self.settings.http_timeout_s)
+        super().__init__(self.settings.metrics_host, port, {"/metrics": self._metrics}, self.settings.http_timeout_s)
 
     def _metrics(self) -> Answer:
         return Answer(200, CONTENT_TYPE_PLAIN_0_0_4, self.text())
@@ -180,9 +181,10 @@ class MetricsServer(HttpServer):
         return counts
 
     def text(self) -> bytes:
-        """The workers' metrics, the door's and TorchServe's, in Prometheus' text format."""
+        """The workers' metrics, the instance's, the door's and TorchServe's, in Prometheus' text format."""
         with self._lock:  # else a worker's counts could be read twice or not at all while they are merged
             ours = generate_latest(self.registry)
+        ours += generate_latest(self.of_instance)
         door = _asked(self._door_client, self.door, "the door") if self.door else b""
         return ours + door + _asked(self._client, self.torchserve, "TorchServe")
 

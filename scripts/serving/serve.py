@@ -45,6 +45,7 @@ from scripts.serving.desired import DesiredState
 from scripts.serving.door import Door
 from scripts.serving.health import Health
 from scripts.serving.instance import Instance
+from scripts.serving.instance_metrics import InstanceMetrics
 from scripts.serving.metrics import MetricsServer
 from scripts.serving.outcomes import Outcomes
 from scripts.serving.ports import check_ports
@@ -63,7 +64,7 @@ def serve(
     store: Store, host: str, port: int, name: str, run_dir: Path, settings: Settings, steps: Steps, model: str | None
 ) -> None:
     """Serve the store's release until a signal comes, which is a KeyboardInterrupt. ServeError if it cannot start."""
-    check_ports(host, port)
+    check_ports(host, port, settings.metrics_host)
     allow_open_files(settings.open_files)
     make_private(run_dir)
     settings = with_captured(with_certificate(settings, host, run_dir / "tls"), run_dir)
@@ -78,6 +79,7 @@ def serve(
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
     door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health))
     supervisor = Supervisor(instance, run_dir, addresses, door)
+    metrics.of_instance.register(InstanceMetrics(instance, supervisor, door))
     pid_file = run_dir / "serve.pid"
     pid_file.write_text(str(os.getpid()))
     try:

@@ -26,6 +26,7 @@ class Supervisor:
         self.settings, self.steps, self.health = instance.settings, instance.steps, instance.health
         self.torchserve: TorchServe | None = None
         self.started, self.announced = time.monotonic(), False
+        self.restarts = -1  # of TorchServe; its first start is none
 
     def run(self) -> None:
         """Serve until a signal comes. ServeError if TorchServe does not start, or nothing can be served, at first."""
@@ -59,6 +60,7 @@ class Supervisor:
             self.torchserve.stop(now=True)
 
     def _start(self) -> None:
+        self.restarts += 1
         self.torchserve = TorchServe(self.run_dir, self.addresses, self.settings)
         self.torchserve.wait_until_up()
         self.instance.attach(self.torchserve)

@@ -119,6 +119,8 @@ LISTS = [("bench", "CONCURRENCY"), ("bench", "RATE"), ("image", "DOCKER_FLAGS"),
 FLAGS = [
     ("serve", "TLS", "--tls"),
     ("predict", "HTML", "--html"),
+    ("compose", "PROMETHEUS_IMAGE", "--profile"),
+    ("compose", "GRAFANA_IMAGE", "--profile"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),

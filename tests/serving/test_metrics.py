@@ -10,9 +10,11 @@ import time
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.archive.build import build
 from scripts.serving.metrics import MetricsServer
+from scripts.serving.ports import PortError, check_ports
 from scripts.settings import Settings
 from tests.conftest import ROOT, free_port, picture_bytes
 from tests.serving.server import Server
@@ -167,6 +169,17 @@ def test_other_paths_are_404_and_only_loopback_listens(server):
     assert listening == {"127.0.0.1"}
 
 
+def test_setting_opens_metrics_to_other_machines(tmp_path):
+    with MetricsServer(tmp_path, free_port(), f"http://127.0.0.1:{free_port()}", Settings(metrics_host="0.0.0.0")) as server:
+        assert server.socket.getsockname()[0] == "0.0.0.0"
+        assert httpx.get(f"http://127.0.0.1:{server.server_address[1]}/metrics").status_code == 200
+
+
+def test_host_of_metrics_that_cannot_be_is_named():
+    with pytest.raises(PortError, match="the metrics port .* of no.such.host.invalid cannot be opened"):
+        check_ports("127.0.0.1", free_port(), "no.such.host.invalid")
+
+
 @pytest.fixture(scope="module")
 def served(exported, tmp_path_factory):
     """A real TorchServe."""
@@ -201,6 +214,25 @@ def test_requests_are_counted_by_outcome_and_timed(served):
     for name in ("unsupported", "unreadable", "explained"):
         assert served.metrics(outcome=name) == {"seefood_requests_total": 1}
     assert served.metrics(label="class_1")["seefood_predictions_total"] >= 1
+
+
+@pytest.mark.server
+def test_instance_says_that_it_is_ready_what_it_serves_and_what_it_uses(served):
+    text = httpx.get(f"http://127.0.0.1:{served.port + 2}/metrics").text
+    found = {
+        (sample.name.removeprefix("seefood_instance_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith("seefood_instance_")
+    }
+    assert found["ready",] == found["release_served",] == found["state", "reconciled"] == 1
+    assert found["state", "starting"] == found["state", "draining"] == 0
+    assert found["version", "true", "seefood", "1.0.0"] == found["wanted_version", "seefood", "1.0.0"] == 1
+    assert [found["restarts_total", part] for part in ("worker", "torchserve", "door")] == [0, 0, 0]
+    assert all(found["memory_bytes", part] > 1e7 for part in ("serve", "door", "torchserve", "worker"))
+    assert all(found["cpu_seconds_total", part] > 0.1 for part in ("serve", "door", "torchserve", "worker"))
+    assert 0 < found["disk_free_bytes",] <= found["disk_size_bytes",]
+    assert found["disk_min_free_bytes",] == Settings.min_free_bytes
 
 
 @pytest.mark.server

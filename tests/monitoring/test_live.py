@@ -1,0 +1,267 @@
+"""A real Prometheus with the shipped rules scrapes a real server: dashboards' queries have answers, alerts come and go.
+
+Every rule runs with the windows and times that it is shipped with. How soon each alert came is printed at the end (pytest -s).
+SeefoodFailuresAtLowTraffic needs a quarter of an hour: test_alerts.py has it.
+"""
+
+import contextlib
+import math
+import random
+import re
+import subprocess
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+from PIL import Image
+
+from scripts.archive.build import build
+from scripts.monitoring.dashboards import dashboards
+from scripts.release.document import make, parse, write
+from scripts.release.folder_store import FolderStore
+from tests.conftest import LIMIT_S, ROOT, bytes_of, free_port
+from tests.monitoring.live import needs_prometheus, prometheus
+from tests.monitoring.test_alerts import alerts
+from tests.rollout.rolling import put
+from tests.serving.server import Server
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, needs_prometheus]
+
+FIRES_S = 120  # from the cause to the alert, where the machine has nothing else to do
+START_S = 10  # of a server there
+DISH = (ROOT / "model_store" / "starter" / "bibimbap.jpg").read_bytes()
+TABLE: list[tuple[str, str, float]] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    print("\n\n| cause | alert | after |\n|---|---|---|")
+    for row in TABLE:
+        print("| {} | {} | {:.0f} s |".format(*row))
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    """A disk of its own for what the server writes, or a folder where mounting is not allowed."""
+    folder = tmp_path_factory.mktemp("disk")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", folder], check=False, capture_output=True)
+    yield folder
+    if mounted.returncode == 0:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, disk):
+    """The starter, served."""
+    folder, started = tmp_path_factory.mktemp("model_store"), time.monotonic()
+    build(ROOT / "model_store" / "starter", "0.2.0", folder)
+    server = Server(folder, free_port(), "--run-dir", str(disk / "run")).wait_ready()
+    server.store, server.disk = FolderStore(folder / "release.json"), disk
+    server.limit_s = FIRES_S * max(1, (time.monotonic() - started) / START_S)
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def watching(server, tmp_path_factory):
+    with prometheus(tmp_path_factory.mktemp("prometheus"), server.port) as found:
+        yield found
+
+
+def send(server, photo, route="predictions"):
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.post(server.url.replace("predictions", route), content=photo, timeout=LIMIT_S).status_code
+
+
+@contextlib.contextmanager
+def sending(server, photos, clients=4, pause_s=0.2):
+    """So many clients that send photos, again and again."""
+    stop = threading.Event()
+
+    def run(number):
+        while not stop.wait(pause_s):
+            send(server, photos[number % len(photos)])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(LIMIT_S)
+
+
+def queries():
+    """{dashboard and panel: query} with what Grafana would fill in."""
+    for dashboard in dashboards().values():
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", ()):
+                expr = target["expr"].replace("$__rate_interval", "1m").replace("$__range", "15m").replace("$instance", ".*")
+                assert "$" not in expr
+                yield f"{dashboard['title']}: {panel['title']} {target['refId']}", expr
+
+
+def test_every_query_of_the_dashboards_has_an_answer(server, watching):
+    silent = dict(queries())
+    began = time.monotonic()
+
+    def answered():
+        for name, expr in list(silent.items()):
+            if any(not math.isnan(value) for value in watching.values(expr)):
+                del silent[name]
+        return not silent
+
+    with sending(server, [DISH], clients=2):
+        send(server, b"no photo")
+        send(server, DISH, "explanations")
+        with contextlib.suppress(AssertionError):
+            watching.wait(answered, server.limit_s)
+    assert not silent
+    TABLE.append(("traffic", "all queries answered", time.monotonic() - began))
+
+
+def test_ordinary_load_is_no_alert(server, watching):
+    with sending(server, [DISH]), pytest.raises(AssertionError):
+        watching.wait(lambda: watching.alerts(), FIRES_S)
+
+
+@contextlib.contextmanager
+def held(server, name):
+    """Each process of that part is stopped, as soon as it is there."""
+    stop = threading.Event()
+
+    def run():
+        while not stop.wait(0.5):
+            for process in server.parts(name):
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        for process in server.parts(name):
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+
+
+@contextlib.contextmanager
+def nothing_answers(server, watching):
+    # as many as it takes: each waits for up to 55 s until it has failed
+    with held(server, "JVM"), sending(server, [DISH], clients=12):
+        yield
+
+
+@contextlib.contextmanager
+def killed_worker(server, watching):
+    with sending(server, [DISH]):
+        server.part("worker").kill()
+        yield
+
+
+@contextlib.contextmanager
+def stopped_server(server, watching):
+    process = server.part("serve")
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+@contextlib.contextmanager
+def flood(server, watching):
+    costly = bytes_of(Image.new("RGB", (4470, 4470)), "WEBP", lossless=True)
+    with sending(server, [costly], clients=32, pause_s=0.1):
+        yield
+
+
+@contextlib.contextmanager
+def noise(server, watching):
+    random.seed(1)
+    pictures = [bytes_of(Image.frombytes("RGB", (256, 256), random.randbytes(256 * 256 * 3)), "JPEG") for _ in range(4)]
+    with sending(server, pictures):
+        yield
+
+
+@contextlib.contextmanager
+def release_without_archive(server, watching):
+    before = server.store.read()[0]
+    versions = parse(before)["versions"] | {"9.9.9": {"archive": "seefood-9.9.9.mar", "sha256": "0" * 64}}
+    put(server.store, write(make(versions, "9.9.9", "released", "a test")))
+    yield
+    put(server.store, before)
+
+
+@contextlib.contextmanager
+def little_room(server, watching):
+    if not server.disk.is_mount():
+        pytest.skip("this machine does not let tests mount a disk")
+    filler = server.disk / "filler"
+    filler.write_bytes(bytes(400 * 1024 * 1024))
+    yield
+    filler.unlink()
+
+
+@contextlib.contextmanager
+def no_targets(server, watching):
+    before = watching.targets.read_text()
+    watching.targets.write_text("[]")
+    yield
+    watching.targets.write_text(before)
+
+
+CAUSES = {
+    "a killed worker": (killed_worker, ["SeefoodRestarts"]),
+    "too little room on the disk": (little_room, ["SeefoodDisk"]),
+    "a release whose archive is not there": (release_without_archive, ["SeefoodReleaseLag"]),
+    "pictures of noise": (noise, ["SeefoodUnsure"]),
+    "TorchServe hangs, and each one that follows it": (nothing_answers, ["SeefoodNotReady", "SeefoodFailures"]),
+    "32 clients send the costliest photos": (flood, ["SeefoodSlow", "SeefoodShed", "SeefoodQueue"]),
+    "a stopped server": (stopped_server, ["SeefoodDown"]),
+    "a file of targets without one": (no_targets, ["SeefoodNoTargets"]),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_alert_comes_within_two_minutes_of_its_cause(server, watching, cause):
+    happen, names = CAUSES[cause]
+    watching.wait(lambda: not watching.alerts().keys() & names and server_is_ready(server))
+    with happen(server, watching):
+        began, missing = time.monotonic(), set(names)
+
+        def come():
+            for name, alert in watching.alerts().items():
+                if name in missing:
+                    missing.remove(name)
+                    TABLE.append((cause, name, time.monotonic() - began))
+                    assert re.search(r"\{\{|<no value>|<error", str(alert["annotations"])) is None
+            return not missing
+
+        watching.wait(come, server.limit_s)
+
+
+def server_is_ready(server):
+    return send_look(server) == 200
+
+
+def send_look(server):
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(server.readyz, timeout=30).status_code
+
+
+def test_all_alerts_clear_once_their_causes_have_gone(server, watching):
+    took_s = watching.wait(lambda: not watching.alerts(), server.limit_s + 120)
+    TABLE.append(("the last cause has gone", "none fires", took_s))
+
+
+def test_every_alert_has_a_cause_here():
+    assert {name for _, names in CAUSES.values() for name in names} | {"SeefoodFailuresAtLowTraffic"} == set(alerts())
