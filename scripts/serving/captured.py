@@ -1,11 +1,34 @@
 """The folder of captured photos, which are strangers' business."""
 
+import math
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
 
+from handler.captured import captured_photos, prune
 from scripts.backend.torchserve.sockets import ServeError
 from scripts.settings import Settings
+
+PRUNE_EVERY_S = 60.0
+
+
+class Captured:
+    """What lies in it, within its bounds."""
+
+    def __init__(self, folder: Path, max_bytes: int, max_age_s: float) -> None:
+        self.folder, self.max_bytes, self.max_age_s = folder, max_bytes, max_age_s
+        self._pruned = -math.inf
+
+    def prune(self) -> None:
+        """Remove what is too old or too much, each minute at most: it reads the whole folder."""
+        if time.monotonic() - self._pruned > PRUNE_EVERY_S:
+            prune(self.folder, self.max_bytes, self.max_age_s)
+            self._pruned = time.monotonic()
+
+    def last(self, count: int) -> list[bytes]:
+        """The last `count` photos, oldest first."""
+        return captured_photos(self.folder, count)
 
 
 def with_captured(settings: Settings, run_dir: Path) -> Settings:

@@ -5,14 +5,12 @@ retried before the document changes. What may pass by itself (the store is away,
 there yet) is retried at every poll.
 """
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from handler.captured import captured_photos, prune
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.backend.torchserve.process import TorchServe
@@ -20,6 +18,7 @@ from scripts.backend.torchserve.versions import Golden, VersionError, forget, lo
 from scripts.release.document import fingerprint
 from scripts.release.fetch import fetch, remove_old
 from scripts.release.store import DeniedError, StoreError
+from scripts.serving.captured import Captured
 from scripts.serving.desired import DesiredState, Problem
 from scripts.serving.health import Health
 from scripts.serving.probe import DefaultVersion
@@ -28,7 +27,6 @@ from scripts.serving.shadow import compare
 from scripts.settings import Settings
 from scripts.steps import Steps
 
-PRUNE_EVERY_S = 60.0  # captured photos: it reads their whole folder
 STATES = ("starting", "reconciling", "reconciled", "failed", "draining")
 UNEXPECTED = "unexpected"  # the key of a problem that no code here foresaw
 
@@ -64,8 +62,8 @@ class Instance:
         self.default: str | None = None  # the version that answers where none is named ...
         self.wanted: str | None = None  # ... and the one that shall
         self.problems: dict[str, Problem] = {}  # by version; "" is the document itself
+        self.captured = Captured(settings.captured(run_dir), settings.capture_bytes, settings.capture_age_s)
         self.shadow: dict[str, Any] | None = None
-        self._pruned = -math.inf  # when captured photos were, by the monotonic clock
         self._refused: dict[str, str] = {}  # versions that failed, under this document
         self._repair = Repair(health, settings, steps)
 
@@ -277,9 +275,7 @@ class Instance:
 
     def _finish(self, document: dict[str, Any]) -> None:
         """After each pass that finds all as the document says. Most of it once for each document."""
-        if time.monotonic() - self._pruned > PRUNE_EVERY_S:
-            prune(self.settings.captured(self.run_dir), self.settings.capture_bytes, self.settings.capture_age_s)
-            self._pruned = time.monotonic()
+        self.captured.prune()
         if "shadow" in document and self.shadow is None:
             self._compare(document)
         if self.desired.last_good == document:
@@ -295,7 +291,7 @@ class Instance:
     def _compare(self, document: Mapping[str, Any]) -> None:
         assert self.torchserve is not None
         assert self.default is not None
-        photos = captured_photos(self.settings.captured(self.run_dir), document["shadow"]["photos"])
+        photos = self.captured.last(document["shadow"]["photos"])
         versions = self.default, str(document["shadow"]["version"])
         self.steps("comparing two versions", photos=len(photos), shadow=versions[1])
         timeout_s = self.settings.shadow_timeout_s
