@@ -11,19 +11,26 @@ self.addEventListener("install", (event) => {
 });
 
 self.addEventListener("fetch", (event) => {
-  const { origin, pathname } = new URL(event.request.url);
-  if (origin === location.origin && FILES.includes(pathname)) event.respondWith(answer(event.request, pathname));
+  const { method, url } = event.request;
+  const { origin, pathname } = new URL(url);
+  if (method === "GET" && origin === location.origin && FILES.includes(pathname)) event.respondWith(answer(event, pathname));
 });
 
-async function answer(request, path) {
-  const kept = await caches.open("page");
+async function answer(event, path) {
   try {
-    const fresh = await fetch(request);
-    if (fresh.status === 200) await kept.put(path, fresh.clone());
+    const fresh = await fetch(event.request);
+    if (fresh.status === 200) event.waitUntil(keep(path, fresh.clone()));
     return fresh;
   } catch (error) {
-    const found = await kept.match(path);
+    const found = await caches.match(path, { cacheName: "page" }).catch(() => undefined);
     if (found) return found;
     throw error;
   }
+}
+
+// Where there is no room, the page works all the same.
+async function keep(path, fresh) {
+  try {
+    await (await caches.open("page")).put(path, fresh);
+  } catch {}
 }

@@ -10,10 +10,11 @@ const LARGEST_BYTES = 20 * 1024 * 1024;
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const select = page.models.querySelector("select");
 const keyInput = page.key.querySelector("input");
-const remembered = []; // the newest first: {photo, answer, ms, id, keptS, heat, button}; keptS: seconds, 0 if it was not kept
+const remembered = []; // the newest first: {file, photo, answer, ms, id, keptS, heat, button}; keptS: seconds, 0 if it was not kept
 let shown = null;
 let abort = new AbortController();
-let again = null; // what was asked last: once a key is given, or another model chosen
+let asked = null; // the last photo's file: another model may be asked about it
+let again = null; // what was asked last, for once a key is given
 
 document.documentElement.lang = language;
 for (const element of document.querySelectorAll("[data-text]")) element.textContent = text(element.dataset.text);
@@ -81,6 +82,7 @@ async function knowModels(signal) {
 }
 
 async function take(file) {
+  asked = file;
   again = () => take(file);
   const signal = next();
   // what has the focus may go
@@ -96,7 +98,7 @@ async function take(file) {
     await knowModels(signal);
     const { content, ms, headers } = await classes(select.value, photo.body, signal, waiting);
     const keptS = headers.get("seefood-captured") === "1" ? Number(headers.get("seefood-captured-s")) : 0;
-    remember({ photo, answer: content, ms, id: headers.get("x-request-id"), keptS, heat: null, button: null });
+    remember({ file, photo, answer: content, ms, id: headers.get("x-request-id"), keptS, heat: null, button: null });
   } catch (error) {
     fail(error);
   }
@@ -191,7 +193,7 @@ function thumbnail(entry) {
   button.append(small, name(entry.answer.predictions[0].label));
   button.addEventListener("click", () => {
     next();
-    again = null;
+    [asked, again] = [entry.file, null];
     present(entry);
   });
   return button;
@@ -250,7 +252,7 @@ document.addEventListener("paste", (event) => {
 });
 page.heat.addEventListener("click", toggleHeat);
 select.addEventListener("change", () => {
-  if (again && again !== toggleHeat) again();
+  if (asked) take(asked);
 });
 page.key.addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -1,9 +1,9 @@
 """The pages for people: / and /docs, which are files of web/. They need nothing from elsewhere, and no key."""
 
+import gzip
 import hashlib
+import re
 
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -33,21 +33,31 @@ HEADERS = {
 }
 
 
+# gzip is among the accepted codings, and not with a weight of zero (RFC 9110, 12.5.3)
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))")
+
+
 class File:
     """A file of web/, as it was when the door started."""
 
     def __init__(self, name: str) -> None:
         path = WEB / name
         self.content, self.kind = path.read_bytes(), TYPES[path.suffix]
-        self.more = {"service-worker-allowed": "/"} if name == "offline.js" else {}  # else it may keep files of /web/ alone
-        self.tag = f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+        self.packed = gzip.compress(self.content, mtime=0) if path.suffix != ".png" else None
+        self.tag = hashlib.sha256(self.content).hexdigest()[:16]
+        self.headers = HEADERS | {"vary": "accept-encoding"}
+        if name == "offline.js":  # else it might keep files of /web/ alone
+            self.headers["service-worker-allowed"] = "/"
 
     async def answer(self, request: Request) -> Response:
         """GET. 304 for a browser that has it."""
-        headers = HEADERS | {"etag": self.tag} | self.more
-        if self.tag in request.headers.get("if-none-match", ""):
+        content, tag, coding = self.content, f'"{self.tag}"', {}
+        if self.packed is not None and GZIP.search(request.headers.get("accept-encoding", "")):
+            content, tag, coding = self.packed, f'"{self.tag}-gzip"', {"content-encoding": "gzip"}
+        headers = self.headers | {"etag": tag}
+        if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return Response(self.content, headers=headers | {"content-type": self.kind})
+        return Response(content, headers=headers | coding | {"content-type": self.kind})
 
 
 def page_files() -> dict[str, str]:
@@ -57,5 +67,4 @@ def page_files() -> dict[str, str]:
 
 def page_routes() -> list[Route]:
     """GET of each. OSError if web/ cannot be read."""
-    packed = [Middleware(GZipMiddleware)]
-    return [Route(path, File(name).answer, middleware=packed) for path, name in page_files().items()]
+    return [Route(path, File(name).answer) for path, name in page_files().items()]

@@ -317,6 +317,8 @@ def test_one_of_several_models_is_chosen(browser, server, photo):
         seen.choose(str(photo))
         seen.answers()
         assert seen.page.locator("#models option").all_inner_texts() == ["seefood", "zoo"]
+        seen.page.click("#heat")
+        seen.page.wait_for_selector("#heat[aria-pressed=true]")
         with seen.page.expect_request("**/predictions/zoo"):
             seen.page.select_option("#models select", "zoo")
         seen.context.close()
