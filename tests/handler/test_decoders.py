@@ -125,18 +125,21 @@ os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05)
 
 
-def test_decoders_whose_worker_is_killed_end_without_a_word(spec):
-    code = (
-        "import os, sys, threading; from handler.decoders import *; from handler.preprocess import Spec\n"
-        "from handler.metrics import Metrics; from tests.handler.test_decoders import BUDGET\n"
-        f"decoders = Decoders(Spec.from_dict({spec.to_dict()!r}), BUDGET, Metrics('1', ['a']))\n"
-        "photo = sys.stdin.buffer.read()\n"
-        "decoders.decode([photo])\n"
-        "threading.Thread(target=decoders.decode, args=([photo] * 8,)).start()\n"
-        "os._exit(0)"
-    )
+def test_decoders_whose_worker_is_killed_end_without_a_word():
+    lines = """
+import os, sys, threading
+from handler.decoders import Budget, Decoders
+from handler.metrics import Metrics
+from handler.preprocess import Spec
+spec = Spec((3, 224, 224), "bicubic", (0.5,) * 3, (0.5,) * 3, 0.95, "center")
+decoders = Decoders(spec, Budget(2, 10**8, 1.5, 8, 20), Metrics("1", ["a"]))
+photo = sys.stdin.buffer.read()
+decoders.decode([photo])
+threading.Thread(target=decoders.decode, args=([photo] * 8,)).start()
+os._exit(0)
+"""
     for _ in range(3):  # each at another moment
-        done = subprocess.run([sys.executable, "-c", code], input=picture_bytes(1), capture_output=True, cwd=ROOT, timeout=LIMIT_S)
+        done = subprocess.run([sys.executable, "-c", lines], input=picture_bytes(1), capture_output=True, cwd=ROOT, timeout=LIMIT_S)
         assert (done.returncode, done.stderr) == (0, b""), "the last process that has standard error has ended, too"
 
 
