@@ -131,8 +131,8 @@ def files_below(path: Path, passed: Counter[str]) -> list[Path]:
     return sorted(read_folder(path, passed).all_files())
 
 
-def shown(path: Path) -> str:
-    """A path for people and for files in UTF-8: bytes of its name that are no UTF-8 become question marks."""
+def shown(path: Path | str) -> str:
+    """A path or text for people and for files in UTF-8: bytes of it that are no UTF-8 become question marks."""
     return str(path).encode(errors="replace").decode()
 
 

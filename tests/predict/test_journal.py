@@ -94,6 +94,13 @@ def test_a_photo_that_was_added_or_removed_gets_its_place(part, photos, tmp_path
     assert "fewer photos" in why
 
 
+def test_rows_are_there_until_another_run_has_its_first_answer(part, photos):
+    before = part.read_bytes()
+    with Journal(part, {**ABOUT, "photos": "/others"}) as journal:
+        journal.go_on(iter(photos), print)
+    assert part.read_bytes() == before
+
+
 def test_two_runs_cannot_write_the_same_results(part):
     with Journal(part, ABOUT), pytest.raises(PredictError, match="another run writes these results"), Journal(part, ABOUT):
         pass

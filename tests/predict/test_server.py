@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import socket
 import ssl
 import subprocess
 import threading
@@ -27,6 +28,12 @@ class Scripted(ThreadingHTTPServer):
 
     def __init__(self, script, port=0):
         self.script, self.asked, self.requests, self.now, self.most = script, {}, [], 0, 0
+        models = [{"name": "model", "schema": {"enum": ["food"]}}]
+        self.pages = {  # by path: (status, content), one after the other, the last one for good
+            "/openapi.json": [(200, {"paths": {"/predictions/{model}": {"post": {"parameters": models}}}})],
+            "/readyz": [(200, {"ready": True, "version": "1.0.0"})],
+            "/v1/models": [(200, {"models": ["food"]})],
+        }
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Answering)
 
@@ -55,12 +62,9 @@ class Answering(BaseHTTPRequestHandler):
         self.answer(status, headers, content)
 
     def do_GET(self):
-        models = [{"name": "model", "schema": {"enum": ["food"]}}]
-        found = {
-            "/openapi.json": {"paths": {"/predictions/{model}": {"post": {"parameters": models}}}},
-            "/readyz": {"ready": True, "version": "1.0.0"},
-        }
-        self.answer(200, {}, found[self.path.removeprefix("/below")])
+        answers = self.server.pages.get(self.path.removeprefix("/below"), [(404, {"message": "none"})])
+        status, content = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.answer(status, {}, content)
 
     def answer(self, status, headers, content):
         if status is None:
@@ -174,6 +178,21 @@ def test_a_photo_that_alone_is_refused_again_and_again_gets_that_as_its_error(ph
         (404, {}, {"message": "there is no model 'food'"}, "answers 404: there is no model 'food'"),
         (301, {"location": "https://other/"}, b"", "answers 301 to https://other/"),
         (200, {}, b"<html>hello", "answers no predictions but '<html>hello'"),
+        *(
+            (200, {}, {"predictions": predictions}, r"/predictions/food answers '.*', expected {\"predictions\": \[{\"label\"")
+            for predictions in (
+                ["ramen"],
+                [[0.1, 0.9]],
+                [{"class": "ramen"}],
+                [{"label": "ramen"}],
+                [{"label": "ramen", "probability": None}],
+                [{"label": 7, "probability": 0.5}],
+                [{"label": "\ud800", "probability": 0.5}],
+                [{"label": "ramen", "probability": 0.5}, "soup"],
+            )
+        ),
+        (200, {}, {"predictions": [{"label": "a", "probability": 1}], "sure": "yes"}, "expected"),
+        (200, {}, {"predictions": [{"label": "a", "probability": 1}], "version": 1}, "expected"),
     ],
 )
 def test_what_concerns_all_photos_ends_the_run(photos, status, headers, content, message):
@@ -228,8 +247,114 @@ def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(photos, tmp_
         server.shutdown()
     with serving(fine) as server:
         client = Server(server.url.replace("http:", "https:"), "food", None)
-        with pytest.raises(PredictError, match=r"no TLS is spoken there \(.*\): is it http://"):
+        with pytest.raises(PredictError, match=r"no TLS connection is made \(.*\): is it http://"):
             list(client.answers(iter(photos[:2])))
+
+
+def test_a_server_that_closes_connections_within_the_handshake_is_asked_again(photos, monkeypatch):
+    monkeypatch.setattr(server_module, "PATIENCE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = []
+
+        def close():
+            while len(closed) < 3:
+                connection, _ = listener.accept()
+                connection.recv(1)
+                connection.close()
+                closed.append(connection)
+            listener.close()
+
+        threading.Thread(target=close, daemon=True).start()
+        client = Server(f"https://127.0.0.1:{listener.getsockname()[1]}", "food", None)
+        with pytest.raises(PredictError, match="has answered nothing for"):
+            list(client.answers(iter(photos[:1])))
+    assert len(closed) == 3
+
+
+class Outage:
+    """A server that answers some photos, then refuses all until it `is_over`."""
+
+    def __init__(self, answers, refusal=(502, {}, {})):
+        self.left, self.refusal, self.is_over, self.refused = answers, refusal, threading.Event(), threading.Event()
+
+    def __call__(self, body, times):
+        if not self.is_over.is_set():
+            self.left -= 1
+            if self.left < 0:
+                if times > server_module.TRIES + 1:
+                    self.refused.set()
+                return self.refusal
+        return fine(body, times)
+
+
+def test_no_photo_fails_because_of_an_outage_that_ends(photos):
+    outage = Outage(30)
+    with serving(outage) as server:
+        threading.Thread(target=lambda: outage.refused.wait(LIMIT_S) and outage.is_over.set(), daemon=True).start()
+        rows = ask(server, photos)
+    assert [row.get("message") for row in rows if "predictions" not in row] == []
+
+
+def test_an_outage_that_does_not_end_is_no_photos_fault(photos, monkeypatch):
+    monkeypatch.setattr(server_module, "PATIENCE_S", 1.0)
+    with serving(Outage(30)) as server:
+        server.pages["/readyz"] = [(503, {"ready": False, "version": "1.0.0"})]
+        rows = []
+        with pytest.raises(PredictError, match="has answered nothing for 1 s"):
+            rows.extend(Server(server.url, "food", None).answers(iter(photos)))
+    assert all("predictions" in row for row in rows)
+
+
+@pytest.mark.parametrize("when", ["0", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_busy_server_is_no_photos_fault(photos, when):
+    def busy(body, times):
+        refused = body in ("3.jpg", "5.jpg") and times <= 2 * server_module.TRIES
+        return (503, {"retry-after": when}, {"message": "the server is busy"}) if refused else fine(body, times)
+
+    with serving(busy) as server:
+        assert all("predictions" in row for row in ask(server, photos))
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "0"}])
+@pytest.mark.parametrize("refused", [["0.jpg"], ["18.jpg", "19.jpg"]])
+def test_a_photo_that_is_refused_by_a_ready_server_gets_its_row_though_no_other_is_answered(photos, monkeypatch, headers, refused):
+    monkeypatch.setattr(server_module, "PATIENCE_S", 0.5)
+
+    def some(body, times):
+        return (503, headers, {"message": "no"}) if body in refused else fine(body, times)
+
+    count = 1 if refused == ["0.jpg"] else 20
+    with serving(some) as server:
+        rows = ask(server, photos[:count])
+    assert [row["photo"].rpartition("/")[2] for row in rows if row.get("type") == "UnansweredError"] == refused
+    assert len(rows) == count
+
+
+def test_a_quota_that_is_used_up_is_no_photos_fault(photos, monkeypatch):
+    monkeypatch.setattr(server_module, "PATIENCE_S", 0.5)
+    with serving(lambda body, times: (429, {}, {})) as server, pytest.raises(PredictError, match="has answered nothing.*429"):
+        ask(server, photos[:1])
+
+
+def test_a_server_that_starts_is_waited_for_until_it_has_a_model_and_a_version(monkeypatch):
+    monkeypatch.setattr(server_module, "LOOK_S", 0.01)
+    with serving(fine) as server:
+        (_, document), empty = server.pages["/openapi.json"][0], [{"name": "model", "schema": {"type": "string"}}]
+        starting = {"paths": {"/predictions/{model}": {"post": {"parameters": empty}}}}
+        server.pages["/openapi.json"] = [(503, {"message": "wait"}), (200, starting), (200, document)]
+        not_yet = {"ready": False, "version": None}
+        server.pages["/readyz"] = [(503, not_yet), (503, not_yet), (200, not_yet), (200, {"ready": True, "version": "2.0.0"})]
+        assert Server(server.url, None, None).identity == {"url": server.url, "model": "food", "version": "2.0.0"}
+
+
+def test_the_version_is_that_of_the_model(monkeypatch):
+    monkeypatch.setattr(server_module, "LOOK_S", 0.01)
+    with serving(fine) as server:
+        server.pages["/v1/models"] = [(200, {"models": ["drinks", "food"]})]
+        server.pages["/v2/models/food"] = [(503, {"message": "wait"}), (200, {"name": "food", "versions": ["3.0.0"]})]
+        assert Server(server.url, "food", None).identity["version"] == "3.0.0"
+        assert Server(server.url, "drinks", None).identity["version"] == "1.0.0"
+        assert Server(server.url, "drinks", "0.9.0").identity["version"] == "0.9.0"
 
 
 @pytest.mark.parametrize("url", ["food.example.com", "ftp://host", "http://", "http://a:b@host", "http://host/?q=1"])
