@@ -83,7 +83,9 @@ class Journal:
         with self.path.open("rb") as file:
             line = file.readline()
             about = _parsed(line)
-        if about is None:
+        if about is None or "format" not in about:
+            if not _is_start(line):
+                raise PredictError(f"{self.path} is not of such a run: move it away, or choose another OUT")
             return "", 0
         for key, other in KEYS.items():
             if about.get(key) != self.about[key]:
@@ -131,6 +133,12 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _is_start(line: bytes) -> bool:
+    """Whether it is the first line of a part file, cut off or lost in a power cut: zeros stand in its place."""
+    start = json.dumps({"format": FORMAT})[:-2].encode()
+    return not line.strip(b"\0") or (not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line)))
 
 
 def _shown(value: Any) -> str:
