@@ -24,7 +24,8 @@ tests/project/test_errors.py:
       OtherSearchError - training.sweep.study
       PortError - scripts.serving.ports
       PredictError - scripts.predict.photo
-        AgainError - scripts.predict.server
+        AgainError - scripts.predict.answer
+        BrokenOffError - scripts.predict.bucket
         UnreadError - scripts.predict.photo
       RejectedRecordError - training.tracking.sender
       ReleaseError - scripts.release.document

@@ -1,5 +1,6 @@
 """What lies in a folder of photos as people have them: links are followed, leftovers of other programs are passed over."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ LEFTOVERS = {
 }
 # files of macOS that hold a file's attributes on a disk which cannot: ._photo.jpg is no photo
 APPLE_DOUBLE = "._"
+UNREADABLE = "not readable"  # before the reason
 FOLDER = " folder"  # after the kind of a folder that is passed over
 Place = tuple[int, int]  # a folder's device and inode
 Above = frozenset[Place]
@@ -65,7 +67,7 @@ def _read(path: Path, above: Above, passed: Counter[str]) -> Folder:
         try:
             folder.folders.append(_read(child, above | {place}, passed))
         except OSError as error:
-            passed[f"not readable ({error.strerror})"] += 1
+            passed[f"{UNREADABLE} ({error.strerror}){FOLDER}"] += 1
     return folder
 
 
@@ -83,7 +85,7 @@ def _walk(path: Path, above: Above, passed: Counter[str]) -> Iterator[Path]:
         try:
             yield from _walk(child, above | {place}, passed)
         except OSError as error:
-            passed[f"not readable ({error.strerror})"] += 1
+            passed[f"{UNREADABLE} ({error.strerror}){FOLDER}"] += 1
 
 
 def _entries(path: Path, above: Above, passed: Counter[str]) -> Iterator[tuple[Path, Place | None]]:
@@ -106,7 +108,8 @@ def _entries(path: Path, above: Above, passed: Counter[str]) -> Iterator[tuple[P
         try:
             place = _place(others[name]) if name in others else None
         except OSError as error:
-            passed["link that leads nowhere" if others[name].is_symlink() else f"not readable ({error.strerror})"] += 1
+            nowhere = others[name].is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
+            passed["link that leads nowhere" if nowhere else f"{UNREADABLE} ({error.strerror})"] += 1
             continue
         if place in above:
             passed["link to a folder above it"] += 1
@@ -131,14 +134,19 @@ def files_below(path: Path, passed: Counter[str]) -> list[Path]:
     return sorted(read_folder(path, passed).all_files())
 
 
-def shown(path: Path) -> str:
-    """A path for people and for files in UTF-8: bytes of its name that are no UTF-8 become question marks."""
+def shown(path: Path | str) -> str:
+    """A path or text for people and for files in UTF-8: bytes of it that are no UTF-8 become question marks."""
     return str(path).encode(errors="replace").decode()
 
 
 def listed(counts: Counter[str]) -> str:
     """Counts by kind for people, most first: "7 .txt, 3 .DS_Store"."""
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+
+
+def unreadable(counts: Counter[str]) -> int:
+    """How many of what was passed over could not be read: files and folders that may hold what is looked for."""
+    return sum(count for kind, count in counts.items() if kind.startswith(UNREADABLE))
 
 
 def not_taken(path: Path | str, counts: Counter[str]) -> str:

@@ -1,6 +1,8 @@
 """Photos and results on S3. Endpoint and credentials are boto3's: AWS_ENDPOINT_URL, AWS_PROFILE, a role and so on."""
 
 import contextlib
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,18 +14,32 @@ from urllib.parse import urlsplit
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointProviderError, ParamValidationError, UnsupportedS3ArnError
+from urllib3.exceptions import HTTPError
 
-from scripts.folders import leftover
+from scripts.folders import leftover, shown
 from scripts.predict.photo import PredictError, UnreadError, unusable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SCHEME = "s3://"
-MISSING = ("NoSuchKey", "NoSuchBucket", "404", "NotFound")
+MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "NotFound")
 DENIED = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
+# other codes of one object: in an archive, encrypted with a key of its own, deleted; all others concern every object
+OF_THE_OBJECT = (
+    "InvalidObjectState",
+    "KeyTooLong",
+    "KMS.",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "InvalidBucketName",
+    "InvalidURI",
+)
+OF_THE_ADDRESS = (ParamValidationError, EndpointProviderError, UnsupportedS3ArnError)  # nothing was asked
+PAUSES_S = (0.5, 2.0, 8.0)  # between tries of a body that breaks off: boto asks again for an answer's head alone
 CONNECTIONS = 32
+MAKING = threading.Lock()
 
 
 @cache
@@ -36,29 +52,53 @@ def client() -> "S3Client":
 def split_address(address: str) -> tuple[str, str]:
     """(bucket, key or prefix) of s3://bucket/key. ValueError if there is no bucket."""
     bucket, _, key = address.removeprefix(SCHEME).partition("/")
+    if shown(address) != address:
+        raise ValueError(f"the address is {shown(address)!r}, expected UTF-8")
     if not address.startswith(SCHEME) or not bucket or urlsplit(f"//{bucket}").netloc != bucket:
         raise ValueError(f"the address is {address!r}, expected s3://bucket/key")
     return bucket, key
+
+
+class BrokenOffError(PredictError):
+    """The body of an object ended too early."""
 
 
 @contextlib.contextmanager
 def calls(address: str) -> Iterator["S3Client"]:
     """The client; what fails inside is a PredictError that names the address."""
     try:
-        yield client()
+        with MAKING:  # boto's own making is not safe on several threads
+            s3 = client()
+        yield s3
     except ClientError as error:
         raise PredictError(f"{address}: {_reason(error)}") from error
     except Boto3Error as error:  # of an upload; it holds the reason in words alone
         raise PredictError(f"{address}: {error}") from error
-    except BotoCoreError as error:
+    except OF_THE_ADDRESS as error:
+        raise PredictError(f"{address}: {_reason(error)}") from error
+    except (BotoCoreError, HTTPError) as error:
         raise PredictError(f"{address} cannot be reached: {error}") from error
 
 
-def _reason(error: ClientError) -> str:
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ClientError):
+        return " ".join(str(error).split())
     code, call = error.response["Error"]["Code"], error.operation_name
     if code in DENIED:
         return f"{call} is denied ({code}): allow it for these credentials"
-    return "there is no such bucket" if code == "NoSuchBucket" else str(error)
+    if code in MISSING:
+        return "there is no such bucket" if code == "NoSuchBucket" else "there is no such object"
+    return str(error)
+
+
+def _status(error: BaseException | None) -> int | None:
+    """What HTTP would have for an error of one object; None where it concerns all, as credentials and a server's load do."""
+    if isinstance(error, OF_THE_ADDRESS):
+        return 400
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    if code in MISSING:
+        return 404
+    return 403 if code in DENIED or code.startswith(OF_THE_OBJECT) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +122,32 @@ class StoredPhoto:
         """See Photo."""
         try:
             with calls(self.name) as s3:
-                answer = s3.get_object(Bucket=self.bucket, Key=self.key)
-                if error := unusable(answer["ContentLength"]):
-                    answer["Body"].close()
-                    raise error
-                return answer["Body"].read()
+                return self._read(s3)
         except UnreadError:
             raise
         except PredictError as error:
-            if not isinstance(error.__cause__, ClientError):
+            cause = error.__cause__
+            if not isinstance(cause, Exception) or (status := _status(cause)) is None:
                 raise
-            code = error.__cause__.response["Error"]["Code"]
-            if code in MISSING:
-                raise UnreadError("there is no such object", 404) from error
-            raise UnreadError(f"the object cannot be read: {_reason(error.__cause__)}", 403) from error
+            reason = _reason(cause)
+            raise UnreadError(reason if status == 404 else f"the object cannot be read: {reason}", status) from error
+
+    def _read(self, s3: "S3Client") -> bytes:
+        for pause_s in PAUSES_S:
+            with contextlib.suppress(BrokenOffError):
+                return self._read_once(s3)
+            time.sleep(pause_s)
+        return self._read_once(s3)
+
+    def _read_once(self, s3: "S3Client") -> bytes:
+        answer = s3.get_object(Bucket=self.bucket, Key=self.key)
+        if error := unusable(answer["ContentLength"]):
+            answer["Body"].close()
+            raise error
+        try:
+            return answer["Body"].read()
+        except (BotoCoreError, HTTPError) as broken:
+            raise BrokenOffError(f"{self.name} cannot be read to its end: {broken}") from broken
 
 
 def stored(address: str) -> StoredPhoto:

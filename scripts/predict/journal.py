@@ -26,6 +26,7 @@ class Journal:
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path, self.about = path, {"format": FORMAT, **about}
         self.anew = ""  # why rows that were there are not used, in words
+        self._kept: int | None = None  # bytes that are used, while the others are still there
 
     def __enter__(self) -> Self:
         while True:
@@ -50,7 +51,7 @@ class Journal:
     def go_on(self, photos: Iterator[Photo], seen: Callable[[Mapping[str, Any]], None]) -> Iterator[Photo]:
         """The photos that are not labelled yet; `seen` gets the rows of the others, up to the first photo that is another one now.
 
-        Rows behind that are dropped.
+        Rows behind that are dropped with the first new row: until there is an answer, nothing is lost.
         """
         self.anew, kept = self._check_about()
         rest: Iterator[Photo] = photos
@@ -67,17 +68,24 @@ class Journal:
                     break
                 seen(row)
                 kept = end
-        self._file.truncate(kept)
-        if not kept:
-            self.append(self.about)
+        self._kept = kept
         return rest
+
+    def _drop(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._file.truncate(kept)
+            if not kept:
+                self.append(self.about)
 
     def _check_about(self) -> tuple[str, int]:
         """(why the rows cannot be used, where the first one begins: 0 if they cannot be)."""
         with self.path.open("rb") as file:
             line = file.readline()
             about = _parsed(line)
-        if about is None:
+        if about is None or "format" not in about:
+            if not _is_start(line):
+                raise PredictError(f"{self.path} is not of such a run: move it away, or choose another OUT")
             return "", 0
         for key, other in KEYS.items():
             if about.get(key) != self.about[key]:
@@ -96,12 +104,14 @@ class Journal:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write a row; whatever ends this process afterwards, it is there."""
+        self._drop()
         line = memoryview(json.dumps(row).encode() + b"\n")
         while line:
             line = line[self._file.write(line) or 0 :]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows, in order, without their stamps."""
+        self._drop()
         with self.path.open("rb") as file:
             file.readline()
             for line in file:
@@ -123,6 +133,12 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _is_start(line: bytes) -> bool:
+    """Whether it is the first line of a part file, cut off or lost in a power cut: zeros stand in its place."""
+    start = json.dumps({"format": FORMAT})[:-2].encode()
+    return not line.strip(b"\0") or (not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line)))
 
 
 def _shown(value: Any) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from scripts.folders import shown
 from scripts.predict.bucket import SCHEME, stored
-from scripts.predict.photo import LocalPhoto, Photo
+from scripts.predict.photo import LocalPhoto, NoPhoto, Photo
 
 SUFFIXES = (".txt", ".csv", ".tsv")
 COLUMNS = ("path", "photo", "file", "filename", "image")
@@ -16,18 +17,20 @@ BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def listed_photos(path: Path) -> Iterator[Photo]:
-    """The photos of a list, in its order. ValueError for a table without a column of photos, OSError."""
+    """The photos of a list, in its order. ValueError for a table without a column of photos or with an open quote, OSError."""
     cells = _lines(path) if path.suffix.lower() == ".txt" else _column(path)
     for text in cells:
         if (photo := _photo(text, path.parent)) is not None:
             yield photo
 
 
-def _open(path: Path) -> TextIO:
+def _open(path: Path, newline: str | None = None) -> TextIO:
     with path.open("rb") as file:
-        encoding = BOMS.get(file.read(2), "utf-8-sig")
-    # names of files may be in no encoding at all; only \n ends a line, as others may stand in a name
-    return path.open(encoding=encoding, errors="surrogateescape", newline="\n")
+        head = file.read(1 << 16)
+    if newline is None:  # only \n ends a line, as others may stand in a name; a file without any is an old Mac's
+        newline = "\r" if b"\n" not in head and b"\r" in head else "\n"
+    # names of files may be in no encoding at all
+    return path.open(encoding=BOMS.get(head[:2], "utf-8-sig"), errors="surrogateescape", newline=newline)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -38,19 +41,26 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _column(path: Path) -> Iterator[str]:
-    with _open(path) as file:
+    with _open(path, newline="") as file:
         head = file.readline()
         file.seek(0)
         separator = max(",;\t", key=head.count)
-        rows = csv.reader(file, delimiter=separator)
-        header = [name.strip().lower() for name in next(rows, [])]
-        name = next((name for name in COLUMNS if name in header), None)
-        if name is None:
-            raise ValueError(f"{path} has the columns {', '.join(header) or 'none'}: expected one named {' or '.join(COLUMNS)}")
-        column = header.index(name)
-        for row in rows:
-            if len(row) > column and row[column]:
-                yield row[column]
+        rows = csv.reader(file, delimiter=separator, strict=True)
+        try:
+            yield from _cells(path, rows)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {rows.line_num}: {error}: is a quote left open?") from error
+
+
+def _cells(path: Path, rows: Iterator[list[str]]) -> Iterator[str]:
+    header = [name.strip().lower() for name in next(rows, [])]
+    name = next((name for name in COLUMNS if name in header), None)
+    if name is None:
+        raise ValueError(f"{path} has the columns {', '.join(header) or 'none'}: expected one named {' or '.join(COLUMNS)}")
+    column = header.index(name)
+    for row in rows:
+        if len(row) > column and row[column]:
+            yield row[column]
 
 
 def _photo(text: str, folder: Path) -> Photo | None:
@@ -60,8 +70,8 @@ def _photo(text: str, folder: Path) -> Photo | None:
     if unquoted.startswith(SCHEME):
         try:
             return stored(unquoted)
-        except ValueError:  # no bucket, or no key: a row that says so
-            return LocalPhoto(Path(unquoted))
+        except ValueError as error:  # no bucket, or no key: a row that says so
+            return NoPhoto(shown(unquoted), str(error))
     for name in (text, bare, unquoted):
         if name and "\0" not in name and os.path.lexists(folder / name):
             return LocalPhoto(folder / name)

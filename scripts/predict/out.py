@@ -1,5 +1,6 @@
 """Where results go: a file, or an object on S3. They appear when they are whole, and replace those that were there."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
@@ -13,6 +14,8 @@ from scripts.predict.tables import FORMATS, Rows
 
 PARTS = ROOT / "build" / "predict"  # of results on S3
 HTML = "text/html; charset=utf-8"
+# what a name may take: of a file less what `aside` adds to it; of a key, S3's limit
+FILE_NAME_BYTES, KEY_BYTES = 255 - len(".4194304-01234567.part"), 1024
 
 
 class Out:
@@ -22,12 +25,15 @@ class Out:
         """ValueError for any other ending or place, PredictError for a bucket that is not there."""
         self.address, self.on_s3 = address, address.startswith(SCHEME)
         self.suffix = PurePosixPath(address).suffix.lower()
-        if self.suffix not in FORMATS or "://" in address.removeprefix(SCHEME):
+        # with a slash at its end it would be the name of a folder
+        if self.suffix not in FORMATS or not address.lower().endswith(self.suffix) or "://" in address.removeprefix(SCHEME):
             raise ValueError(f"OUT is {address}, expected a name that ends in {' or '.join(FORMATS)}, on this machine or at s3://")
         if self.suffix == ".parquet" and find_spec("pyarrow") is None:
             raise ValueError(f"OUT is {address}, and pyarrow is not installed: make .venv/installed-parquet")
+        name, most = (stored(address).key, KEY_BYTES) if self.on_s3 else (Path(self.sheet).name, FILE_NAME_BYTES)
+        if len(os.fsencode(name)) > most:
+            raise ValueError(f"OUT is {address}, expected a name of at most {most} bytes, with .html at its end")
         if self.on_s3:
-            stored(address)
             check_bucket(address)
         elif Path(address).is_dir():
             raise ValueError(f"OUT is {address}, which is a folder: expected the name of a file")

@@ -44,6 +44,28 @@ def unusable(size: int) -> UnreadError | None:
     return UnreadError(f"the photo has {size:,} bytes, the limit is {MAX_BYTES:,}", 413, "PhotoError")
 
 
+def _no_file(path: Path) -> str:
+    if path.is_dir():
+        return "a folder, expected a photo"
+    return "is no file (a device, pipe or socket)" if path.exists() else "there is no such file"
+
+
+@dataclass(frozen=True, slots=True)
+class NoPhoto:
+    """What names no photo, in a list; `reason` says why."""
+
+    name: str
+    reason: str
+
+    def stamp(self) -> str:
+        """Nothing."""
+        return ""
+
+    def read(self) -> bytes:
+        """UnreadError."""
+        raise UnreadError(self.reason, 400)
+
+
 @dataclass(frozen=True, slots=True)
 class LocalPhoto:
     """A file."""
@@ -68,7 +90,7 @@ class LocalPhoto:
         try:
             # a pipe has no end, and would be waited for
             if not self.path.is_file():
-                raise UnreadError("a folder, expected a photo" if self.path.is_dir() else "there is no such file", 404)
+                raise UnreadError(_no_file(self.path), 404)
             with self.path.open("rb") as file:
                 if error := unusable(self.path.stat().st_size):
                     raise error

@@ -4,8 +4,8 @@ The photos are one, a folder, a list (.txt, .csv) or s3://bucket/prefix. The arc
 worker, or with --url a server. For a photo that cannot be labelled the row holds the error. A run that was ended goes on when
 the same command is run again (journal.py).
 
-Exit status: 0 all photos are labelled, 3 the results are written but some photos failed, else as any command's
-(scripts/command.py): 1 nothing was written, 2 wrong arguments, 130 Ctrl-C.
+Exit status: 0 all photos are labelled, 3 the results are written but some photos failed or could not be looked for, else as any
+command's (scripts/command.py): 1 no results, and what is there goes on, 2 wrong arguments, 130 Ctrl-C.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from handler.parts import sha256
 from scripts.archive.name import choose_archive
 from scripts.archive.read import unpack
 from scripts.command import parser, run
-from scripts.folders import not_taken
+from scripts.folders import not_taken, shown, unreadable
 from scripts.paths import ROOT
 from scripts.phrases import counted
 from scripts.predict.chosen import choose
@@ -107,9 +107,9 @@ def to_file(source: Source, by: dict[str, Any], load: Callable[[], Answers], out
             put(out.sheet, lambda path: write_sheet(choose(journal.rows()), path, title, out.address), HTML)
         out.write(journal.rows())
         journal.remove()
-    print(f"{out.address}: {counted(summary.photos, 'photo')}, by {', '.join(summary.versions) or 'no model'}")
+    print(f"{shown(out.address)}: {counted(summary.photos, 'photo')}, by {', '.join(summary.versions) or 'no model'}")
     if html:
-        print(f"{out.sheet}: the contact sheet")
+        print(f"{shown(out.sheet)}: the contact sheet")
 
 
 def arguments() -> argparse.Namespace:
@@ -140,7 +140,9 @@ def main() -> int:
             to_file(source, by, load, out, args.html, summary)
     for line in (not_taken(source.address, source.passed), summary.failures(), summary.changed()):
         tell(line)
-    return SOME_FAILED if summary.failed else 0
+    if missing := unreadable(source.passed):
+        tell(f"photos are missing: {missing} of what is not taken cannot be read")
+    return SOME_FAILED if summary.failed or missing else 0
 
 
 if __name__ == "__main__":

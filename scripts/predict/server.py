@@ -1,23 +1,36 @@
 """The answers of a server, several requests at a time.
 
 A server that is busy (429, 503), starts anew or cannot be reached is asked again, with growing pauses; it is given up when it has
-answered nothing at all for PATIENCE_S. A photo that alone is refused again and again gets that as its error.
+answered nothing at all for PATIENCE_S. A photo that alone is refused again and again gets that as its error: while others are
+answered, or while the server is ready.
 """
 
 import asyncio
-import os
 import random
-import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
 from scripts.model_name import check_model_name
+from scripts.predict.answer import (
+    AGAIN,
+    API_KEY,
+    LONGEST_PAUSE_S,
+    QUOTA,
+    AgainError,
+    answer_of,
+    check_access,
+    described,
+    headers,
+    is_final,
+    json_of,
+    verify,
+)
 from scripts.predict.offline import Read, Row, error_answer, read
 from scripts.predict.photo import Photo, PredictError, UnreadError
 
@@ -27,19 +40,10 @@ TIMEOUT = httpx.Timeout(90.0, connect=10.0)  # a load balancer's 60 s, and some
 PATIENCE_S = 120.0
 LOOK_S = 1.0  # between two tries before the first photo
 TRIES = 6  # of one photo, while others are answered
-PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-OF_THE_PHOTO = (400, 413, 415, 422, 500)
-AGAIN = (408, 429, 502, 503, 504)
+PAUSE_S = 0.5
 GO_ON = "the same command goes on where it stopped"
-API_KEY = "SEEFOOD_API_KEY"
 
-
-class AgainError(PredictError):
-    """The server may answer the same request later: after `pause_s` if it says so."""
-
-    def __init__(self, message: str, status: int, pause_s: float | None = None) -> None:
-        super().__init__(message)
-        self.status, self.pause_s = status, pause_s
+Body = dict[str, Any]
 
 
 class Server:
@@ -52,36 +56,44 @@ class Server:
             raise ValueError(f"URL is {url!r}, expected the server's address, e.g. https://food.example.com")
         if parts.username or parts.password:
             raise ValueError(f"URL holds a password, which would be seen by others: a key goes into {API_KEY}")
-        self.url, self.headers = url.rstrip("/"), _headers()
+        self.url, self.headers = url.rstrip("/"), headers()
         self.model = check_model_name(model) if model else self._only_model()
         self.version = version
         self.path = "/".join(filter(None, (self.model, version)))
         self.last_answer = time.monotonic()
         self.refusal: PredictError | None = None
+        self.given_up = 0  # photos, since the last answer
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes its answers comparable with earlier ones: its address and the version that it serves now."""
         return {"url": self.url, "model": self.model, "version": self.version or self._default_version()}
 
-    def _get(self, path: str) -> dict[str, Any]:
-        """JSON of a path, {} if there is none. Waits for a server that starts. PredictError if it does not answer."""
+    def _get(self, path: str, whole: Callable[[Body], bool] = bool) -> Body:
+        """JSON of a path, {} if there is no such path. Waits for a server that starts, until `whole` is true of what it says.
+
+        PredictError if it does not answer.
+        """
         deadline = time.monotonic() + PATIENCE_S
-        with httpx.Client(headers=self.headers, timeout=TIMEOUT, verify=_verify(self.url)) as client:
+        with httpx.Client(headers=self.headers, timeout=TIMEOUT, verify=verify(self.url)) as client:
             for number in range(1_000_000):
                 try:
                     response = client.get(self.url + path)
                 except httpx.HTTPError as error:
-                    why = _described(error)
-                    if _tls_error(error) or time.monotonic() > deadline:
+                    why = described(error)
+                    if is_final(error):
                         raise PredictError(f"{self.url} does not answer: {why}") from error
                 else:
-                    _check_access(self.url, response)
-                    body, why = _json(response), f"{response.status_code} {response.reason_phrase}"
-                    if body or response.status_code not in AGAIN:
-                        return body
-                    if time.monotonic() > deadline:
-                        raise PredictError(f"{self.url} does not answer: {why}")
+                    check_access(response)
+                    body, why = json_of(response), f"{response.status_code} {response.reason_phrase}"
+                    if response.status_code not in AGAIN:
+                        if not response.is_success or not body:
+                            return {}
+                        if whole(body):
+                            return body
+                        why = "it serves nothing yet"
+                if time.monotonic() > deadline:
+                    raise PredictError(f"{self.url} does not answer: {path}: {why}")
                 if number == 0:
                     print(f"{self.url} does not answer ({why}): asking again for {PATIENCE_S:g} s", file=sys.stderr, flush=True)
                 time.sleep(LOOK_S)
@@ -89,12 +101,8 @@ class Server:
 
     def _only_model(self) -> str:
         try:
-            (place,) = [
-                one
-                for one in self._get("/openapi.json")["paths"]["/predictions/{model}"]["post"]["parameters"]
-                if one["name"] == "model"
-            ]
-            models = place["schema"]["enum"]
+            # a server that starts has the parameter, and no values of it
+            models = _model_schema(self._get("/openapi.json", lambda body: bool(_model_schema(body).get("enum"))))["enum"]
         except (LookupError, TypeError, ValueError):
             raise PredictError(f"{self.url} does not show its models: name one, MODEL=seefood") from None
         if len(models) != 1:
@@ -102,15 +110,21 @@ class Server:
         return str(models[0])
 
     def _default_version(self) -> str:
-        return str(self._get("/readyz").get("version") or "")
+        """The version that answers now; of a model whose default no path shows, all that are served; "" if none is shown."""
+        ready = self._get("/readyz", lambda body: "version" not in body or bool(body["version"]))
+        models = self._get("/v1/models").get("models")
+        if not isinstance(models, list) or models[:1] == [self.model]:  # /readyz is about the first model
+            return str(ready.get("version", ""))
+        versions = self._get(f"/v2/models/{self.model}").get("versions")
+        return ", ".join(map(str, versions)) if isinstance(versions, list) else ""
 
     def answers(self, photos: Iterator[Photo]) -> Iterator[Row]:
         """{"photo", "stamp", ...the answer} for each photo, in order. PredictError if the server answers none any more."""
-        self.last_answer, self.refusal = time.monotonic(), None
+        self.last_answer, self.refusal, self.given_up = time.monotonic(), None, 0
         with asyncio.Runner() as runner:
             begun: deque[asyncio.Task[Row]] = deque()
             client = httpx.AsyncClient(
-                headers=self.headers, timeout=TIMEOUT, verify=_verify(self.url), limits=httpx.Limits(max_connections=AT_A_TIME)
+                headers=self.headers, timeout=TIMEOUT, verify=verify(self.url), limits=httpx.Limits(max_connections=AT_A_TIME)
             )
             turns = asyncio.Semaphore(AT_A_TIME)
 
@@ -140,19 +154,24 @@ class Server:
                 raise
 
     async def _asked(self, client: httpx.AsyncClient, content: bytes) -> Row:
-        first = time.monotonic()
+        first = refused_at = time.monotonic()
+        tries = 0  # that are the photo's own: refused, while the server answers
         for number in range(1_000_000):
             try:
                 answer = await self._ask(client, content)
             except AgainError as error:
-                others = self.last_answer > first
-                if others and number + 1 >= TRIES and error.status != 429:
-                    return error_answer(error, error.status, "UnansweredError")
-                if time.monotonic() - max(self.last_answer, first) > PATIENCE_S:
+                waited = time.monotonic() - max(self.last_answer, first) > PATIENCE_S
+                if waited and (error.status == QUOTA or self.given_up >= AT_A_TIME or not await self._is_ready(client)):
                     raise PredictError(f"{self.url} has answered nothing for {PATIENCE_S:g} s: {error}; {GO_ON}") from error
-                await asyncio.sleep(_pause(error, number))
+                # an answer from before an outage says nothing about the photo
+                tries += waited or (self.last_answer > refused_at and not error.busy)
+                if tries >= TRIES:
+                    self.given_up += 1
+                    return error_answer(error, error.status, "UnansweredError")
+                refused_at = time.monotonic()
+                await asyncio.sleep(_pause(error, tries if waited else number))
             else:
-                self.last_answer = time.monotonic()
+                self.last_answer, self.given_up = time.monotonic(), 0
                 return answer
         raise AssertionError("unreachable")
 
@@ -161,24 +180,18 @@ class Server:
         try:
             response = await client.post(f"{self.url}/predictions/{self.path}", content=content)
         except httpx.HTTPError as error:
-            if _tls_error(error):
-                raise PredictError(f"{self.url} does not answer: {_described(error)}") from error
-            raise AgainError(_described(error), 503) from error
-        _check_access(self.url, response)
-        body = _json(response)
-        message = str(body.get("message") or response.reason_phrase or response.status_code)
-        if response.status_code in AGAIN:
-            raise AgainError(f"{response.status_code} {message}", response.status_code, _retry_after(response))
-        if response.status_code in OF_THE_PHOTO:
-            return {"code": response.status_code, "type": str(body.get("type") or "HTTPError"), "message": message}
-        if not response.is_success:
-            to = f" to {response.headers['location']}" if response.is_redirect and "location" in response.headers else ""
-            raise PredictError(f"{response.url} answers {response.status_code}{to}: {message}")
-        if not isinstance(body.get("predictions"), list) or not body["predictions"]:
-            raise PredictError(
-                f"{response.url} answers no predictions but {response.text[:80]!r}: is URL the address of such a server?"
-            )
-        return body
+            if is_final(error):
+                raise PredictError(f"{self.url} does not answer: {described(error)}") from error
+            raise AgainError(described(error), 503) from error
+        return answer_of(response)
+
+    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
+        """Whether the server says that it answers photos: then it is the photo that it does not answer."""
+        try:
+            response = await client.get(f"{self.url}/readyz")
+        except httpx.HTTPError:
+            return False
+        return response.is_success and json_of(response).get("ready") is True
 
 
 async def _end(client: httpx.AsyncClient, begun: Iterable[asyncio.Task[Row]]) -> None:
@@ -188,56 +201,14 @@ async def _end(client: httpx.AsyncClient, begun: Iterable[asyncio.Task[Row]]) ->
     await client.aclose()
 
 
-def _headers() -> dict[str, str]:
-    headers = {"content-type": "application/octet-stream"}
-    if key := os.environ.get(API_KEY):
-        if not key.isascii() or not key.isprintable():
-            raise ValueError(f"{API_KEY} holds characters that no key has: is there a line break in it?")
-        headers["authorization"] = f"Bearer {key}"
-    return headers
-
-
-def _verify(url: str) -> ssl.SSLContext | bool:
-    # httpx's own takes 20 ms to read certificates, and plain HTTP needs none; it follows SSL_CERT_FILE
-    return httpx.create_ssl_context() if url.startswith("https:") else False
-
-
-def _check_access(url: str, response: httpx.Response) -> None:
-    if response.status_code in (401, 403):
-        message = _json(response).get("message") or response.reason_phrase
-        hint = "" if os.environ.get(API_KEY) else f"; {API_KEY}=... in the environment gives one"
-        raise PredictError(f"{url} refuses to answer ({response.status_code}): {message}{hint}")
-
-
-def _json(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body = response.json()
-    except ValueError:  # a load balancer's page
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds; the header's other form, a date, is taken for none."""
-    text = response.headers.get("retry-after", "")
-    return min(float(text), LONGEST_PAUSE_S) if text.isdecimal() else None
+def _model_schema(document: Body) -> Body:
+    """What an OpenAPI document says of a model's name; {} if it says nothing of it. LookupError, TypeError, ValueError."""
+    parameters = document["paths"]["/predictions/{model}"]["post"]["parameters"]
+    (place,) = [one for one in parameters if one["name"] == "model"]
+    return dict(place["schema"])
 
 
 def _pause(error: AgainError, number: int) -> float:
     """Seconds until the next try: as long as the server says, else twice as long each time. Not all at the same moment."""
-    pause_s = min(PAUSE_S * 2 ** min(number, 10), LONGEST_PAUSE_S) if error.pause_s is None else error.pause_s
+    pause_s = min(PAUSE_S * 2 ** min(number, 10), LONGEST_PAUSE_S) if error.pause_s is None else max(error.pause_s, PAUSE_S)
     return pause_s * random.uniform(1.0, 1.5)
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _described(error: httpx.HTTPError) -> str:
-    if isinstance(tls := _tls_error(error), ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({tls.verify_message}): SSL_CERT_FILE=ca.pem names a file of those that are"
-    if tls is not None:
-        return f"no TLS is spoken there ({tls.reason or tls}): is it http://, or another port?"
-    return str(error) or type(error).__name__

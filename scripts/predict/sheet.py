@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from scripts.folders import shown
 from scripts.paths import ROOT
 from scripts.phrases import counted
 from scripts.predict.bucket import SCHEME
@@ -115,8 +116,8 @@ def _link(name: str, folder: Path | None) -> str:
     """From the page to a photo on the same machine; "" to any other."""
     if folder is None or name.startswith(SCHEME):
         return ""
-    return quote(os.path.relpath(Path(name).resolve(), folder))
+    return quote(os.fsencode(os.path.relpath(Path(name).resolve(), folder)))
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return html.escape(shown(str(value)))

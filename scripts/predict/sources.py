@@ -1,6 +1,7 @@
 """Which photos: one, a folder, a list, s3://. Each time the same ones in the same order, one after the other."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from scripts.predict.bucket import SCHEME, objects_below, split_address, stored
 from scripts.predict.lists import SUFFIXES, listed_photos
 from scripts.predict.photo import LocalPhoto, Photo
 
+# what a write that was killed leaves beside a file (scripts/atomic.py)
+ASIDE = re.compile(r"\.\d+-[0-9a-f]{8}\.part$")
+
 
 class Source:
     """What PHOTOS names. `passed` counts what the last iteration passed over, by kind.
@@ -18,7 +22,7 @@ class Source:
     """
 
     def __init__(self, address: str, results: Iterable[str] = ()) -> None:
-        """ValueError if there is no such thing."""
+        """ValueError if there is no such thing, or if it is one of the results."""
         self.address, self.passed = address, Counter[str]()
         self._results = {result if result.startswith(SCHEME) else os.path.realpath(result) for result in results}
         self._result_names = {Path(result).name for result in results}
@@ -31,6 +35,8 @@ class Source:
             raise ValueError(f"PHOTOS is {address}, expected a photo, a folder, a list or s3://bucket/prefix")
         elif not self.path.exists():
             raise ValueError(f"{address} does not exist: PHOTOS is a photo, a folder, a list or s3://bucket/prefix")
+        if any(map(self._is_same, results)):
+            raise ValueError(f"OUT would write over {address}, which is PHOTOS: choose another name")
 
     @property
     def place(self) -> str:
@@ -56,8 +62,14 @@ class Source:
         else:
             yield LocalPhoto(self.path)
 
+    def _is_same(self, result: str) -> bool:
+        if self.address.startswith(SCHEME) or result.startswith(SCHEME):
+            return self.address == result
+        return self.path.is_file() and Path(result).exists() and self.path.samefile(result)
+
     def _is_result(self, path: Path) -> bool:
-        return path.name in self._result_names and os.path.realpath(path) in self._results
+        name = ASIDE.sub("", path.name)
+        return name in self._result_names and os.path.realpath(path.with_name(name)) in self._results
 
 
 def photo_named(name: str) -> Photo:

@@ -33,7 +33,8 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def write_csv(rows: Rows, out: TextIO) -> None:
     """A header and a line for each row."""
-    writer = csv.writer(out)
+    # a name with a semicolon is one cell also where a spreadsheet takes that for the separator
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     writer.writerows(map(cells, rows))
 
@@ -45,7 +46,7 @@ def _csv_file(rows: Rows, path: Path) -> None:
 
 def _json_lines_file(rows: Rows, path: Path) -> None:
     """One JSON object a line: the photo's name and the server's answer for it."""
-    with path.open("w", encoding="utf-8") as out:
+    with path.open("w", encoding="utf-8", errors="replace") as out:
         for row in rows:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 

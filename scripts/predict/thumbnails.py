@@ -11,6 +11,7 @@ from PIL import Image
 from handler.decoders import Budget, Decoded, Decoders
 from handler.metrics import Metrics
 from handler.preprocess import Spec
+from scripts.predict.offline import BUSY
 from scripts.predict.photo import PredictError
 from scripts.predict.sources import photo_named
 
@@ -35,8 +36,12 @@ class Thumbnails:
         for start in range(0, len(names), BATCH):
             contents = [_content(name) for name in names[start : start + BATCH]]
             decoded = iter(self._decoders.decode([content for content in contents if content])[0])
-            found += [_address(next(decoded)) if content else "" for content in contents]
+            found += [_address(self._alone(content, next(decoded))) if content else "" for content in contents]
         return found
+
+    def _alone(self, content: bytes, decoded: Decoded | Exception) -> Decoded | Exception:
+        """A photo that was too costly beside the others of its batch: alone it has the whole budget."""
+        return self._decoders.decode([content])[0][0] if getattr(decoded, "status", None) == BUSY else decoded
 
 
 def _content(name: str) -> bytes:

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from scripts.archive.build import build
-from scripts.predict import bucket
+from scripts.predict import bucket, server
+from scripts.predict.photo import LocalPhoto
 from tests.conftest import ROOT, picture_bytes
 from tests.ecs.scripted_aws import moto_server, outside
 
@@ -46,6 +47,17 @@ def drawn(tmp_path_factory):
     for number in range(10):
         (folder / f"{number}.jpg").write_bytes(picture_bytes(number, (64, 48)))
     return folder
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """A hundred files that a server by script takes for photos; it is asked again soon."""
+    monkeypatch.setattr(server, "PAUSE_S", 0.01)
+    paths = [tmp_path / "photos" / f"{number}.jpg" for number in range(100)]
+    (tmp_path / "photos").mkdir()
+    for path in paths:
+        path.write_text(path.name)
+    return [LocalPhoto(path) for path in paths]
 
 
 @pytest.fixture(scope="module")

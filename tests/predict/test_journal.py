@@ -52,8 +52,10 @@ def test_a_row_that_was_cut_off_anywhere_is_made_again(part, photos, cut):
 
 
 def test_a_first_line_that_was_cut_off_starts_anew(part, photos):
-    part.write_bytes(part.read_bytes()[:20])
-    assert go_on(part, photos, 9) == ("", "abcd", "")
+    first = part.read_bytes().partition(b"\n")[0]
+    for line in (first[:0], first[:5], first[:20], first, bytes(len(first))):
+        part.write_bytes(line)
+        assert go_on(part, photos, 9) == ("", "abcd", "")
 
 
 def test_rows_behind_zeros_of_a_power_cut_are_made_again(part, photos):
@@ -92,6 +94,22 @@ def test_a_photo_that_was_added_or_removed_gets_its_place(part, photos, tmp_path
     kept, rows, why = go_on(part, photos[:1], 9)
     assert (kept, rows) == ("a", "a")
     assert "fewer photos" in why
+
+
+def test_rows_are_there_until_another_run_has_its_first_answer(part, photos):
+    before = part.read_bytes()
+    with Journal(part, {**ABOUT, "photos": "/others"}) as journal:
+        journal.go_on(iter(photos), print)
+    assert part.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"%PDF-1.7\n", b"half a downl", b'{"photo": "a"}\n', b"[1]\n", b"\n", b'{"format": 1, "pho\n'])
+def test_a_file_of_another_program_is_refused_and_stays(tmp_path, photos, content):
+    path = tmp_path / "labels.csv.part"
+    path.write_bytes(content)
+    with pytest.raises(PredictError, match="labels.csv.part is not of such a run: move it away, or choose another OUT"):
+        go_on(path, photos, 9)
+    assert path.read_bytes() == content
 
 
 def test_two_runs_cannot_write_the_same_results(part):

@@ -1,165 +1,53 @@
-"""Answers of a server, as it is on the network: busy, gone for a while, refusing, changing its version."""
+"""Answers of a server: their order and form, what concerns one photo or all, keys and certificates."""
 
-import contextlib
 import json
 import signal
 import ssl
 import subprocess
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from scripts.door.http.tls import make_self_signed
-from scripts.predict import server as server_module
-from scripts.predict.photo import LocalPhoto, PredictError
+from scripts.predict.photo import PredictError
 from scripts.predict.server import AT_A_TIME, Server
-from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
-from tests.predict.test_tables import answered
+from tests.conftest import LIMIT_S, ROOT, picture_bytes
+from tests.predict.scripted import Scripted, ask, fine, serving
 from tests.serving.server import serving_starter
 
 
-class Scripted(ThreadingHTTPServer):
-    """Answers photo `body` by what `script` returns for (body, how often it came): (status, headers, content)."""
-
-    daemon_threads = True
-
-    def __init__(self, script, port=0):
-        self.script, self.asked, self.requests, self.now, self.most = script, {}, [], 0, 0
-        self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), Answering)
-
-    def handle_error(self, request, client_address):
-        """A client that went away: nothing to print."""
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Answering(BaseHTTPRequestHandler):
-    server: Scripted
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body, server = self.rfile.read(int(self.headers["content-length"])).decode("latin-1"), self.server
-        with server.lock:
-            server.now += 1
-            server.most = max(server.most, server.now)
-            server.asked[body] = server.asked.get(body, 0) + 1
-            server.requests.append((self.path, dict(self.headers)))
-        status, headers, content = server.script(body, server.asked[body])
-        with server.lock:
-            server.now -= 1
-        self.answer(status, headers, content)
-
-    def do_GET(self):
-        models = [{"name": "model", "schema": {"enum": ["food"]}}]
-        found = {
-            "/openapi.json": {"paths": {"/predictions/{model}": {"post": {"parameters": models}}}},
-            "/readyz": {"ready": True, "version": "1.0.0"},
-        }
-        self.answer(200, {}, found[self.path.removeprefix("/below")])
-
-    def answer(self, status, headers, content):
-        if status is None:
-            self.close_connection = True
-            return
-        data = json.dumps(content).encode() if not isinstance(content, bytes) else content
-        self.send_response(status)
-        for name, value in {"content-length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@contextlib.contextmanager
-def serving(script, port=0):
-    with Scripted(script, port) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def fine(body, times):
-    answer = answered(body)
-    del answer["photo"]
-    return 200, {}, answer
-
-
-@pytest.fixture
-def photos(tmp_path):
-    paths = [tmp_path / f"{number}.jpg" for number in range(100)]
-    for path in paths:
-        path.write_text(path.name)
-    return [LocalPhoto(path) for path in paths]
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(server_module, "PAUSE_S", 0.01)
-
-
-def ask(server, photos, url="", version=None):
-    return list(Server(url or server.url, None if server else "food", version).answers(iter(photos)))
-
-
-def test_rows_come_in_the_order_of_the_photos_and_few_requests_at_a_time(photos):
+def test_rows_come_in_the_order_of_the_photos_and_few_requests_at_a_time(texts):
     def slow(body, times):
         time.sleep(0.001 * (hash(body) % 10))
         return fine(body, times)
 
     with serving(slow) as server:
-        rows = ask(server, photos)
-        assert [row["photo"] for row in rows] == [photo.name for photo in photos]
+        rows = ask(server, texts)
+        assert [row["photo"] for row in rows] == [photo.name for photo in texts]
         assert 1 < server.most <= AT_A_TIME
         assert {path for path, _ in server.requests} == {"/predictions/food"}
         server.requests.clear()
-        ask(server, photos[:1], f"{server.url}/below/", version="1.1.0")
+        ask(server, texts[:1], f"{server.url}/below/", version="1.1.0")
         assert server.requests[0][0] == "/below/predictions/food/1.1.0"
         assert Server(server.url, None, None).identity == {"url": server.url, "model": "food", "version": "1.0.0"}
 
 
-def test_a_server_that_is_busy_for_a_while_is_asked_again(photos):
-    def busy(body, times):
-        statuses = {1: (503, {"retry-after": "0"}), 2: (429, {"retry-after": "0"}), 3: (502, {}), 4: (None, {})}
-        return (*statuses[times], {"message": "too much waits"}) if times in statuses else fine(body, times)
-
-    with serving(busy) as server:
-        rows = ask(server, photos[:20])
-        assert all("predictions" in row for row in rows)
-        assert set(server.asked.values()) == {5}
-
-
 @pytest.mark.parametrize("status", [400, 413, 415, 422, 500])
-def test_an_error_of_one_photo_is_its_row(photos, status):
+def test_an_error_of_one_photo_is_its_row(texts, status):
     def one(body, times):
         error = {"code": status, "type": "PhotoError", "message": "no photo", "request_id": "1"}
         return (status, {}, error) if body == "3.jpg" else fine(body, times)
 
     with serving(one) as server:
-        rows = ask(server, photos[:6])
-    assert [row["photo"] for row in rows if "predictions" not in row] == [photos[3].name]
+        rows = ask(server, texts[:6])
+    assert [row["photo"] for row in rows if "predictions" not in row] == [texts[3].name]
     assert {name: rows[3][name] for name in ("code", "type", "message")} == {
         "code": status,
         "type": "PhotoError",
         "message": "no photo",
     }
     assert "request_id" not in rows[3]
-
-
-def test_a_photo_that_alone_is_refused_again_and_again_gets_that_as_its_error(photos):
-    def one(body, times):
-        return (503, {}, b"<html>") if body == "3.jpg" else fine(body, times)
-
-    with serving(one) as server:
-        rows = ask(server, photos)
-    assert [row["message"] for row in rows if "predictions" not in row] == ["503 Service Unavailable"]
-    assert len(rows) == 100
 
 
 @pytest.mark.parametrize(
@@ -174,45 +62,40 @@ def test_a_photo_that_alone_is_refused_again_and_again_gets_that_as_its_error(ph
         (404, {}, {"message": "there is no model 'food'"}, "answers 404: there is no model 'food'"),
         (301, {"location": "https://other/"}, b"", "answers 301 to https://other/"),
         (200, {}, b"<html>hello", "answers no predictions but '<html>hello'"),
+        *(
+            (200, {}, {"predictions": predictions}, r"/predictions/food answers '.*', expected {\"predictions\": \[{\"label\"")
+            for predictions in (
+                ["ramen"],
+                [[0.1, 0.9]],
+                [{"class": "ramen"}],
+                [{"label": "ramen"}],
+                [{"label": "ramen", "probability": None}],
+                [{"label": 7, "probability": 0.5}],
+                [{"label": "\ud800", "probability": 0.5}],
+                [{"label": "ramen", "probability": 0.5}, "soup"],
+            )
+        ),
+        (200, {}, {"predictions": [{"label": "a", "probability": 1}], "sure": "yes"}, "expected"),
+        (200, {}, {"predictions": [{"label": "a", "probability": 1}], "version": 1}, "expected"),
     ],
 )
-def test_what_concerns_all_photos_ends_the_run(photos, status, headers, content, message):
+def test_what_concerns_all_photos_ends_the_run(texts, status, headers, content, message):
     with serving(lambda body, times: (status, headers, content)) as server, pytest.raises(PredictError, match=message):
-        ask(server, photos)
-    assert len(server.requests) < len(photos)
+        ask(server, texts)
+    assert len(server.requests) < len(texts)
 
 
-def test_the_key_is_sent(photos, monkeypatch):
+def test_the_key_is_sent(texts, monkeypatch):
     monkeypatch.setenv("SEEFOOD_API_KEY", "sf_secret")
     with serving(fine) as server:
-        ask(server, photos[:1])
+        ask(server, texts[:1])
         assert server.requests[0][1]["authorization"] == "Bearer sf_secret"
     monkeypatch.setenv("SEEFOOD_API_KEY", "sf_secret\n")
     with pytest.raises(ValueError, match="is there a line break in it"):
         Server("http://127.0.0.1:1", "food", None)
 
 
-def test_a_server_that_starts_late_is_waited_for_and_one_that_does_not_is_given_up(photos, monkeypatch):
-    port = free_port()
-    client = Server(f"http://127.0.0.1:{port}", "food", None)
-    found = []
-    thread = threading.Thread(target=lambda: found.extend(client.answers(iter(photos[:3]))))
-    thread.start()
-    with serving(fine, port):
-        thread.join(LIMIT_S)
-    assert len(found) == 3
-    monkeypatch.setattr(server_module, "LOOK_S", 0.01)
-    thread = threading.Thread(target=lambda: found.append(client.identity["version"]))
-    thread.start()
-    with serving(fine, port):
-        thread.join(LIMIT_S)
-    assert found[3] == "1.0.0"
-    monkeypatch.setattr(server_module, "PATIENCE_S", 0.1)
-    with pytest.raises(PredictError, match=r"has answered nothing for 0.1 s: .*; the same command goes on where it stopped"):
-        list(client.answers(iter(photos[:3])))
-
-
-def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(photos, tmp_path, monkeypatch):
+def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(texts, tmp_path, monkeypatch):
     certificate = make_self_signed(tmp_path, "localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
@@ -222,14 +105,14 @@ def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(photos, tmp_
         threading.Thread(target=server.serve_forever, daemon=True).start()
         client = Server(server.url.replace("http://127.0.0.1", "https://localhost"), "food", None)
         with pytest.raises(PredictError, match=r"its certificate is not trusted \(.*\): SSL_CERT_FILE=ca.pem"):
-            list(client.answers(iter(photos[:2])))
+            list(client.answers(iter(texts[:2])))
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-        assert len(list(client.answers(iter(photos[:2])))) == 2
+        assert len(list(client.answers(iter(texts[:2])))) == 2
         server.shutdown()
     with serving(fine) as server:
         client = Server(server.url.replace("http:", "https:"), "food", None)
-        with pytest.raises(PredictError, match=r"no TLS is spoken there \(.*\): is it http://"):
-            list(client.answers(iter(photos[:2])))
+        with pytest.raises(PredictError, match=r"no TLS connection is made \(.*\): is it http://"):
+            list(client.answers(iter(texts[:2])))
 
 
 @pytest.mark.parametrize("url", ["food.example.com", "ftp://host", "http://", "http://a:b@host", "http://host/?q=1"])

@@ -5,10 +5,13 @@ import re
 import shutil
 
 import pytest
+from PIL import Image
 
+from scripts.folders import shown
 from scripts.predict.chosen import FAILURES, PER_CLASS, choose
 from scripts.predict.sheet import write_sheet
-from tests.conftest import LIMIT_S, picture_bytes
+from scripts.predict.thumbnails import Thumbnails
+from tests.conftest import LIMIT_S, ROOT, picture_bytes
 from tests.predict.test_tables import answered, failed
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
@@ -63,6 +66,24 @@ def test_names_are_text_and_nothing_is_fetched_or_run(page):
     assert "default-src 'none'" in text
     assert "gone.jpg: ramen, 30 %" in text
     assert text.index("2.jpg: ramen, 70 %, unsure") < text.index("gone.jpg") < text.index("0.jpg: ramen")
+
+
+def test_names_in_no_encoding_are_shown_with_question_marks(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(picture_bytes(1))
+    path, rows = folder / "labels.html", [guess(shown(folder / "a.jpg"), "ramen", 0.9)]
+    write_sheet(choose(rows), path, folder.name, str(folder / os.fsdecode(b"\xe9.csv")))
+    assert "<title>caf?: photos by class" in path.read_text()
+    assert "<code>?.csv</code>" in path.read_text()
+
+
+def test_photos_that_are_costly_together_have_their_pictures(tmp_path):
+    for number in range(8):
+        Image.new("RGB", (5000, 4000), (number, 0, 0)).save(tmp_path / f"{number}.png", compress_level=1)
+    names = [str(tmp_path / f"{number}.png") for number in range(8)]
+    pictures = Thumbnails(ROOT / "handler" / "model-config.yaml").of(names)
+    assert all(picture.startswith("data:image/jpeg") for picture in pictures)
 
 
 @pytest.mark.browser

@@ -45,6 +45,12 @@ def test_csv_holds_any_name_in_one_row():
     assert read[1]["error"] == "'-broken"
 
 
+def test_a_name_with_a_semicolon_is_one_cell_also_where_that_is_the_separator():
+    out = io.StringIO()
+    write_csv(iter([failed("a;=HYPERLINK(1).jpg", "broken")]), out)
+    assert next(csv.reader(io.StringIO(out.getvalue().splitlines()[1]), delimiter=";"))[0].startswith("a;=HYPERLINK(1).jpg")
+
+
 def test_parquet_has_a_type_for_each_column_also_without_rows(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     write, _ = FORMATS[".parquet"]

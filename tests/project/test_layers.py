@@ -47,6 +47,7 @@ PACKAGES = {
             "psutil",
             "pyarrow",
         ),
+        "urllib3",  # boto3's own
         *("starlette", "tqdm", "uvicorn", "uvloop", "yaml"),
     },
     "training": {
