@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,8 @@ class Enforced:
         (found,) = [one for one in self.stacks.of("IAM::Role") if one.name == role]
         (bucket,) = self.stacks.of("S3::Bucket")
         text = json.dumps(found.list("Policies"), ensure_ascii=False).replace(bucket.identifiers["arn"], f"arn:aws:s3:::{BUCKET}")
-        iam, name = boto3.client("iam", region_name=REGION), f"{role}-{len(without)}"
+        # moto keeps the roles of this process's earlier tests
+        iam, name = boto3.client("iam", region_name=REGION), f"{role}-{uuid.uuid4().hex}"
         trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
         arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
         for policy in json.loads(text):

@@ -108,7 +108,7 @@ def test_correct_answers_pass_as_any_clients_do(golden, store):
     with serving(Service(golden)) as service:
         status, output = smoke(service.url + "/", store)
     assert status == 0, output
-    assert f"all {len(golden.names)} golden photos of 1.0.0 correctly" in output
+    assert f"answers {len(golden.names)} golden photos of 1.0.0 correctly" in output
     assert [path for path, _ in service.seen] == ["/predictions/seefood"] * len(golden.names)
     assert not any("x-probe" in headers for _, headers in service.seen)  # it has no token of the server's
 
