@@ -111,7 +111,7 @@ def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(texts, tmp_p
         server.shutdown()
     with serving(fine) as server:
         client = Server(server.url.replace("http:", "https:"), "food", None)
-        with pytest.raises(PredictError, match=r"no TLS connection is made \(.*\): is it http://"):
+        with pytest.raises(PredictError, match=r"no TLS is spoken there \(.*\): is it http://"):
             list(client.answers(iter(texts[:2])))
 
 
