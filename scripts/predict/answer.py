@@ -128,8 +128,8 @@ def described(error: httpx.HTTPError) -> str:
     tls = _tls_error(error)
     if isinstance(tls, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({tls.verify_message}): SSL_CERT_FILE=ca.pem names a file of those that are"
-    if tls is not None:
-        return f"no TLS connection is made ({tls.reason or tls}): is it http://, or another port?"
+    if is_final(error) and tls is not None:
+        return f"no TLS is spoken there ({tls.reason}): is it http://, or another port?"
     return str(error) or type(error).__name__
 
 

@@ -26,16 +26,8 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404", "NotFound")
 DENIED = ("AccessDenied", "AllAccessDisabled", "403", "Forbidden")
-# other codes of one object: in an archive, encrypted with a key of its own, deleted; all others concern every object
-OF_THE_OBJECT = (
-    "InvalidObjectState",
-    "KeyTooLong",
-    "KMS.",
-    "InvalidRequest",
-    "MethodNotAllowed",
-    "InvalidBucketName",
-    "InvalidURI",
-)
+# other codes of one object: archived, encrypted with a key of the client's or one that is gone; the rest concerns every object
+OF_THE_OBJECT = ("InvalidObjectState", "KeyTooLong", "KMS.", "InvalidRequest", "InvalidBucketName")
 OF_THE_ADDRESS = (ParamValidationError, EndpointProviderError, UnsupportedS3ArnError)  # nothing was asked
 PAUSES_S = (0.5, 2.0, 8.0)  # between tries of a body that breaks off: boto asks again for an answer's head alone
 CONNECTIONS = 32
