@@ -57,6 +57,8 @@ MAX_TIFF_TAGS = 4096
 MAX_TIFF_TILE_PIXELS = 16_777_216
 # of a HEIF, as libheif has it: tiles, thumbnails, depth maps; a phone's photo of 48 megapixels has some 200
 MAX_HEIF_ITEMS = 1000
+# EXIF, XMP and profiles are copied once for each picture that they belong to, as the file is opened: a phone's have some 100 kB
+MAX_HEIF_COPIED = 8 * 1024 * 1024
 # rows times columns of a big photo that are turned to RGB at a time
 STRIP_PIXELS = 1_000_000
 
