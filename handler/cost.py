@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from handler.coding import Coding, coding_of_bytes, coding_of_image
 from handler.dimensions import header
 from handler.errors import HiddenError
-from handler.limits import MAX_BYTES, MAX_PIXELS, MAX_PIXELS_OF, STRIP_PIXELS
+from handler.limits import MAX_BYTES, MAX_PIXELS, MAX_PIXELS_OF, STRIP_PIXELS, factor_for
 
 if TYPE_CHECKING:  # a server that queues photos by their cost decodes none, and does without Pillow
     from PIL import Image
@@ -78,12 +78,6 @@ UNKNOWN = Cost(sys.maxsize, math.inf)
 PROFILE_COST = {"": (0.0, 0), "matrix": (0.007, 30), "table": (0.025, 55), "press": (0.06, 100)}
 # short side where the crop is not known: 224 / 0.95
 USUAL_SIDE = 235
-
-
-def factor_for(side: int, needed: int) -> int:
-    """The factor by which a photo is made smaller where only `needed` pixels of its short side are needed; 0: all are."""
-    # powers of two, as JPEG's decoder has them: sizes of cameras and screens divide by them
-    return next((factor for factor in (8, 4, 2) if needed and side >= factor * needed), 1)
 
 
 def estimate(image: "Image.Image", photo_bytes: bytes, factor: int) -> Cost:

@@ -67,3 +67,9 @@ def format_of(photo_bytes: bytes) -> str | None:
     """The format in whose way these bytes begin, one of IMAGE_FORMATS; None: no photo, or of a format that is not read."""
     start = photo_bytes[:128]
     return next((name for name, magic in IMAGE_FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
+
+
+def factor_for(side: int, needed: int) -> int:
+    """The factor by which a photo is made smaller where only `needed` pixels of its short side are needed; 0: all are."""
+    # powers of two, as JPEG's decoder has them: sizes of cameras and screens divide by them
+    return next((factor for factor in (8, 4, 2) if needed and side >= factor * needed), 1)

@@ -15,11 +15,10 @@ import numpy as np
 from PIL import Image
 
 from handler.colours import profile_of, to_srgb
-from handler.cost import factor_for
 from handler.errors import PhotoError as PhotoError
 from handler.jpeg import has_all_scans, with_ends
 from handler.kinds import unread_variant
-from handler.limits import STRIP_PIXELS
+from handler.limits import STRIP_PIXELS, factor_for
 from handler.photo_file import open_photo, text_error, unsupported
 
 INTERPOLATIONS = {

@@ -20,7 +20,7 @@ def press_profile(grid: int = 5) -> bytes:
 
 
 def busy_profile(elements: int, number: int = 0) -> bytes:
-    """Display P3 with a way to its colours of so many matrices, which all stand at one place; each `number` makes another profile."""
+    """Display P3 with a way to its colours of so many matrices, all at one place; each `number` makes another profile."""
     matrix = b"matf\0\0\0\0" + struct.pack(">HH12f", 3, 3, 0.9, 0.05, 0.05, 0.05, 0.9, 0.05, 0.05, 0.05, 0.9, 0, 0, number / 1e6)
     start = 16 + 8 * elements
     content = b"mpet\0\0\0\0" + struct.pack(">HHI", 3, 3, elements) + struct.pack(">II", start, len(matrix)) * elements + matrix
