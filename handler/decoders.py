@@ -35,8 +35,13 @@ from handler.preprocess import Spec
 CODE = "import sys; sys.path.insert(0, sys.argv.pop()); from handler.decoder import start; start()"
 # of the worker's environment, all that a decoder gets: it reads hostile bytes, and keys are none of its business
 ENVIRONMENT = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
-# what is freed goes back to the system: glibc would keep up to 67 MB of a big photo's, and the decoder would be replaced for that
-SETTINGS = {"OPENBLAS_NUM_THREADS": "1", **dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(MEGABYTE))}
+# what is freed goes back to the system: glibc would keep up to 67 MB of a big photo's, and the decoder would be replaced for that.
+# Below 8 MB memory is used again: new one would take a WebP of a megapixel a third more time
+SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(8 * MEGABYTE),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * MEGABYTE),
+}
 SOCKET_BYTES = MEGABYTE
 # a decoder starts in 0.3 s; a machine may be busy
 START_S = 60.0
