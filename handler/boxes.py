@@ -19,6 +19,8 @@ def boxes(photo_bytes: bytes, start: int = 0, end: int | None = None) -> Iterato
         length, kind = struct.unpack_from(">I4s", photo_bytes, at)
         inside = at + 8
         if length == 1:  # it follows in eight bytes
+            if inside + 8 > last:
+                return
             (length,) = struct.unpack_from(">Q", photo_bytes, inside)
             inside += 8
         after = at + length if length else last

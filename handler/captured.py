@@ -70,9 +70,10 @@ def prune(folder: Path, max_bytes: int, max_age_s: float) -> None:
         if now - photo.written > (max_age_s if PHOTO in photo.paths else min(LEFT_S, max_age_s)):
             _remove(photo)
             continue
-        room -= photo.size
-        if room < 0 and PHOTO in photo.paths:
+        if photo.size > room and PHOTO in photo.paths:
             _remove(photo)
+        else:
+            room -= photo.size
 
 
 def _all_files(folder: Path) -> list[_Files]:

@@ -4,6 +4,7 @@ A profile that is broken, or of other channels than the photo has, is left out: 
 """
 
 import io
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from handler.heif import Pictures
-from handler.icc import PRIMARIES, SRGB, profile
+from handler.icc import CHANNELS, PRIMARIES, SRGB, grey_profile, profile, used_part
 
 # a press's profile has 3 MB at most
 MAX_PROFILE_BYTES = 4 * 1024 * 1024
@@ -20,8 +21,6 @@ MAX_PROFILE_BYTES = 4 * 1024 * 1024
 SAME_LEVELS = 3
 # profiles of one camera are one: those that were used last are kept
 KEPT = 8
-# ICC.1:2022, table 19, with Pillow's modes that have such channels
-CHANNELS = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
 # ITU-T H.273: transfer characteristics whose range is that of a screen; those of HDR are left as they are
 SCREEN_TRANSFERS = (1, 2, 6, 13, 14, 15)
@@ -34,7 +33,7 @@ _LEVELS = np.array([0, 64, 128, 192, 255], np.uint8)
 
 def to_srgb(image: Image.Image, found: bytes | None) -> Image.Image:
     """RGB in sRGB of an image in mode RGB or CMYK, by a profile that profile_of() found; without one as Pillow converts it."""
-    transform = _transform(found, image.mode) if found else None
+    transform = _transform(found) if found else None
     if transform is None:
         return image if image.mode == "RGB" else image.convert("RGB")
     # a grey profile is for one channel, and the three are the same
@@ -45,12 +44,19 @@ def profile_of(image: Image.Image) -> bytes | None:
     """The profile by which an opened photo's colours become sRGB's; None if they are, or if nothing says that they are not."""
     try:
         found = image.info.get("icc_profile") or _stated(image)
-    except (ValueError, TypeError, IndexError, ArithmeticError):  # numbers that make no sense
+    # numbers that make no sense, or too large ones for a profile
+    except (ValueError, TypeError, IndexError, ArithmeticError, struct.error):
         return None
     if not isinstance(found, bytes) or len(found) > MAX_PROFILE_BYTES:
         return None
     mode = "CMYK" if image.mode == "CMYK" else "L" if image.mode in GREY_MODES else "RGB"
-    return found if _channels(found) == mode and _transform(found, mode) else None
+    used = used_part(found)
+    return used if used and _channels(used) == mode and _transform(used) else None
+
+
+def _channels(used: bytes) -> str:
+    """Pillow's mode for the channels that a profile is for, of used_part()."""
+    return CHANNELS[used[16:20]]
 
 
 def _stated(image: Image.Image) -> bytes | None:
@@ -58,15 +64,17 @@ def _stated(image: Image.Image) -> bytes | None:
         found = Pictures(image.fp.getvalue()).nclx()  # type: ignore[attr-defined]
         known = found is not None and found[0] in PRIMARIES and found[1] in SCREEN_TRANSFERS
         return profile(PRIMARIES[found[0]]) if found and known else None
-    return _of_png(image.info) if image.format == "PNG" else None
+    return _of_png(image.info, image.mode in GREY_MODES) if image.format == "PNG" else None
 
 
-def _of_png(info: Mapping[Any, Any]) -> bytes | None:
+def _of_png(info: Mapping[Any, Any], is_grey: bool) -> bytes | None:
     """By the chunks cHRM and gAMA, PNG 1.2, section 4.2; sRGB overrides them."""
     if "srgb" in info:
         return None
     gamma = float(info.get("gamma") or SRGB_GAMMA[0])
     curve = None if SRGB_GAMMA[0] <= gamma <= SRGB_GAMMA[1] or not 0.1 < gamma < 2 else 1 / gamma
+    if is_grey:  # has no primaries
+        return grey_profile(curve) if curve else None
     if "chromaticity" not in info:
         return profile(SRGB, curve) if curve else None
     white, red, green, blue = (tuple(map(float, info["chromaticity"][i : i + 2])) for i in (0, 2, 4, 6))
@@ -74,23 +82,12 @@ def _of_png(info: Mapping[Any, Any]) -> bytes | None:
 
 
 @lru_cache(KEPT)
-def _channels(found: bytes) -> str | None:
-    """Pillow's mode for the channels that a profile is for; None if it is broken, or for others."""
-    try:
-        return CHANNELS.get(ImageCms.ImageCmsProfile(io.BytesIO(found)).profile.xcolor_space)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-@lru_cache(KEPT)
-def _transform(found: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile's colours to sRGB; None where these are the same, or the profile is broken. `mode`: RGB, L or CMYK."""
-    channels = _channels(found)
-    if channels is None or (mode == "CMYK") != (channels == "CMYK"):
-        return None
+def _transform(used: bytes) -> ImageCms.ImageCmsTransform | None:
+    """From a profile's colours to sRGB; None where these are the same, or the profile is broken."""
+    channels = _channels(used)
     try:
         made = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(found)),
+            ImageCms.ImageCmsProfile(io.BytesIO(used)),
             ImageCms.createProfile("sRGB"),
             channels,
             "RGB",

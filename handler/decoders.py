@@ -29,11 +29,19 @@ from handler.decoder import REPLY, REQUEST
 from handler.errors import PhotoError
 from handler.limits import format_of
 from handler.metrics import Metrics
+from handler.photo_file import missing_readers
 from handler.preprocess import Spec
 
 CODE = "import sys; sys.path.insert(0, sys.argv.pop()); from handler.decoder import start; start()"
 # of the worker's environment, all that a decoder gets: it reads hostile bytes, and keys are none of its business
 ENVIRONMENT = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
+# what is freed goes back to the system: glibc would keep up to 67 MB of a big photo's, and the decoder would be replaced for that.
+# Below 8 MB memory is used again: new one would take a WebP of a megapixel a third more time
+SETTINGS = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(8 * MEGABYTE),
+    "MALLOC_TRIM_THRESHOLD_": str(16 * MEGABYTE),
+}
 SOCKET_BYTES = MEGABYTE
 # a decoder starts in 0.3 s; a machine may be busy
 START_S = 60.0
@@ -104,7 +112,7 @@ class Decoder:
                 [sys.executable, "-I", "-c", CODE, *self._arguments, folder],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"},
+                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | SETTINGS,
             )
         self._socket, self._started = ours, False
         self._end = weakref.finalize(self, _end, self._process, ours)
@@ -175,7 +183,9 @@ class Decoders:
     """The decoders of a worker."""
 
     def __init__(self, spec: Spec, budget: Budget, metrics: Metrics) -> None:
-        """Start them. ValueError if they do not start."""
+        """Start them. ValueError if they do not start, or if a library that reads photos is not there."""
+        if missing := missing_readers():
+            raise ValueError(f"photos cannot be read without {', '.join(missing)}: install the project's dependencies again")
         self.budget, self._metrics = budget, metrics
         size = spec.input_size[1]
         self._shape = (size, size, 3)

@@ -17,6 +17,7 @@ MAX_ENTRIES = 16_384
 # a picture of tiles that are turned, at most: deeper is a circle
 MAX_DEPTH = 4
 ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"
+NOTES = (b"Exif", b"mime")
 DERIVED = (b"grid", b"iovl", b"iden")
 CODECS = {
     b"av01": "AV1",
@@ -30,6 +31,8 @@ CODECS = {
     b"unci": "uncompressed pixels",
     b"vvc1": "H.266",
 }
+# kinds of colr: an ICC profile. Of nclx, primaries that are taken for sRGB's: BT.709's, and none
+PROFILES, USUAL_PRIMARIES = (b"prof", b"rICC"), (1, 2)
 CHROMA = {0: "4:0:0", 1: "4:2:0", 2: "4:2:2", 3: "4:4:4"}
 # of hvcC, behind its beginning: ISO/IEC 14496-15, 8.3.3.1
 HVCC_CHROMA, HVCC_BITS = 16, 17
@@ -49,9 +52,14 @@ class Pictures:
         self._of_item: dict[int, list[int]] = defaultdict(list)
         self._parts: dict[int, list[int]] = defaultdict(list)
         self._auxiliary: dict[int, list[int]] = defaultdict(list)
+        self._described_by: dict[int, int] = defaultdict(int)  # how many pictures an item of notes is about
         ways = {b"pitm": self._pitm, b"iinf": self._iinf, b"iref": self._iref, b"iprp": self._iprp, b"iloc": self._iloc}
+        described = False
         for kind, start, end in boxes(photo_bytes):
-            if kind == b"meta" and not self.kinds:
+            if kind == b"meta":
+                if described:  # readers differ in which of them counts
+                    raise PhotoError("the photo's pictures are described twice: its file is broken")
+                described = True
                 for inner, first, last in boxes(photo_bytes, start + 4, end):
                     if inner in ways:
                         ways[inner](first, min(last, end))
@@ -88,6 +96,8 @@ class Pictures:
         size = 4 if self._bytes[start] else 2
         for kind, at, _ in boxes(self._bytes, start + 4, end):
             source, count = self._number(at, size), self._number(at + size, 2)
+            if kind == b"cdsc":
+                self._described_by[source] += count
             if kind not in (b"dimg", b"auxl"):
                 continue
             self._count(count)
@@ -175,10 +185,12 @@ class Pictures:
     def decoded(self) -> list[int]:
         """The items that are decoded to show the primary one, each as often as it is. PhotoError if they refer to each other."""
         found: list[int] = []
-        left = [(self.primary, 0)]
+        left, looked_at = [(self.primary, 0)], 0
         while left:
             item, depth = left.pop()
-            self._count()
+            looked_at += 1
+            if looked_at > MAX_ENTRIES:
+                raise HiddenError(f"the photo is put together of over {MAX_ENTRIES:,} pictures")
             if depth > MAX_DEPTH:
                 raise PhotoError("the photo's pictures refer to each other in a circle, or too deeply")
             parts = self._parts[item] if self.kinds.get(item) in DERIVED else []
@@ -197,6 +209,20 @@ class Pictures:
         """How many bytes are decoded."""
         return sum(self._lengths.get(item, 0) for item in self.decoded())
 
+    def copied_bytes(self) -> int:
+        """Bytes of EXIF, XMP and colour profiles that a reader copies: once for each picture that they belong to."""
+        notes = sum(self._lengths.get(item, 0) * max(1, count) for item, count in self._notes())
+        profiles = [self._places_of_colours(item) for item in self.kinds]
+        return notes + sum(end - start for places in profiles for start, end in places)
+
+    def _notes(self) -> Iterator[tuple[int, int]]:
+        return (
+            (item, self._described_by[item]) for item, kind in self.kinds.items() if kind in NOTES or item in self._described_by
+        )
+
+    def _places_of_colours(self, item: int) -> list[tuple[int, int]]:
+        return [(start, end) for kind, start, end in self.properties(item) if kind == b"colr"]
+
     def is_cut_off(self) -> bool:
         """Whether the file ends before what is decoded does: libheif would leave tiles empty."""
         return not self._cut_off.isdisjoint(self.decoded())
@@ -213,14 +239,23 @@ class Pictures:
         return 8, CHROMA[1]
 
     def nclx(self) -> tuple[int, int] | None:
-        """(colour primaries, transfer characteristics) of the primary picture, ITU-T H.273; None if it has none or a profile."""
+        """(colour primaries, transfer characteristics) of what is shown, ITU-T H.273; None if it has none or a profile."""
         found = None
-        for kind, start, _ in self.properties(self.primary):
-            if kind == b"colr" and self._bytes[start : start + 4] in (b"prof", b"rICC"):
+        for start, _ in self._colours():
+            if self._bytes[start : start + 4] in PROFILES:
                 return None
-            if kind == b"colr" and self._bytes[start : start + 4] == b"nclx":
+            if self._bytes[start : start + 4] == b"nclx":
                 found = self._number(start + 4, 2), self._number(start + 6, 2)
         return found
+
+    def has_colours(self) -> bool:
+        """Whether it has a profile, or states other colours than a screen's usual ones."""
+        stated = self.nclx()
+        return stated[0] not in USUAL_PRIMARIES if stated else bool(self._colours())
+
+    def _colours(self) -> list[tuple[int, int]]:
+        """Of the primary picture, or of its first tile where that states them alone: as libheif has it."""
+        return self._places_of_colours(self.primary) or self._places_of_colours(next(iter(self._parts[self.primary]), 0))
 
     def unread(self) -> str | None:
         """The kind of file that this is and that is not read; None: it should be read."""

@@ -112,6 +112,27 @@ def unread_frame(photo_bytes: bytes) -> str | None:
     return None
 
 
+def has_all_scans(photo_bytes: bytes) -> bool:
+    """Whether the scans of a JPEG's first picture bring all that its frame states: one that breaks off between scans looks whole.
+
+    ValueError or IndexError if a header is cut off.
+    """
+    left: dict[int, set[int]] = {}  # coefficients that no scan has brought to their last bit, by channel
+    progressive = False
+    for marker, at in segments(photo_bytes):
+        if marker in FRAMES:
+            progressive = marker in PROGRESSIVE_FRAMES
+            left = {channel: set(range(64)) for channel in photo_bytes[at + 8 : at + 8 + 3 * photo_bytes[at + 7] : 3]}
+        elif marker == SOS:
+            end = at + 3 + 2 * photo_bytes[at + 2]
+            first, last, bits = photo_bytes[end : end + 3]
+            if progressive and bits & 15:  # finer ones follow
+                continue
+            for channel in photo_bytes[at + 3 : end : 2]:
+                left.get(channel, set()).difference_update(range(first, last + 1) if progressive else range(64))
+    return not any(left.values())
+
+
 def with_ends(photo_bytes: bytes) -> tuple[bytes, bytes]:
     """A JPEG that stops too early, with two ends: both show the same picture if it lacks nothing but its end marker.
 

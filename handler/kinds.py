@@ -1,6 +1,6 @@
 """Which kind of file bytes are that are no photo we can read, though nothing about them is broken: the error names it.
 
-Asked only once a photo was refused, so a good one takes no time here.
+Asked once a photo was refused, and of every TIFF and HEIF, whose readers would show a thumbnail, or fail without a reason.
 """
 
 import re
@@ -62,7 +62,7 @@ COMPRESSIONS = {
 }
 RAW_PHOTOMETRICS = (32803, 34892)  # a colour filter array, linear raw: DNG 1.4, chapter 3
 SAMPLE_FORMATS = {2: "signed numbers", 3: "floating-point numbers", 5: "complex numbers", 6: "complex numbers"}
-CANON_RAW = (b"CR", 8)  # a CR2 is a TIFF with these letters here
+CANON_RAW = (b"CR\2\0", 8)  # a CR2 is a TIFF with its name and version here, where others may have pixels
 # DNG 1.4, chapter 2, and TIFF/EP: raw files of most makers are TIFFs whose first directory holds a small preview
 NEW_SUBFILE, SUB_DIRECTORIES, REDUCED = 254, 330, 1
 MOST_DIRECTORIES = 16  # of a file, that are looked at

@@ -57,6 +57,8 @@ MAX_TIFF_TAGS = 4096
 MAX_TIFF_TILE_PIXELS = 16_777_216
 # of a HEIF, as libheif has it: tiles, thumbnails, depth maps; a phone's photo of 48 megapixels has some 200
 MAX_HEIF_ITEMS = 1000
+# EXIF, XMP and profiles are copied once for each picture that they belong to, as the file is opened: a phone's have some 100 kB
+MAX_HEIF_COPIED = 8 * 1024 * 1024
 # rows times columns of a big photo that are turned to RGB at a time
 STRIP_PIXELS = 1_000_000
 
@@ -65,3 +67,9 @@ def format_of(photo_bytes: bytes) -> str | None:
     """The format in whose way these bytes begin, one of IMAGE_FORMATS; None: no photo, or of a format that is not read."""
     start = photo_bytes[:128]
     return next((name for name, magic in IMAGE_FORMATS.items() if re.match(magic, start, re.DOTALL)), None)
+
+
+def factor_for(side: int, needed: int) -> int:
+    """The factor by which a photo is made smaller where only `needed` pixels of its short side are needed; 0: all are."""
+    # powers of two, as JPEG's decoder has them: sizes of cameras and screens divide by them
+    return next((factor for factor in (8, 4, 2) if needed and side >= factor * needed), 1)

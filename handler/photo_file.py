@@ -7,7 +7,8 @@ import io
 import re
 import struct
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from pi_heif import HeifImageFile, libheif_version, options
+from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
 from handler.dimensions import webp_size
 from handler.errors import PhotoError
@@ -20,6 +21,7 @@ from handler.limits import (
     MAX_ASPECT_RATIO,
     MAX_BYTES,
     MAX_FRAMES,
+    MAX_HEIF_COPIED,
     MAX_PIXELS,
     MAX_PIXELS_OF,
     MAX_READS,
@@ -34,6 +36,9 @@ from handler.tiff import Directory
 
 BYTES_AND_TEXT = (1, 2, 6, 7)  # BYTE, ASCII, SBYTE, UNDEFINED: profiles and thumbnails are of these types (TIFF 6.0, section 2)
 TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF 6.0, page 67
+
+# Pillow's names of what it may have been built without
+PILLOW_READERS = "jpg", "zlib", "webp", "libtiff", "jpg_2000", "avif", "littlecms2"
 
 MAX_DECODED = 2  # times the pixels of a photo, of a HEIF with transparency
 
@@ -69,7 +74,7 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
     except Exception as error:
         if kind := unread_variant(name, photo_bytes):
             raise unsupported(kind) from error
-        reason = "broken or cut off" if isinstance(error, UnidentifiedImageError) else error
+        reason = str(error) if str(error) and not isinstance(error, UnidentifiedImageError) else "broken or cut off"
         raise text_error(error) or PhotoError(f"the photo's {name} header cannot be read: {reason}") from error
     check_size(name, image.width, image.height)
     if name == "JPEG":
@@ -82,9 +87,6 @@ def open_photo(photo_bytes: bytes) -> Image.Image:
 
 
 def _open_heif(photo_bytes: bytes) -> Image.Image:
-    # imported here: most workers never see a HEIF, and each of their processes starts without it
-    from pi_heif import HeifImageFile, options
-
     # pictures beside the primary one are not looked at; threads would take part of the memory limit each
     options.THUMBNAILS = options.DEPTH_IMAGES = options.AUX_IMAGES = False
     options.DECODE_THREADS = 0
@@ -92,6 +94,16 @@ def _open_heif(photo_bytes: bytes) -> Image.Image:
     if not image.info["primary"]:  # another one of the file, which nobody is to see alone
         raise SyntaxError("its primary picture is not there")
     return image
+
+
+def missing_readers() -> list[str]:
+    """What this machine lacks of the libraries that read photos: found at the start, not by the first photo that needs one."""
+    missing = [name for name in PILLOW_READERS if not features.check(name)]
+    try:
+        libheif_version()
+    except ImportError as error:  # installed, but what it is linked to is not there
+        missing.append(f"pi_heif ({error})")
+    return missing
 
 
 def unsupported(kind: str | None) -> PhotoError:
@@ -153,6 +165,11 @@ def _check_pictures(pictures: Pictures) -> None:
         return
     if pictures.is_cut_off():
         raise PhotoError("the photo cannot be decoded: its file breaks off")
+    if (copied := pictures.copied_bytes()) > MAX_HEIF_COPIED:
+        raise PhotoError(
+            f"the EXIF, XMP and colour profiles of the photo's pictures have {copied:,} bytes, the limit is {MAX_HEIF_COPIED:,}",
+            413,
+        )
     check_size("HEIF", *pictures.shown_size())
     decoded, limit = pictures.pixels(), MAX_DECODED * MAX_PIXELS_OF["HEIF"]
     if decoded > limit:

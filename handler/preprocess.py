@@ -16,9 +16,9 @@ from PIL import Image
 
 from handler.colours import profile_of, to_srgb
 from handler.errors import PhotoError as PhotoError
-from handler.jpeg import with_ends
+from handler.jpeg import has_all_scans, with_ends
 from handler.kinds import unread_variant
-from handler.limits import STRIP_PIXELS
+from handler.limits import STRIP_PIXELS, factor_for
 from handler.photo_file import open_photo, text_error, unsupported
 
 INTERPOLATIONS = {
@@ -97,8 +97,7 @@ def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
 
 def reduction(image: Image.Image, short_side: int) -> int:
     """The factor by which a photo is decoded smaller where only `short_side` pixels of its short side are needed; 0: all are."""
-    # powers of two, as JPEG's decoder has them: sizes of cameras and screens divide by them
-    return next((factor for factor in (8, 4, 2) if short_side and min(image.size) >= factor * short_side), 1)
+    return factor_for(min(image.size), short_side)
 
 
 def decode(image: Image.Image, factor: int) -> Image.Image:
@@ -140,6 +139,8 @@ def _decoded(image: Image.Image, factor: int) -> Image.Image:
 def _without_end(photo_bytes: bytes, factor: int) -> Image.Image | None:
     """A JPEG that lacks its end marker and nothing else, as many phones' transfers leave it; None if pixels are missing."""
     try:
+        if not has_all_scans(photo_bytes):
+            return None
         first, second = (_decoded(open_photo(whole), factor) for whole in with_ends(photo_bytes))
     except Exception:  # what is wrong with it was found before
         return None
@@ -149,7 +150,8 @@ def _without_end(photo_bytes: bytes, factor: int) -> Image.Image | None:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) where there is none or the EXIF block is broken."""
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        # a HEIF is turned by its reader, as its own properties say
+        return 1 if image.format == "HEIF" else int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels, which may be fine
         return 1
 

@@ -24,8 +24,9 @@ MAX_PIECES = 100_000  # each is a step in Python, while requests wait: a photo h
 JPEG_KEPT = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF} - {0xC8}
 APP0, APP14 = b"\xff\xe0", b"\xff\xee"
 
-# what is in it, and eight numbers that say what its colours are
-PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"cHRM", b"gAMA", b"sRGB"}
+# eight numbers that say what its colours are; a profile overrules them, and goes
+PNG_COLOURS = {b"cHRM", b"gAMA", b"sRGB"}
+PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"} | PNG_COLOURS
 # those in which Pillow looks for the orientation
 PNG_NOTES = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 ONE_PIXEL = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0), zlib.compress(b"\0\0")  # contents of IHDR and IDAT
@@ -120,9 +121,11 @@ def _png(photo: bytes) -> bytes:
     small = _png_of([(b"IHDR", ONE_PIXEL[0]), *notes, (b"IDAT", ONE_PIXEL[1]), (b"IEND", b"")])
     orientation = _orientation(Image.open(io.BytesIO(small), formats=("PNG",))) if notes else 1
 
+    has_profile = bool(open_photo(photo).info.get("icc_profile"))
+
     def kept() -> Iterator[tuple[bytes, bytes]]:
         for kind, content in _png_chunks(photo):
-            if kind in PNG_KEPT:
+            if kind in PNG_KEPT and not (has_profile and kind in PNG_COLOURS):
                 yield kind, content
             if kind == b"IHDR" and orientation in UPRIGHT:
                 yield b"eXIf", _exif(orientation)

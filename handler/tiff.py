@@ -48,6 +48,10 @@ class Directory:
         tags = {entry[0]: (i, entry) for i, entry in enumerate(self._entries()) if entry[0] in numbers}
         return {number: values for number, found in tags.items() if (values := self.values(self._tag(*found)))}
 
+    def has(self, number: int) -> bool:
+        """Whether there is such a tag, whatever its values are."""
+        return any(entry[0] == number for entry in self._entries())
+
     def following(self) -> list[int]:
         """Where the next directory stands; nothing after the last."""
         place = _unpacked(self._place, self._bytes, self._first + self._tags * (self._entry.size + self._place.size))

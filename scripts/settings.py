@@ -66,7 +66,7 @@ class Settings:
     # --- serving: captured photos, for feedback and `make rollout SHADOW=N`; off unless the share is set ---
     capture_share: float = 0.0  # of answered photos, 0 to 1; for feedback on each of them 1
     capture_dir: str = ""  # where they are kept; empty: `captured` in the server's folder
-    capture_bytes: int = 64 * 1024 * 1024  # those with feedback are removed last
+    capture_bytes: int = 64 * 1024 * 1024  # those with feedback are removed last; under 20 MB no photo of the largest size is kept
     capture_age_s: float = 24 * 3600.0
     shadow_timeout_s: float = 30.0  # of one captured photo, sent to both versions
 

@@ -100,6 +100,7 @@ class Instance:
 
     def poll(self) -> None:
         """Read the document if it has changed; a new one gives refused versions another chance."""
+        self.captured.prune()  # here, for photos grow old whatever becomes of the document
         before = self.desired.document
         self.desired.poll()
         if self.desired.document is not before:
@@ -275,7 +276,6 @@ class Instance:
 
     def _finish(self, document: dict[str, Any]) -> None:
         """After each pass that finds all as the document says. Most of it once for each document."""
-        self.captured.prune()
         if "shadow" in document and self.shadow is None:
             self._compare(document)
         if self.desired.last_good == document:

@@ -95,6 +95,17 @@ def test_oldest_make_room_for_the_newest(capture, tmp_path):
     assert [path.stem for path in kept_in(folder)] == [path.stem for path in kept_in(folder, ANSWER)]
 
 
+def test_photo_that_is_removed_as_too_large_leaves_its_room_to_others(capture, tmp_path):
+    photos, folder, keep = photos_of(3), tmp_path / "captured", capture(share=1, bytes=10**6, age_s=3600)
+    for photo in photos:
+        keep(photo)
+    limit = size_of(folder)
+    large = kept_in(folder)[-1]
+    large.write_bytes(bytes(2 * limit))
+    prune(folder, limit, 3600)
+    assert captured_photos(folder, 9) == photos[:2]
+
+
 def test_worker_prunes_as_it_keeps(capture, tmp_path):
     keep, photos = capture(share=1, bytes=5000, age_s=3600), photos_of(3 * PRUNE_EVERY)
     for photo in photos:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from handler import colours
 from handler.colours import profile_of
-from handler.icc import D65, PRIMARIES, SRGB, profile
+from handler.icc import D65, PRIMARIES, SRGB, grey_profile, profile
 from handler.preprocess import preprocess, read_photo
 from handler.program import load_program
 from tests.conftest import ROOT, SHARED, bytes_of, needs_photos
 from tests.heif_files import coded, heif, icc, nclx
 from tests.hostile_files import chunk
+from tests.profiles import press_profile
 
 ADOBE = profile(((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), D65), 2.19921875)
 PROPHOTO = profile(((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001), (0.3457, 0.3585)), 1.8)
@@ -92,23 +92,40 @@ def test_colours_that_numbers_state_are_read_as_those_of_a_profile():
 
 def test_grey_and_press_profiles_are_used_for_their_channels_alone():
     grey = patches().convert("L")
-    linear = _grey_profile(1.0)
+    linear = grey_profile(1.0)
     assert off(bytes_of(grey, "PNG", icc_profile=linear), grey) > 10
-    assert off(bytes_of(grey, "PNG", icc_profile=_grey_profile(2.2)), grey) < 3
+    assert off(bytes_of(grey, "PNG", icc_profile=grey_profile(2.2)), grey) < 3
     assert off(bytes_of(patches(), "PNG", icc_profile=linear), patches()) == 0
     assert off(bytes_of(grey, "PNG", icc_profile=P3), grey) == 0
+    inks = patches().convert("CMYK")
+    plain = read_photo(bytes_of(inks, "TIFF"))
+    assert off(bytes_of(inks, "TIFF", icc_profile=press_profile()), plain) > 20
+    assert off(bytes_of(inks, "TIFF", icc_profile=P3), plain) == 0
+    assert off(bytes_of(patches(), "PNG", icc_profile=press_profile()), patches()) == 0
 
 
-def _grey_profile(gamma: float) -> bytes:
-    curve, white = b"para\0\0\0\0\0\0\0\0" + struct.pack(">i", round(gamma * 65536)), profile(SRGB)[68:80]
-    tags = [(b"wtpt", b"XYZ \0\0\0\0" + white), (b"kTRC", curve)]
-    start, directory, content = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
-    for name, data in tags:
-        directory += struct.pack(">4sII", name, start + len(content), len(data))
-        content += data
-    head = bytearray(profile(SRGB)[:128])
-    head[:4], head[16:20] = struct.pack(">I", start + len(content)), b"GRAY"
-    return bytes(head) + directory + content
+def test_grey_photo_is_read_by_its_gamma_whatever_its_channels():
+    linear = chunk(b"gAMA", struct.pack(">I", 100_000))
+    grey = patches().convert("L")
+    expected = read_photo(png_of(grey.convert("RGB"), linear))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    for image in (grey, grey.convert("LA"), deep, grey.convert("P")):
+        assert off(png_of(image, linear), expected) < 1.5, image.mode
+
+
+POINTS = {
+    "nearly on a line": (31270, 32900, 64000, 33000, 64001, 33000, 64000, 33001),
+    "on a line": (31270, 32900, 64000, 33000, 30000, 60000, 47000, 46500),
+    "one": (31270, 32900, 64000, 33000, 64000, 33000, 64000, 33000),
+    "no height": (31270, 32900, 64000, 1, 30000, 1, 15000, 1),
+    "a white without height": (31270, 1, 64000, 33000, 30000, 60000, 15000, 6000),
+    "huge": (2**31, 2**31, 2**31, 3, 5, 2**31, 7, 8),
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_primaries_that_make_no_sense_are_left_out_or_read(name):
+    assert read_photo(png_of(patches(), chunk(b"cHRM", struct.pack(">8I", *POINTS[name])))).size == (128, 128)
 
 
 BROKEN = {
@@ -140,7 +157,6 @@ def test_damaged_profiles_are_read_or_left_out():
         for _ in range(random.integers(1, 6)):
             damaged[random.integers(len(damaged))] = random.integers(256)
         assert read_photo(bytes_of(image, "PNG", icc_profile=bytes(damaged))).size == (4, 4)
-    assert colours._transform.cache_info().currsize <= colours.KEPT
 
 
 def test_profile_of_srgb_changes_no_pixel(spec):

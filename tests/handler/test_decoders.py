@@ -20,6 +20,7 @@ from handler.metrics import Metrics
 from handler.photo_file import open_photo
 from handler.preprocess import preprocess, reduction, resized_side
 from tests.conftest import LIMIT_S, ROOT, bytes_of, picture_bytes
+from tests.heif_files import coded, grid_of, heif
 from tests.hostile_files import webp_lossless
 
 BUDGET = Budget(decoders=2, memory=384 * MEGABYTE, batch_cpu_s=1.5, batch_size=8, batch_s=20)
@@ -185,6 +186,27 @@ def test_memory_that_is_taken_at_a_time_is_within_the_budget(spec, metrics, monk
     assert len(most) == 6
     assert max(most) <= 400
     assert decoders._memory == 400
+
+
+def large_heic():
+    """12 megapixels in tiles, as a phone writes them."""
+    return heif([grid_of((4032, 3024), 8, 6, list(range(2, 50))), *[coded(Image.new("RGB", (512, 512), (200, 30, 60)))] * 48])
+
+
+LARGE = {
+    "HEIC": large_heic,
+    "WebP": lambda: webp_lossless(4400, 4400),
+    "PNG": lambda: bytes_of(Image.new("RGB", (4000, 4000)), "PNG"),
+}
+
+
+@pytest.mark.parametrize("way", LARGE)
+def test_decoder_stays_after_a_large_photo(spec, metrics, way):
+    decoders, photo = Decoders(spec, replace(BUDGET, decoders=1), metrics), LARGE[way]()
+    pid = decoders.processes[0].pid
+    for _ in range(2):
+        assert [type(one) for one in crops(decoders, [photo])] == [Decoded]
+        assert decoders.processes[0].pid == pid
 
 
 CONFIG = {"batchSize": 8, "responseTimeout": 30, "handler": {"decoders": 2, "decode_memory_mb": 384, "batch_cpu_s": 1.5}}

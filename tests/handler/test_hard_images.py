@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handler.jpeg import SOS, segments
 from handler.preprocess import PhotoError, Spec, coarse, preprocess
 from scripts.archive.build import build
 from scripts.archive.read import load_handler
@@ -124,6 +125,37 @@ def test_jpeg_without_its_end_marker_is_read_and_one_that_lacks_pixels_is_not(sp
             assert missing > 2
     for missing in (40, len(whole) // 4, len(whole) // 2):
         assert outcome(whole[:-missing], spec)[0] == 422, missing
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [True, False])
+def test_jpeg_that_breaks_off_between_two_scans_is_refused(spec, mode, progressive):
+    noise = np.random.default_rng(1).integers(0, 256, (24, 32, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC).convert(mode)
+    whole = bytes_of(picture, "JPEG", progressive=True, quality=90) if progressive else channel_by_channel(picture)
+    ends = [at - 2 for marker, at in segments(whole) if marker in (b"\xff\xc4", SOS)]
+    assert len(ends) >= (6 if progressive else len(mode))
+    for end in ends:
+        for cut in (end, end - 1, end + 1):
+            assert outcome(whole[:cut], spec)[0] == 422, (cut, ends)
+    assert np.array_equal(preprocess(whole[:-2], spec), preprocess(whole, spec))
+
+
+def channel_by_channel(picture: Image.Image) -> bytes:
+    """A sequential JPEG with a scan for each channel: those of grey JPEGs, put together."""
+    ones = [bytes_of(one, "JPEG", quality=90) for one in picture.split()]
+    whole, scans = b"\xff\xd8", b""
+    for number, one in enumerate(ones, start=1):
+        for marker, at in segments(one):
+            content = one[at : at + int.from_bytes(one[at : at + 2])]
+            if marker in (b"\xff\xdb", b"\xff\xc4") and number == 1:
+                whole += marker + content
+            elif marker == SOS:
+                scans += marker + content[:3] + bytes((number,)) + content[4:] + one[at + len(content) : -2]
+    channels = b"".join(bytes((number, 0x11, 0)) for number in range(1, len(ones) + 1))
+    sides = picture.height.to_bytes(2) + picture.width.to_bytes(2)
+    frame = (8 + len(channels)).to_bytes(2) + b"\x08" + sides + bytes((len(ones),)) + channels
+    return whole + b"\xff\xc0" + frame + scans + b"\xff\xd9"
 
 
 @needs_photos

@@ -89,6 +89,14 @@ def test_other_tiff_of_several_pictures_is_read(way, order):
     assert read_photo(READ[way](order)).size == (SIDE, SIDE)
 
 
+def test_tiff_whose_pixels_begin_as_a_cr2_does_is_read():
+    pixels = bytes((67, 82, 120)) * SIDE * SIDE
+    entries = {256: SIDE, 257: SIDE, 258: 8, 259: 1, 262: 2, 273: 8, 277: 3, 278: SIDE, 279: len(pixels)}
+    tags = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in entries.items())
+    photo = b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", len(entries)) + tags + bytes(4)
+    assert read_photo(photo).getpixel((0, 0)) == (67, 82, 120)
+
+
 CUT = {
     "baseline": {},
     "progressive": {"progressive": True},

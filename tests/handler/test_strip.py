@@ -8,12 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from handler.errors import PhotoError
 from handler.preprocess import read_photo
 from handler.strip import MAX_PIECES, strip
 from tests.conftest import SHARED, bytes_of, needs_photos, picture_bytes
+from tests.hostile_files import chunk
 from training.data.pictures import draw
 
 SECRET = b"HOME-48.8584N"
@@ -124,6 +125,13 @@ def test_turned_photo_stays_turned_and_nothing_else_is_said(make, orientation):
 )
 def test_pixels_of_every_kind_are_the_same(photo):
     check(photo)
+
+
+def test_colours_that_a_profile_overruled_go_with_it():
+    linear, profile = chunk(b"gAMA", struct.pack(">I", 100_000)), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for photo, kept in ((bytes_of(picture(), "PNG", icc_profile=profile), False), (bytes_of(picture(), "PNG"), True)):
+        stripped = check(photo[:33] + linear + photo[33:])
+        assert (b"gAMA" in stripped) == kept
 
 
 @pytest.mark.parametrize("image_format", ["BMP", "TIFF", "JPEG2000", "AVIF"])

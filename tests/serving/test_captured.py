@@ -6,8 +6,13 @@ import re
 import pytest
 
 from scripts.backend.torchserve.sockets import ServeError
+from scripts.release.folder_store import FolderStore
 from scripts.serving.captured import with_captured
+from scripts.serving.desired import DesiredState
+from scripts.serving.health import Health
+from scripts.serving.instance import Instance
 from scripts.settings import Settings
+from scripts.steps import Steps
 
 
 @pytest.fixture
@@ -45,3 +50,19 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "photos").touch()
     with pytest.raises(ServeError, match="photos cannot be kept in .*/photos: File exists: choose SEEFOOD_CAPTURE_DIR"):
         with_captured(Settings(capture_share=1, capture_dir=str(tmp_path / "photos")), tmp_path)
+
+
+@pytest.mark.parametrize("store_is_there", [True, False])
+def test_old_photos_go_whatever_becomes_of_the_release(tmp_path, store_is_there):
+    photo = tmp_path / "captured" / "ab" / "1-ab.photo"
+    photo.parent.mkdir(parents=True)
+    photo.write_bytes(b"pixels")
+    os.utime(photo, (1, 1))
+    store = tmp_path / "store"
+    if store_is_there:
+        store.mkdir()
+        (store / "release.json").write_text("{")
+    settings, steps = Settings(), Steps(False)
+    desired = DesiredState("one", FolderStore(store / "release.json"), tmp_path, settings, steps)
+    Instance(desired, tmp_path, Health(settings, steps), settings, steps).poll()
+    assert not photo.exists()
