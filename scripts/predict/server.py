@@ -6,6 +6,7 @@ answered, or while the server is ready.
 """
 
 import asyncio
+import contextlib
 import random
 import sys
 import time
@@ -122,6 +123,7 @@ class Server:
         """{"photo", "stamp", ...the answer} for each photo, in order. PredictError if the server answers none any more."""
         self.last_answer, self.refusal, self.given_up = time.monotonic(), None, 0
         with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(_complain)
             begun: deque[asyncio.Task[Row]] = deque()
             client = httpx.AsyncClient(
                 headers=self.headers, timeout=TIMEOUT, verify=verify(self.url), limits=httpx.Limits(max_connections=AT_A_TIME)
@@ -137,7 +139,8 @@ class Server:
                 while (row := runner.run(next_row())) is not None:
                     yield row
             finally:
-                runner.run(_end(client, begun))
+                with contextlib.suppress(KeyboardInterrupt):  # which a task that waits for an interrupted one raises again
+                    runner.run(_end(client, begun))
 
     async def _row(self, client: httpx.AsyncClient, turns: asyncio.Semaphore, photo: Photo) -> Row:
         async with turns:
@@ -192,6 +195,12 @@ class Server:
         except httpx.HTTPError:
             return False
         return response.is_success and json_of(response).get("ready") is True
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As the loop does by itself, but not of Ctrl-C while a task runs: that ends the command, which says so."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
 
 
 async def _end(client: httpx.AsyncClient, begun: Iterable[asyncio.Task[Row]]) -> None:

@@ -1,5 +1,6 @@
 """Answers of a server: their order and form, what concerns one photo or all, keys and certificates."""
 
+import gc
 import json
 import signal
 import ssl
@@ -119,6 +120,25 @@ def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(texts, tmp_p
 def test_an_address_of_no_server_is_refused(url):
     with pytest.raises(ValueError, match="URL "):
         Server(url, "food", None)
+
+
+def test_ctrl_c_while_a_task_runs_leaves_no_complaint(texts, caplog):
+    class Interrupted:
+        def stamp(self):
+            return ""
+
+        def read(self):
+            return b"a"
+
+        @property
+        def name(self):  # asked in a task
+            raise KeyboardInterrupt
+
+    with serving(fine) as server:
+        with pytest.raises(KeyboardInterrupt):
+            ask(server, [Interrupted(), *texts[:3]])
+        gc.collect()
+    assert not caplog.messages
 
 
 @pytest.mark.slow
