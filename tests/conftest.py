@@ -117,6 +117,14 @@ def exported(once, tiny_run) -> Path:
 
 
 @pytest.fixture
+def umask() -> Iterator[None]:
+    """The usual one, and afterwards the one that was."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
 def mount_disk() -> Iterator[Callable[[Path, str], Path]]:
     """Mount an empty disk of a size such as "512k" on a folder until the test ends. Skips where mounting is not allowed."""
     mounted: list[Path] = []

@@ -76,13 +76,6 @@ def modes(folder):
     return {path.stat().st_mode & 0o077 for path in [folder, *folder.rglob("*")] if not path.is_symlink()}
 
 
-@pytest.fixture
-def umask():
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
 def test_folder_and_what_lies_in_it_are_made_private_and_so_is_what_comes(tmp_path, umask):
     run_dir = tmp_path / "run"
     for name in ("logs", "captured", "unpacked/a/handler", "archives", "own"):

@@ -22,7 +22,7 @@ from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.asking import ask
 from tests.door.http_client import wait_until
 from tests.door.without_server import application
-from tests.serving.server import serving_starter
+from tests.serving.server import capturing_starter, serving_starter
 
 LABELS = ["pho", "ramen", "spring_rolls"]
 ANSWERED = {
@@ -285,13 +285,8 @@ def test_feedback_is_counted_and_is_no_photo(folder):
 
 @pytest.fixture(scope="module")
 def capturing(tmp_path_factory):
-    """(server, folder): the starter, which keeps each photo in a folder of its own."""
-    folder = tmp_path_factory.mktemp("kept") / "captured"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEEFOOD_CAPTURE_SHARE", "1")
-        patch.setenv("SEEFOOD_CAPTURE_DIR", str(folder))
-        with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
-            yield server, folder
+    with capturing_starter(tmp_path_factory) as found:
+        yield found
 
 
 REAL = [pytest.mark.server, pytest.mark.slow]

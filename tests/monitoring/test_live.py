@@ -8,7 +8,6 @@ import contextlib
 import math
 import random
 import re
-import subprocess
 import threading
 import time
 
@@ -25,6 +24,7 @@ from tests.conftest import LIMIT_S, ROOT, bytes_of, free_port
 from tests.monitoring.live import needs_prometheus, prometheus
 from tests.monitoring.test_alerts import alerts
 from tests.rollout.rolling import put
+from tests.serving.faults import disk_or_folder
 from tests.serving.server import Server
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, needs_prometheus]
@@ -46,11 +46,8 @@ def table():
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
     """A disk of its own for what the server writes, or a folder where mounting is not allowed."""
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "tmpfs", folder], check=False, capture_output=True)
-    yield folder
-    if mounted.returncode == 0:
-        subprocess.run(["umount", "-l", folder], check=True)
+    with disk_or_folder(tmp_path_factory.mktemp("disk"), "600m") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

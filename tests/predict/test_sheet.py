@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 
 import pytest
 from PIL import Image
@@ -11,10 +10,10 @@ from scripts.folders import shown
 from scripts.predict.chosen import FAILURES, PER_CLASS, choose
 from scripts.predict.sheet import write_sheet
 from scripts.predict.thumbnails import Thumbnails
+from tests.chromium import CHROMIUM, needs_chromium
 from tests.conftest import LIMIT_S, ROOT, picture_bytes
 from tests.predict.test_tables import answered, failed
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
 EVIL = '"><img src=x onerror=alert(1)><script>alert(1)</script>.jpg'
 
 
@@ -88,7 +87,7 @@ def test_photos_that_are_costly_together_have_their_pictures(tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="there is no chromium: apt-get install chromium")
+@needs_chromium
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -98,3 +99,12 @@ def stalled_upload(port):
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(b"POST /predictions/seefood HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n" + bytes(5000))
         yield
+
+
+@contextlib.contextmanager
+def disk_or_folder(folder, size):
+    """The folder as a disk of its own, of a size such as "64m", or as it is where mounting is not allowed."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True)
+    yield folder
+    if mounted.returncode == 0:
+        subprocess.run(["umount", "-l", folder], check=True)

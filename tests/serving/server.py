@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import httpx
 import psutil
+import pytest
 
 from scripts.archive.build import build
 from tests.conftest import ROOT, free_port
@@ -101,3 +102,14 @@ def status_of(url, **options):
         return httpx.request(url=url, **{"method": "GET", "timeout": 30, **options}).status_code
     except httpx.TransportError:
         return None
+
+
+@contextlib.contextmanager
+def capturing_starter(tmp_path_factory):
+    """(server, folder): the starter, which keeps each photo in a folder of its own."""
+    folder = tmp_path_factory.mktemp("kept") / "captured"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEFOOD_CAPTURE_SHARE", "1")
+        patch.setenv("SEEFOOD_CAPTURE_DIR", str(folder))
+        with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
+            yield server, folder

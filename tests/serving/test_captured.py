@@ -15,13 +15,6 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 
 
-@pytest.fixture
-def umask():
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
 def test_folder_is_the_servers_own_unless_another_is_named(tmp_path, umask):
     assert with_captured(Settings(), tmp_path).capture_dir == str(tmp_path / "captured")
     named = Settings(capture_share=1, capture_dir=str(tmp_path / "volume" / "photos"))

@@ -18,7 +18,7 @@ import pytest
 
 from scripts.serving.ports import PortError, check_ports
 from tests.conftest import ROOT, free_port
-from tests.serving.faults import LONG_S, Clients, idle_connections, port_taken, stalled_upload
+from tests.serving.faults import LONG_S, Clients, disk_or_folder, idle_connections, port_taken, stalled_upload
 from tests.serving.server import Server, status_of
 from tests.serving.workers import values
 
@@ -39,11 +39,8 @@ def table():
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
     """A small disk of its own for what the server writes, or a folder where mounting is not allowed."""
-    folder = tmp_path_factory.mktemp("disk")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=False, capture_output=True)
-    yield folder
-    if mounted.returncode == 0:
-        subprocess.run(["umount", "-l", folder], check=True)
+    with disk_or_folder(tmp_path_factory.mktemp("disk"), "64m") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ Needs Debian's chromium (or CHROMIUM=path). axe-core, an engine that looks for w
 
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -17,19 +16,19 @@ from PIL import Image
 
 from handler.captured import FEEDBACK, answer_of
 from scripts.door.access.keys import new_key
+from tests.chromium import CHROMIUM, needs_chromium
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.own_door import STATE, door, sockets_of
-from tests.serving.server import serving_starter
+from tests.serving.server import capturing_starter
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.server,
     pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium: apt-get install chromium"),
+    needs_chromium,
     # the last page of a browser that is closed
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -363,13 +362,8 @@ def test_keyboard_alone_is_enough(seen, photo):
 
 @pytest.fixture(scope="module")
 def capturing(tmp_path_factory):
-    """(server, folder): the starter, which keeps each photo in a folder of its own."""
-    folder = tmp_path_factory.mktemp("kept") / "captured"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEEFOOD_CAPTURE_SHARE", "1")
-        patch.setenv("SEEFOOD_CAPTURE_DIR", str(folder))
-        with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
-            yield server, folder
+    with capturing_starter(tmp_path_factory) as found:
+        yield found
 
 
 class Answered(Seen):

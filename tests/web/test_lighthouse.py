@@ -10,15 +10,15 @@ import subprocess
 
 import pytest
 
+from tests.chromium import CHROMIUM, needs_chromium
 from tests.conftest import LIMIT_S
 
 LIGHTHOUSE = "lighthouse@12.8.2"  # the last that runs on Node.js 18 and 20
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or ""
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.server,
     pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="there is no chromium: apt-get install chromium"),
+    needs_chromium,
     pytest.mark.skipif(not shutil.which("npx"), reason="there is no npx: apt-get install npm"),
 ]
 
