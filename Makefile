@@ -82,7 +82,7 @@ ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
 	data ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
-	serve key stop rollout rollback status releases predict smoke bench bench-door bench-attacks photo-costs tune \
+	serve key stop rollout rollback status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -236,6 +236,10 @@ releases: .venv/installed-serve ## List all releases, newest first: [RELEASE=s3:
 predict: given-PHOTOS .venv/installed-serve $(if $(filter %.parquet,$(OUT)),.venv/installed-parquet) $(if $(URL),,$(STARTER)) ## Label any number of photos, without a server or by one: PHOTOS=folder|list.txt|s3://... [OUT=labels.csv|.jsonl|.parquet HTML=1 MODEL=name VERSION=1.0.0 URL=https://...]
 	@$(python) scripts.predict.predict $(call option,--out,OUT) $(call flag,--html,HTML) $(call option,--url,URL) $(named_model) \
 		$(call option,--version,VERSION) -- $(call quoted,PHOTOS)
+
+drift: .venv/installed-serve $(if $(PHOTOS),$(STARTER)) ## Compare recent photos and answers with the reference profile: [RELEASE=s3://... | PHOTOS=folder MODEL=name VERSION=1.0.0]
+	@$(python) scripts.monitoring.drift $(call option,--release,RELEASE) $(call option,--photos,PHOTOS) $(named_model) \
+		$(call option,--version,VERSION)
 
 smoke: given-URL .venv/installed-serve ## Send golden photos to a deployed server and check its answers: URL=https://... [RELEASE=s3://...]
 	@$(python) scripts.rollout.smoke $(call option,--release,RELEASE) -- $(call quoted,URL)

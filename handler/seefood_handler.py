@@ -22,7 +22,9 @@ from handler.metrics import Metrics
 from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, coarse
 from handler.program import Answers, load_program
+from handler.recent import Recent
 from handler.request import Request, RequestError, is_probe, read_request
+from handler.signals import PROFILE, Profile
 
 PHRASES = {
     400: "Bad Request",
@@ -76,6 +78,9 @@ class SeefoodHandler:
         self.metrics = Metrics(self.version, self.labels)
         self.decoders = Decoders(self.spec, self.budget, self.metrics)
         self.capture = Capture()
+        # an archive without a profile is served, but its drift is not measured
+        self.profile = Profile.load(model_dir / PROFILE)
+        self.recent = Recent.open(self.version, model_dir / PROFILE) if self.profile else None
         self._check_golden(content("golden.json"), batch_sizes)
         self._warm_up(batch_size)
         # all of this stays: frozen, it costs the collector no time in the middle of a request
@@ -148,6 +153,7 @@ class SeefoodHandler:
             inference_ms = (time.perf_counter() - before) * 1000
             for request, answer in zip(cropped, self.postprocess(inferred, [request.top_k for request in cropped]), strict=True):
                 request.answer = answer
+            self._watch(cropped, inferred)
         bodies = []
         for i, request in enumerate(requests):
             bodies.append(self._respond(request))
@@ -164,6 +170,15 @@ class SeefoodHandler:
             context.set_response_content_type(i, request.content_type)
         self.metrics.handled(time.perf_counter() - started)
         return bodies
+
+    def _watch(self, requests: Sequence[Request], inferred: Answers) -> None:
+        """Keep the signals of clients' photos, for drift."""
+        chosen = [i for i, request in enumerate(requests) if not is_probe(request)]
+        if self.profile is None or self.recent is None or not chosen:
+            return
+        answers = Answers(*(output[chosen] for output in inferred))
+        crops, sizes = [requests[i].crop for i in chosen], [requests[i].size for i in chosen]
+        self.recent.add(self.profile.measure(crops, sizes, answers))
 
     def _read(self, request: Request) -> None:
         """Fill in the request's photo and top_k, or its error."""

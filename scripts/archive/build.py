@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.parts import PROVENANCE, checksums, sha256
+from handler.signals import PROFILE
 from scripts.archive.name import archive_name, split_name
 from scripts.archive.pack import pack
 from scripts.archive.read import MANIFEST, load_handler, read_manifest
@@ -58,6 +59,8 @@ def stage(exported: Path, model: str, version: str, work: Path) -> Path:
     for source in sorted(HANDLER_DIR.glob("*.py")):
         if source.name != "seefood_handler.py":  # --handler puts that one at the top, where TorchServe looks for it
             shutil.copyfile(source, package / source.name)
+    # none in what earlier versions exported, and where there were no photos to measure
+    names += [name for name in (PROFILE,) if (exported / name).is_file()]
     for name in names:
         shutil.copyfile(exported / name, extra / name)
     command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", model, "--version", version]

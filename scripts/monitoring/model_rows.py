@@ -1,7 +1,9 @@
-"""The dashboard of the model: its versions side by side, and what they answer. Drift comes here."""
+"""The dashboard of the model: its versions side by side, and what they answer, and drift."""
 
 from scripts.monitoring.panels import Panel, Query, Row
 from scripts.monitoring.promql import gauge, mean, quantile, rate, rises
+
+LAST_500 = 'window="500"'
 
 VERSIONS = Row(
     "Versions side by side",
@@ -87,4 +89,25 @@ ANSWERS = Row(
     ],
 )
 
-ROWS = [VERSIONS, ANSWERS]
+DRIFT = Row(
+    "Drift from the reference profile",
+    [
+        Panel(
+            "Drift by signal, last 500 answers",
+            "none",
+            [Query(f"max by (version, signal) ({gauge('seefood_drift', LAST_500)})", "{{version}} {{signal}}")],
+            "-log10 of a p-value, the worst instance; the line is the alert's",
+            width=12,
+            limits=(4,),
+        ),
+        Panel(
+            "Estimated accuracy",
+            "percentunit",
+            [Query(f"avg by (version, window) ({gauge('seefood_estimated_accuracy')})", "{{version}} last {{window}}")],
+            "Mean calibrated probability; too high where photos have drifted",
+            width=12,
+        ),
+    ],
+)
+
+ROWS = [VERSIONS, ANSWERS, DRIFT]

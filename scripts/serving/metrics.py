@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.backend.torchserve.management import new_client, url_of
+from scripts.serving.drift import DriftMetrics
 from scripts.serving.http_server import Answer, HttpServer
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -125,7 +126,9 @@ class MetricsServer(HttpServer):
         self.steps = steps or Steps(self.settings.log_json)
         self.registry = CollectorRegistry()
         self.registry.register(WorkersCollector(folder))
+        self.drift = DriftMetrics(folder)
         self.of_instance = CollectorRegistry()  # apart, as a rollout compares what the other holds
+        self.of_instance.register(self.drift)
         self._lock, self._next_merge = threading.Lock(), time.monotonic() + MERGE_EVERY_S
         super().__init__(self.settings.metrics_host, port, {"/metrics": self._metrics}, self.settings.http_timeout_s)
 
@@ -158,7 +161,10 @@ class MetricsServer(HttpServer):
         )
 
     def totals(self) -> dict[str, dict[str, Any]]:
-        """What a rollout compares, for each version: requests by outcome, and cumulative counts of batches by their seconds."""
+        """What a rollout compares, for each version: requests by outcome, and cumulative counts of batches by their seconds.
+
+        Beside them the drift, for `make drift`.
+        """
         totals: dict[str, dict[str, Any]] = {}
         with self._lock:
             metrics = list(self.registry.collect())
@@ -169,6 +175,9 @@ class MetricsServer(HttpServer):
                     total["outcomes"][sample.labels["outcome"]] = sample.value
                 elif sample.name == "seefood_handle_seconds_bucket":
                     total["seconds"][sample.labels["le"]] = sample.value
+        for (version, window), (signals, estimate) in self.drift.now().items():
+            of_window = {"signals": signals, "estimated_accuracy": estimate}
+            totals.setdefault(version, {"outcomes": {}, "seconds": {}}).setdefault("drift", {})[str(window)] = of_window
         return totals
 
     def outcomes(self) -> Counter[str]:

@@ -67,6 +67,12 @@ def unsure(predictions, share):
     }
 
 
+def drift(value):
+    return {
+        f'seefood_drift{{version="1.0.0", signal="brightness", window="{window}"}}': level(0.3, value) for window in (500, 5000)
+    }
+
+
 def state(name, value, draining=(0, 0)):
     return {name: level(*value), 'seefood_instance_state{state="draining"}': level(*draining)}
 
@@ -161,6 +167,8 @@ CASES = {
     "half is unsure": Case("SeefoodUnsure", unsure((5, 5), (0.05, 0.5)), FIRES, QUIET),
     "a quarter is unsure": Case("SeefoodUnsure", unsure((5, 5), (0.05, 0.25)), quiet=ALWAYS),
     "few photos, all unsure": Case("SeefoodUnsure", unsure((0.3, 0.3), (0.05, 1)), quiet=ALWAYS),
+    "darker photos": Case("SeefoodDrift", drift(30), FIRES, QUIET),
+    "ordinary photos": Case("SeefoodDrift", drift(3.9), quiet=ALWAYS),
     "no prediction": Case("SeefoodUnsure", unsure((0, 0), (0, 0)), quiet=ALWAYS),
 }
 

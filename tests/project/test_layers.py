@@ -13,7 +13,7 @@ LAYERS = (
     ("scripts.rollout", "scripts.serving"),
     ("scripts.door",),
     ("scripts.release", "scripts.backend"),
-    ("scripts.archive",),
+    ("scripts.archive", "scripts.drift"),
     ("scripts",),  # the leaves: LEAVES below
     ("training",),
     ("handler",),
@@ -23,8 +23,8 @@ ROOMS = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 LEAVES_FOR_TRAINING = {f"scripts.{name}" for name in ("atomic", "command", "errors", "folders", "model_name", "paths", "phrases")}
 # preflight installs from the index that the set-up used; install.py runs before anything is installed, so it imports nothing
 COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
-# an archive must hold all that its handler imports; training conforms to these three of its files
-HANDLER_FOR_TRAINING = {"handler.limits", "handler.preprocess", "handler.program"}
+# an archive must hold all that its handler imports; training conforms to these of its files
+HANDLER_FOR_TRAINING = {"handler.limits", "handler.photo_file", "handler.preprocess", "handler.program", "handler.signals"}
 
 # what each part may import of what its extra installs
 PACKAGES = {

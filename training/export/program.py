@@ -41,13 +41,14 @@ class ExportedProgram(nn.Module):
 class Prepared:
     """A checkpoint's program in float32 torch and the photos that its formats need.
 
-    `calibration` is uint8 (N, H, W, 3), of photos that it was trained on; `reference` is of held-out photos.
+    `calibration` is uint8 (N, H, W, 3), of photos that it was trained on; `reference` is of held-out photos, as are `held_out`.
     """
 
     program: ExportedProgram
     spec: Spec
     calibration: np.ndarray
     reference: Reference
+    held_out: list[Path]
 
 
 def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
@@ -71,7 +72,7 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
         expected, _, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
-    return Prepared(program, spec, calibration, Reference(crops, targets, expected))
+    return Prepared(program, spec, calibration, Reference(crops, targets, expected), [photo.path for photo in data.held_out])
 
 
 def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:

@@ -1,0 +1,116 @@
+"""What is watched of each answer, for drift: signals of the photo, of the answer and of the features; and the reference profile.
+
+Export measures held-out photos with the functions that the worker uses, and writes the reference as profile.npz; the
+statistics over many answers are scripts/drift's. Signals of a photo are taken from some of the crop's pixels: all of them would
+cost the worker more than they tell.
+"""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from handler.program import Answers
+
+PROFILE = "profile.npz"
+OF_ANSWER = ("top1", "confidence", "entropy")
+OF_PHOTO = ("brightness", "contrast", "saturation", "redness", "sharpness", "flatness", "megapixels", "aspect")
+# Hotelling's T2 within the principal components, the squared residual outside of them (Jackson and Mudholkar, 1979)
+OF_FEATURES = ("t2", "residual")
+SIGNALS = (*OF_ANSWER, *OF_PHOTO, *OF_FEATURES)
+COLUMNS = ("class", *SIGNALS)
+EVERY = 8  # th row and column
+FLAT = 1  # of 255: steps of JPEG's coarse quantisation leave areas without any
+
+
+def photo_signals(crop: np.ndarray, size: tuple[int, int]) -> list[float]:
+    """OF_PHOTO of a crop uint8 (H, W, 3) and the upright photo's (width, height), in the scale in which it was decoded.
+
+    brightness, contrast, saturation and redness (red less blue) are in 0..1 or -1..1; sharpness is the logarithm of the mean
+    second difference, which blur and enlarged thumbnails lower; flatness the share of pixels without one: a coarse JPEG has more.
+    """
+    few = crop[::EVERY, ::EVERY].reshape(-1, 3).astype(np.float32) / 255
+    grey = few.mean(axis=1)
+    red, _, blue = few.mean(axis=0).tolist()
+    lines = np.concatenate([crop[::EVERY, :, 1].ravel(), crop[:, ::EVERY, 1].T.ravel()]).astype(np.int16)
+    bend = np.abs(np.diff(lines, n=2))
+    width, height = size
+    return [
+        float(grey.mean()),
+        float(grey.std()),
+        float((few.max(axis=1) - few.min(axis=1)).mean()),
+        red - blue,
+        float(np.log(bend.mean() + 0.01)),
+        float(np.count_nonzero(bend <= FLAT) / len(bend)),
+        width * height / 1e6,
+        width / height,
+    ]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The reference: COLUMNS of held-out photos (N, len(COLUMNS)), and the principal components of other photos' features.
+
+    `mean` (D,), `basis` (D, K) with columns of length 1, `variances` (K,) of the features along them. `threshold` is the
+    confidence below which an answer is unsure, `unsure` the share of the reference that is.
+    """
+
+    rows: np.ndarray
+    mean: np.ndarray
+    basis: np.ndarray
+    variances: np.ndarray
+    threshold: float
+
+    @classmethod
+    def load(cls, path: Path) -> "Profile | None":
+        """From the file; None if there is none. ValueError if it is damaged, or of other signals."""
+        if not path.is_file():
+            return None
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+                if tuple(found["columns"].tolist()) != COLUMNS:
+                    raise ValueError(f"has the signals {found['columns'].tolist()}, expected {list(COLUMNS)}")
+                rows, mean, basis, variances = (found[name].astype(np.float32) for name in ("rows", "mean", "basis", "variances"))
+                return cls(rows, mean, basis, variances, float(found["threshold"]))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path.name} cannot be read: {error}: export again (make export)") from error
+
+    def save(self, path: Path) -> None:
+        """As a file; the components as float16, which moves no signal by more than 1 %."""
+        np.savez_compressed(
+            path,
+            columns=np.array(COLUMNS),
+            rows=self.rows,
+            mean=self.mean.astype(np.float16),
+            basis=self.basis.astype(np.float16),
+            variances=self.variances,
+            threshold=np.float64(self.threshold),
+        )
+
+    def measure(self, crops: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], answers: Answers) -> np.ndarray:
+        """COLUMNS of B answers: float32 (B, len(COLUMNS))."""
+        probabilities = answers.probabilities
+        rows = np.empty((len(crops), len(COLUMNS)), np.float32)
+        rows[:, 0] = probabilities.argmax(axis=1)
+        rows[:, 1] = probabilities.max(axis=1)
+        rows[:, 2] = answers.confidence
+        rows[:, 3] = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+        for row, crop, size in zip(rows, crops, sizes, strict=True):
+            row[4:-2] = photo_signals(crop, size)
+        off = answers.features - self.mean  # (B, D)
+        along = off @ self.basis  # (B, K)
+        rows[:, -2] = (along**2 / self.variances).sum(axis=1)
+        rows[:, -1] = (off**2).sum(axis=1) - (along**2).sum(axis=1)
+        return rows
+
+
+def components(features: np.ndarray, count: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean (D,), basis (D, K), variances (K,)) of features (N, D), K = min(count, N - 1, D)."""
+    mean = features.mean(axis=0)
+    _, lengths, directions = np.linalg.svd(features - mean, full_matrices=False)
+    count = max(1, min(count, len(features) - 1, features.shape[1]))
+    variances = lengths[:count] ** 2 / max(1, len(features) - 1)
+    return mean, directions[:count].T.copy(), np.maximum(variances, 1e-9)

@@ -1,0 +1,105 @@
+"""Drift of each signal, with one statistic for all: minus log10 of a p-value; and the accuracy that the answers estimate.
+
+The reference's values are cut into bins at its own quantiles, predicted classes are bins already. Pearson's chi-square test of
+homogeneity compares the counts of both samples, so that the reference's finite size counts, too. With thousands of answers it would
+find differences that do not matter: the hypothesis is not "no difference", but one of at most Cohen's "small" effect w = 0.1
+(J. Cohen, Statistical Power Analysis, 1988, chapter 7), under which the statistic is non-central chi-square with w^2 nm / (n + m).
+A KS test was left out: it is weak in the tails, where photos without food are.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from handler.signals import COLUMNS, SIGNALS, Profile
+
+WINDOWS = (500, 5000)
+LEAST = 100  # answers; of fewer no statistic is given
+SMALL_EFFECT = 0.1
+# -log10 of a p-value: 0.0001 for each of the signals, some 0.14 % for all of them together (Bonferroni)
+THRESHOLD = 4.0
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+UNSURE = 0.05  # share of photos like the reference's that are unsure: false_positive_rate
+MOST = 300.0  # below 1e-300 a float64 is 0
+
+
+def chi_square_sf(x: float, df: int) -> float:
+    """The share of a chi-square distribution above x: the closed sum for even df, and for odd ones (Abramowitz 26.4.4, 26.4.5)."""
+    if x <= 0:
+        return 1.0
+    half = x / 2
+    if df % 2 == 0:
+        term = total = math.exp(-half)
+        for k in range(1, df // 2):
+            term *= half / k
+            total += term
+        return min(1.0, total)
+    total = math.erfc(math.sqrt(half))
+    term = math.exp(-half) * math.sqrt(half) / math.gamma(1.5)
+    for k in range(1, (df + 1) // 2):
+        total += term
+        term *= half / (k + 0.5)
+    return min(1.0, total)
+
+
+def noncentral_sf(x: float, df: int, noncentrality: float) -> float:
+    """The share of a non-central chi-square distribution above x: central ones with df + 2 j, weighted by Poisson."""
+    half = noncentrality / 2
+    most = int(half + 12 * math.sqrt(half + 1)) + 12
+    weights = [math.exp(j * math.log(half) - half - math.lgamma(j + 1)) if half else float(j == 0) for j in range(most)]
+    return sum(weight * chi_square_sf(x, df + 2 * j) for j, weight in enumerate(weights))
+
+
+def minus_log10_p(reference: np.ndarray, found: np.ndarray) -> float:
+    """Of counts (K,) in the same bins; 0 where less than two bins have any."""
+    m, n = reference.sum(), found.sum()
+    used = reference + found > 0
+    df = int(used.sum()) - 1
+    if df < 1:
+        return 0.0
+    a, b = reference[used].astype(float), found[used].astype(float)
+    statistic = float(((b * math.sqrt(m / n) - a * math.sqrt(n / m)) ** 2 / (a + b)).sum())
+    p = noncentral_sf(statistic, df, SMALL_EFFECT**2 * n * m / (n + m))
+    return min(MOST, -math.log10(max(p, 10**-MOST))) + 0.0
+
+
+def counts(profile: Profile, rows: np.ndarray, signal: str) -> tuple[np.ndarray, np.ndarray]:
+    """(reference, found): counts in the bins of a signal, or of "class"."""
+    column = COLUMNS.index(signal)
+    before, now = profile.rows[:, column], rows[:, column]
+    if signal == "class":
+        # classes with fewer than five expected answers share a bin, as the distribution is not chi-square there
+        shares = np.bincount(before.astype(int), minlength=int(now.max(initial=0)) + 1)
+        found = np.bincount(now.astype(int), minlength=len(shares))
+        rare = (shares + found) * min(len(before), len(now)) < 5 * (len(before) + len(now))
+        return tuple(np.append(c[~rare], c[rare].sum()) for c in (shares, found))  # type: ignore[return-value]
+    edges = np.unique(np.quantile(before, QUANTILES))
+    if len(edges) < len(QUANTILES):  # one value is frequent, a fixed size of all photos for instance: it is a bin of its own
+        edges = np.unique(np.concatenate([np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf)]))
+    reference, found = (np.bincount(np.searchsorted(edges, c), minlength=len(edges) + 1) for c in (before, now))
+    return reference, found
+
+
+def drift(profile: Profile, rows: np.ndarray) -> dict[str, float]:
+    """-log10 p by signal, "class" first, of rows (N, len(COLUMNS)) beside the reference; nothing for fewer than LEAST rows."""
+    if len(rows) < LEAST:
+        return {}
+    return {signal: minus_log10_p(*counts(profile, rows, signal)) for signal in ("class", *SIGNALS)}
+
+
+def drifted(values: Mapping[str, float]) -> list[str]:
+    """The signals over THRESHOLD, the worst first."""
+    return sorted((signal for signal, value in values.items() if value > THRESHOLD), key=lambda signal: -values[signal])
+
+
+def estimated_accuracy(profile: Profile, rows: np.ndarray) -> float:
+    """Mean calibrated top-1 probability, in which unsure answers beyond their usual share count as wrong.
+
+    Of photos like the reference's, UNSURE of the answers are unsure and no less calibrated; what is beyond is unlike what was
+    trained on, and its probability says nothing. Too high where photos drift and answers stay sure: nothing but labels shows that.
+    """
+    top1, unsure = rows[:, COLUMNS.index("top1")], rows[:, COLUMNS.index("confidence")] < profile.threshold
+    share = float(unsure.mean())
+    weights = np.where(unsure, min(1.0, UNSURE / share) if share else 1.0, 1.0)
+    return float((top1 * weights).mean())

@@ -1,0 +1,119 @@
+"""Are today's photos and answers still like the reference profile's? `python -m scripts.monitoring.drift`.
+
+Asks every instance that reports beside a release document (--release, by default the local one), or measures a folder of photos
+by an archive of the model store (--photos). Prints a table for each instance, version and window. Exit status 3 where a signal
+has drifted.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from scripts.archive.name import choose_archive, split_name
+from scripts.archive.read import load_handler, unpack
+from scripts.command import parser, run
+from scripts.drift.statistics import LEAST, drift, drifted, estimated_accuracy
+from scripts.paths import ROOT
+from scripts.release.address import open_store
+from scripts.release.status import Fleet
+from scripts.settings import Settings
+
+DRIFTED = 3
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".tif", ".tiff"}
+BATCH = 8
+
+
+class Line(NamedTuple):
+    """One line of the table: drift by signal, and the estimated accuracy."""
+
+    where: str
+    version: str
+    window: str
+    signals: dict[str, float]
+    accuracy: float
+
+
+def reported(address: str) -> Iterator[Line]:
+    """What instances report beside the release document. ValueError if none reports, StoreError."""
+    settings = Settings.from_environment()
+    fleet = Fleet.of(open_store(address, settings), settings)
+    if not fleet.statuses:
+        raise ValueError(f"no running instance follows {address}: make serve starts one")
+    for name, status in sorted(fleet.statuses.items()):
+        for version, figures in sorted(status["figures"].items()):
+            for window, found in figures.get("drift", {}).items():
+                yield Line(name, version, window, found["signals"], found["estimated_accuracy"])
+
+
+def of_photos(archive: Path, photos: Path) -> Iterator[Line]:
+    """The photos of a folder, measured by the archive's handler. ValueError if they are too few, or it has no profile."""
+    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if len(files) < LEAST:
+        raise ValueError(f"{photos} holds {len(files)} photos, at least {LEAST} are needed")
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(archive, Path(folder) / "archive")
+        handler = load_handler(Path(folder) / "archive")
+        if handler.profile is None:
+            raise ValueError(f"{archive.name} has no reference profile: export and archive it again")
+        rows = []
+        for start in range(0, len(files), BATCH):
+            outcomes, _ = handler.decoders.decode([path.read_bytes() for path in files[start : start + BATCH]])
+            read = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+            if read:
+                crops = [outcome.crop for outcome in read]
+                rows.append(handler.profile.measure(crops, [one.size for one in read], handler.inference(crops)))
+        measured = np.concatenate(rows) if rows else np.empty((0, 1))
+        if len(measured) < LEAST:
+            raise ValueError(f"{len(measured)} of the photos in {photos} can be read, at least {LEAST} are needed")
+        profile = handler.profile
+        yield Line(
+            str(photos),
+            split_name(archive)[1],
+            str(len(measured)),
+            drift(profile, measured),
+            estimated_accuracy(profile, measured),
+        )
+
+
+def show(lines: list[Line]) -> bool:
+    """Print the table; whether a signal has drifted."""
+    for line in lines:
+        print(f"{line.where}  {line.version}  last {line.window}  estimated accuracy {line.accuracy:.1%}")
+        bad = drifted(line.signals)
+        for signal, value in sorted(line.signals.items(), key=lambda pair: -pair[1]):
+            print(f"  {signal:11s} {value:6.1f}{'  drift' if signal in bad else ''}")
+    print("the values are -log10 of a p-value; scripts/monitoring/README.md says what to do about drift")
+    return any(drifted(line.signals) for line in lines)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    options = parser(__doc__)
+    options.add_argument("--release", help="release document, a file or s3://...")
+    options.add_argument("--photos", type=Path, help="folder of photos, measured here in place of asking instances")
+    options.add_argument("--model-store", type=Path, default=ROOT / "model_store")
+    options.add_argument("--model", help="of this model's archives")
+    options.add_argument("--version", help="of this version; default: the newest")
+    return options.parse_args()
+
+
+def main() -> int:
+    """Command line; see the module's docstring."""
+    args, settings = arguments(), Settings.from_environment()
+    if args.photos is not None:
+        lines = list(of_photos(choose_archive(args.model_store, args.version, args.model), args.photos))
+    else:
+        lines = list(reported(args.release or settings.release or str(args.model_store / "release.json")))
+    if not lines:
+        print(f"no version has answered {LEAST} photos yet, or their archives have no reference profile")
+        return 0
+    return DRIFTED if show(lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
