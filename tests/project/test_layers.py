@@ -131,6 +131,7 @@ FORBIDDEN = {
     "scripts.release.document": "import scripts.backend.torchserve.process",
     "scripts.backend.torchserve.process": "from scripts.release.document import parse",
     "scripts.archive.build": "from scripts.release import document",
+    "scripts.drift.statistics": "from scripts.archive.name import archive_name",
     "scripts.predict.sources": "from scripts.bench.photos import read_photos",
     "scripts.audit.sbom": "from scripts.ecs.stacks import Deployment",
     "scripts.monitoring.panels": "from scripts.bench.load import Result",
