@@ -93,6 +93,11 @@ def _versions_to_forget(values: dict[str, tuple[float, float]], serving: set[str
     return {version for _, version in oldest_first[: max(0, len(oldest_first) - keep)]}
 
 
+def _nothing() -> dict[str, Any]:
+    """The totals of a version of which nothing was counted."""
+    return {"outcomes": {}, "seconds": {}, "answers": {"classes": {}, "unsure": 0.0, "probabilities": {}}}
+
+
 class WorkersCollector:
     """The metrics of all workers, running and ended, as prometheus_client's registry reads them."""
 
@@ -158,17 +163,26 @@ class MetricsServer(HttpServer):
         )
 
     def totals(self) -> dict[str, dict[str, Any]]:
-        """What a rollout compares, for each version: requests by outcome, and cumulative counts of batches by their seconds."""
+        """What a rollout compares, for each version: requests by outcome, cumulative counts of batches by their seconds, answers.
+
+        Answers: by top-1 class, all classes of the version; those that are unsure; cumulative counts by top-1 probability.
+        """
         totals: dict[str, dict[str, Any]] = {}
         with self._lock:
             metrics = list(self.registry.collect())
         for metric in metrics:
             for sample in metric.samples:
-                total = totals.setdefault(sample.labels.get("version", ""), {"outcomes": {}, "seconds": {}})
+                total = totals.setdefault(sample.labels.get("version", ""), _nothing())
                 if sample.name == "seefood_requests_total":
                     total["outcomes"][sample.labels["outcome"]] = sample.value
                 elif sample.name == "seefood_handle_seconds_bucket":
                     total["seconds"][sample.labels["le"]] = sample.value
+                elif sample.name == "seefood_predictions_total":
+                    total["answers"]["classes"][sample.labels["label"]] = sample.value
+                elif sample.name == "seefood_unsure_total":
+                    total["answers"]["unsure"] = sample.value
+                elif sample.name == "seefood_top1_probability_bucket":
+                    total["answers"]["probabilities"][sample.labels["le"]] = sample.value
         return totals
 
     def outcomes(self) -> Counter[str]:
