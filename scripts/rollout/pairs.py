@@ -33,7 +33,7 @@ class Pairs(NamedTuple):
     @classmethod
     def of(cls, reports: Iterable[Mapping[str, Any]], old: str, new: str) -> "Pairs":
         """From the reports of all instances; those about other versions, or of servers that report no pairs, are left out."""
-        ours = [report for report in reports if report.get("versions") == [old, new]]
+        ours = [report for report in reports if report.get("versions") == [old, new] and not _torn(report)]
         captured = [pair for report in ours for pair in _read(report, report["captured"])]
         # golden photos are the same everywhere: counted twice they would seem to be more evidence than they are
         golden = max((_read(report, report["golden"]) for report in ours), key=len, default=[])
@@ -43,6 +43,12 @@ class Pairs(NamedTuple):
     def together(self) -> list[Pair]:
         """Captured and golden."""
         return self.captured + self.golden
+
+
+def _torn(report: Mapping[str, Any]) -> bool:
+    """Whether it names a label that it does not hold, as no server of ours does."""
+    answers = [row for pair in report["golden"] + report["captured"] for row in pair if row]
+    return any(row[0] >= len(report["labels"]) for row in answers)
 
 
 def _read(report: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[Pair]:
@@ -67,15 +73,15 @@ def paired_differences(pairs: Pairs) -> list[Difference]:
         n = len(olds)
         return percent(sum(news), n), percent(sum(olds), n), abs(only_new - only_old) / n, of_pairs(only_new, only_old)
 
-    new, old, *found = shares([not old.sure for old, _ in both], [not new.sure for _, new in both])
-    differences.append(Difference(unsure(new, old), *found))
+    new, old, apart, chance = shares([not old.sure for old, _ in both], [not new.sure for _, new in both])
+    differences.append(Difference(unsure(new, old), apart, chance))
     for bound in CONFIDENT:
-        new, old, *found = shares([old.probability > bound for old, _ in both], [new.probability > bound for _, new in both])
-        differences.append(Difference(probable(bound, new, old), *found, True))
+        new, old, apart, chance = shares([old.probability > bound for old, _ in both], [new.probability > bound for _, new in both])
+        differences.append(Difference(probable(bound, new, old), apart, chance, True))
     common = [(old.label, new.label) for old, new in both if not (old.own or new.own)]
     for label in sorted({label for labels in common for label in labels}):
-        new, old, *found = shares([one == label for one, _ in common], [one == label for _, one in common])
-        differences.append(Difference(calls(label, new, old), *found))
+        new, old, apart, chance = shares([one == label for one, _ in common], [one == label for _, one in common])
+        differences.append(Difference(calls(label, new, old), apart, chance))
     return differences
 
 
