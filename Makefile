@@ -8,7 +8,7 @@ endif
 
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
-VALUES := ALPHA BAKE BASE_IMAGE BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
+VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
 	GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS \
 	PLATFORM PORT PROMETHEUS_IMAGE PYTHON \
 	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
@@ -219,9 +219,9 @@ stop: .venv/installed-serve ## Stop a server that runs in another terminal: [POR
 
 rollout = $(python) scripts.rollout.rollout $(call option,--release,RELEASE)
 
-rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 RELEASE=s3://... MODEL=name URL=http://...:8080]
+rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 ANSWERS=differ RELEASE=s3://... MODEL=name URL=http://...:8080]
 	@$(rollout) start $(named_model) $(call option,--canary,CANARY) $(call option,--shadow,SHADOW) \
-		$(call option,--bake,BAKE) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call option,--url,URL) \
+		$(call option,--bake,BAKE) $(call option,--answers,ANSWERS) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call option,--url,URL) \
 		$(call option,--management-url,MANAGEMENT_URL) $(call option,--mar,MAR) -- $(call quoted,VERSION)
 
 rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://...]

@@ -105,6 +105,11 @@ class Settings:
     worse_error_rate: float = 0.01  # more errors than the old version by this share of requests: restored
     worse_p99: float = 1.5  # the worker's p99 over that of the old version: restored ...
     worse_p99_s: float = 0.02  # ... if it is also slower by this much
+    bake_photos: int = 200  # captured ones, the last of each instance, that both versions are asked in a watched rollout ...
+    bake_photos_s: float = 15.0  # ... within this time
+    worse_answers: float = 0.1  # class shares, unsure share or agreement differ by this share of answers: restored ...
+    worse_confidence: float = 0.2  # ... or the share of answers with a high probability by this one: training moves it by 0.1 ...
+    answers_chance: float = 0.001  # ... if chance makes such a difference in so few bakes of equal versions
     forget_status_s: float = 24 * 3600.0  # an instance's status that is older is removed
     s3_connect_timeout_s: float = 5.0  # of one attempt; botocore makes two
     s3_read_timeout_s: float = 10.0
@@ -127,6 +132,8 @@ class Settings:
         settings = cls(**given)  # type: ignore[arg-type]
         if settings.capture_share > 1:
             raise ValueError(f"SEEFOOD_CAPTURE_SHARE is {settings.capture_share:g}, expected a share from 0 to 1")
+        if not settings.bake_photos:
+            raise ValueError("SEEFOOD_BAKE_PHOTOS is 0, expected at least 1")
         for name in ("poll_s", "settle_s", "check_s", "look_s", "look_timeout_s", "stall_s", "repair_s", "golden_timeout_s"):
             if getattr(settings, name) < SHORTEST_S:
                 raise ValueError(f"SEEFOOD_{name.upper()} is {getattr(settings, name):g}, expected at least {SHORTEST_S:g}")

@@ -144,7 +144,7 @@ class FolderStore:
                     path.unlink()
                     continue
                 statuses.append((age_s, json.loads(path.read_text(encoding="utf-8"))))
-            except (FileNotFoundError, ValueError):
+            except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
                 continue  # the instance has just stopped, or somebody else wrote that file
         return statuses
 

@@ -191,7 +191,7 @@ class S3Store:
                     with self._calls():
                         body = s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
                     statuses.append((age_s, json.loads(body)))
-                except (FileNotFoundError, ValueError):
+                except (FileNotFoundError, ValueError, RecursionError):
                     continue  # the instance has just stopped, or somebody else wrote that object
         return statuses
 

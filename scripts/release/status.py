@@ -1,12 +1,30 @@
 """The instances that report beside a release document, and what was released: for a rollout, and as tables for people."""
 
+import json
 import time
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from jsonschema import Draft202012Validator
 
 from scripts.release.document import ReleaseError, default_of, fingerprint, parse
 from scripts.release.store import Store
 from scripts.settings import Settings
+
+SCHEMA = Path(__file__).with_name("status.schema.json")
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+
+
+def unreadable(status: Any) -> str:
+    """Why this is no status, "" if it is one. Somebody else's file, or another version's, must not end a rollout."""
+    problem = next(_validator().iter_errors(status), None)
+    return f"no status of an instance: {problem.json_path}: {problem.message}"[:200] if problem else ""
 
 
 class Fleet(NamedTuple):
@@ -21,7 +39,8 @@ class Fleet(NamedTuple):
     @classmethod
     def of(cls, store: Store, settings: Settings) -> "Fleet":
         """StoreError if the store cannot be reached."""
-        statuses = store.statuses()
+        # what is no status is left out, and shown by `make status`
+        statuses = [(age_s, status) for age_s, status in store.statuses() if not unreadable(status)]
         fresh = {status["instance"]: status for age_s, status in statuses if age_s < settings.stale_s}
         return cls(fresh, [status["instance"] for age_s, status in statuses if age_s >= settings.stale_s])
 
@@ -82,6 +101,9 @@ def status_table(store: Store, settings: Settings) -> str:
     )
     rows = [["instance", "versions", "default", "state", "ready", "since", "why"]]
     for age_s, status in store.statuses():
+        if why := unreadable(status):
+            rows.append(["?", "-", "-", "unreadable", "no", _ago(age_s), " ".join(why.split())])
+            continue
         stale = age_s >= settings.stale_s  # its last state may not be true any more, so the table does not show it
         state = status["state"] if status["release"] == fingerprint(document) else f"{status['state']}, another document"
         rows.append(

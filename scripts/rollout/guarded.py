@@ -12,6 +12,7 @@ from scripts.release.document import ReleaseError, default_of, fingerprint, make
 from scripts.release.status import Fleet
 from scripts.release.store import ChangedError, DeniedError, Store, StoreError
 from scripts.rollout.comparison import between, counters_of, why_worse
+from scripts.rollout.judge import judge_live, judge_pairs
 from scripts.rollout.plan import Plan
 from scripts.rollout.shadow import describe
 from scripts.settings import Settings
@@ -41,12 +42,15 @@ class Rollout:
         except FileNotFoundError:
             pass
         self.document = self.before
-        self.instances = set(Fleet.of(store, settings).statuses)  # that ran at the start: none of them may stop reporting
+        self.begun = Fleet.of(store, settings).statuses
+        self.instances = set(self.begun)  # that ran at the start: none of them may stop reporting
+        self.answers_differ = False  # as was asked for: shown, and not restored for it
 
     def run(self, plan: Plan) -> None:
         """Do what was planned. RolloutError, with the document before restored, where it fails; ValueError, StoreError."""
         if plan.archive is not None:
             self.store.put(plan.archive)  # refuses another archive of that name before anything is written
+        self.answers_differ = plan.answers_differ
         if plan.watched:
             self.undo_on_failure(lambda: self._write_all(plan))
             return
@@ -108,6 +112,7 @@ class Rollout:
     def bake(self, new: str, old: str) -> None:
         """Watch the new version beside the old one. RolloutError if it is worse, StoreError if the store stays away to the end."""
         start = Fleet.of(self.store, self.settings).statuses
+        pairs = self._judge_pairs(new, old)
         self.steps("watching", version=new, seconds=self.settings.bake_s)
         # a status may be as late as an instance polls
         deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
@@ -133,6 +138,40 @@ class Rollout:
                 "send requests meanwhile, or watch for longer (BAKE=300)"
             )
         self.steps("watched", version=new, found=comparison)
+        self._judge_answers(new, old, start, pairs >= self.settings.min_requests)
+
+    def _judge_pairs(self, new: str, old: str) -> int:
+        """How many captured photos both versions have answered. RolloutError if the answers differ."""
+        why, found, captured = judge_pairs(self._reports(), new, old, self.settings)
+        self.steps("compared by the same photos", version=new, found=found)
+        self._judged(new, why)
+        return captured
+
+    def _judge_answers(self, new: str, old: str, start: Mapping[str, Any], confirm: bool) -> None:
+        """Judge what clients were answered. RolloutError if it differs and, where that can be confirmed, is confirmed.
+
+        Once, at the end: a test that is repeated while it is watched would find a difference by chance at last.
+        """
+        now = Fleet.of(self.store, self.settings).statuses
+        why, found = judge_live((new, old), now, start, self.begun, self.settings)
+        self.steps("compared by answers to clients", version=new, found=found)
+        if why and confirm:
+            # other photos than before would explain it. Those that came meanwhile are captured: written again, the document
+            # makes both versions answer the last ones
+            assert self.document is not None
+            self.steps("asking both versions again", why=why)
+            self.write(self.document)
+            self.wait(self.settings.rollout_s)
+            if self._judge_pairs(new, old) >= self.settings.min_requests:
+                self.steps("the photos have changed, not the answers", version=new)
+                return
+        self._judged(new, why)
+
+    def _judged(self, new: str, why: str) -> None:
+        if why and self.answers_differ:
+            self.steps("answers differ, as was asked for", version=new, why=why)
+        elif why:
+            raise RolloutError(f"{new} is worse: {why}\nIf it shall answer so: make rollout VERSION={new} ANSWERS=differ")
 
     def _compare(self, new: str, old: str, start: Mapping[str, Any]) -> tuple[str, float]:
         """(what was compared, the new version's requests). RolloutError if it is worse, or an instance has failed meanwhile."""
@@ -150,15 +189,20 @@ class Rollout:
         assert self.document is not None
         deadline = time.monotonic() + self.settings.rollout_s
         while True:
-            statuses = Fleet.of(self.store, self.settings).statuses.values()
-            own = [status for status in statuses if status["release"] == fingerprint(self.document)]
-            reports = [status["shadow"] for status in own if status["shadow"]]
-            if reports and len(reports) == len(statuses):
+            reports = self._reports()
+            if reports and len(reports) == len(Fleet.of(self.store, self.settings).statuses):
                 self.steps("compared by captured photos", report=describe(reports, old, new))
+                self._judge_pairs(new, old)
                 return
             if time.monotonic() > deadline:
                 raise RolloutError("the comparison by captured photos took too long")
             time.sleep(POLL_S)
+
+    def _reports(self) -> list[dict[str, Any]]:
+        """What the instances that follow this document have found when they asked both versions the same photos."""
+        assert self.document is not None
+        statuses = Fleet.of(self.store, self.settings).statuses.values()
+        return [status["shadow"] for status in statuses if status["release"] == fingerprint(self.document) and status["shadow"]]
 
     def undo_on_failure(self, change: Callable[[], None]) -> None:
         """Make a change. Where it fails the document before is restored: RolloutError, or the interruption as it came."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from scripts.phrases import counted
 from scripts.release.document import ReleaseError, canaries, make, parse
+from scripts.settings import Settings
 
 
 class Candidate(NamedTuple):
@@ -35,6 +36,8 @@ class Options(NamedTuple):
     photos: int | None = None  # captured ones, answered by both versions first
     keep: bool = False  # the other versions stay loaded
     unwatched: bool = False
+    bake_photos: int = Settings.bake_photos  # captured ones, answered by both versions while the new one is watched
+    answers_differ: bool = False  # on purpose
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Plan:
     old: str | None = None  # the default version before, which the new one is compared with
     new: str | None = None
     canaries: tuple[str, ...] = ()
+    answers_differ: bool = False  # on purpose: that restores nothing
 
 
 def plan_start(address: str, before: Mapping[str, Any] | None, instances: Collection[str], new: Candidate, asked: Options) -> Plan:
@@ -73,7 +77,7 @@ def plan_start(address: str, before: Mapping[str, Any] | None, instances: Collec
     if old == new.version and before["stage"] == "released" and "canary" not in before:
         raise ValueError(f"{new.version} is served already")
     chosen = tuple(canaries(instances, asked.canary)) if asked.canary is not None else ()
-    return Plan(_stages(before, new, asked), True, new.path, old, new.version, chosen)
+    return Plan(_stages(before, new, asked), True, new.path, old, new.version, chosen, asked.answers_differ)
 
 
 def check_model(address: str, before: Mapping[str, Any] | None, model: str) -> None:
@@ -123,10 +127,16 @@ def _stages(before: Mapping[str, Any], new: Candidate, asked: Options) -> list[d
         canary = {"version": version, "percent": asked.canary}
         why = f"{version} for {asked.canary:g} % of the instances"
         # the last one: a canary stays until somebody promotes it (rolls it out without CANARY) or goes back
-        return [*documents, make(both, old, "canary", why, canary=canary)]
-    documents.append(make(both, version, "baking", f"{version} is watched beside {old}"))
+        return [*documents, make(both, old, "canary", why, canary=canary, **_asked_of(version, old, asked))]
+    documents.append(make(both, version, "baking", f"{version} is watched beside {old}", **_asked_of(old, version, asked)))
     kept = both if asked.keep else {version: new.entry}
     return [*documents, make(kept, version, "released", f"{version} in place of {old}")]
+
+
+def _asked_of(other: str, default: str, asked: Options) -> dict[str, Any]:
+    """The part of a document by which the other version, too, is asked photos while the new one is watched."""
+    # where a canary is taken back by rolling the default version out there is no other
+    return {} if other == default else {"shadow": {"version": other, "photos": asked.bake_photos}}
 
 
 def plan_back(address: str, before: Mapping[str, Any] | None, history: Iterable[str], instances: Collection[str]) -> Plan:

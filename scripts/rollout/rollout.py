@@ -2,7 +2,7 @@
 
 Writes the release document and watches the instances that follow it (scripts/serving/serve.py). Fails, and restores the document
 before, when an instance reports a failure or stops reporting, when they take too long, on Ctrl-C, or when the new version has
-more errors or a worse p99 than the old one while it is watched. A rollout that is refused has changed nothing.
+more errors or a worse p99 than the old one, or other answers, while it is watched. A rollout that is refused has changed nothing.
 
 `start --url http://host:8080` instead rolls a TorchServe without a release document: its model store must hold the archive.
 """
@@ -60,6 +60,7 @@ def _arguments() -> argparse.Namespace:
     starter.add_argument("--shadow", type=int, metavar="N", help="first compare the answers to the last N captured photos")
     starter.add_argument("--keep", action="store_true", help="the other versions stay loaded, under their own paths")
     starter.add_argument("--unwatched", action="store_true", help="write the document though no running instance follows it")
+    starter.add_argument("--answers", metavar="differ", help="the new version answers differently on purpose: not restored for it")
     starter.add_argument("--bake", type=float, metavar="SECONDS", help="watch the new version for so long")
     starter.add_argument("--url", help="a TorchServe without a release document: where it answers predictions, http://host:8080")
     starter.add_argument("--management-url", help="with --url: its management address; default: the port after")
@@ -71,8 +72,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _start_by_url(args: argparse.Namespace, settings: Settings, steps: Steps) -> None:
-    if args.canary is not None or args.shadow is not None or args.keep:
-        raise ValueError("CANARY, SHADOW and KEEP need a release document, and URL is for a TorchServe without one")
+    if args.canary is not None or args.shadow is not None or args.keep or args.answers is not None:
+        raise ValueError("CANARY, SHADOW, KEEP and ANSWERS need a release document, and URL is for a TorchServe without one")
     archive = choose_archive(args.model_store, args.version, args.model)
     server = unmanaged_server(args.url, args.management_url)
     model = start_unmanaged(server, archive, args.mar or archive.name, settings, steps)
@@ -95,6 +96,8 @@ def main() -> None:
         if not 0 <= args.bake < math.inf:  # nan, too
             raise ValueError(f"BAKE is {args.bake:g}, expected a number of seconds from 0")
         settings = replace(settings, bake_s=args.bake)
+    if args.command == "start" and args.answers not in (None, "differ"):
+        raise ValueError(f"ANSWERS is {args.answers!r}, expected differ, for a version that answers differently on purpose")
     if args.command == "start" and args.url:
         return _start_by_url(args, settings, steps)
     store = open_store(args.release or settings.release or str(args.model_store / "release.json"), settings)
@@ -103,7 +106,9 @@ def main() -> None:
         return None
     rollout = Rollout(store, settings, steps)
     if args.command == "start":
-        start(rollout, _chosen(args, rollout), Options(args.canary, args.shadow, args.keep, args.unwatched))
+        differ = args.answers is not None
+        options = Options(args.canary, args.shadow, args.keep, args.unwatched, settings.bake_photos, differ)
+        start(rollout, _chosen(args, rollout), options)
     else:
         back(rollout)
     assert rollout.document is not None

@@ -23,7 +23,7 @@ from scripts.serving.desired import DesiredState, Problem
 from scripts.serving.health import Health
 from scripts.serving.probe import DefaultVersion
 from scripts.serving.repair import Repair, undo_changes
-from scripts.serving.shadow import compare
+from scripts.serving.shadow import compare, shadow_of
 from scripts.settings import Settings
 from scripts.steps import Steps
 
@@ -82,7 +82,8 @@ class Instance:
             return "failed"
         document = self.desired.document
         complete = document is not None and set(self.loaded) == set(document["versions"]) and self.default == self.wanted
-        return "reconciled" if complete and not self.problems else "reconciling" if self.loaded else "starting"
+        compared = self.shadow is not None or document is None or "shadow" not in document
+        return "reconciled" if complete and compared and not self.problems else "reconciling" if self.loaded else "starting"
 
     def served(self) -> dict[str, Any]:
         """What the door may ask for: {model: {"default": version or None, "versions": {version: its description}}}."""
@@ -129,6 +130,8 @@ class Instance:
             self._load(version, document["versions"][version])
             if self.desired.document is not document:
                 return  # it changed meanwhile
+        if "shadow" in document and self.shadow is None:
+            self._compare(document)
         if self.wanted in self.loaded:
             self._make_default(self.wanted)
         elif self.default is None:
@@ -276,8 +279,6 @@ class Instance:
 
     def _finish(self, document: dict[str, Any]) -> None:
         """After each pass that finds all as the document says. Most of it once for each document."""
-        if "shadow" in document and self.shadow is None:
-            self._compare(document)
         if self.desired.last_good == document:
             return
         self.desired.note_good(document)
@@ -289,10 +290,10 @@ class Instance:
         remove_old(self.run_dir, needed, self.settings.keep_archives)
 
     def _compare(self, document: Mapping[str, Any]) -> None:
+        """Ask both versions the same photos, before the default changes: a worse version has answered no client by then."""
         assert self.torchserve is not None
-        assert self.default is not None
-        photos = self.captured.last(document["shadow"]["photos"])
-        versions = self.default, str(document["shadow"]["version"])
-        self.steps("comparing two versions", photos=len(photos), shadow=versions[1])
-        timeout_s = self.settings.shadow_timeout_s
-        self.shadow = compare(self.torchserve.server, self.model, photos, versions, timeout_s, self.health.beat)
+        if self.default is None or not {document["default"], document["shadow"]["version"]} <= set(self.loaded):
+            return
+        asked = shadow_of(document, self.loaded, self.captured, self.settings)
+        self.steps("comparing two versions", versions=" ".join(asked.versions), captured=len(asked.captured))
+        self.shadow = compare(self.torchserve.server, asked, self.health.beat)

@@ -94,6 +94,11 @@ def _versions_to_forget(values: dict[str, tuple[float, float]], serving: set[str
     return {version for _, version in oldest_first[: max(0, len(oldest_first) - keep)]}
 
 
+def _nothing() -> dict[str, Any]:
+    """The totals of a version of which nothing was counted."""
+    return {"outcomes": {}, "seconds": {}, "answers": {"classes": {}, "unsure": 0.0, "probabilities": {}}}
+
+
 class WorkersCollector:
     """The metrics of all workers, running and ended, as prometheus_client's registry reads them."""
 
@@ -161,8 +166,9 @@ class MetricsServer(HttpServer):
         )
 
     def totals(self) -> dict[str, dict[str, Any]]:
-        """What a rollout compares, for each version: requests by outcome, and cumulative counts of batches by their seconds.
+        """What a rollout compares, for each version: requests by outcome, cumulative counts of batches by their seconds, answers.
 
+        Answers: by top-1 class, all classes of the version; those that are unsure; cumulative counts by top-1 probability.
         Beside them the drift, for `make drift`.
         """
         totals: dict[str, dict[str, Any]] = {}
@@ -170,14 +176,20 @@ class MetricsServer(HttpServer):
             metrics = list(self.registry.collect())
         for metric in metrics:
             for sample in metric.samples:
-                total = totals.setdefault(sample.labels.get("version", ""), {"outcomes": {}, "seconds": {}})
+                total = totals.setdefault(sample.labels.get("version", ""), _nothing())
                 if sample.name == "seefood_requests_total":
                     total["outcomes"][sample.labels["outcome"]] = sample.value
                 elif sample.name == "seefood_handle_seconds_bucket":
                     total["seconds"][sample.labels["le"]] = sample.value
+                elif sample.name == "seefood_predictions_total":
+                    total["answers"]["classes"][sample.labels["label"]] = sample.value
+                elif sample.name == "seefood_unsure_total":
+                    total["answers"]["unsure"] = sample.value
+                elif sample.name == "seefood_top1_probability_bucket":
+                    total["answers"]["probabilities"][sample.labels["le"]] = sample.value
         for (version, window), (signals, estimate) in self.drift.now().items():
             of_window = {"signals": signals, "estimated_accuracy": estimate}
-            totals.setdefault(version, {"outcomes": {}, "seconds": {}}).setdefault("drift", {})[str(window)] = of_window
+            totals.setdefault(version, _nothing()).setdefault("drift", {})[str(window)] = of_window
         return totals
 
     def outcomes(self) -> Counter[str]:

@@ -13,6 +13,7 @@ from scripts.serving.metrics import MetricsServer
 POLL_S = 0.5
 # stages of a rollout in which somebody may be watching
 WATCHED_STAGES = ("baking", "canary")
+MAX_CLASSES = 1000  # in a status; each of the others has less than a thousandth of a version's answers
 
 
 class Reporter:
@@ -76,9 +77,18 @@ def status_of(instance: Instance, totals: Mapping[str, Any], since: float) -> di
         "versions": sorted(instance.loaded),
         "ready": ready,
         "shadow": instance.shadow,
-        "figures": totals,
+        "figures": {version: _bounded(total, version in instance.loaded) for version, total in totals.items()},
         "worker_restarts": dict(instance.health.worker_restarts),
     }
+
+
+def _bounded(total: Mapping[str, Any], loaded: bool) -> dict[str, Any]:
+    """A version's figures for the status, which a rollout reads of each instance: answers only while somebody may ask for more."""
+    bounded = {name: counts for name, counts in total.items() if name != "answers"}
+    if loaded and "answers" in total:
+        classes = sorted(total["answers"]["classes"].items(), key=lambda one: -one[1])[:MAX_CLASSES]
+        bounded["answers"] = {**total["answers"], "classes": dict(classes)}
+    return bounded
 
 
 def to_text(status: Mapping[str, Any]) -> str:

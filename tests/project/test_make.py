@@ -97,7 +97,7 @@ TAKEN = [
     ("serve", "PORT HOST MODEL VERSION RELEASE INSTANCE CERT KEY"),
     ("key", "NAME RATE"),
     ("stop", "PORT"),
-    ("rollout", "VERSION CANARY SHADOW BAKE RELEASE MODEL URL MANAGEMENT_URL MAR"),
+    ("rollout", "VERSION CANARY SHADOW BAKE ANSWERS RELEASE MODEL URL MANAGEMENT_URL MAR"),
     ("rollback", "RELEASE"),
     ("status", "RELEASE"),
     ("releases", "RELEASE"),

@@ -1,0 +1,85 @@
+"""What clients were answered by each version, as the instances report it: the counts of handler/metrics.py.
+
+The versions answered different photos, one after the other or on other instances, so a difference may be the photos'.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from scripts.rollout.answers import CONFIDENT, Difference, calls, percent, probable, uncompared, unsure
+from scripts.rollout.chance import of_shares
+
+Statuses = Mapping[str, Mapping[str, Any]]
+UNSURE = ("unsure", "")
+
+
+class Answers(Counter[tuple[str, str]]):
+    """Counts by ("class", label), ("unsure", "") and ("up to", upper bound of the probability); a class may have 0."""
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any], version: str) -> "Answers":
+        """What an instance reports of a version; nothing if it does not report answers, as older servers do not."""
+        found = status["figures"].get(version, {}).get("answers")
+        if found is None:
+            return cls()
+        counts = {("class", label): count for label, count in found["classes"].items()}
+        return cls(counts | {UNSURE: found["unsure"]} | {("up to", upper): n for upper, n in found["probabilities"].items()})
+
+    @classmethod
+    def sum(cls, all_of_them: Iterable["Answers"]) -> "Answers":
+        """Of several instances together."""
+        total = cls()
+        for one in all_of_them:
+            total.update(one)  # keeps a class with 0, as + would not
+        return total
+
+    @property
+    def classes(self) -> dict[str, float]:
+        """Answers by label."""
+        return {name: count for (kind, name), count in self.items() if kind == "class"}
+
+    @property
+    def number(self) -> float:
+        """All answers."""
+        return sum(self.classes.values())
+
+    def since(self, before: "Answers") -> "Answers":
+        """The answers of the time between, by one instance."""
+        if any(self[key] < count for key, count in before.items()):
+            return self  # it was started anew, and counted from 0
+        return Answers({key: count - before[key] for key, count in self.items()})
+
+
+def answers_of(statuses: Statuses, version: str, before: Statuses | None = None) -> Answers:
+    """A version's answers on all instances, since the statuses before if they are given."""
+    earlier = before or {}
+    return Answers.sum(
+        Answers.of(status, version).since(Answers.of(earlier[name], version) if name in earlier else Answers())
+        for name, status in statuses.items()
+    )
+
+
+def live_differences(new: Answers, old: Answers) -> tuple[list[Difference], str]:
+    """(all comparisons of two versions' answers, what was not compared). Both have answers."""
+    n, m = new.number, old.number
+
+    def difference(words: str, count: float, other: float) -> Difference:
+        return Difference(words, abs(count / n - other / m), of_shares(count, n, other, m))
+
+    differences = [difference(unsure(percent(new[UNSURE], n), percent(old[UNSURE], m)), new[UNSURE], old[UNSURE])]
+    for bound in CONFIDENT:
+        key = ("up to", str(bound))
+        if key in new and key in old:
+            words = probable(bound, percent(n - new[key], n), percent(m - old[key], m))
+            differences.append(difference(words, new[key], old[key])._replace(confidence=True))
+    added, removed = sorted(new.classes.keys() - old.classes.keys()), sorted(old.classes.keys() - new.classes.keys())
+    for label in new.classes.keys() & old.classes.keys():
+        count, other = new["class", label], old["class", label]
+        rises = count / n > other / m
+        # a class that was added takes answers from others, and one that was removed leaves its own to them
+        if not (removed if rises else added):
+            words = calls(label, percent(count, n), percent(other, m))
+            differences.append(difference(words, count, other))
+    only = sum(new.classes[label] for label in added) + sum(old.classes[label] for label in removed)
+    return differences, uncompared(only, added + removed)

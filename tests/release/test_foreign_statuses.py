@@ -1,0 +1,52 @@
+"""Whatever lies among the statuses: a rollout leaves it out, `make status` shows it, nothing ends with a traceback."""
+
+import json
+
+import pytest
+
+from scripts.release.document import entry_of, make, write
+from scripts.release.folder_store import FolderStore
+from scripts.release.status import Fleet, status_table
+from scripts.settings import Settings
+from tests.rollout.rolling import report
+
+FOREIGN = {
+    "no instance": '{"state": "reconciled"}',
+    "a list": "[1, 2]",
+    "a number": "7",
+    "null": "null",
+    "text": '"instance"',
+    "truncated": '{"instance": "b", "state": "reco',
+    "empty": "",
+    "no UTF-8": b"\xff\xfe{}",
+    "nested too deep": "[" * 100_000,
+    "of an older version": '{"instance": "b", "state": "reconciled", "release": null}',
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = FolderStore(tmp_path / "release.json")
+    archive = tmp_path / "seefood-1.0.0.mar"
+    archive.write_bytes(b"a model")
+    store.write(write(make({"1.0.0": entry_of(archive)}, "1.0.0", "released", "a test")), None)
+    report(store, "a")
+    return store
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, "wrong types", "a folder"])
+def test_what_is_no_status_is_left_out_and_the_others_count(store, kind):
+    path = store.status_dir / "b.json"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "wrong types":
+        own = json.loads((store.status_dir / "a.json").read_text())
+        path.write_text(json.dumps(own | {"instance": "b", "figures": {"1.0.0": {"outcomes": ["answered"], "seconds": None}}}))
+    else:
+        content = FOREIGN[kind]
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    fleet = Fleet.of(store, Settings())
+    assert (list(fleet.statuses), fleet.stale) == (["a"], [])
+    table = status_table(store, Settings())
+    assert "\na " in table
+    assert ("no status of an instance" in table) == (kind not in ("truncated", "empty", "no UTF-8", "nested too deep", "a folder"))
