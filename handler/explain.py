@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from handler.preprocess import Spec, resized_side
+from handler.program import Answers
 
 # for each crop: 10 x 10 patches, each a fifth of the side, so that each pixel is covered by about four
 POSITIONS = 10
@@ -29,7 +30,7 @@ COLOURS = np.array(
 )
 
 
-def heat_map(program: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], crop: np.ndarray, index: int) -> np.ndarray:
+def heat_map(program: Callable[[np.ndarray], Answers], crop: np.ndarray, index: int) -> np.ndarray:
     """How much covering each part of a crop uint8 (H, W, 3) lowers the probability of class `index`: float32 (GRID, GRID).
 
     In probability, mean over the patches that lie on a part; below 0 where covering it makes the class more probable.
@@ -47,7 +48,7 @@ def heat_map(program: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], cro
             if number < len(places):  # the last one is the crop as it is
                 (top, bottom), (left, right) = places[number]
                 covered[top:bottom, left:right] = cover
-        probabilities[start : start + len(numbers)] = program(crops)[0][:, index]
+        probabilities[start : start + len(numbers)] = program(crops).probabilities[:, index]
     falls = (probabilities[-1] - probabilities[:-1]).reshape(len(rows), len(columns))
     down, across = _overlaps(rows, crop.shape[0]), _overlaps(columns, crop.shape[1])  # (POSITIONS, GRID)
     heat = (down.T @ falls @ across) / np.outer(down.sum(axis=0), across.sum(axis=0))

@@ -1,4 +1,4 @@
-"""The exported program on this machine: uint8 crops -> probabilities and confidence, by OpenVINO, ONNX Runtime or torch.
+"""The exported program on this machine: uint8 crops -> probabilities, confidence, features, by OpenVINO, ONNX Runtime or torch.
 
 An archive holds one export format; program.json names it, its file and the precisions that passed the accuracy gate.
 """
@@ -7,18 +7,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     import openvino as ov
 
-Answers = tuple[np.ndarray, np.ndarray]
+
+class Answers(NamedTuple):
+    """For B crops, all float32: probabilities (B, num_classes), confidence (B,), the last layer's input, features (B, D)."""
+
+    probabilities: np.ndarray
+    confidence: np.ndarray
+    features: np.ndarray
 
 
 class Program(Protocol):
-    """uint8 crops (B, H, W, 3) -> probabilities float32 (B, num_classes) and confidence float32 (B,), for any B from 1."""
+    """uint8 crops (B, H, W, 3) -> Answers, for any B from 1."""
 
     precision: str
 
@@ -31,6 +37,12 @@ def choose(precisions: Sequence[str], possible: Sequence[str], library: str) -> 
         if precision in possible:
             return precision
     raise ValueError(f"this machine's {library} runs {list(possible)}, the archive's precisions are {list(precisions)}")
+
+
+def check_outputs(count: int) -> None:
+    """ValueError unless a program has the outputs of Answers."""
+    if count != len(Answers._fields):
+        raise ValueError(f"the program has {count} outputs, expected {', '.join(Answers._fields)}: export it again, make export")
 
 
 @cache
@@ -60,6 +72,7 @@ class OpenVinoProgram:
             "PERFORMANCE_HINT": "LATENCY",
         }
         model = core.read_model(path)
+        check_outputs(len(model.outputs))
         self._any_size = core.compile_model(model, "CPU", options).create_infer_request()
         # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
         self._sized = {}
@@ -70,7 +83,7 @@ class OpenVinoProgram:
     def __call__(self, crops: np.ndarray) -> Answers:
         answers = self._sized.get(len(crops), self._any_size).infer({0: crops})
         # copies: OpenVINO's own memory is overwritten by the next call
-        return np.array(answers[0]), np.array(answers[1])
+        return Answers(*(np.array(answers[index]) for index in range(len(Answers._fields))))
 
 
 class OnnxRuntimeProgram:
@@ -84,10 +97,10 @@ class OnnxRuntimeProgram:
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        check_outputs(len(self._session.get_outputs()))
 
     def __call__(self, crops: np.ndarray) -> Answers:
-        probabilities, confidence = self._session.run(None, {"crops": crops})
-        return probabilities, confidence
+        return Answers(*self._session.run(None, {"crops": crops}))
 
 
 class TorchProgram:
@@ -106,14 +119,15 @@ class TorchProgram:
         if not on_gpu:
             torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
         program = torch.export.load(path)
+        check_outputs(len(program.graph_signature.user_outputs))
         self._module = (move_to_device_pass(program, self._device) if on_gpu else program).module()
 
     def __call__(self, crops: np.ndarray) -> Answers:
         torch = self._torch
         half = torch.autocast(self._device.type, self._half or torch.bfloat16, enabled=self._half is not None)
         with torch.inference_mode(), half:
-            probabilities, confidence = self._module(torch.from_numpy(crops).to(self._device))
-        return probabilities.float().cpu().numpy(), confidence.float().cpu().numpy()
+            outputs = self._module(torch.from_numpy(crops).to(self._device))
+        return Answers(*(output.float().cpu().numpy() for output in outputs))
 
 
 PROGRAMS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {

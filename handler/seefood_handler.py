@@ -100,7 +100,7 @@ class SeefoodHandler:
         tolerance = golden["tolerance"][self.program.precision]
         for size in {*batch_sizes, len(crops)}:
             chosen = np.arange(size) % len(crops)
-            probabilities, confidence = self.program(np.stack(crops)[chosen])
+            probabilities, confidence, _ = self.program(np.stack(crops)[chosen])
             if probabilities.shape[1] != len(self.labels):
                 raise ValueError(f"label map has {len(self.labels)} names, model has {probabilities.shape[1]} outputs")
             off = np.maximum(np.abs(probabilities - expected[chosen]).max(axis=1), np.abs(confidence - expected_confidence[chosen]))
@@ -211,7 +211,7 @@ class SeefoodHandler:
         return [outcome if isinstance(outcome, PhotoError) else outcome.crop for outcome in self.decoders.decode(photos)[0]]
 
     def inference(self, crops: Sequence[np.ndarray]) -> Answers:
-        """Probabilities float32 (B, num_classes) and confidence (B,) of B crops uint8 (H, W, 3)."""
+        """The program's answers to B crops uint8 (H, W, 3)."""
         started = time.perf_counter()
         answers = self.program(np.stack(crops))
         self.metrics.inferred(time.perf_counter() - started)
@@ -220,7 +220,7 @@ class SeefoodHandler:
     def postprocess(self, inferred: Answers, top_ks: Sequence[int]) -> list[dict[str, Any]]:
         """The answer for each row of (B, num_classes): its top_k classes, best first, and whether it is sure."""
         answers = []
-        for row, confidence, top_k in zip(*inferred, top_ks, strict=True):
+        for row, confidence, top_k in zip(inferred.probabilities, inferred.confidence, top_ks, strict=True):
             best = np.argsort(-row, kind="stable")[:top_k]
             predictions = [{"label": self.labels[i], "index": int(i), "probability": float(row[i])} for i in best]
             sure = bool(confidence >= self.threshold)

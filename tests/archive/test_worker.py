@@ -32,11 +32,13 @@ def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run, 
     program = OpenVinoProgram(exported / "model.onnx", ["f32"], 0)
     crops = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
     for batch in (1, 2, 5, 9):
-        probabilities, confidence = program(crops[:batch])
+        probabilities, confidence, features = program(crops[:batch])
         with torch.inference_mode():
-            expected, expected_confidence = (tensor.numpy() for tensor in reference(torch.from_numpy(crops[:batch])))
+            outputs = reference(torch.from_numpy(crops[:batch]))
+        expected, expected_confidence, expected_features = (tensor.numpy() for tensor in outputs)
         np.testing.assert_allclose(probabilities, expected, atol=1e-5)
         np.testing.assert_allclose(confidence, expected_confidence, atol=1e-5)
+        np.testing.assert_allclose(features, expected_features, atol=1e-4)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
@@ -52,12 +54,13 @@ def test_levit_is_exported_with_its_attention_biases(tmp_path, tiny_params):
     program = ExportedProgram(classifier, spec, 1.3, Confidence(means)).eval()
     crops = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), np.uint8)
     with torch.inference_mode():
-        expected, confidence = (tensor.numpy() for tensor in program(torch.from_numpy(crops)))
+        expected, confidence, features = (tensor.numpy() for tensor in program(torch.from_numpy(crops)))
     assert np.ptp(expected, axis=0).max() > 1e-3  # the photos are told apart at all
     write_onnx(program, crops, tmp_path / "levit.onnx")
     answers = OpenVinoProgram(tmp_path / "levit.onnx", ["f32"], 0)(crops)
     np.testing.assert_allclose(answers[0], expected, atol=2e-4)
     np.testing.assert_allclose(answers[1], confidence, atol=2e-4)
+    np.testing.assert_allclose(answers[2], features, atol=2e-3)
 
 
 def test_training_export_and_worker_see_the_same_bytes(unpacked, exported, generated, tiny_run):

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from handler.explain import BATCH_SIZE, GRID, covers, explanation, heat_map, overlay
 from handler.preprocess import crop as crop_of
 from handler.preprocess import resized_side
-from handler.program import load_program
+from handler.program import Answers, load_program
 
 
 class Looking:
@@ -25,7 +25,7 @@ class Looking:
         self.batches.append(len(crops))
         time.sleep(self.seconds * len(crops))
         bright = crops[self.region].mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32) / 255
-        return np.stack([bright, 1 - bright], axis=1), bright
+        return Answers(np.stack([bright, 1 - bright], axis=1), bright, bright[:, None])
 
 
 def scene(rows, columns, size=(224, 224)):

@@ -10,17 +10,20 @@ import zipfile
 from dataclasses import replace
 
 import httpx
+import numpy as np
+import onnx
 import pytest
 import torch
 
+from handler.program import PROGRAMS
 from scripts.archive.build import build
 from scripts.archive.read import load_handler
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
 from tests.serving.server import Server
 from training.export.export import choose_format, export
-from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError
-from training.export.gate import AccuracyGateError, failure, gate
+from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError, export_to
+from training.export.gate import AccuracyGateError, failure, gate, programs
 from training.export.program import prepare
 from training.model import Checkpoint
 
@@ -109,6 +112,33 @@ def test_gate_allows_half_a_point_and_one_other_class_in_a_hundred_or_in_fifty_f
     assert reason_given is None if reason is None else re.fullmatch(reason, reason_given)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+def test_every_format_gives_the_last_layers_input_whatever_the_batch(prepared, tmp_path, name):
+    export_to(name, prepared.program, prepared.calibration, tmp_path / name)
+    crops = prepared.reference.crops[:9]
+    with torch.inference_mode():
+        expected = prepared.program(torch.from_numpy(crops))[2].numpy()
+    for program in programs(name, tmp_path / name):
+        whole = program(crops)
+        assert (whole.features.dtype, whole.features.shape) == (np.float32, expected.shape)
+        cosine = (whole.features * expected).sum(1) / np.linalg.norm(whole.features, axis=1) / np.linalg.norm(expected, axis=1)
+        assert cosine.min() > (0.9 if program.precision == "int8" else 0.999), program.precision
+        alone = np.concatenate([program(crop[None]).features for crop in crops])
+        # a value next to a step of int8 or bfloat16 may fall to its other side
+        tolerance = 1e-4 if program.precision == "f32" else 0.05 * np.abs(expected).max()
+        np.testing.assert_allclose(whole.features, alone, atol=tolerance)
+
+
+def test_program_without_features_is_to_be_exported_again(exported, tmp_path):
+    model = onnx.load(exported / "model.onnx")
+    del model.graph.output[2]
+    onnx.save(model, tmp_path / "model.onnx")
+    for name in ("openvino", "onnxruntime"):
+        with pytest.raises(ValueError, match="has 2 outputs, expected probabilities, confidence, features: export it again"):
+            PROGRAMS[name](tmp_path / "model.onnx", ["f32"], 1, ())
+
+
 def with_other_weights(program):
     """A copy of the program whose last layer takes each class for its neighbour."""
     other = copy.deepcopy(program)
@@ -162,17 +192,17 @@ class Unsupported(torch.nn.Module):
         self.program = program
 
     def forward(self, crops):
-        probabilities, confidence = self.program(crops)
+        probabilities, confidence, features = self.program(crops)
         # of a matrix that hardly touches the answer
-        return probabilities + 1e-12 * torch.linalg.eigvals(confidence.new_ones(3, 3)).abs().sum(), confidence
+        return probabilities + 1e-12 * torch.linalg.eigvals(confidence.new_ones(3, 3)).abs().sum(), confidence, features
 
 
 class Untraceable(Unsupported):
     """One whose way through depends on the photos, so that no exporter can trace it."""
 
     def forward(self, crops):
-        probabilities, confidence = self.program(crops)
-        return (probabilities, confidence) if float(probabilities.sum()) > 0 else (confidence, probabilities)
+        probabilities, confidence, features = self.program(crops)
+        return (probabilities, confidence, features) if float(probabilities.sum()) > 0 else (confidence, probabilities, features)
 
 
 @pytest.mark.slow

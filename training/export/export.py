@@ -1,7 +1,7 @@
 """Export a checkpoint: `python -m training.export.export --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
 
-Writes the program (uint8 crops in, probabilities and confidence out) in one of the formats of formats.py, program.json that
-describes it, spec.json, index_to_name.json and golden.json, by which the archive proves itself. Without --format it takes the
+Writes the program (uint8 crops in; probabilities, confidence, features out) in one of the formats of formats.py, program.json
+that describes it, spec.json, index_to_name.json and golden.json, by which the archive proves itself. Without --format it takes the
 format that is fastest on this machine, of those that pass the accuracy gate.
 """
 

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from handler.program import openvino_core
+from handler.program import Answers, openvino_core
 from scripts.errors import SeeFoodError, is_full
 from training.export.quiet import quiet_libraries
 
@@ -27,7 +27,7 @@ class OnnxError(UnsupportedError):
 
 
 def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
-    """model.onnx: inputs crops, outputs probabilities and confidence, any batch."""
+    """model.onnx: inputs crops, outputs probabilities, confidence and features, any batch."""
     example = torch.from_numpy(crops[:2])
     try:
         torch.onnx.export(
@@ -35,7 +35,7 @@ def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
             (example,),
             path,
             input_names=["crops"],
-            output_names=["probabilities", "confidence"],
+            output_names=list(Answers._fields),
             dynamic_shapes={"crops": {0: torch.export.Dim("batch", min=1, max=1024)}},
             dynamo=True,
             external_data=False,

@@ -4,7 +4,7 @@ Both are measured on held-out photos; the limits are MAX_LOSS and MIN_AGREEMENT.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.program import PROGRAMS, Program
+from handler.program import PROGRAMS, Answers, Program
 from scripts.errors import SeeFoodError
 from scripts.phrases import counted
 from training.evaluation.confidence import fit_threshold
@@ -56,17 +56,17 @@ def programs(format_name: str, folder: Path) -> Iterator[Program]:
             raise UnsupportedError(why(error)) from error
 
 
-def in_batches(program: Callable[[np.ndarray], Any], crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(probabilities (N, C), confidence (N,)) of N crops."""
+def in_batches(program: Callable[[np.ndarray], Iterable[Any]], crops: np.ndarray) -> Answers:
+    """The answers to N crops, BATCH at a time."""
     parts = [program(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def measure(program: Program, reference: Reference) -> dict[str, float]:
     """Metrics of a program on the held-out photos, beside float32 torch's. UnsupportedError if it does not run."""
     started = time.perf_counter()
     try:
-        probabilities, confidence = in_batches(program, reference.crops)
+        probabilities, confidence, _ = in_batches(program, reference.crops)
     except Exception as error:  # as in programs(): an operator may fail only when it runs
         raise UnsupportedError(why(error)) from error
     elapsed = time.perf_counter() - started

@@ -24,17 +24,17 @@ GATE_PHOTOS = 2000  # at most so many held-out photos judge a format: 0.5 points
 
 
 class ExportedProgram(nn.Module):
-    """uint8 crops (B, H, W, 3) -> probabilities (B, num_classes), by network, temperature and softmax; and confidence (B,)."""
+    """uint8 crops (B, H, W, 3) -> probabilities (B, C), by network, temperature and softmax; confidence (B,); features (B, D)."""
 
     def __init__(self, classifier: Classifier, spec: Spec, temperature: float, confidence: Confidence) -> None:
         super().__init__()
         self.classifier = Classifier(FeaturesAndLogits(classifier.network), spec, channels_last=False)
         self.temperature, self.confidence = temperature, confidence
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
         features, logits = self.classifier(crops)
-        return (logits / self.temperature).softmax(1), self.confidence(features, logits)
+        return (logits / self.temperature).softmax(1), self.confidence(features, logits), features
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     calibration = crops_of(random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS)), spec)
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
-        expected, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
+        expected, _, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
     return Prepared(program, spec, calibration, Reference(crops, targets, expected))
 
 
