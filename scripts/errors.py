@@ -12,6 +12,7 @@ tests/project/test_errors.py:
       AwsError - scripts.ecs.aws
       BackendDownError - scripts.backend.answer
         PredictionFailedError - scripts.backend.answer
+      BatchError - scripts.collection.batch
       BenchError - scripts.bench.server
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
