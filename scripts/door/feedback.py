@@ -1,8 +1,8 @@
 """POST /feedback: what a person says that a photo shows, kept beside the photo and its answer (handler/captured.py).
 
 {"id": the answer's x-request-id, "label": one of the classes of the version that answered, or null for none of them}. A second
-feedback for an id takes the place of the first. Where photos are kept on S3, serve keeps feedback: it has the credentials, and the door
-has none.
+feedback for an id takes the place of the first. Where photos are kept on S3, serve keeps it: the door has no
+credentials.
 """
 
 import asyncio

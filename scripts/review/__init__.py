@@ -1,7 +1,7 @@
 """A local page to label the photos of a batch: `make review`.
 
 review.py        the command: a batch in, a CSV `path,label` out
-batch.py         the photos of a batch, with what is known of each;  order.py  which come first
+items.py         the photos of a batch, with what is known of each;  order.py  which come first
 answers.py       what an archive answers to them, and its features, in a process of its own
 decisions.py     what was decided: a journal, and the CSV
 server.py        the page's server, on loopback alone;  page/  its files

@@ -29,7 +29,7 @@ class ReviewError(SeeFoodError):
 
 
 class Answered(NamedTuple):
-    """An archive's answers: to the photo of this index {"predictions", "sure", "version"}, and its features (D,) if there are any."""
+    """By a photo's index: the archive's answer {"predictions", "sure", "version"}, and the features (D,) if it has any."""
 
     labels: list[str]
     answers: dict[int, dict[str, Any]]
@@ -74,14 +74,14 @@ def _answer(handler: Any, paths: Sequence[Path]) -> dict[str, Any]:
         good = [(start + i, crop) for i, crop in enumerate(crops) if not isinstance(crop, Exception)]
         if not good:
             continue
-        inferred = handler.inference([crop for _, crop in good])
-        order = np.argsort(-inferred.probabilities, axis=1, kind="stable")[:, :k]
+        # archives of before have no features
+        all_probabilities, confidence, *of_batch = handler.inference([crop for _, crop in good])
+        order = np.argsort(-all_probabilities, axis=1, kind="stable")[:, :k]
         found += [index for index, _ in good]
         best.append(order)
-        probabilities.append(np.take_along_axis(inferred.probabilities, order, axis=1))
-        sure.append(inferred.confidence >= handler.threshold)
-        of_batch = getattr(inferred, "features", None)  # archives of before had none
-        features.append(np.zeros((len(good), 0)) if of_batch is None else of_batch)
+        probabilities.append(np.take_along_axis(all_probabilities, order, axis=1))
+        sure.append(confidence >= handler.threshold)
+        features.append(of_batch[0] if of_batch else np.zeros((len(good), 0)))
     shape = {"found": found, "labels": handler.labels, "version": handler.version}
     if not found:
         raise ReviewError("none of the photos can be read")

@@ -1,6 +1,6 @@
 """What was decided: a journal with a line for each choice, and the CSV `path,label` for `make ingest` that follows from it.
 
-The journal is written through to the disk before a choice counts, so that a kill loses nothing; the CSV is replaced whole after each.
+The journal is on the disk before a choice counts, so that a kill loses nothing; the CSV is replaced whole after each.
 Paths in both are relative to their folder.
 """
 
@@ -72,7 +72,9 @@ class Decisions:
                 _check(decision)
                 self.made[values["path"]] = decision
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.journal}, line {number} is no decision: {error}: move the file away to begin anew") from error
+                raise ValueError(
+                    f"{self.journal}, line {number} is no decision: {error}: move the file away to begin anew"
+                ) from error
             end += len(line)
         return end
 

@@ -15,8 +15,8 @@ from typing import Any
 from scripts.atomic import write_json, write_text
 from scripts.phrases import counted
 from scripts.review.answers import ReviewError
-from scripts.review.batch import Item
 from scripts.review.decisions import LABEL, NONE, Decision, Decisions
+from scripts.review.items import Item
 
 NONE_CHOICE = "(none of them)"
 FROM, TO = "label", "photo"  # the names in the labelling interface
@@ -26,7 +26,9 @@ def export_tasks(items: Sequence[Item], labels: Sequence[str], decisions: Decisi
     """Write tasks in order, and beside them the labelling interface, `.xml`. Photos are named as Label Studio's local files."""
     write_json(path, [_task(number, item, decisions.of(item.path)) for number, item in enumerate(items, 1)])
     choices = "\n".join(f'    <Choice value="{escape(label)}"/>' for label in (*labels, NONE_CHOICE))
-    text = f'<View>\n  <Image name="{TO}" value="$image"/>\n  <Choices name="{FROM}" toName="{TO}" choice="single" required="true">\n'
+    text = (
+        f'<View>\n  <Image name="{TO}" value="$image"/>\n  <Choices name="{FROM}" toName="{TO}" choice="single" required="true">\n'
+    )
     write_text(path.with_suffix(".xml"), f"{text}{choices}\n  </Choices>\n</View>\n")
 
 
@@ -69,7 +71,7 @@ def import_annotations(
             disagree, without = disagree + bool(choices), without + (not choices)
     if unknown and not new_classes:
         names = ", ".join(repr(name) for name in sorted(unknown)[:5])
-        raise ReviewError(f"{path} has {counted(len(unknown), 'unknown class', 'unknown classes')}: {names}: NEW_CLASSES=1 takes them")
+        raise ReviewError(f"{path} has {counted(len(unknown), 'unknown class')}: {names}: NEW_CLASSES=1 takes them")
     for item, decision in taken:
         if decisions.of(item.path) != decision:
             decisions.decide(item.path, decision)

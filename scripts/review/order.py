@@ -7,7 +7,7 @@ confusion do not come in a row.
 
 import numpy as np
 
-DISAGREEMENT = 0.5  # what it adds, beside an unsureness from 0 to 1
+DISAGREEMENT = 1.0  # what it adds to an unsureness from 0 to 1
 SPREAD = 1000  # photos that are kept apart; the rest goes by weight alone: nobody looks at more at a sitting
 DIMENSIONS = 64  # of the features, by a random projection, which keeps distances within some percent
 

@@ -1,7 +1,7 @@
 """Label the photos of a batch on a local page: `make review BATCH=build/collected/2026-11-27-captured`.
 
-Choices go to a CSV `path,label`, build/review/labels.csv or --out, which `make ingest` takes; the same command goes on where one left.
-With --mar archives answer the photos: the first orders them, a second one shows where versions disagree. --export writes
+Choices go to a CSV `path,label`, build/review/labels.csv or --out, which `make ingest` takes; the same command goes on where
+one left. With --mar archives answer the photos: the first orders them, a second one shows where versions disagree. --export writes
 the photos as tasks of Label Studio instead, --import takes annotations from there.
 """
 
@@ -13,8 +13,8 @@ from scripts.command import parser, run
 from scripts.paths import ROOT
 from scripts.phrases import counted
 from scripts.review.answers import answers_of
-from scripts.review.batch import labels_of, read_items, sort
 from scripts.review.decisions import OPEN, Decisions
+from scripts.review.items import labels_of, read_items, sort
 from scripts.review.label_studio import export_tasks, import_annotations
 from scripts.review.server import ReviewServer
 

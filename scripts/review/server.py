@@ -16,11 +16,15 @@ from typing import Any, Self
 from PIL import Image
 
 from handler.preprocess import PhotoError, read_photo
-from scripts.review.batch import Item
 from scripts.review.decisions import Decision, Decisions
+from scripts.review.items import Item
 
 PAGE = Path(__file__).parent / "page"
-FILES = {"/": ("index.html", "text/html"), "/review.css": ("review.css", "text/css"), "/review.js": ("review.js", "text/javascript")}
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/review.css": ("review.css", "text/css"),
+    "/review.js": ("review.js", "text/javascript"),
+}
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -76,8 +80,14 @@ class ReviewServer(ThreadingHTTPServer):
             {"version": one.get("version"), "sure": one.get("sure"), "predictions": one["predictions"][:5]} for one in item.answers
         ]
         return {
-            **{"source": item.source, "title": item.title, "answers": answers, "differs": item.differs},
-            **{"given": item.given, "feedback": item.feedback, "kind": decision.kind, "label": decision.label},
+            "source": item.source,
+            "title": item.title,
+            "answers": answers,
+            "differs": item.differs,
+            "given": item.given,
+            "feedback": item.feedback,
+            "kind": decision.kind,
+            "label": decision.label,
         }
 
     def item(self, number: str) -> Item:

@@ -1,7 +1,7 @@
 """Where the door brings feedback while photos are kept on S3: a Unix socket for this user alone.
 
-The door reads what strangers send, so it has no credentials. A connection is one line of JSON, {"id", "label"}, and one back: what was
-kept, or {"error": the arguments of a DoorError}.
+The door reads what strangers send, so it has no credentials. A connection is one line of JSON, {"id", "label"}, and one back:
+what was kept, or {"error": the arguments of a DoorError}.
 """
 
 import json

@@ -90,7 +90,7 @@ def refusing(code: str, status: int = 403) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_PUT = do_HEAD = do_GET
+        do_PUT = do_HEAD = do_GET  # noqa: N815 - the base class's names
 
         def log_message(self, *args):
             pass

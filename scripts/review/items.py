@@ -1,6 +1,5 @@
 """The photos that are reviewed, with what is known of each, in the order in which they are shown."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from scripts.review.answers import Answered, ReviewError
+from scripts.collection.batch import read_batch
+from scripts.review.answers import Answered
 from scripts.review.order import in_order, margins
 
-LINES = "batch.jsonl"
 UNKNOWN = 1.0  # how unsure a photo counts that nobody answered
 
 
@@ -40,28 +39,18 @@ class Item:
 
 
 def read_items(folder: Path) -> list[Item]:
-    """The photos of a batch. ReviewError unless the folder is a finished one."""
-    lines = folder / LINES
-    if not lines.is_file():
-        raise ReviewError(f"{folder} is no batch: it has no {LINES}: make collect SOURCE=... makes one")
-    items = []
-    for number, line in enumerate(lines.read_bytes().splitlines(), 1):
-        try:
-            items.append(_item(folder, json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ReviewError(f"{lines}, line {number} is no photo of a batch: {error}") from error
-    if not items:
-        raise ReviewError(f"{folder} holds no photo")
-    return items
-
-
-def _item(folder: Path, line: dict[str, Any]) -> Item:
-    path = (folder / line["photo"]).resolve()
-    if not path.is_relative_to(folder.resolve()):  # a batch of somebody else's shows no other file
-        raise ValueError(f"the photo is {line['photo']!r}, expected a path in the batch")
-    answer = line.get("answer")
-    answers = [answer] if answer and answer.get("predictions") else []
-    return Item(path, str(line["source"]), line.get("title"), answers, bool(line.get("given")), line.get("feedback"))
+    """The photos of a batch. BatchError unless the folder is a finished one."""
+    return [
+        Item(
+            path=(folder / photo.photo).resolve(),
+            source=photo.source,
+            title=photo.title,
+            answers=[photo.answer] if photo.answer and photo.answer.get("predictions") else [],
+            given=photo.given,
+            feedback=photo.feedback,
+        )
+        for photo in read_batch(folder)
+    ]
 
 
 def labels_of(items: Sequence[Item], answered: Sequence[Answered]) -> list[str]:
