@@ -31,6 +31,7 @@ tests/project/test_errors.py:
       RejectedRecordError - training.tracking.sender
       ReleaseError - scripts.release.document
       RemoteError - training.data.remote
+      ReviewError - scripts.review.answers
       RolloutError - scripts.rollout.guarded
       ServeError - scripts.backend.torchserve.sockets
       SmokeError - scripts.rollout.smoke
