@@ -8,11 +8,10 @@ endif
 
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
-VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORTED FIELD FORMAT FROM \
-	GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS \
-	PLATFORM PORT PROMETHEUS_IMAGE PYTHON \
-	RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED \
-	URL VERSION WEIGHTS YES
+VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
+	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME \
+	NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW \
+	SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -67,6 +66,7 @@ STARTER := model_store/seefood-$(STARTER_VERSION).mar
 PINS := pyproject.toml uv.lock scripts/install.py
 
 # what a target cannot do without, asked before anything is installed for it
+which_BATCH := which batch? make review BATCH=folder
 which_BUCKET := which bucket? make remote BUCKET=s3://bucket/prefix
 which_FROM := which photos? make ingest FROM=folder
 which_GOAL := which goal? make tune GOAL=p99_ms=50
@@ -74,12 +74,12 @@ which_MAR := which archive? make inspect MAR=model_store/seefood-1.0.0.mar
 which_PHOTOS := which photos? make predict PHOTOS=folder
 which_URL := which server? make smoke URL=https://...
 which_VERSION = which version? make $(firstword $(filter export archive rollout,$(MAKECMDGOALS)) archive) VERSION=1.1.0
-ASKED := BUCKET FROM GOAL MAR PHOTOS URL VERSION
+ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS URL VERSION
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup test test-all container-test lint format dashboards clean \
-	data ingest pipeline remote push pull \
+	data review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow \
 	compare export archive inspect \
 	serve key stop rollout rollback status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
@@ -107,6 +107,12 @@ $(ASKED:%=given-%): given-%:
 
 data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
 	@$(python) training.data.download -- $(call quoted,DATA,data)
+
+# the port is 8090, beside a server's, unless the command line has one
+review: given-BATCH .venv/installed-serve ## Label a batch's photos on a local page: BATCH=folder [MAR="a.mar b.mar" OUT=labels.csv EXPORT=tasks.json IMPORT=annotations.json NEW_CLASSES=1 PORT=8090]
+	@$(python) scripts.review.review $(foreach one,$(MAR),--mar=$(call quoted,one)) $(call option,--out,OUT) \
+		$(call option,--export,EXPORT) $(call option,--import,IMPORT) $(call flag,--new-classes,NEW_CLASSES) \
+		$(if $(call given,PORT),$(call option,--port,PORT)) -- $(call quoted,BATCH)
 
 ingest: given-FROM .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]
 	@$(python) training.data.ingest --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) \

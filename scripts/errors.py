@@ -12,6 +12,7 @@ tests/project/test_errors.py:
       AwsError - scripts.ecs.aws
       BackendDownError - scripts.backend.answer
         PredictionFailedError - scripts.backend.answer
+      BatchError - scripts.collection.batch
       BenchError - scripts.bench.server
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
@@ -30,6 +31,7 @@ tests/project/test_errors.py:
       RejectedRecordError - training.tracking.sender
       ReleaseError - scripts.release.document
       RemoteError - training.data.remote
+      ReviewError - scripts.review.answers
       RolloutError - scripts.rollout.guarded
       ServeError - scripts.backend.torchserve.sockets
       SmokeError - scripts.rollout.smoke

@@ -65,7 +65,7 @@ class Settings:
 
     # --- serving: captured photos, for feedback and `make rollout SHADOW=N`; off unless the share is set ---
     capture_share: float = 0.0  # of answered photos, 0 to 1; for feedback on each of them 1
-    capture_dir: str = ""  # where they are kept; empty: `captured` in the server's folder
+    capture_dir: str = ""  # a folder, or s3://bucket/prefix; empty: `captured` in the server's folder
     capture_bytes: int = 64 * 1024 * 1024  # those with feedback are removed last; under 20 MB no photo of the largest size is kept
     capture_age_s: float = 24 * 3600.0
     shadow_timeout_s: float = 30.0  # of one captured photo, sent to both versions
@@ -141,7 +141,8 @@ class Settings:
 
     def captured(self, run_dir: Path) -> Path:
         """Where the server that writes to `run_dir` keeps photos."""
-        return Path(self.capture_dir).absolute() if self.capture_dir else run_dir / "captured"
+        here = not self.capture_dir or self.capture_dir.startswith("s3://")  # those for S3 wait here
+        return run_dir / "captured" if here else Path(self.capture_dir).absolute()
 
 
 # less would be a busy loop

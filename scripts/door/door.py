@@ -82,10 +82,10 @@ def access_of(settings: Settings) -> Access:
     return Access(Path(settings.api_keys) if settings.api_keys else None, _listed(settings.origins), rates)
 
 
-def feedback_of(settings: Settings) -> Feedback:
+def feedback_of(settings: Settings, socket: Path | None) -> Feedback:
     """What takes feedback; without captured photos there is nothing that it could belong to."""
     captures = settings.capture_share > 0 and settings.capture_dir
-    return Feedback(Path(settings.capture_dir) if captures else None, settings.capture_age_s)
+    return Feedback(Path(settings.capture_dir) if captures else None, settings.capture_age_s, socket)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
     backend, state, metrics = Inference(args.backend), State(), Metrics()
     predictions = predictions_of(backend, state, metrics, settings)
     log = AccessLog(settings.access_log, metrics.lost_lines.inc)
-    door = Door(predictions, state, metrics, log, access_of(settings), feedback_of(settings))
+    door = Door(predictions, state, metrics, log, access_of(settings), feedback_of(settings, args.feedback))
     token = os.environ.get("SEEFOOD_MANAGEMENT_TOKEN", "")
     management = Management(args.management, args.port + 1, metrics.text, ManagementLimits(token))
     server = HttpServer(
@@ -130,6 +130,7 @@ def main() -> int:
     arguments.add_argument("--management", required=True, help="TorchServe's management address, in the same forms")
     arguments.add_argument("--cert", type=Path, help="a PEM file: HTTPS instead of HTTP")
     arguments.add_argument("--key", type=Path, help="its key")
+    arguments.add_argument("--feedback", type=Path, help="serve's socket for feedback, where photos are kept on S3")
     args = arguments.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(args, Settings.from_environment()))

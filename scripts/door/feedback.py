@@ -1,10 +1,12 @@
 """POST /feedback: what a person says that a photo shows, kept beside the photo and its answer (handler/captured.py).
 
 {"id": the answer's x-request-id, "label": one of the classes of the version that answered, or null for none of them}. A second
-feedback for an id takes the place of the first.
+feedback for an id takes the place of the first. Where photos are kept on S3, serve keeps it: the door has no
+credentials.
 """
 
 import asyncio
+import contextlib
 import difflib
 import json
 import os
@@ -28,14 +30,19 @@ MAX_BYTES = 4096
 MEMBERS = {"id", "label"}
 # a disk may be slow: as many threads wait for it, and the event loop does not
 AT_A_TIME, MOST_WAITING = 4, 4096
+SERVE_S = 30.0  # for serve to keep feedback on S3: more than two attempts of a call
+ANSWER_BYTES = 1024 * 1024
 EXPECTED = 'expected {"id": "the answer\'s x-request-id", "label": "a class, or null for none of them"}'
 
 
 class Feedback:
-    """Keeps feedback in the folder of captured photos, which stay for at most `kept_s`; None: no photos are kept."""
+    """Keeps feedback in the folder of captured photos, which stay for at most `kept_s`; None: no photos are kept.
 
-    def __init__(self, folder: Path | None, kept_s: float = 0.0) -> None:
-        self.folder, self.kept_s = folder, kept_s
+    `socket`: serve's, which keeps it on S3 instead.
+    """
+
+    def __init__(self, folder: Path | None, kept_s: float = 0.0, socket: Path | None = None) -> None:
+        self.folder, self.kept_s, self.socket = folder, kept_s, socket
         self._threads, self._waiting = asyncio.Semaphore(AT_A_TIME), 0
 
     def headers(self, captured: Mapping[int, bool]) -> list[tuple[bytes, bytes]]:
@@ -56,7 +63,10 @@ class Feedback:
         self._waiting += 1
         try:
             async with self._threads:
-                kept = await asyncio.to_thread(keep, self.folder, request_id, label)
+                if self.socket is None:
+                    kept = await asyncio.to_thread(keep, self.folder, request_id, label)
+                else:
+                    kept = await ask_serve(self.socket, request_id, label)
         finally:
             self._waiting -= 1
         request.state.version = kept["version"]  # for the log
@@ -65,15 +75,12 @@ class Feedback:
 
 def keep(folder: Path, request_id: str, label: str | None) -> dict[str, Any]:
     """Write the feedback on the last answer with this id, and return what was written. DoorError if it cannot be."""
-    gone = DoorError(f"no photo is kept for the answer {request_id[:80]!r}: none was, or not any more", 404, "NotFoundError")
+    gone = gone_error(request_id)
     try:
         path = answer_of(folder, request_id)
         if path is None:
             raise gone
-        answer = json.loads(path.read_bytes())
-        _check_label(label, answer)
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        kept = {"id": request_id, "label": label, "at": at, "model": answer["model"], "version": answer["version"]}
+        kept = feedback_on(json.loads(path.read_bytes()), label)
         feedback = path.with_suffix(FEEDBACK)
         _write(feedback, json.dumps(kept).encode())
         if not path.with_suffix(PHOTO).exists():  # its time was over at this moment
@@ -85,6 +92,35 @@ def keep(folder: Path, request_id: str, label: str | None) -> dict[str, Any]:
         why = "the disk is full" if is_full(error) else error.strerror
         raise DoorError(f"the feedback cannot be kept: {why}", 507, "StorageError") from error
     return kept
+
+
+def gone_error(request_id: str) -> DoorError:
+    """No photo is there that feedback with this id could belong to."""
+    return DoorError(f"no photo is kept for the answer {request_id[:80]!r}: none was, or not any more", 404, "NotFoundError")
+
+
+def feedback_on(answer: Mapping[str, Any], label: str | None) -> dict[str, Any]:
+    """What is kept: {"id", "label", "at", "model", "version"}. DoorError unless the label is one of the answer's or None."""
+    _check_label(label, answer)
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {"id": answer["id"], "label": label, "at": at, "model": answer["model"], "version": answer["version"]}
+
+
+async def ask_serve(socket: Path, request_id: str, label: str | None) -> dict[str, Any]:
+    """Have serve keep it (scripts/serving/capture_socket.py). DoorError as `keep`; 503 if serve does not answer."""
+    away = DoorError("feedback cannot be kept at this moment", 503, "StorageError", RETRY_AFTER_S)
+    try:
+        async with asyncio.timeout(SERVE_S):
+            reader, writer = await asyncio.open_unix_connection(socket, limit=ANSWER_BYTES)
+            with contextlib.closing(writer):
+                writer.write(json.dumps({"id": request_id, "label": label}).encode() + b"\n")
+                await writer.drain()
+                answer: dict[str, Any] = json.loads(await reader.readline())
+    except (OSError, TimeoutError, ValueError) as error:
+        raise away from error
+    if "error" in answer:
+        raise DoorError(**answer["error"])
+    return answer
 
 
 def _write(path: Path, content: bytes) -> None:

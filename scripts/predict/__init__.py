@@ -8,5 +8,5 @@ journal.py       the part file: rows that are there already, so that a run that 
 out.py           where the table goes, whole or not at all;  tables.py  CSV, JSON lines, Parquet
 progress.py      how far it is;  summary.py  what failed, and why
 sheet.py         the contact sheet, HTML=1;  sheet.css, thumbnails.py, chosen.py  its parts
-Imports the rooms below it; none of them imports it.
+Imports the rooms below it. scripts/collection reads its sources and S3.
 """

@@ -13,6 +13,7 @@ reporter.py       the instance's status, beside the release document
 outcomes.py       how many photos were answered, failed and shed, logged for the alarms on AWS
 healthcheck.py    a command of its own, which the image's HEALTHCHECK runs
 captured.py       where captured photos are kept;  shadow.py  two versions compared on them
+capture_uploads.py  captured photos on their way to S3;  capture_store.py  what lies there;  capture_socket.py  feedback on them
 ports.py          whether the ports are free
 bench and ecs may import it; rollout meets it through the release document alone.
 """

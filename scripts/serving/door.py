@@ -53,15 +53,24 @@ class Door:
     """The door on `port`, and on the one after it for TorchServe's management API, inside `with`."""
 
     def __init__(
-        self, host: str, port: int, addresses: Addresses, settings: Settings, steps: Steps, state: Callable[[], Mapping[str, Any]]
+        self,
+        host: str,
+        port: int,
+        addresses: Addresses,
+        settings: Settings,
+        steps: Steps,
+        state: Callable[[], Mapping[str, Any]],
+        feedback: Path | None = None,
     ) -> None:
-        """`state()` is what it is told. TorchServe need not be up yet."""
+        """`state()` is what it is told; `feedback` the socket that takes feedback. TorchServe need not be up yet."""
         self.address, self.settings, self.steps, self._state = local_address(host, port, settings), settings, steps, state
         self._command = [sys.executable, "-m", MODULE, "--host", host, "--port", str(port)]
         self._command += ["--backend", addresses.inference, "--management", addresses.management]
         if settings.cert:
             self._command += ["--cert", str(Path(settings.cert).resolve())]
             self._command += ["--key", str(Path(settings.key or settings.cert).resolve())]
+        if feedback:
+            self._command += ["--feedback", str(feedback)]
         # where photos are kept, and so feedback on them
         self._environment = door_environment(os.environ) | {"SEEFOOD_CAPTURE_DIR": settings.capture_dir}
         self._process: subprocess.Popen[str] | None = None

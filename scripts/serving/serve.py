@@ -39,6 +39,7 @@ from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
 from scripts.release.status import Fleet
 from scripts.release.store import Store
+from scripts.serving.capture_uploads import CaptureUploads
 from scripts.serving.captured import with_captured
 from scripts.serving.certificate import with_certificate
 from scripts.serving.desired import DesiredState
@@ -67,6 +68,7 @@ def serve(
     check_ports(host, port, settings.metrics_host)
     allow_open_files(settings.open_files)
     make_private(run_dir)
+    uploads = CaptureUploads.of(settings, run_dir, steps)
     settings = with_captured(with_certificate(settings, host, run_dir / "tls"), run_dir)
     addresses = choose_addresses(run_dir)
     if not addresses.private:
@@ -77,14 +79,15 @@ def serve(
     metrics = MetricsServer(run_dir / "metrics", ports["metrics"], addresses.metrics, settings, steps, door_metrics)
     health = Health(settings, steps, metrics.progress, lambda: door.answers)
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
-    door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health))
+    door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health), uploads.socket)
     supervisor = Supervisor(instance, run_dir, addresses, door)
     metrics.of_instance.register(InstanceMetrics(instance, supervisor, door))
+    metrics.of_instance.register(uploads)
     pid_file = run_dir / "serve.pid"
     pid_file.write_text(str(os.getpid()))
     try:
         # left in reverse: the checks end first, and the last status still needs the metrics
-        with metrics, Reporter(instance, metrics), health, door, Outcomes(metrics.outcomes, steps):
+        with uploads, metrics, Reporter(instance, metrics), health, door, Outcomes(metrics.outcomes, steps):
             try:
                 steps("starting TorchServe", instance=name, release=store.address)
                 supervisor.run()

@@ -9,6 +9,8 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 
 # from top to bottom: a room may import what lies below it and itself, and never its neighbours on the same line
 LAYERS = (
+    ("scripts.review",),
+    ("scripts.collection",),
     ("scripts.ecs", "scripts.bench", "scripts.audit", "scripts.monitoring", "scripts.predict"),
     ("scripts.rollout", "scripts.serving"),
     ("scripts.door",),
@@ -121,6 +123,7 @@ def test_every_module_lies_in_a_room_that_the_layers_know():
 LEAVES = ("atomic", "command", "errors", "folders", "install", "model_name", "paths", "phrases", "settings", "steps")
 
 FORBIDDEN = {
+    "scripts.collection.batch": "from training.data.ingest import IngestError",
     "scripts.ecs.stacks": "from training.data.sets import read_data",
     "scripts.ecs.deploy.deploy": "from scripts.bench.load import Result",
     "scripts.ecs.preflight.rules.task": "from training.data.sets import read_data",

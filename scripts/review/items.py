@@ -1,0 +1,76 @@
+"""The photos that are reviewed, with what is known of each, in the order in which they are shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.collection.batch import read_batch
+from scripts.review.answers import Answered
+from scripts.review.order import in_order, margins
+
+UNKNOWN = 1.0  # how unsure a photo counts that nobody answered
+
+
+@dataclass
+class Item:
+    """A photo; `answers` are those of each version, the one that was captured first, as {"predictions", "sure", "version"}."""
+
+    path: Path
+    source: str
+    title: str | None
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    given: bool = False  # whether a person gave feedback ...
+    feedback: str | None = None  # ... and the class that they named, None for none of them
+
+    @property
+    def unsure(self) -> float:
+        """From 0 to 1."""
+        best = [one["probability"] for one in self.answers[0]["predictions"]] if self.answers else []
+        return float(margins(np.array([best]))[0]) if len(best) > 1 else UNKNOWN
+
+    @property
+    def differs(self) -> bool:
+        """Whether two versions, or a version and a person, name different classes."""
+        named = {one["predictions"][0]["label"] for one in self.answers if one["predictions"]}
+        return len(named | ({self.feedback} if self.given else set())) > 1
+
+
+def read_items(folder: Path) -> list[Item]:
+    """The photos of a batch. BatchError unless the folder is a finished one."""
+    return [
+        Item(
+            path=(folder / photo.photo).resolve(),
+            source=photo.source,
+            title=photo.title,
+            answers=[photo.answer] if photo.answer and photo.answer.get("predictions") else [],
+            given=photo.given,
+            feedback=photo.feedback,
+        )
+        for photo in read_batch(folder)
+    ]
+
+
+def labels_of(items: Sequence[Item], answered: Sequence[Answered]) -> list[str]:
+    """All classes that are known of, sorted."""
+    known = {label for one in answered for label in one.labels}
+    for item in items:
+        known |= {label for answer in item.answers for label in answer.get("labels", [])}
+        known |= {one["label"] for answer in item.answers for one in answer["predictions"]}
+        known |= {item.feedback} if item.feedback else set()
+    return sorted(known)
+
+
+def sort(items: list[Item], answered: Sequence[Answered]) -> list[Item]:
+    """The items with the archives' answers, those first that are worth most."""
+    for one in answered:
+        for index, answer in one.answers.items():
+            items[index].answers.append(answer)
+    unsure, differs = np.array([item.unsure for item in items]), np.array([item.differs for item in items])
+    features = next((one.features for one in answered if one.features), {})
+    size = len(next(iter(features.values()))) if features else 0
+    nothing = np.zeros(size, np.float32)
+    table = np.stack([features.get(index, nothing) for index in range(len(items))]) if features else None
+    return [items[index] for index in in_order(unsure, differs, table)]

@@ -1,0 +1,193 @@
+// A photo at a time: its suggestions by digits, other classes by search, and each choice sent before the next photo is shown.
+
+const MATCHES = 30; // classes shown of those that fit the search
+const element = (id) => document.getElementById(id);
+const search = element("search");
+const { token, labels, items } = await (await fetch("review.json")).json();
+const made = []; // photos decided here, for undo
+let current = Math.max(0, items.findIndex((item) => item.kind === "open"));
+let busy = false;
+let selected = 0;
+let matches = [];
+
+const percent = (probability) => `${(100 * probability).toFixed(probability < 0.1 ? 1 : 0)} %`;
+
+// what a person said first, then each version's classes, each class once
+function suggestions(item) {
+  const found = new Map();
+  if (item.given && item.feedback) found.set(item.feedback, ["a person's feedback"]);
+  item.answers.forEach((answer, number) => {
+    for (const { label, probability } of number ? answer.predictions.slice(0, 1) : answer.predictions) {
+      const version = item.answers.length > 1 ? ` ${answer.version}` : "";
+      found.set(label, [...(found.get(label) ?? []), percent(probability) + version]);
+    }
+  });
+  return [...found].slice(0, 9);
+}
+
+function button(label, notes, number, item) {
+  const made = document.createElement("button");
+  made.type = "button";
+  const key = document.createElement("kbd");
+  key.textContent = number;
+  const name = document.createElement("span");
+  name.textContent = label;
+  const note = document.createElement("small");
+  note.textContent = notes.join(", ");
+  made.append(key, name, note);
+  made.setAttribute("aria-pressed", item.kind === "label" && item.label === label);
+  made.onclick = () => choose("label", label);
+  return made;
+}
+
+function words(item) {
+  if (item.kind === "label") return `Labelled ${item.label}`;
+  if (item.kind === "none") return "None of the classes";
+  if (item.kind === "skip") return "Skipped";
+  if (item.given && !item.feedback) return "A person says: none of the classes";
+  if (item.differs) return "Versions or people disagree";
+  if (!item.answers.length) return "What does it show?";
+  return item.answers[0].sure === false ? "The model is not sure" : "What does it show?";
+}
+
+function show() {
+  const item = items[current];
+  const decided = items.filter((one) => one.kind !== "open").length;
+  element("progress").max = items.length;
+  element("progress").value = decided;
+  element("count").textContent = `${decided} of ${items.length}`;
+  element("photo").src = `photos/${current}`;
+  element("photo").alt = `Photo ${current + 1} of ${items.length}${item.title ? `: ${item.title}` : ""}`;
+  element("about").textContent = [`photo ${current + 1}`, item.source, item.title].filter(Boolean).join(" · ");
+  element("status").textContent = decided === items.length ? `All photos are decided. ${words(item)}` : words(item);
+  element("status").classList.toggle("differs", item.kind === "open" && item.differs);
+  const list = suggestions(item).map(([label, notes], number) => {
+    const entry = document.createElement("li");
+    entry.append(button(label, notes, number + 1, item));
+    return entry;
+  });
+  element("suggestions").replaceChildren(...list);
+  element("none").setAttribute("aria-pressed", item.kind === "none");
+  element("skip").setAttribute("aria-pressed", item.kind === "skip");
+  if (current + 1 < items.length) new Image().src = `photos/${current + 1}`;
+  find();
+}
+
+// classes that begin with the text come before those that contain it; what is no class yet can become one
+function find() {
+  const text = search.value.trim().toLowerCase();
+  const plain = (label) => label.toLowerCase().replaceAll("_", " ");
+  const fitting = text ? labels.filter((label) => plain(label).includes(text.replaceAll("_", " "))) : [];
+  fitting.sort((a, b) => plain(b).startsWith(text) - plain(a).startsWith(text));
+  matches = fitting.slice(0, MATCHES).map((label) => ({ label, text: label }));
+  const name = search.value.trim();
+  if (name && !labels.includes(name)) matches.push({ label: name, text: `new class: ${name}` });
+  selected = 0;
+  element("matches").replaceChildren(...matches.map(({ label, text }, number) => {
+    const entry = document.createElement("li");
+    entry.id = `match-${number}`;
+    entry.role = "option";
+    entry.textContent = text;
+    entry.onclick = () => choose("label", label);
+    return entry;
+  }));
+  element("matches").hidden = !matches.length;
+  search.setAttribute("aria-expanded", Boolean(matches.length));
+  mark();
+}
+
+function mark() {
+  [...element("matches").children].forEach((entry, number) => entry.setAttribute("aria-selected", number === selected));
+  element(`match-${selected}`)?.scrollIntoView({ block: "nearest" });
+  if (matches.length) search.setAttribute("aria-activedescendant", `match-${selected}`);
+  else search.removeAttribute("aria-activedescendant");
+}
+
+async function send(number, kind, label) {
+  const body = JSON.stringify({ item: number, kind, label });
+  const answer = await fetch("choices", { method: "POST", headers: { "content-type": "application/json", "x-token": token }, body });
+  if (!answer.ok) throw new Error((await answer.json()).message);
+  Object.assign(items[number], { kind, label });
+}
+
+async function decide(work) {
+  if (busy) return;
+  busy = true;
+  try {
+    await work();
+  } catch (error) {
+    element("status").textContent = error instanceof TypeError ? "The choice was not kept: make review does not run any more" : error.message;
+  } finally {
+    busy = false;
+  }
+}
+
+function choose(kind, label = null) {
+  return decide(async () => {
+    const before = { number: current, kind: items[current].kind, label: items[current].label };
+    await send(current, kind, label);
+    made.push(before);
+    if (label && !labels.includes(label)) labels.push(label);
+    leaveSearch();
+    const open = (item) => item.kind === "open";
+    const after = items.findIndex((item, number) => number > current && open(item));
+    const any = after < 0 ? items.findIndex(open) : after;
+    current = any < 0 ? current : any;
+    show();
+  });
+}
+
+function undo() {
+  return decide(async () => {
+    const last = made.at(-1);
+    if (!last) return;
+    await send(last.number, last.kind, last.label);
+    made.pop();
+    current = last.number;
+    show();
+  });
+}
+
+function go(step) {
+  current = Math.min(items.length - 1, Math.max(0, current + step));
+  show();
+}
+
+function leaveSearch() {
+  search.value = "";
+  search.blur();
+  find();
+}
+
+function inSearch(event) {
+  if (event.key === "Escape") leaveSearch();
+  else if (event.key === "Enter" && matches.length) choose("label", matches[selected].label);
+  else if (event.key === "ArrowDown") selected = Math.min(matches.length - 1, selected + 1);
+  else if (event.key === "ArrowUp") selected = Math.max(0, selected - 1);
+  else return;
+  event.preventDefault();
+  mark();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.target === search) return inSearch(event);
+  const onButton = event.target instanceof HTMLButtonElement;
+  const keys = { 0: () => choose("none"), Backspace: undo, ArrowLeft: () => go(-1), ArrowRight: () => go(1) };
+  if (!onButton) keys[" "] = () => choose("skip");
+  if (keys[event.key]) keys[event.key]();
+  else if (/^[1-9]$/.test(event.key)) element("suggestions").children[event.key - 1]?.firstChild.click();
+  else if (/^[\p{L}/]$/u.test(event.key)) {
+    search.focus();
+    if (event.key === "/") event.preventDefault(); // a letter goes into the field
+    return;
+  } else return;
+  event.preventDefault();
+});
+search.oninput = find;
+element("none").onclick = () => choose("none");
+element("skip").onclick = () => choose("skip");
+element("undo").onclick = undo;
+element("back").onclick = () => go(-1);
+element("next").onclick = () => go(1);
+show();

@@ -1,0 +1,54 @@
+"""Label the photos of a batch on a local page: `make review BATCH=build/collected/2026-11-27-captured`.
+
+Choices go to a CSV `path,label`, build/review/labels.csv or --out, which `make ingest` takes; the same command goes on where
+one left. With --mar archives answer the photos: the first orders them, a second one shows where versions disagree. --export writes
+the photos as tasks of Label Studio instead, --import takes annotations from there.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from scripts.command import parser, run
+from scripts.paths import ROOT
+from scripts.phrases import counted
+from scripts.review.answers import answers_of
+from scripts.review.decisions import OPEN, Decisions
+from scripts.review.items import labels_of, read_items, sort
+from scripts.review.label_studio import export_tasks, import_annotations
+from scripts.review.server import ReviewServer
+
+OUT = ROOT / "build" / "review" / "labels.csv"
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    arguments = parser(__doc__)
+    arguments.add_argument("batch", type=Path, help="a folder that make collect has made")
+    arguments.add_argument("--mar", type=Path, action="append", default=[], help="an archive; twice to compare two versions")
+    arguments.add_argument("--out", type=Path, default=OUT)
+    arguments.add_argument("--port", type=int, default=8090)
+    arguments.add_argument("--export", type=Path, metavar="TASKS.json")
+    arguments.add_argument("--import", type=Path, metavar="ANNOTATIONS.json", dest="annotations")
+    arguments.add_argument("--new-classes", action="store_true", help="--import takes classes that no version has")
+    args = arguments.parse_args()
+    items = read_items(args.batch)
+    answered = [answers_of(mar, [item.path for item in items], args.out.parent / "answers") for mar in args.mar]
+    labels, items = labels_of(items, answered), sort(items, answered)
+    decisions = Decisions(args.out)
+    if args.export:
+        export_tasks(items, labels, decisions, args.export)
+        print(f"{args.export}: {counted(len(items), 'task')} for Label Studio, its labelling interface beside it")
+        return
+    if args.annotations:
+        print(import_annotations(args.annotations, items, labels, decisions, args.new_classes))
+        return
+    with ReviewServer(args.port, items, labels, decisions) as server:
+        left = sum(decisions.of(item.path).kind == OPEN for item in items)
+        print(f"{counted(left, 'photo')} of {len(items):,} to review: http://127.0.0.1:{server.port}/ (Ctrl-C ends it)", flush=True)
+        while True:
+            time.sleep(3600)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, f"every choice is kept: make ingest FROM={OUT.relative_to(ROOT)}"))
