@@ -13,6 +13,7 @@ tests/project/test_errors.py:
       BackendDownError - scripts.backend.answer
         PredictionFailedError - scripts.backend.answer
       BenchError - scripts.bench.server
+      ChampionError - scripts.retrain.pipeline
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
       DownloadError - training.data.download
@@ -30,6 +31,7 @@ tests/project/test_errors.py:
       RejectedRecordError - training.tracking.sender
       ReleaseError - scripts.release.document
       RemoteError - training.data.remote
+      RetrainError - scripts.retrain.run
       RolloutError - scripts.rollout.guarded
       ServeError - scripts.backend.torchserve.sockets
       SmokeError - scripts.rollout.smoke

@@ -9,7 +9,7 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 
 # from top to bottom: a room may import what lies below it and itself, and never its neighbours on the same line
 LAYERS = (
-    ("scripts.ecs", "scripts.bench", "scripts.audit", "scripts.monitoring", "scripts.predict"),
+    ("scripts.ecs", "scripts.bench", "scripts.audit", "scripts.monitoring", "scripts.predict", "scripts.retrain"),
     ("scripts.rollout", "scripts.serving"),
     ("scripts.door",),
     ("scripts.release", "scripts.backend"),
@@ -48,6 +48,7 @@ PACKAGES = {
             "pyarrow",
         ),
         "urllib3",  # boto3's own
+        "airflow",  # of scripts/retrain/airflow_dag.py alone, which runs in Airflow's environment
         *("starlette", "tqdm", "uvicorn", "uvloop", "yaml"),
     },
     "training": {
@@ -133,6 +134,7 @@ FORBIDDEN = {
     "scripts.archive.build": "from scripts.release import document",
     "scripts.predict.sources": "from scripts.bench.photos import read_photos",
     "scripts.audit.sbom": "from scripts.ecs.stacks import Deployment",
+    "scripts.retrain.report": "from training.data.sets import read_data",
     "scripts.monitoring.panels": "from scripts.bench.load import Result",
     "scripts.steps": "from scripts.archive.name import archive_name",
     "scripts.settings": "import numpy, torch",
