@@ -14,7 +14,7 @@ from typing import Any
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
 from scripts.retrain.run import RetrainError, Run, find_run, locked
-from scripts.retrain.steps import STEPS, NothingNewError, Step
+from scripts.retrain.steps import STEPS, NothingNew, Step
 
 REVIEWED = Path("build/review/labels.csv")  # where make review writes what a person has labelled
 NAMES = [step.name for step in STEPS]
@@ -53,7 +53,7 @@ def retrain(run: Run, until: str) -> None:
         if step.name not in run.done:
             try:
                 take(run, step)
-            except NothingNewError as nothing:
+            except NothingNew as nothing:
                 run.remove()
                 print(nothing)
                 return
