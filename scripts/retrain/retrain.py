@@ -14,7 +14,7 @@ from typing import Any
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
 from scripts.retrain.run import RetrainError, Run, find_run, locked
-from scripts.retrain.steps import STEPS, NothingNew, Step
+from scripts.retrain.steps import STEPS, Step
 
 REVIEWED = Path("build/review/labels.csv")  # where make review writes what a person has labelled
 NAMES = [step.name for step in STEPS]
@@ -51,12 +51,11 @@ def retrain(run: Run, until: str) -> None:
     """Take the steps that are not done, up to `until`."""
     for step in STEPS[: NAMES.index(until) + 1]:
         if step.name not in run.done:
-            try:
-                take(run, step)
-            except NothingNew as nothing:
-                run.remove()
-                print(nothing)
-                return
+            take(run, step)
+        if nothing := run.done[step.name].get("nothing"):
+            run.remove()
+            print(nothing)
+            return
     if until != NAMES[-1]:
         print(f"{run.folder} is done up to {until}. Next: {run.again}")
         return

@@ -17,10 +17,6 @@ from scripts.retrain.run import Run
 SOME_FAILED = 3  # make predict: the labels are written, and some photos have none
 
 
-class NothingNew(Exception):
-    """No photo has come in since the last retraining."""
-
-
 def pull(run: Run) -> dict[str, Any]:
     """The photos and the champion of this commit; those that are here, where no remote is set."""
     if not has_remote():
@@ -48,7 +44,7 @@ def ingest(run: Run) -> dict[str, Any]:
 
 
 def check(run: Run) -> dict[str, Any]:
-    """The split of the data set as it is now, and what came in. NothingNew if that was trained on before."""
+    """The split of the data set as it is now, and what came in; `nothing` says why, if that was trained on before."""
     record = pipeline.read_record()
     changed = record is not None or not run.done["champion"]["champion"] or pipeline.is_changed()
     # not by the pipeline's stage, which would change dvc.lock: where nothing is new, nothing is to change
@@ -57,7 +53,7 @@ def check(run: Run) -> dict[str, Any]:
     after = Split.read(split)
     if not changed or (record is not None and record["data"] == after.fingerprint):
         since = f"the retraining of {record['at'][:10]}" if record else f"{run.done['champion']['version']} was trained"
-        raise NothingNew(f"nothing new: no photo since {since}; make review labels some, make ingest adds others")
+        return {"nothing": f"nothing new: no photo since {since}; make review labels some, make ingest adds others"}
     before = Split.read(run.folder / "champion/split.json") if run.done["champion"]["champion"] else None
     new = came_in(before, after)
     found = remarks(before, after, new)
