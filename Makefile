@@ -11,7 +11,7 @@ endif
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME \
 	NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW \
-	SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNWATCHED URL VERSION WEIGHTS YES
+	SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -80,7 +80,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS URL VERSION
 .NOTPARALLEL:
 .PHONY: help setup test test-all container-test lint format dashboards clean \
 	data review ingest pipeline remote push pull \
-	train profile bench-train sweep evaluate report promote track mlflow \
+	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
 	serve key stop rollout rollback status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
@@ -174,6 +174,10 @@ track: .venv/installed-train ## Send the records of a run that a tracking server
 
 mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C: [PORT=5000]
 	@exec $(python) training.tracking.ui $(mlflow_port)
+
+retrain: .venv/installed-train ## Retrain on reviewed photos, in steps that go on; a version only if it is better: [FROM="labels.csv ..." PHOTOS=captured VERSION=1.1.0 ALPHA=0.05 UNTIL=step]
+	@$(python) scripts.retrain.retrain $(call list,--from,FROM) $(call option,--photos,PHOTOS) $(call option,--version,VERSION) \
+		$(call option,--alpha,ALPHA) $(call option,--until,UNTIL)
 
 ##@ Package
 

@@ -14,6 +14,7 @@ tests/project/test_errors.py:
         PredictionFailedError - scripts.backend.answer
       BatchError - scripts.collection.batch
       BenchError - scripts.bench.server
+      ChampionError - scripts.retrain.pipeline
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
       DownloadError - training.data.download
@@ -31,6 +32,7 @@ tests/project/test_errors.py:
       RejectedRecordError - training.tracking.sender
       ReleaseError - scripts.release.document
       RemoteError - training.data.remote
+      RetrainError - scripts.retrain.run
       ReviewError - scripts.review.answers
       RolloutError - scripts.rollout.guarded
       ServeError - scripts.backend.torchserve.sockets

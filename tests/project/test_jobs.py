@@ -127,9 +127,17 @@ def test_an_image_is_pushed_under_a_tag_of_its_own_and_its_digest_is_attested(tm
     assert played.values(attest["with"]) == {"subject-name": "registry/seefood", "subject-digest": "sha256:feed"}
 
 
-def release(tmp_path, fails="", version="1.1.0", model="flowers", canary="", bake="300"):
+def release(tmp_path, fails="", version="1.1.0", model="flowers", canary="", bake="300", event="workflow_dispatch", variable=""):
     inputs = {"inputs.version": version, "inputs.model": model, "inputs.canary": canary, "inputs.bake": bake}
-    return Played(RELEASE, tmp_path, fails, **inputs)
+    return Played(RELEASE, tmp_path, fails, **inputs, **{"github.event_name": event, "vars.CANARY": variable})
+
+
+def merged(tmp_path, fails="", variable=""):
+    """What a merge of a new dvc.lock starts: without inputs."""
+    tmp_path.joinpath("dvc.yaml").write_text(
+        "vars:\n  - name: flowers # a comment\n  - data: data/food\n  - version: 1.1.0 # another\n"
+    )
+    return release(tmp_path, fails, "", "", "", "", "push", variable)
 
 
 ROLLOUT = "make rollout VERSION=1.1.0 MODEL=flowers CANARY= BAKE=300 RELEASE=s3://models/release.json"
@@ -156,6 +164,70 @@ def test_the_pipelines_own_archive_is_released_as_it_is(tmp_path):
     assert [call for call in release(tmp_path, canary="10").calls if "archive" in call or "rollout" in call] == [
         ROLLOUT.replace("CANARY=", "CANARY=10")
     ]
+
+
+def test_a_merged_model_is_released_to_all(tmp_path):
+    assert merged(tmp_path).calls[4:] == [ROLLOUT, SMOKE, STATUS]
+
+
+def test_a_merged_model_goes_to_a_canary_first_where_one_is_named(tmp_path):
+    canary = ROLLOUT.replace("CANARY=", "CANARY=10")
+    assert merged(tmp_path, variable="10").calls[4:] == [canary, ROLLOUT.replace("CANARY= ", ""), SMOKE, STATUS]
+
+
+def test_a_canary_that_is_not_promoted_by_hand_stays_one(tmp_path):
+    assert release(tmp_path, canary="10", variable="20").calls[4:] == [ROLLOUT.replace("CANARY=", "CANARY=10"), SMOKE, STATUS]
+
+
+RETRAIN, PROPOSE = ("retrain.yml", "train"), ("retrain.yml", "propose")
+AWS = """#!/bin/bash
+echo "aws $*" >> "$CALLS"
+"""
+CHANGES = """#!/bin/bash
+echo "make $*" >> "$CALLS"
+[ "$1" = retrain ] || exit 0
+echo "  - version: 1.1.0" > dvc.yaml
+echo "{}" > data/retrained.json
+mkdir -p build/retrain
+echo "# Retraining of today" > build/retrain/report.md
+"""
+
+
+def repository(folder):
+    """A git repository with a dvc.yaml and no more."""
+    (folder / "data").mkdir()
+    (folder / "dvc.yaml").write_text("  - version: 1.0.0\n")
+    (folder / "dvc.lock").write_text("{}\n")
+    (folder / "data/.gitignore").write_text("/*/\n")
+    for command in ("init -q -b main", "add -A", "-c user.name=t -c user.email=t@example.org commit -qm first"):
+        subprocess.run(["git", *command.split()], cwd=folder, check=True, timeout=LIMIT_S)
+
+
+def retrained(tmp_path, monkeypatch, make):
+    repository(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/aws").write_text(AWS)
+    (tmp_path / "bin/aws").chmod(0o755)
+    monkeypatch.setattr("tests.project.test_jobs.MAKE", make)
+    return Played(RETRAIN, tmp_path, **{"vars.MLFLOW_TRACKING_URI": ""})
+
+
+def test_a_retraining_leaves_its_change_as_a_patch(tmp_path, monkeypatch):
+    played = retrained(tmp_path, monkeypatch, CHANGES)
+    assert not played.failed, played.printed
+    sync = "aws s3 sync --only-show-errors s3://models/reviewed build/review"
+    assert played.calls == ["make .venv/installed-train .venv/installed-cloud", sync, "make retrain"]
+    assert played.outputs["changed"] == {"changed": "true"}
+    patch = (tmp_path / "build/retrain/change.patch").read_text()
+    assert "+  - version: 1.1.0" in patch
+    assert "+++ b/data/retrained.json" in patch
+
+
+def test_a_retraining_with_nothing_new_proposes_nothing(tmp_path, monkeypatch):
+    played = retrained(tmp_path, monkeypatch, MAKE)
+    assert not played.failed, played.printed
+    assert played.outputs["changed"] == {}
+    assert job_of(PROPOSE)["if"] == "needs.train.outputs.changed == 'true'"
 
 
 @pytest.mark.parametrize(

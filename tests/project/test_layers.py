@@ -11,7 +11,7 @@ from tests.project.imports import imports, is_command, reachable, read_sources
 LAYERS = (
     ("scripts.review",),
     ("scripts.collection",),
-    ("scripts.ecs", "scripts.bench", "scripts.audit", "scripts.monitoring", "scripts.predict"),
+    ("scripts.ecs", "scripts.bench", "scripts.audit", "scripts.monitoring", "scripts.predict", "scripts.retrain"),
     ("scripts.rollout", "scripts.serving"),
     ("scripts.door",),
     ("scripts.release", "scripts.backend"),
@@ -50,6 +50,7 @@ PACKAGES = {
             "pyarrow",
         ),
         "urllib3",  # boto3's own
+        "airflow",  # of scripts/retrain/airflow_dag.py alone, which runs in Airflow's environment
         *("starlette", "tqdm", "uvicorn", "uvloop", "yaml"),
     },
     "training": {
@@ -137,6 +138,7 @@ FORBIDDEN = {
     "scripts.drift.statistics": "from scripts.archive.name import archive_name",
     "scripts.predict.sources": "from scripts.bench.photos import read_photos",
     "scripts.audit.sbom": "from scripts.ecs.stacks import Deployment",
+    "scripts.retrain.report": "from training.data.sets import read_data",
     "scripts.monitoring.panels": "from scripts.bench.load import Result",
     "scripts.steps": "from scripts.archive.name import archive_name",
     "scripts.settings": "import numpy, torch",

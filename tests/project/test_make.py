@@ -88,6 +88,7 @@ TAKEN = [
     ("promote", "MODEL RUN DATA ALPHA"),
     ("track", "RUN"),
     ("mlflow", "PORT"),
+    ("retrain", "PHOTOS VERSION ALPHA UNTIL"),
     ("compare", "RUN DATA"),
     ("export", "VERSION RUN FORMAT DATA"),
     ("export", "EXPORTED"),
@@ -115,7 +116,14 @@ TAKEN = [
     ("destroy", "STACK"),
 ]
 # of a command's words each is one argument
-LISTS = [("bench", "CONCURRENCY"), ("bench", "RATE"), ("image", "DOCKER_FLAGS"), ("compose", "COMPOSE"), ("image", "DOCKER")]
+LISTS = [
+    ("retrain", "FROM"),
+    ("bench", "CONCURRENCY"),
+    ("bench", "RATE"),
+    ("image", "DOCKER_FLAGS"),
+    ("compose", "COMPOSE"),
+    ("image", "DOCKER"),
+]
 FLAGS = [
     ("serve", "TLS", "--tls"),
     ("predict", "HTML", "--html"),

@@ -29,6 +29,8 @@ PERMISSIONS = {
     ("audit.yml", "audit"): {"contents": "read"},
     ("nightly.yml", "slow"): {"contents": "read"},
     ("model-release.yml", "release"): {"contents": "read", "id-token": "write"},
+    ("retrain.yml", "train"): {"contents": "read", "id-token": "write"},
+    ("retrain.yml", "propose"): {"contents": "write", "pull-requests": "write"},
 }
 TO_AWS = [where for where in JOBS if "id-token" in PERMISSIONS[where]]
 
@@ -47,11 +49,14 @@ def test_workflows_start_when_they_should():
     assert started_by == {
         "pull-request.yml": {"pull_request", "workflow_call"},
         "main.yml": {"push"},
-        "model-release.yml": {"workflow_dispatch"},
+        "model-release.yml": {"push", "workflow_dispatch"},
+        "retrain.yml": {"schedule", "repository_dispatch", "workflow_dispatch"},
         "audit.yml": {"schedule", "workflow_dispatch"},
         "nightly.yml": {"schedule", "workflow_dispatch"},
     }
     assert WORKFLOWS["main.yml"]["on"]["push"] == {"branches": ["main"]}
+    # what a retraining that is no better leaves as it is
+    assert WORKFLOWS["model-release.yml"]["on"]["push"] == {"branches": ["main"], "paths": ["dvc.lock"]}
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -198,7 +203,7 @@ DEPLOYING = {" ".join(where): job_of(where) for where in JOBS}
 
 
 def test_aws_trusts_the_jobs_that_deploy():
-    assert sum("id-token" in job["permissions"] for job in DEPLOYING.values()) == 3
+    assert sum("id-token" in job["permissions"] for job in DEPLOYING.values()) == 4
     for subject in subjects():
         assert disagreements(DEPLOYING, trust(), subject) == []
 

@@ -1,0 +1,174 @@
+"""The parts of make retrain that need no training: what came in, the report, the run's folder, versions, agreement."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from scripts.retrain import pipeline, shadow
+from scripts.retrain.photos import Split, came_in, refused, remarks
+from scripts.retrain.report import captured, compared, incoming, table
+from scripts.retrain.run import FOLDER, RetrainError, Run, find_run, locked
+from tests.conftest import LIMIT_S, ROOT
+
+
+def split(train, held_out, labels=("pie", "soup"), fingerprint="f"):
+    return Split(fingerprint, labels, train, held_out)
+
+
+def test_what_came_in_is_counted_by_class_and_side():
+    before = split({"a": "pie", "b": "soup"}, {"c": "pie"})
+    after = split({"a": "pie", "b": "soup", "d": "pie", "e": "pie"}, {"c": "pie", "f": "pie"})
+    assert came_in(before, after) == {"pie": {"train": 2, "held_out": 1}}
+    assert came_in(before, before) == {}
+    assert came_in(None, before) == {"pie": {"train": 1, "held_out": 1}, "soup": {"train": 1, "held_out": 0}}
+
+
+def test_a_split_is_read_with_its_test_photos_held_out(tmp_path):
+    values = {"fingerprint": "f", "labels": ["pie", "soup"], "train": [["p/1.jpg", 0, "", "a"]]}
+    values |= {"held_out": [["s/1.jpg", 1, "val", "b"]], "test": [["s/2.jpg", 1, "test", "c"]]}
+    (tmp_path / "split.json").write_text(json.dumps(values))
+    assert Split.read(tmp_path / "split.json") == split({"a": "pie"}, {"b": "soup", "c": "soup"})
+
+
+def test_what_a_person_should_look_at_is_named():
+    before = split({"a": "pie", "x": "pie"}, {"c": "pie", "d": "soup"})
+    many = {f"new{number}": "pie" for number in range(30)}
+    after = split({"a": "pie", "c": "pie", **many}, {"d": "soup"})
+    found = remarks(before, after, came_in(before, after))
+    assert "under 20 photos to train on: soup (0)" in found
+    assert "pie has 30 of the 30 new photos: its share of the data grows" in found
+    assert "1 photo held out before, now trained on: not measured on" in found
+    assert any(remark.startswith("1 photo of before, not used any more") for remark in found)
+    added = split(after.train | {"n": "tea"}, after.held_out, ("pie", "soup", "tea"))
+    assert "new classes: tea" in remarks(before, added, {})
+
+
+def test_refused_photos_are_counted_over_all_lists(tmp_path):
+    (tmp_path / "0.csv").write_text("path,label,reason,detail\na,pie,near-duplicate,b\nc,pie,unreadable,\n")
+    (tmp_path / "1.csv").write_text("path,label,reason,detail\nd,pie,near-duplicate,b\n")
+    assert refused([tmp_path / "0.csv", tmp_path / "1.csv", tmp_path / "2.csv"]) == {"near-duplicate": 2, "unreadable": 1}
+
+
+@pytest.mark.parametrize(("version", "after"), [("1.0.0", "1.1.0"), ("1.9.7", "1.10.0"), ("2.3.1-rc.1", "2.4.0")])
+def test_next_version_is_the_next_minor_one(version, after):
+    assert pipeline.next_version(version) == after
+
+
+def test_a_version_that_is_none_says_what_is_expected():
+    with pytest.raises(ValueError, match=r"version in dvc.yaml is 'new', expected e.g. 1.0.0; or give VERSION=1.1.0"):
+        pipeline.next_version("new")
+
+
+def test_version_of_the_real_dvc_yaml_is_set_and_nothing_else(tmp_path, monkeypatch):
+    before = (ROOT / "dvc.yaml").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text(before)
+    old = pipeline.values()["version"]
+    pipeline.set_version("7.8.9")
+    assert pipeline.values()["version"] == "7.8.9"
+    assert (tmp_path / "dvc.yaml").read_text() == before.replace(f"version: {old}", "version: 7.8.9", 1)
+
+
+def test_a_champion_whose_files_are_gone_is_an_error_with_the_next_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("vars:\n  - name: food\n  - data: data/food\n  - version: 1.0.0\n")
+    assert pipeline.keep_champion(tmp_path / "kept") == {"version": "1.0.0", "champion": False}
+    (tmp_path / "dvc.lock").write_text("stages:\n  train:\n    cmd: x\n")
+    with pytest.raises(pipeline.ChampionError, match="dvc.lock names build/split.json, which is not here: make pull fetches it"):
+        pipeline.keep_champion(tmp_path / "kept")
+
+
+def test_agreement_counts_photos_that_both_have_labelled():
+    found = shadow.agreement({"a": "pie", "b": "pie", "c": "tea"}, {"a": "pie", "b": "soup", "d": "pie"})
+    assert found == {"photos": 2, "agree": 1, "changes": [{"from": "pie", "to": "soup", "photos": 1}]}
+    assert "agree on 1 of 2 photos (50.0 %)" in captured(found)
+    assert "| pie | soup | 1 |" in captured(found)
+
+
+def test_of_a_folder_of_captured_photos_the_photos_alone_are_asked(tmp_path):
+    place = tmp_path / "captured/ab"
+    place.mkdir(parents=True)
+    for name in ("1-ab.photo", "1-ab.json", "1-ab.feedback"):
+        (place / name).touch()
+    assert shadow.photos_of("s3://bucket/captured", tmp_path) == "s3://bucket/captured"
+    listed = shadow.photos_of(str(tmp_path / "captured"), tmp_path)
+    assert (tmp_path / "captured.txt").read_text() == f"{place / '1-ab.photo'}\n"
+    assert listed == str(tmp_path / "captured.txt")
+
+
+def test_the_report_shows_old_and_new_held_out_photos_apart():
+    old = {"photos": 100, "challenger": 0.8, "champion": 0.7, "points": 10.0, "interval": [2.0, 18.0], "p_value": 0.013}
+    text = compared({"before": old, "new": old | {"photos": 9}})
+    assert "| held out before | 100 | 80.0 % | 70.0 % | +10.0 (+2.0 to +18.0) | 0.013 |" in text
+    assert "| came in since | 9 |" in text
+    assert "they are shown apart and decide nothing" in text
+
+
+def test_the_report_shows_what_came_in_and_what_was_refused():
+    check = {"new": {"pie": {"train": 2, "held_out": 1}}, "train": 50, "held_out": 9, "remarks": ["pie is rare"]}
+    text = incoming(check, {"near-duplicate": 4})
+    assert "| pie | 2 | 1 |\n| all | 2 | 1 |" in text
+    assert "Refused: 4 near-duplicate." in text
+    assert "- To look at: pie is rare" in text
+    assert table(("a|b",), []) == "| a\\|b |\n| --- |"
+
+
+# --- the run's folder ---
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_goes_on_until_its_last_step_is_done(here):
+    first = find_run({"from": ["a.csv"]}, "make retrain", 0, "report")
+    first.finish("pull", {"remote": True}, 1.0)
+    again = find_run({"from": ["a.csv"]}, "make retrain", 0, "report")
+    assert (again.folder, again.done["pull"]["remote"]) == (first.folder, True)
+    with pytest.raises(ValueError, match=r"is not finished, and was started with .*a\.csv.*or remove the folder to start anew"):
+        find_run({"from": ["b.csv"]}, "make retrain", 0, "report")
+    again.finish("report", {}, 1.0)
+    while time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime()) == first.name:
+        time.sleep(0.05)  # runs are named by the second
+    assert find_run({"from": ["b.csv"]}, "make retrain", 0, "report").folder != first.folder
+
+
+def test_a_command_that_fails_is_named_with_its_status(here):
+    with locked() as lock:
+        run = Run(FOLDER / "x", {}, "make retrain", lock)
+        with pytest.raises(RetrainError, match=r"`json.tool nowhere.json` ended with [12], see its output above"):
+            run.command("json.tool", "nowhere.json")
+
+
+def test_a_step_that_a_kill_left_running_is_waited_for(here):
+    """The lock is the step's, too."""
+    source = (
+        "from scripts.retrain.run import *\n"
+        "with locked() as lock:\n    print('locked', flush=True)\n    Run(FOLDER / 'x', {}, '', lock).command('left')\n"
+    )
+    (here / "left.py").write_text("import pathlib, time\nwhile not pathlib.Path('end').exists(): time.sleep(0.05)\n")
+    environment = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{ROOT}"}
+    start = [sys.executable, "-c", source]
+    first = subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True)
+    assert first.stdout
+    assert first.stdout.readline() == "locked\n"
+    assert first.stdout.readline() == "$ left\n"
+    deadline = time.monotonic() + LIMIT_S
+    while not (children := subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, check=False).stdout):
+        assert time.monotonic() < deadline
+    first.send_signal(signal.SIGKILL)
+    first.wait(LIMIT_S)
+    second = subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True)
+    assert second.stdout
+    assert second.stdout.readline() == "waiting for another make retrain, or for a step that one left running\n"
+    (here / "end").touch()
+    assert second.communicate(timeout=LIMIT_S)[0].startswith("locked")
+    assert children
+    first.stdout.close()

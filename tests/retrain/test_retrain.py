@@ -1,0 +1,106 @@
+"""make retrain in a copy of the project: killed at each step, run twice, a challenger that is no better, a step that fails."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+
+from scripts.retrain.steps import STEPS
+from tests.retrain.project import Project
+from tests.training.test_dvc import s3  # noqa: F401
+from training.data.pictures import generate
+
+pytestmark = [pytest.mark.slow]
+NAMES = [step.name for step in STEPS]
+NO_COMMAND = {"champion", "report", "shadow"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, s3, tiny_params):  # noqa: F811
+    """A weak champion, of four pictures a class; 40 a class are held out, and 25 more are reviewed."""
+    folder = tmp_path_factory.mktemp("retrain") / "seefood"
+    project = Project(folder, s3, "retrain")
+    pictures = generate(folder.parent / "pictures", num_classes=3, per_class=69)
+    for label in sorted(path for path in pictures.iterdir() if path.is_dir()):
+        photos = sorted(label.iterdir())
+        for split, some in (("train", photos[:4]), ("test", photos[4:44])):
+            (folder / "data/food" / split / label.name).mkdir(parents=True)
+            for photo in some:
+                shutil.copy(photo, folder / "data/food" / split / label.name)
+    rows = [
+        (str(photo), label.name) for label in sorted(pictures.iterdir()) if label.is_dir() for photo in sorted(label.iterdir())[44:]
+    ]
+    review = folder / "build/review/labels.csv"
+    review.parent.mkdir(parents=True)
+    with review.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    project.train_champion(tiny_params.model_dump() | {"epochs": 8, "global_batch_size": 8})
+    return project
+
+
+def version(project):
+    return next(part["version"] for part in yaml.safe_load((project.folder / "dvc.yaml").read_text())["vars"] if "version" in part)
+
+
+def test_killed_at_each_step_the_same_command_goes_on(project):
+    for number, name in enumerate(NAMES):
+        begun = project.kill_at(name, name not in NO_COMMAND)
+        # steps that were done are not taken again; the one that was killed before is
+        assert begun in (NAMES[number - 1 : number + 1], NAMES[number : number + 1], NAMES[: number + 1] if number < 2 else []), (
+            begun
+        )
+    said = project.retrain()
+    assert "going on with build/retrain/" in said
+    assert "1.1.0 is packed" in said
+    (run,) = (project.folder / "build/retrain").glob("20*")
+    assert set(json.loads((run / "steps.json").read_text())["done"]) == set(NAMES)
+    report = (run / "report.md").read_text()
+    print(report)
+    assert "**1.1.0 is ready to be released**: it is better than 1.0.0." in report
+    assert "| all | 75 | 0 |" in report
+    assert "| held out before | 120 |" in report
+    assert (project.folder / "model_store/seefood-1.1.0.mar").is_file()
+    assert version(project) == "1.1.0"
+
+
+def test_run_twice_it_changes_nothing(project):
+    project.commit("Retraining")
+    said = project.retrain()
+    assert "nothing new: no photo since the retraining of" in said
+    assert project.changed() == ""
+    assert len(list((project.folder / "build/retrain").glob("20*"))) == 1
+    assert "--- train" not in said
+
+
+def test_a_challenger_that_is_no_better_releases_nothing(project, tmp_path):
+    # pictures of one class under the name of another: the challenger learns them
+    pictures = generate(tmp_path / "pictures", num_classes=3, per_class=100)
+    labels = sorted(path.name for path in pictures.iterdir() if path.is_dir())
+    for label, other in zip(labels, [*labels[1:], labels[0]], strict=True):
+        (tmp_path / "wrong" / other).mkdir(parents=True)
+        for photo in sorted((pictures / label).iterdir())[70:]:
+            shutil.copy(photo, tmp_path / "wrong" / other)
+    before = {name: (project.folder / name).read_bytes() for name in ("dvc.yaml", "dvc.lock", "runs/pipeline/checkpoint.pt")}
+    said = project.retrain("--from", str(tmp_path / "wrong"))
+    assert "nothing is released: it is not better than the champion" in said
+    assert {name: (project.folder / name).read_bytes() for name in before} == before
+    assert version(project) == "1.1.0"
+    assert not (project.folder / "model_store/seefood-1.2.0.mar").exists()
+    report = (project.folder / "build/retrain/report.md").read_text()
+    print(report)
+    assert "**Nothing is released, 1.1.0 stays**: it is not better than the champion." in report
+    project.commit("Retraining, in vain")
+    assert "nothing new" in project.retrain("--from", str(tmp_path / "wrong"))
+    assert project.changed() == ""
+
+
+def test_a_step_that_fails_names_itself_and_the_command_that_goes_on(project, tmp_path):
+    (tmp_path / "bad.csv").write_text("path,label\nnowhere.jpg,soup\n")
+    said = project.retrain("--from", str(tmp_path / "bad.csv"), code=1)
+    assert "error: step ingest failed: `training.data.ingest --data data/food" in said
+    assert f"Mend that, then go on: make retrain FROM={tmp_path / 'bad.csv'}" in said
+    other = project.retrain("--from", str(tmp_path), code=1)
+    assert "is not finished, and was started with" in other
+    assert "or remove the folder to start anew" in other
