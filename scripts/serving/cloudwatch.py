@@ -24,9 +24,9 @@ METRICS = {
     "Shed": "Count",  # photos refused as too much came at a time. Sum
     "Seconds": "Seconds",  # that a photo takes once its body is here: up to MOST_VALUES of the minute's. p50, p99
     "QueueSeconds": "Seconds",  # of CPU that wait, the minute's mean. Maximum
-    "NotReady": "None",  # 1 if it was ready at no time of the minute, though it was not told to end; else 0. Maximum
+    "NotReady": "None",  # 1 if it had not been ready for NOT_READY_S, though it was not told to end; else 0. Maximum
     "Restarts": "Count",  # of a worker, TorchServe or the door. Sum
-    "ReleaseLag": "Seconds",  # since when the release is not served, or the status is not written; else 0. Maximum
+    "ReleaseLag": "Seconds",  # for how long the release was not served, or the status not written. Maximum
     "Unsure": "None",  # share of the last UNSURE_MINUTES' answers, of at least UNSURE_ANSWERS of one version. Maximum
     "Drift": "None",  # the largest of all signals. Maximum
     "EstimatedAccuracy": "None",  # the lowest of all versions. Minimum
@@ -34,6 +34,7 @@ METRICS = {
 }
 SAMPLE_S = 10.0  # what is rarer than that is seen, and the last seconds before a stop are few
 MOST_VALUES = 100  # of a metric in one line, by the format
+NOT_READY_S = 60.0  # a start takes some 30 s, and a repair 40; as the alert SeefoodNotReady has it
 UNSURE_MINUTES, UNSURE_ANSWERS = 2, 50  # as the alert SeefoodUnsure has it
 
 Labels = tuple[tuple[str, str], ...]
@@ -74,6 +75,7 @@ class Minute:
     def __init__(self) -> None:
         self.rises: dict[str, dict[Labels, float]] = {}  # of counters
         self.gauges: list[Series] = []
+        self.ill_s: dict[str, float] = {}  # how long something had not been well, at most
 
     def add(self, series: Series, rises: Series) -> None:
         """One sample, and how far its counters have risen since the one before."""
@@ -115,7 +117,7 @@ class CloudWatch:
         self._minute = Minute()
         self._began = time.time() // 60 * 60  # of the minute that is not logged yet
         self._unsure: deque[tuple[dict[str, float], dict[str, float]]] = deque(maxlen=UNSURE_MINUTES)
-        self._behind_since: float | None = None  # since when the release is not served
+        self._ill_since: dict[str, float] = {}  # what is not well now
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cloudwatch", daemon=True)
 
@@ -141,9 +143,9 @@ class CloudWatch:
         """One sample at `now`, seconds since 1970; the first of a minute completes the one before, which is logged."""
         series = series_of(self._families())
         self._minute.add(series, {name: self._rise(name, values) for name, values in series.items() if _counts(name)})
-        self._follow_release(series, now)
+        self._follow(series, now)
         if now // 60 * 60 > self._began:
-            self.log(now)
+            self.log()
             self._began = now // 60 * 60
 
     def _rise(self, name: str, values: Mapping[Labels, float]) -> dict[Labels, float]:
@@ -156,35 +158,34 @@ class CloudWatch:
         before.update(values)
         return rise
 
-    def _follow_release(self, series: Series, now: float) -> None:
-        well = [
-            *series.get("seefood_instance_release_served", {}).values(),
-            *series.get("seefood_instance_status_written", {}).values(),
-        ]
-        if all(well) or _draining(series):
-            self._behind_since = None
-        elif self._behind_since is None:
-            self._behind_since = now
+    def _follow(self, series: Series, now: float) -> None:
+        """Note how long it has not been ready, and the release not served. One that was told to end is neither."""
+        well = {
+            "ready": _of(series, "ready"),
+            "release": [*_of(series, "release_served"), *_of(series, "status_written")],
+        }
+        for what, values in well.items():
+            if all(values) or _draining(series):
+                self._ill_since.pop(what, None)
+                seconds = 0.0
+            else:
+                seconds = now - self._ill_since.setdefault(what, now)
+            self._minute.ill_s[what] = max(self._minute.ill_s.get(what, 0.0), seconds)
 
-    def log(self, now: float | None = None) -> None:
+    def log(self) -> None:
         """Log what the samples since the last line add up to; nothing without one."""
         minute, self._minute = self._minute, Minute()
         if not minute.gauges:
             return
-        figures = self._figures(minute, time.time() if now is None else now)
+        figures = self._figures(minute)
         metrics = [{"Name": name, "Unit": METRICS[name]} for name in figures]
         directive = {"Namespace": self.namespace, "Dimensions": [[]], "Metrics": metrics}
         self.steps("metrics", _aws={"Timestamp": int(self._began * 1000), "CloudWatchMetrics": [directive]}, **figures)
 
-    def _figures(self, minute: Minute, now: float) -> dict[str, Any]:
+    def _figures(self, minute: Minute) -> dict[str, Any]:
         """The values of METRICS that are known."""
         outcomes = minute.by("seefood_door_outcomes_total", "outcome")
         buckets = {float(bound): count for bound, count in minute.by("seefood_door_photo_seconds_bucket", "le").items()}
-        ready = [
-            any(series["seefood_instance_ready"].values()) or _draining(series)
-            for series in minute.gauges
-            if "seefood_instance_ready" in series
-        ]
         waiting, drift = minute.seen("seefood_door_waiting_cpu_seconds"), minute.last("seefood_drift")
         accuracy, free = minute.last("seefood_estimated_accuracy"), minute.seen("seefood_instance_disk_free_bytes")
         figures: dict[str, Any] = {
@@ -193,9 +194,9 @@ class CloudWatch:
             "Shed": int(outcomes.get("shed", 0)),
             "Seconds": spread(buckets) or None,
             "QueueSeconds": sum(waiting) / len(waiting) if waiting else None,
-            "NotReady": int(not any(ready)) if ready else None,
+            "NotReady": int(minute.ill_s["ready"] >= NOT_READY_S),
             "Restarts": int(minute.risen("seefood_instance_restarts_total")),
-            "ReleaseLag": 0.0 if self._behind_since is None else now - self._behind_since,
+            "ReleaseLag": minute.ill_s["release"],
             "Unsure": self._unsure_share(minute),
             "Drift": max(drift, default=None),
             "EstimatedAccuracy": min(accuracy, default=None),
@@ -216,6 +217,10 @@ class CloudWatch:
 
 def _counts(name: str) -> bool:
     return name.endswith(("_total", "_count", "_bucket"))
+
+
+def _of(series: Series, name: str) -> Iterable[float]:
+    return series.get(f"seefood_instance_{name}", {}).values()
 
 
 def _draining(series: Series) -> bool:
