@@ -1,6 +1,7 @@
 """What Python writes on standard error, in a log of JSON: one line for each message, a traceback within it."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from scripts.serving.door import Door
 from scripts.serving.plain_text import ErrorSteps, Messages, fields_of
 from scripts.settings import Settings
 from scripts.steps import MOST_BYTES, Steps
+from tests.conftest import LIMIT_S, free_port
 
 CHAINED = """
 def f(): raise KeyError("a")
@@ -103,3 +105,13 @@ def test_line_is_no_longer_than_a_pipe_keeps_together_and_a_texts_end_is_in_it(w
     assert len(text.encode()) < MOST_BYTES
     line = json.loads(text)
     assert (line["step"], line["version"], line["why"][-7:]) == ("problem", "1.0.0", "the end")
+
+
+def test_server_that_cannot_start_writes_json_alone(tmp_path):
+    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(tmp_path)]
+    environment = os.environ | {"SEEFOOD_LOG_JSON": "true", "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line["step"] == "error"
+    assert str(tmp_path) in line["why"]
