@@ -116,6 +116,7 @@ class Settings:
 
     # --- logs ---
     log_json: bool = False  # a JSON object a line, for CloudWatch; else text
+    cloudwatch_namespace: str = ""  # of the metrics that a line of such a log holds each minute; empty: none
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -134,6 +135,9 @@ class Settings:
             raise ValueError(f"SEEFOOD_CAPTURE_SHARE is {settings.capture_share:g}, expected a share from 0 to 1")
         if not settings.bake_photos:
             raise ValueError("SEEFOOD_BAKE_PHOTOS is 0, expected at least 1")
+        if settings.cloudwatch_namespace and not settings.log_json:
+            given_name = settings.cloudwatch_namespace
+            raise ValueError(f"SEEFOOD_CLOUDWATCH_NAMESPACE is {given_name!r}, expected SEEFOOD_LOG_JSON=true with it")
         for name in ("poll_s", "settle_s", "check_s", "look_s", "look_timeout_s", "stall_s", "repair_s", "golden_timeout_s"):
             if getattr(settings, name) < SHORTEST_S:
                 raise ValueError(f"SEEFOOD_{name.upper()} is {getattr(settings, name):g}, expected at least {SHORTEST_S:g}")

@@ -2,9 +2,14 @@
 
 import contextlib
 import json
+import sys
 import textwrap
 import threading
 from datetime import UTC, datetime
+
+# Of a line of JSON. The door writes to the same pipe, where what is longer may come apart: PIPE_BUF, pipe(7).
+MOST_BYTES = 4096
+LEAST_TEXT = 200  # what is shorter is not worth shortening
 
 
 class Steps:
@@ -18,7 +23,7 @@ class Steps:
         at = datetime.now(UTC)
         details = {name: round(value, 3) if isinstance(value, float) else value for name, value in details.items()}
         if self.as_json:
-            self._print(json.dumps({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}, default=str))
+            self._print(_json({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}))
             return
         # values with spaces are quoted; values of several lines follow the line, indented
         pairs = [f"{name}={_quoted(value)}" for name, value in details.items() if "\n" not in str(value).strip()]
@@ -35,7 +40,24 @@ class Steps:
     def _print(self, text: str) -> None:
         # a full disk or a closed pipe must not end the server
         with self._lock, contextlib.suppress(OSError, ValueError):
-            print(text, flush=True)
+            if sys.stdout is not None:
+                sys.stdout.write(text + "\n")  # in one piece, or another process's line comes between: print() writes two
+                sys.stdout.flush()
+
+
+def _json(line: dict[str, object]) -> str:
+    """The line as JSON. Of texts that are too long the beginning is left out: a traceback's end is the error."""
+    line = {
+        name: value if isinstance(value, str | int | float | list | dict | None) else str(value) for name, value in line.items()
+    }
+    while len(text := json.dumps(line, default=str)) >= MOST_BYTES:
+        lengths = {name: len(json.dumps(value)) for name, value in line.items() if isinstance(value, str)}
+        longest = max(lengths, key=lengths.__getitem__)
+        if lengths[longest] < LEAST_TEXT:
+            break
+        shorter = str(line[longest])
+        line[longest] = "..." + shorter[len(shorter) // 4 + 3 :]
+    return text
 
 
 def _quoted(value: object) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import traceback
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -111,7 +112,8 @@ class Photo:
         # by itself: the photo goes with its frame, however slowly the client reads the answer
         predictions, path = self.predictions, scope["path_params"]
         model, version = path["model"], path.get("version")
-        predictions.state.chosen(model, version)  # before the body is read
+        # before the body is read; named here for the log of a photo that gets no further
+        scope["state"]["version"] = predictions.state.chosen(model, version)
         with predictions.begin(scope, receive) as request:
             asked = await predictions.read(request, Body(scope))
             return await predictions.answer(request, model, version, asked.only_photo(), asked.top_k, self.explain)
@@ -185,6 +187,10 @@ class Around:
         door.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, count)
+        except Exception:
+            if not (status and door.log.enabled):
+                raise  # uvicorn answers, or writes the traceback
+            state["traceback"] = traceback.format_exc()
         finally:
             door.metrics.in_flight.dec()
             times.end()

@@ -19,6 +19,7 @@ from scripts.door.times import Times
 
 MOST_LINES = 10_000  # that wait to be written, about 1 kB each
 MOST_PATH = 200  # characters of a path, which is a stranger's
+MOST_TRACEBACK = 2500  # ... of its end; a line fits the 4096 bytes that a pipe keeps together
 CLOSE_S = 2.0  # for the last of them, when the server stops
 
 
@@ -47,6 +48,8 @@ class AccessLog:
             "sent": sent,
             "ms": times.in_ms(),
             **{name: state[name] for name in ("version", "key", "error") if name in state},
+            **({"cause": state["error_kind"]} if "error_kind" in state else {}),
+            **({"traceback": state["traceback"][-MOST_TRACEBACK:]} if "traceback" in state else {}),
         }
         try:
             self._lines.put_nowait(line)
@@ -64,16 +67,11 @@ class AccessLog:
 
     def _write(self) -> None:
         line: dict[str, Any] | None = {}
-        unwritten = 0  # since the last flush
         while line is not None:
             line = self._lines.get()
             try:
                 if line is not None:
-                    unwritten += 1
                     self.out.write(json.dumps(line) + "\n")
-                if line is None or self._lines.empty():
-                    self.out.flush()
-                    unwritten = 0
+                    self.out.flush()  # each by itself: a full buffer ends within a line, and serve writes to the same pipe
             except (OSError, ValueError):  # a full disk or a closed pipe must not end the server
-                self.lost(unwritten)
-                unwritten = 0
+                self.lost(1)

@@ -65,6 +65,12 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self.photo_seconds = Histogram(
+            "seefood_door_photo_seconds",
+            "seconds from the whole body of a photo to its answer, so without a slow client's upload",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
         self.outcomes = Counter(
             "seefood_door_outcomes",
             "photos by what became of them, and the error's type",
@@ -106,6 +112,8 @@ class Metrics:
         kind = scope["state"].get("error_kind", "")
         if outcome := outcome_of("" if route in NO_PHOTO else scope["method"], status, kind):
             self.outcomes.labels(outcome, kind).inc()
+            if times.body_s and outcome != "shed":  # that takes no time
+                self.photo_seconds.observe(times.total_s - times.body_s)
         self.received.inc(times.received)
         self.sent.inc(sent)
 

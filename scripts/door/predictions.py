@@ -121,6 +121,7 @@ class Predictions:
         if admission is None:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         request.end_after(self.timeout_s)
+        request.state["version"] = self.state.chosen(model, version)  # for the log, if its turn never comes
         cost = self._cost(model, version, photo, explain)
         begun_s = request.times.total_s
         try:

@@ -22,6 +22,7 @@ from scripts.backend.torchserve.management import answers
 from scripts.backend.torchserve.sockets import Addresses, ServeError
 from scripts.paths import ROOT
 from scripts.serving.health import MISSES
+from scripts.serving.plain_text import Messages, fields_of
 from scripts.settings import Settings
 from scripts.steps import Steps
 
@@ -122,9 +123,15 @@ class Door:
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stderr is not None
         with process.stderr as lines:
+            messages = Messages()
             for line in lines:
                 self._said.append(line.rstrip())
-                self.steps("door", says=line.rstrip())
+                self._log(messages.add(line.rstrip("\n")))
+            self._log(messages.end())
+
+    def _log(self, messages: Iterator[str]) -> None:
+        for message in messages:
+            self.steps("door", **fields_of(message))
 
     def _wait_until_up(self) -> None:
         assert self._process is not None

@@ -8,7 +8,6 @@ import json
 import struct
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ KINDS = ("counter", "histogram")
 # stands where a worker's file has its process id, and no process has this one
 ENDED = "0"
 MERGE_EVERY_S = 30
-OUTCOMES = "seefood_door_outcomes_total"
 # what a worker counts when something is done, not when it comes in
 PROGRESS = ("seefood_requests_total", "seefood_decode_seconds_sum", "seefood_handle_seconds_sum")
 
@@ -192,14 +190,13 @@ class MetricsServer(HttpServer):
             totals.setdefault(version, _nothing()).setdefault("drift", {})[str(window)] = of_window
         return totals
 
-    def outcomes(self) -> Counter[str]:
-        """Photos at the door since it started, by what became of them (scripts/door/metrics.py); none if it does not answer."""
-        counts = Counter[str]()
-        for family in text_string_to_metric_families(_asked(self._door_client, self.door, "the door").decode()):
-            for sample in family.samples:
-                if sample.name == OUTCOMES:
-                    counts[sample.labels["outcome"]] += int(sample.value)
-        return counts
+    def families(self) -> list[Metric]:
+        """The workers' metrics, the instance's and the door's; none of the door while it does not answer."""
+        with self._lock:
+            found = list(self.registry.collect())
+        found += self.of_instance.collect()
+        door = _asked(self._door_client, self.door, "the door") if self.door else b""
+        return found + list(text_string_to_metric_families(door.decode()))
 
     def text(self) -> bytes:
         """The workers' metrics, the instance's, the door's and TorchServe's, in Prometheus' text format."""

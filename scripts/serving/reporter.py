@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self
 
+from prometheus_client import Gauge
+
 from scripts.release.document import fingerprint
 from scripts.serving.instance import Instance
 from scripts.serving.metrics import MetricsServer
@@ -25,6 +27,9 @@ class Reporter:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._last_error = ""
+        text = "whether the last status was written, without which no rollout sees the instance"
+        self._written = Gauge("seefood_instance_status_written", text, registry=metrics.of_instance)
+        self._written.set(1)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -58,10 +63,12 @@ class Reporter:
             status = status_of(self.instance, self.metrics.totals(), self._since) if keep else None
             self.instance.desired.store.write_status(self.instance.desired.instance, status)
             self._last_error = ""
+            self._written.set(1)
         except Exception as error:  # this thread must not end: StoreError above all, but also a metrics file that vanishes
             if repr(error) != self._last_error:
                 self.instance.steps("status cannot be written", why=error)
             self._last_error = repr(error)
+            self._written.set(0)
 
 
 def status_of(instance: Instance, totals: Mapping[str, Any], since: float) -> dict[str, Any]:

@@ -42,13 +42,14 @@ from scripts.release.store import Store
 from scripts.serving.capture_uploads import CaptureUploads
 from scripts.serving.captured import with_captured
 from scripts.serving.certificate import with_certificate
+from scripts.serving.cloudwatch import CloudWatch
 from scripts.serving.desired import DesiredState
 from scripts.serving.door import Door
 from scripts.serving.health import Health
 from scripts.serving.instance import Instance
 from scripts.serving.instance_metrics import InstanceMetrics
 from scripts.serving.metrics import MetricsServer
-from scripts.serving.outcomes import Outcomes
+from scripts.serving.plain_text import ErrorSteps
 from scripts.serving.ports import check_ports
 from scripts.serving.reporter import Reporter
 from scripts.serving.supervisor import Supervisor
@@ -87,7 +88,8 @@ def serve(
     pid_file.write_text(str(os.getpid()))
     try:
         # left in reverse: the checks end first, and the last status still needs the metrics
-        with uploads, metrics, Reporter(instance, metrics), health, door, Outcomes(metrics.outcomes, steps):
+        cloudwatch = CloudWatch(metrics.families, settings.cloudwatch_namespace, steps)
+        with uploads, metrics, Reporter(instance, metrics), health, door, cloudwatch:
             try:
                 steps("starting TorchServe", instance=name, release=store.address)
                 supervisor.run()
@@ -280,6 +282,8 @@ def main() -> int:
     settings = Settings.from_environment()
     settings = replace(settings, tls=settings.tls or args.tls, cert=args.cert or settings.cert, key=args.key or settings.key)
     steps = Steps(settings.log_json)
+    if settings.log_json:
+        sys.stderr = ErrorSteps(steps)
     if args.stop:
         stop(args.port, run_dir, settings)
         steps.say(f"the server on port {args.port} has stopped", "stopped", port=args.port)

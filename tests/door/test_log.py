@@ -6,9 +6,13 @@ import threading
 
 import pytest
 
+from scripts.door.app import Door
 from scripts.door.log import MOST_LINES, AccessLog
+from scripts.door.state import State
 from scripts.door.times import Times
 from tests.conftest import LIMIT_S
+from tests.door.asking import ask
+from tests.door.without_server import WithId, predictions
 
 SCOPE = {"method": "POST", "path": "/predictions/seefood", "state": {"request_id": "an-id", "version": "0.2.0"}}
 
@@ -67,3 +71,26 @@ def test_reader_that_is_gone_ends_nothing(pipe):
         log(SCOPE, 200, 56, Times())
     log.close()
     assert sum(lost) == 100
+
+
+def test_traceback_of_a_fault_is_in_the_line_of_its_request(pipe):
+    reader, writer = pipe
+
+    class Broken:
+        async def ask(self, question):
+            raise RuntimeError("no code foresaw it")
+
+        def close(self):
+            pass
+
+    state = State(ready=True, models={"seefood": {"default": "0.2.0", "versions": {"0.2.0": {}}}})
+    found = predictions(state, Broken())
+    log = AccessLog(True, out=writer)
+    door = Door(found, state, found.metrics, log)
+    answer = ask(WithId(door.application()), "POST", "/predictions/seefood", content=b"a photo")
+    log.close()
+    line = json.loads(reader.readline())
+    assert (answer.status_code, answer.json()["request_id"]) == (500, "test-id")
+    assert (line["request_id"], line["version"], line["status"], line["cause"]) == ("test-id", "0.2.0", 500, "InternalError")
+    assert line["traceback"].startswith("Traceback")
+    assert line["traceback"].rstrip().endswith("RuntimeError: no code foresaw it")

@@ -29,6 +29,9 @@ from tests.ecs.template_faults import (
 POLICY = "TargetTrackingScalingPolicyConfiguration"
 STEPS = "StepScalingPolicyConfiguration"
 FAILED = "service/ErrorAlarm/Metrics/2/MetricStat/Metric"
+BOARD = "observability/Dashboard/DashboardBody"
+RULE = "observability/DeploymentFailed"
+EVENTS = "observability/AlarmTopicPolicy/PolicyDocument/Statement/0"
 BALANCER = "service/LoadBalancer/LoadBalancerAttributes"
 HTTPS, HTTP = "service/HttpsListener", "service/RedirectListener"
 REDIRECT = f"{HTTP}/DefaultActions/0/RedirectConfig"
@@ -234,7 +237,12 @@ SCALING = [
         "the ARN for the full name",
         put("service/UnhealthyAlarm/Dimensions/0/Value", ref("LoadBalancer")),
     ),
-    fault("alarms-watch-these-resources", "a metric that nobody writes", put("observability/ProblemAlarm/MetricName", "Problem")),
+    fault("alarms-watch-these-resources", "a metric that nobody writes", put("observability/LagAlarm/MetricName", "Lag")),
+    fault("alarms-watch-these-resources", "another namespace", put("observability/DriftAlarm/Namespace", "SeeFood/other")),
+    fault("alarms-watch-these-resources", "tasks that log none", put(f"{CONTAINER}/Environment/8/Name", "OTHER")),
+    fault("dashboards-show-what-is-measured", "a metric that nobody writes", replaced(BOARD, '"Restarts"', '"Repairs"')),
+    fault("dashboards-show-what-is-measured", "another namespace", replaced(BOARD, "SeeFood/${Name}", "SeeFood")),
+    fault("dashboards-show-what-is-measured", "a search for nothing", replaced(BOARD, "UnHealthyHostCount", "SickHostCount")),
     fault(
         "zones-do-not-share-a-nat-gateway",
         "both subnets use the first",
@@ -263,12 +271,30 @@ SCALING = [
     fault(
         "deployment-alarms-see-crashes",
         "not those that hang",
-        put("service/ErrorAlarm/Metrics/5/MetricStat/Metric/MetricName", "HTTPCode_ELB_503_Count"),
+        put("service/ErrorAlarm/Metrics/4/MetricStat/Metric/MetricName", "HTTPCode_ELB_503_Count"),
     ),
     fault(
         "deployment-alarms-see-crashes",
         "clients' faults",
-        put("service/ErrorAlarm/Metrics/4/MetricStat/Metric/MetricName", "HTTPCode_ELB_4XX_Count"),
+        put("service/ErrorAlarm/Metrics/3/MetricStat/Metric/MetricName", "HTTPCode_ELB_4XX_Count"),
+    ),
+    fault(
+        "deployment-alarms-see-crashes",
+        "no task yet",
+        put("service/UnhealthyAlarm/MetricName", "HTTPCode_ELB_503_Count"),
+        put("service/UnhealthyAlarm/Dimensions", [{"Name": "LoadBalancer", "Value": att("LoadBalancer", "LoadBalancerFullName")}]),
+    ),
+    fault(
+        "deployment-alarms-see-crashes",
+        "uploads of slow clients",
+        put(
+            "service/SlowAlarm/Metrics/1/MetricStat/Metric",
+            {
+                "Namespace": "AWS/ApplicationELB",
+                "MetricName": "TargetResponseTime",
+                "Dimensions": [{"Name": "LoadBalancer", "Value": att("LoadBalancer", "LoadBalancerFullName")}],
+            },
+        ),
     ),
     fault("deployment-alarms-see-crashes", "not what fails in tasks", put(f"{FAILED}/MetricName", "Answered")),
     fault(
@@ -306,9 +332,60 @@ SCALING = [
         "subscription of another topic",
         put("observability/AlarmSubscription/TopicArn", "arn:aws:sns:eu-central-1:111122223333:other"),
     ),
-    fault("log-events-are-counted", "another group", put("observability/Problems/LogGroupName", "/ecs/seefood")),
-    fault("log-events-are-counted", "words", put("observability/Restarts/FilterPattern", "TorchServe ended")),
-    fault("log-events-are-counted", "as nothing", put("observability/Problems/MetricTransformations/0/MetricValue", "0")),
+    fault(
+        "failed-deployments-notify-someone", "no rule", put(f"{EVENTS}/Condition", {}), gone("observability", "DeploymentFailed")
+    ),
+    fault("failed-deployments-notify-someone", "another service", put(f"{RULE}/EventPattern/resources", [sub("${Name}")])),
+    fault("failed-deployments-notify-someone", "all services", drop(f"{RULE}/EventPattern/resources")),
+    fault("failed-deployments-notify-someone", "another kind", put(f"{RULE}/EventPattern/detail-type", ["ECS Task State Change"])),
+    fault("failed-deployments-notify-someone", "what goes well", replaced(RULE + "/EventPattern", "_FAILED", "_COMPLETED")),
+    fault("failed-deployments-notify-someone", "switched off", put(f"{RULE}/State", "DISABLED")),
+    fault("failed-deployments-notify-someone", "nobody", put(f"{RULE}/Targets", [])),
+    fault("failed-deployments-notify-someone", "a role, not a topic", put(f"{RULE}/Targets/0/Arn", ref("LogGroup"))),
+    fault("failed-deployments-notify-someone", "may not publish", drop(EVENTS)),
+    fault(
+        "failed-deployments-notify-someone",
+        "another rule may publish",
+        replaced(f"{EVENTS}/Condition", "DeploymentFailed", "LogGroup"),
+    ),
+    fault("failed-deployments-notify-someone", "any rule may publish", drop(f"{EVENTS}/Condition")),
+    fault(
+        "failed-deployments-notify-someone",
+        "alarms may not publish",
+        drop("observability/AlarmTopicPolicy/PolicyDocument/Statement/1"),
+    ),
+    fault("failed-deployments-notify-someone", "of another topic", put("observability/AlarmTopicPolicy/Topics", ["other"])),
+    fault(
+        "captured-photos-expire",
+        "never",
+        put("storage/ModelBucket/LifecycleConfiguration/Rules/1/Status", "Disabled"),
+        CaptureShare="1",
+    ),
+    fault(
+        "captured-photos-expire",
+        "another prefix",
+        put("storage/ModelBucket/LifecycleConfiguration/Rules/1/Prefix", "kept/"),
+        CaptureShare="1",
+    ),
+    fault(
+        "captured-photos-expire",
+        "the versions stay",
+        drop("storage/ModelBucket/LifecycleConfiguration/Rules/1/NoncurrentVersionExpiration"),
+        CaptureShare="1",
+    ),
+    fault(
+        "captured-photos-expire",
+        "no days",
+        drop("storage/ModelBucket/LifecycleConfiguration/Rules/1/ExpirationInDays"),
+        CaptureShare="1",
+    ),
+    fault(
+        "captured-photos-expire",
+        "another bucket",
+        replaced(f"{CONTAINER}/Environment/10", "captured/", "photos/"),
+        CaptureShare="0.1",
+    ),
+    fault("captured-photos-expire", "tasks may not write", not_allowed("identity", "TaskRole", "s3:PutObject"), CaptureShare="0.1"),
 ]
 
 LOAD_BALANCER = [

@@ -6,13 +6,14 @@ two functions below stand in for the small part of CloudWatch that the templates
 
 import json
 import re
+import time
 from collections import Counter
 
 import pytest
 
 from scripts.door.metrics import Metrics
 from scripts.door.times import Times
-from scripts.serving.outcomes import Outcomes
+from scripts.serving.cloudwatch import CloudWatch
 from scripts.steps import Steps
 from tests.ecs.test_templates import resource, stacks
 
@@ -33,16 +34,12 @@ def value(alarm, minute):
     return float(eval(then if eval(condition, {}) else otherwise, {}))
 
 
-def filtered(lines):
-    """The metrics that the log filters make of these lines."""
+def logged(lines):
+    """The sums of the metrics that CloudWatch makes of these lines."""
     metrics = Counter()
-    for one in stacks().of("Logs::MetricFilter"):
-        (made,) = one.list("MetricTransformations")
-        steps = re.findall(r'\$\.step = "([^"]+)"', one.get("FilterPattern"))
-        for line in map(json.loads, lines):
-            if line["step"] in steps:
-                value = str(made["MetricValue"])
-                metrics[made["MetricName"]] += line[value.removeprefix("$.")] if value.startswith("$.") else float(value)
+    for line in map(json.loads, lines):
+        for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
+            metrics.update({one["Name"]: line[one["Name"]] for one in directive["Metrics"] if one["Name"] != "Seconds"})
     return metrics
 
 
@@ -51,18 +48,19 @@ def gone_off(minute):
 
 
 MINUTES = {
-    "good": ({"Answered": 1000, "RequestCount": 1000, "TargetResponseTime": 0.2}, []),
+    "good": ({"Answered": 1000, "Seconds": 0.2}, []),
     "no traffic at all": ({}, []),
     "tasks that log nothing yet": ({"RequestCount": 1000}, []),
     "fails": ({"Answered": 900, "Failed": 100}, ["ErrorAlarm"]),
     "fails every photo that a client has got right": ({"Failed": 50, "RequestCount": 5000, ELB("4XX"): 50}, ["ErrorAlarm"]),
     "crashes under requests": ({"Answered": 900, ELB(502): 100}, ["ErrorAlarm"]),
     "hangs": ({"Answered": 900, ELB(504): 100}, ["ErrorAlarm"]),
-    "has no task": ({ELB(503): 100}, ["ErrorAlarm"]),
+    "has no task yet, or none any more": ({ELB(503): 100}, []),
+    "clients upload slowly": ({"Answered": 1000, "Seconds": 0.2, "TargetResponseTime": 30.0}, []),
     "each a little": ({"Answered": 940, "Failed": 20, ELB(502): 20, ELB(504): 20}, ["ErrorAlarm"]),
     "one error": ({"Answered": 10, ELB(502): 1}, []),
-    "is slow": ({"Answered": 1000, "RequestCount": 1000, "TargetResponseTime": 20.0}, ["SlowAlarm"]),
-    "one slow request": ({"Answered": 10, "RequestCount": 10, "TargetResponseTime": 20.0}, []),
+    "is slow": ({"Answered": 1000, "Seconds": 20.0}, ["SlowAlarm"]),
+    "one slow request": ({"Answered": 10, "Seconds": 20.0}, []),
     "full queues": ({"Answered": 900, "Shed": 900, "RequestCount": 1800, "HTTPCode_Target_5XX_Count": 900}, ["ShedAlarm"]),
     "full queues, and nothing but": ({"Shed": 900, "HTTPCode_Target_5XX_Count": 900}, ["ShedAlarm"]),
     "one photo too many": ({"Answered": 900, "Shed": 1, "HTTPCode_Target_5XX_Count": 1}, []),
@@ -105,21 +103,13 @@ ANSWERS = {
 def test_what_the_door_answers_reaches_the_right_alarm(name, capsys):
     answers, expected = ANSWERS[name]
     metrics = Metrics()
-    outcomes = Outcomes(lambda: counts(metrics), Steps(True))
+    cloudwatch = CloudWatch(metrics.registry.collect, "SeeFood/seefood", Steps(True))
     for status, kind in answers:
         answered(metrics, status, kind)
     answered(metrics, 503, "", "GET")  # health checks of a task that starts
-    outcomes.log()
-    assert gone_off(filtered(capsys.readouterr().out.splitlines())) == expected
-
-
-def counts(metrics):
-    found = Counter()
-    for family in metrics.registry.collect():
-        for sample in family.samples:
-            if sample.name == "seefood_door_outcomes_total":
-                found[sample.labels["outcome"]] += sample.value
-    return found
+    cloudwatch.take(time.time())
+    cloudwatch.log()
+    assert gone_off(logged(capsys.readouterr().out.splitlines())) == expected
 
 
 def test_a_full_queue_adds_a_task_and_undoes_nothing():

@@ -1,5 +1,6 @@
 """make doctor against a service in moto's ECS that is made unhealthy in each way (scripted_aws.py says what that shows)."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from scripts.ecs.doctor import doctor
 from scripts.ecs.doctor.causes import explain, findings
 from scripts.ecs.doctor.history import since
 from scripts.ecs.doctor.reasons import known_reason
-from scripts.ecs.doctor.service_state import State
+from scripts.ecs.doctor.service_state import State, _plain
 from scripts.ecs.stacks import ORDER, Deployment
 from tests.ecs.scripted_aws import NAME, REGION, Fleet, ScriptedStacks, now, outside, reset
 
@@ -403,3 +404,10 @@ def test_doctor_makes_the_listed_calls_and_no_others(recorder):
     if not recorder.made:
         pytest.skip("the tests before this one make the calls")
     assert recorder.made == calls_of("doctor")
+
+
+def test_log_lines_are_shown_without_what_is_for_cloudwatch_and_without_tracebacks():
+    figures = {"at": "now", "step": "metrics", "_aws": {"Timestamp": 1}, "Failed": 3}
+    assert _plain(json.dumps(figures)) == "metrics: Failed=3"
+    error = {"at": "now", "step": "error", "why": "no archive", "traceback": "\nTraceback ..."}
+    assert _plain(json.dumps(error)) == "error: why=no archive"

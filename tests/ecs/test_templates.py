@@ -13,9 +13,11 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks, resolve
 from scripts.ecs.stacks import DEPLOYMENTS, ORDER, TEMPLATE_FOLDER, Deployment, DeploymentError, read_templates
+from scripts.serving.cloudwatch import METRICS
 from scripts.settings import Settings, ports_of
 from tests.conftest import ROOT
 from tests.ecs.scripted_aws import moto_server
@@ -254,19 +256,62 @@ def test_alarms_notify_the_topic_and_three_of_them_undo_a_deployment():
     assert waits_s > TEMPLATES["service"]["Parameters"]["HealthCheckGracePeriod"]["MaxValue"]
 
 
-def test_steps_that_alarms_and_dashboard_look_for_are_logged():
+def test_steps_that_the_dashboard_looks_for_are_logged():
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").rglob("*.py"))
-    looked_for = re.findall(r'\$\.step = "([^"]+)"', TEXTS["observability"])
-    looked_for += re.findall(r"'([^']+)'", TEXTS["observability"].split("filter step in [")[1].split("]")[0])
+    looked_for = re.findall(r"'([^']+)'", TEXTS["observability"].split("filter step in [")[1].split("]")[0])
     assert len(looked_for) > 10
     for step in looked_for:
         assert re.search(rf'steps\([^)]*"{re.escape(step)}"', code), step
 
 
-def test_dashboard_is_json_and_names_the_load_balancer():
+def test_dashboard_is_json_and_shows_each_metric_that_tasks_log_beside_the_load_balancers():
     body = json.loads(resource(stacks(), "Dashboard").get("DashboardBody"))
-    assert [widget["type"] for widget in body["widgets"]] == ["metric"] * 6 + ["log"]
-    assert 'MetricName="RequestCount" app/seefood\'' in body["widgets"][0]["properties"]["metrics"][0][0]["expression"]
+    widgets = [widget["properties"] for widget in body["widgets"]]
+    places = [(widget["x"], widget["y"]) for widget in body["widgets"]]
+    assert len(set(places)) == len(places)
+    assert len({one["title"] for one in widgets}) == len(widgets)
+    shown = {metric[1] for one in widgets for metric in one.get("metrics", []) if metric[0] == "SeeFood/seefood"}
+    assert shown == set(METRICS)
+    assert 'MetricName="RequestCount" app/seefood\'' in widgets[0]["metrics"][0][0]["expression"]
+
+
+def test_metrics_and_alarms_are_as_many_as_the_cost_estimate_has():
+    alarms = stacks().of("CloudWatch::Alarm")
+    watched = sum(max(1, len([one for one in alarm.list("Metrics") if "MetricStat" in one])) for alarm in alarms)
+    page = (ROOT / "scripts" / "ecs" / "README.md").read_text(encoding="utf-8")
+    # two alarms of each of the two policies of target tracking, and two of the capacity provider's scaling, which AWS makes
+    assert f"{len(METRICS)} of our own, {watched + 6} alarm metrics" in page
+    assert all(alarm.get("AlarmDescription") and alarm.get("TreatMissingData") for alarm in alarms)
+
+
+def test_thresholds_are_those_of_the_prometheus_alerts():
+    path = ROOT / "scripts" / "monitoring" / "prometheus" / "rules" / "alerts.yml"
+    alerts = {
+        rule["alert"]: rule for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]
+    }
+    found = {
+        name: float(resource(stacks(), name).get("Threshold")) for name in ("UnsureAlarm", "ErrorAlarm", "LagAlarm", "LatencyAlarm")
+    }
+    assert f"unsure:share2m > {found['UnsureAlarm']:g}" in alerts["SeefoodUnsure"]["expr"]
+    assert f"failed:share2m > {found['ErrorAlarm']:g}" in alerts["SeefoodFailures"]["expr"]
+    assert alerts["SeefoodReleaseLag"]["for"] == f"{found['LagAlarm']:g}s"
+    assert f'le="{found["LatencyAlarm"]:.1f}"' in alerts["SeefoodSlow"]["expr"]
+    assert float(resource(stacks(), "DiskAlarm").get("Threshold")) == Settings.min_free_bytes
+
+
+def test_photos_are_captured_only_where_a_share_is_set_and_then_for_some_days():
+    plain, kept = stacks(), stacks(CaptureShare="0.05", CaptureDays="7")
+    names = [
+        {one["Name"]: str(one["Value"]) for one in resource(found, "TaskDefinition").get("ContainerDefinitions", 0)["Environment"]}
+        for found in (plain, kept)
+    ]
+    assert not any(name.startswith("SEEFOOD_CAPTURE") for name in names[0])
+    bucket = kept.outputs["BucketName"]
+    assert (names[1]["SEEFOOD_CAPTURE_SHARE"], names[1]["SEEFOOD_CAPTURE_DIR"]) == ("0.05", f"s3://{bucket}/captured/")
+    (rule,) = [
+        one for one in resource(kept, "ModelBucket").list("LifecycleConfiguration", "Rules") if one.get("Prefix") == "captured/"
+    ]
+    assert float(rule["ExpirationInDays"]) == 7
 
 
 # --- moto ---

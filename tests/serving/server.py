@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from scripts.archive.build import build
-from tests.conftest import ROOT, free_port
+from tests.conftest import LIMIT_S, ROOT, free_port
 
 # what a process of the server is known by: a word of its command line
 PARTS = {"serve": "scripts.serving.serve", "door": "scripts.door.door", "worker": "model_service_worker"}
@@ -94,6 +94,13 @@ def serving_starter(folder, *arguments) -> Iterator[Server]:
         yield server
     finally:
         server.end()
+
+
+def until(true):
+    deadline = time.monotonic() + LIMIT_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def status_of(url, **options):

@@ -177,11 +177,12 @@ def _last_lines(aws: Aws, task_definition: Answer | None, task: Answer) -> list[
 
 
 def _plain(line: str) -> str:
-    """A JSON line of scripts/steps.py as text, any other as it is."""
+    """A JSON line of scripts/steps.py as text, without what is for CloudWatch or long; any other as it is."""
     try:
         details = json.loads(line)
         step = details.pop("step")
-        details.pop("at", None)
+        for name in ("at", "_aws", "traceback"):
+            details.pop(name, None)
     except (ValueError, KeyError, TypeError, AttributeError):
         return line.strip()
     return f"{step}: {' '.join(f'{name}={value}' for name, value in details.items())}" if details else str(step)

@@ -7,8 +7,10 @@ from scripts.ecs.preflight.resolve.wiring import Finding, Rule
 from scripts.ecs.preflight.rules import (
     alarms,
     capacity,
+    capture,
     connections,
     container,
+    events,
     identity,
     instances,
     load_balancer,
@@ -30,11 +32,13 @@ MODULES = (
     service,
     scaling,
     alarms,
+    events,
     load_balancer,
     connections,
     network,
     identity,
     storage,
+    capture,
 )
 RULES: tuple[Rule, ...] = tuple(rule for module in MODULES for rule in module.RULES)
 

@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, str]] = {
         "Architecture": "ARM64",
         "AmiParameter": "/aws/service/ecs/optimized-ami/amazon-linux-2023/arm64/recommended/image_id",
     },
+    "captured photos": {"CaptureShare": "0.01"},
     "a NAT gateway in each zone": {"NatGateways": "each-zone"},
     "existing network": {
         "ExistingVpcId": "vpc-0123456789abcdef0",

@@ -49,6 +49,7 @@ TYPES = {
         {"Ref": "arn", "LoadBalancerArn": "arn", "LoadBalancerName": "name"}, "Name"
     ),
     "AWS::ElasticLoadBalancingV2::TargetGroup": Naming({"Ref": "arn", "TargetGroupArn": "arn", "TargetGroupName": "name"}, "Name"),
+    "AWS::Events::Rule": Naming({"Ref": "name", "Arn": "arn"}, "Name", _ARN + "events:" + _REGIONAL + "rule/{name}"),
     # IAM ARNs have no region and contain the path
     "AWS::IAM::InstanceProfile": Naming(
         {"Ref": "name", "Arn": "arn"}, "InstanceProfileName", _ARN + "iam::{account}:instance-profile{path}{name}"

@@ -1,16 +1,30 @@
 """Rules about alarms: each watches a metric that exists, can go off, and notifies somebody."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from scripts.ecs.preflight.resolve.templates import Resource, Stacks
-from scripts.ecs.preflight.resolve.wiring import LOAD_BALANCER, TARGET_GROUP, Finding, number, number_or, services, shown
+from scripts.ecs.preflight.resolve.wiring import (
+    LOAD_BALANCER,
+    TARGET_GROUP,
+    Finding,
+    environment,
+    is_true,
+    number,
+    number_or,
+    services,
+    shown,
+)
+from scripts.ecs.preflight.rules.container import serving
+from scripts.serving.cloudwatch import METRICS as METRICS_LOGGED
 
 ALARM, TOPIC, LOG_GROUP = "AWS::CloudWatch::Alarm", "AWS::SNS::Topic", "AWS::Logs::LogGroup"
+NAMESPACE = "SEEFOOD_CLOUDWATCH_NAMESPACE"
 SCALING_POLICY = "AWS::ApplicationAutoScaling::ScalingPolicy"
-# of the log filters: photos that got no answer by our fault, and those that were too much at a time
-FAILED, SHED = "Failed", "Shed"
+# of scripts/serving/cloudwatch.py: photos that got no answer by our fault, and those that were too much at a time
+FAILED, SHED, SECONDS = "Failed", "Shed", "Seconds"
 # AWS's metrics that concern this service, and the dimensions without which they have no values
 METRICS = {
     "AWS/ECS": {"CPUUtilization", "MemoryUtilization"},
@@ -37,6 +51,12 @@ DIMENSIONS = {
 }
 
 
+def logged_namespaces(stacks: Stacks) -> list[str]:
+    """The namespaces of the metrics that tasks log."""
+    found = [environment(container) for _, container in serving(stacks)]
+    return [one[NAMESPACE] for one in found if one.get(NAMESPACE) and is_true(one.get("SEEFOOD_LOG_JSON"))]
+
+
 def measured(alarm: Resource) -> list[Mapping[str, Any]]:
     """The metrics that an alarm watches: its own, or those of its metric math."""
     found = [one["MetricStat"] for one in alarm.list("Metrics") if isinstance(one.get("MetricStat"), Mapping)]
@@ -50,17 +70,13 @@ def alarms_watch_these_resources(stacks: Stacks) -> Iterator[Finding]:
     # AWS makes up full names, so these are symbols: see resolve/naming.py
     known["LoadBalancer"] = [f"«{one}.LoadBalancerFullName»" for one in stacks.of(LOAD_BALANCER)]
     known["TargetGroup"] = [f"«{one}.TargetGroupFullName»" for one in stacks.of(TARGET_GROUP)]
-    ours = [
-        (made.get("MetricNamespace"), made.get("MetricName"))
-        for one in stacks.of("Logs::MetricFilter")
-        for made in one.list("MetricTransformations")
-    ]
+    ours = [(namespace, name) for namespace in logged_namespaces(stacks) for name in METRICS_LOGGED]
     for alarm in stacks.of(ALARM):
         for metric in measured(alarm):
             namespace, name = str(metric.get("Namespace")), metric.get("MetricName")
             if name not in METRICS.get(namespace, ()) and (namespace, name) not in ours:
                 found = f"Namespace is {shown(metric.get('Namespace'))}, MetricName {shown(name)}"
-                yield Finding(f"{alarm}", found, "a metric of the log filters, of ECS or of the load balancer")
+                yield Finding(f"{alarm}", found, "a metric of scripts/serving/cloudwatch.py, ECS or ELB")
             given = {one.get("Name"): one.get("Value") for one in metric.get("Dimensions") or []}
             needed = set(DIMENSIONS.get(namespace, ()))
             # host counts exist per target group only
@@ -115,9 +131,11 @@ SIGNS = (
     FAILED,
     "HTTPCode_ELB_502_Count",
     "HTTPCode_ELB_504_Count",
-    "TargetResponseTime",
+    SECONDS,
     "HealthyHostCount",
 )
+# there is no task yet: in the first deployment, and in one that ends an outage
+NO_TASK = "HTTPCode_ELB_503_Count"
 CLIENTS = re.compile(r"4XX|ClientTLS|Rejected|DesyncMitigation")
 # a task's own 5xx are also those by which it sheds load
 LOAD = re.compile(rf"Target_5XX|^{SHED}$")
@@ -143,13 +161,17 @@ def deployment_alarms_see_crashes(stacks: Stacks) -> Iterator[Finding]:
                 yield Finding(f"{alarm}", f"it watches {name}, which clients cause", "only what tasks cause")
             if LOAD.search(name):
                 yield Finding(f"{alarm}", f"it watches {name}, which a high load raises", f"{FAILED}, which has our faults alone")
+            if name in (NO_TASK, "HTTPCode_ELB_5XX_Count"):
+                yield Finding(f"{alarm}", f"it watches {name}, which comes while there is no task yet", "502 and 504 alone")
+            if name == "TargetResponseTime":
+                yield Finding(f"{alarm}", f"it watches {name}, which has clients' uploads in it", SECONDS)
         for alarm in alarms:
             for metric in alarm.list("Metrics"):
                 stat = str((metric.get("MetricStat") or {}).get("Stat"))
-                of_time = (metric.get("MetricStat") or {}).get("Metric", {}).get("MetricName") == "TargetResponseTime"
+                of_time = (metric.get("MetricStat") or {}).get("Metric", {}).get("MetricName") == SECONDS
                 # an average hides that one request of ten hangs
                 if of_time and not re.fullmatch(r"p9\d(\.\d+)?", stat):
-                    yield Finding(f"{alarm}", f"Stat of TargetResponseTime is {stat}", "p90 to p99.9")
+                    yield Finding(f"{alarm}", f"Stat of {SECONDS} is {stat}", "p90 to p99.9")
 
 
 def _is_used(alarm: Resource, name: object) -> bool:
@@ -189,22 +211,24 @@ def alarms_notify_someone(stacks: Stacks) -> Iterator[Finding]:
             yield Finding(f"{subscription}", found, "the alarm topic, and an address to notify")
 
 
-def log_events_are_counted(stacks: Stacks) -> Iterator[Finding]:
-    """A metric filter on another log group counts nothing: use the tasks' log group, and count 1 for each matching JSON line."""
-    for one in stacks.of("Logs::MetricFilter"):
-        if stacks.find(one.get("LogGroupName"), LOG_GROUP, "name") is None:
-            yield Finding(f"{one}", f"LogGroupName is {shown(one.get('LogGroupName'))}", "the tasks' log group")
-        if "$.step" not in str(one.get("FilterPattern")):
-            yield Finding(
-                f"{one}",
-                f"FilterPattern is {shown(one.get('FilterPattern'))}",
-                "a pattern on the field step, which scripts/steps.py writes",
-            )
-        for made in one.list("MetricTransformations"):
-            value = made.get("MetricValue")
-            # $ takes the value from the log line
-            if not (str(value).startswith("$") or (number(value) or 0) > 0):
-                yield Finding(f"{one}", f"MetricValue is {shown(value)}", "1")
+def dashboards_show_what_is_measured(stacks: Stacks) -> Iterator[Finding]:
+    """A widget on a metric that nobody writes stays empty: show those that tasks log, ECS's and the load balancer's."""
+    ours = [(namespace, name) for namespace in logged_namespaces(stacks) for name in METRICS_LOGGED]
+    for dashboard in stacks.of("CloudWatch::Dashboard"):
+        for widget in json.loads(str(dashboard.get("DashboardBody")))["widgets"]:
+            for namespace, name in _shown_metrics(widget):
+                if name not in METRICS.get(namespace, ()) and (namespace, name) not in ours:
+                    title = widget["properties"].get("title")
+                    expected = "a metric of scripts/serving/cloudwatch.py, ECS or ELB"
+                    yield Finding(f"{dashboard}", f"{title!r} shows {namespace} {name}", expected)
+
+
+def _shown_metrics(widget: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for first, *rest in widget["properties"].get("metrics", ()):
+        if isinstance(first, str):
+            yield first, str(rest[0])
+        elif found := re.search(r"\{([\w/]+)[,}].*MetricName=\"(\w+)\"", str(first.get("expression"))):
+            yield found[1], found[2]
 
 
 RULES = (
@@ -213,5 +237,5 @@ RULES = (
     deployment_alarms_see_crashes,
     full_queues_add_a_task,
     alarms_notify_someone,
-    log_events_are_counted,
+    dashboards_show_what_is_measured,
 )
