@@ -46,7 +46,7 @@ class AccessLog:
             "received": times.received,
             "sent": sent,
             "ms": times.in_ms(),
-            **{name: state[name] for name in ("version", "key", "error") if name in state},
+            **{name: state[name] for name in ("version", "key", "error", "trace_id") if name in state},
         }
         try:
             self._lines.put_nowait(line)

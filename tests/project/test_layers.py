@@ -47,6 +47,7 @@ PACKAGES = {
             "psutil",
             "pyarrow",
         ),
+        "opentelemetry",  # in scripts.door.tracing, where it is asked for
         "urllib3",  # boto3's own
         *("starlette", "tqdm", "uvicorn", "uvloop", "yaml"),
     },
