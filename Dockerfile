@@ -37,7 +37,7 @@ ENV EXPORT="uv export --frozen --quiet --no-emit-project --no-annotate --no-head
 FROM installer AS packages
 RUN --mount=type=secret,id=uv_conf,target=/etc/uv/uv.toml \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
-    $EXPORT --extra serve --extra image > serve.txt && uv pip install --require-hashes -r serve.txt
+    $EXPORT --extra serve --extra image --extra tracing > serve.txt && uv pip install --require-hashes -r serve.txt
 # torch, for archives that `make archive FORMAT=torch` packed: cpu, a CUDA version as PyTorch writes it (cu130), or none.
 ARG TORCH=cpu
 # another version than uv.lock names, with the checksum of its wheel: 2.13.0@sha256:... Without one, this wheel alone is not

@@ -96,12 +96,14 @@ $(ASKED:%=given-%): given-%:
 	@$(call quoted,PYTHON) scripts/install.py serve
 .venv/installed-parquet: $(PINS)
 	@$(call quoted,PYTHON) scripts/install.py serve parquet
+.venv/installed-tracing: $(PINS)
+	@$(call quoted,PYTHON) scripts/install.py serve tracing
 .venv/installed-train: $(PINS)
 	@$(call quoted,PYTHON) scripts/install.py serve train
 .venv/installed-cloud: $(PINS)
 	@$(call quoted,PYTHON) scripts/install.py serve cloud
 .venv/installed-dev: $(PINS)
-	@$(call quoted,PYTHON) scripts/install.py serve train cloud dev
+	@$(call quoted,PYTHON) scripts/install.py serve train cloud tracing dev
 
 ##@ Data
 
@@ -216,7 +218,7 @@ inspect: given-MAR .venv/installed-serve ## Check an archive's parts, and show w
 
 ##@ Serve and roll out
 
-serve: .venv/installed-serve $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://... TLS=1 CERT=file KEY=file]
+serve: .venv/installed-serve $(if $(filter environment,$(origin OTEL_EXPORTER_OTLP_ENDPOINT)),.venv/installed-tracing) $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://... TLS=1 CERT=file KEY=file]
 	@exec $(python) scripts.serving.serve --port=$(call quoted,PORT) $(call option,--host,HOST) $(named_model) \
 		$(call option,--version,VERSION) $(call option,--release,RELEASE) $(call option,--instance,INSTANCE) \
 		$(call flag,--tls,TLS) $(call option,--cert,CERT) $(call option,--key,KEY)

@@ -49,10 +49,14 @@ START_S = 60.0
 
 @dataclass(frozen=True)
 class Decoded:
-    """A photo's crop uint8 (H, W, 3), the (width, height) of what it was cropped from, and how long that took."""
+    """A photo's crop uint8 (H, W, 3), the (width, height) of what it was cropped from, when that began, and how long it took.
+
+    `started` is the monotonic clock's, which all processes of a machine share.
+    """
 
     crop: np.ndarray
     size: tuple[int, int]
+    started: float
     seconds: float
 
 
@@ -248,7 +252,7 @@ class Decoders:
         timeout_s = min(self.budget.batch_s / 4, batch.deadline - time.monotonic())
         if timeout_s <= 0 or batch.cpu_s > self.budget.batch_cpu_s:
             return _busy()
-        started, decoder = time.perf_counter(), self._idle.get()
+        started, decoder = time.monotonic(), self._idle.get()
         try:
             if not decoder.has_started(timeout_s):
                 return _busy()
@@ -263,11 +267,11 @@ class Decoders:
         batch.spend(answer["cpu_s"])
         if "cost" in answer:
             return Cost(*answer["cost"])
-        seconds = time.perf_counter() - started
+        seconds = time.monotonic() - started
         self._metrics.decoded(seconds)
         if "size" in answer:
             width, height = answer["size"]
-            return Decoded(np.frombuffer(pixels, np.uint8).reshape(self._shape), (width, height), seconds)
+            return Decoded(np.frombuffer(pixels, np.uint8).reshape(self._shape), (width, height), started, seconds)
         if answer["out_of_memory"]:
             self._metrics.decoder_died()
         return PhotoError(answer["message"], answer["status"])

@@ -40,6 +40,7 @@ class Request:
     top_k: int = field(init=False)
     crop: np.ndarray = field(init=False)  # uint8 (H, W, 3)
     size: tuple[int, int] = field(init=False)  # (width, height) of the upright photo, in whatever scale it was decoded
+    decode_started: float = field(init=False)  # by the monotonic clock
     decode_s: float = field(init=False)
     answer: dict[str, Any] = field(init=False)
     captured: bool = False  # whether the photo was kept

@@ -23,7 +23,7 @@ LISTS = Path("build/install")  # what uv.lock names, as requirements
 OLDEST = (3, 11)
 SETTING = re.compile(r"^([\w:-]+)\.([\w-]+)='(.*)'$", re.MULTILINE)
 # what `du -s .venv` shows once an extra is installed, and the same again for the downloads
-NEEDED_GB = {"serve": 1.0, "parquet": 0.4, "train": 12.0, "cloud": 0.5, "dev": 0.5}
+NEEDED_GB = {"serve": 1.0, "parquet": 0.4, "train": 12.0, "cloud": 0.5, "tracing": 0.1, "dev": 0.5}
 # of the log's lines, those that are printed too, as signs of life
 PROGRESS = ("Resolved", "Downloading", "Prepared", "Installed", "Bytecode")
 # the first whose sign is in the log says what to do; signs are lower case

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -30,9 +31,18 @@ from scripts.door.protocols.routes import protocol_routes
 from scripts.door.state import State
 from scripts.door.times import Times
 
+if TYPE_CHECKING:
+    from scripts.door.tracing.spans import Spans
+
 PHOTO_PATHS, PHOTO_METHODS = ("{model}", "{model}/{version}"), ("POST", "PUT")
 # of the worker's answer, the headers that a client gets
 ANSWER_HEADERS = ("retry-after",)
+
+
+def warn(message: str) -> None:
+    """A line for whoever runs the server."""
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 class Door:
@@ -46,14 +56,10 @@ class Door:
         log: AccessLog,
         access: Access | None = None,
         feedback: Feedback | None = None,
+        spans: "Spans | None" = None,
     ) -> None:
-        self.predictions, self.state, self.metrics, self.log = predictions, state, metrics, log
+        self.predictions, self.state, self.metrics, self.log, self.spans = predictions, state, metrics, log, spans
         self.access, self.feedback = access or Access(), feedback or Feedback(None)
-
-    def warn(self, message: str) -> None:
-        """A line for whoever runs the server."""
-        with contextlib.suppress(OSError):  # nobody reads it any more
-            print(f"warning: {message}", file=sys.stderr, flush=True)
 
     def application(self) -> ASGIApp:
         """The application with all its routes."""
@@ -70,7 +76,7 @@ class Door:
             *api_routes(self.state, keys=access.key_file is not None, rates=bool(access.rates.per_address or access.rates.per_key)),
         ]
         app = Errors(Router(routes, redirect_slashes=False))
-        return Around(guarded(OpenInferenceErrors(app), self.access, self.warn), self)
+        return Around(guarded(OpenInferenceErrors(app), self.access, warn), self)
 
     async def livez(self, request: Request) -> Response:
         """GET /livez: whether serve's main loop runs."""
@@ -98,7 +104,7 @@ class Photo:
         body = answer.body
         if answer.status >= 400:
             error = json.loads(body)
-            scope["state"]["error_kind"] = error["type"]
+            scope["state"]["error"], scope["state"]["error_kind"] = error["message"], error["type"]
             body = error_body(answer.status, error["type"], error["message"], scope["state"]["request_id"])
         headers = [
             (b"content-type", answer.headers.get("content-type", "application/json").encode("latin-1")),
@@ -175,7 +181,7 @@ class Around:
         async def count(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, times.answered = message["status"], time.monotonic()
                 message["headers"] += [(b"x-request-id", request_id.encode()), (b"server-timing", times.header().encode())]
                 if "captured" in state and status < 400:
                     message["headers"] += door.feedback.headers(state["captured"])
@@ -187,10 +193,10 @@ class Around:
         door.metrics.in_flight.inc()
         try:
             await self.app(scope, receive, count)
-        except Exception:
+        except Exception as error:
+            state["raised"] = (type(error).__name__, str(error), "".join(traceback.format_exception(error)))
             if not (status and door.log.enabled):
                 raise  # uvicorn answers, or writes the traceback
-            state["traceback"] = traceback.format_exc()
         finally:
             door.metrics.in_flight.dec()
             times.end()
@@ -199,4 +205,6 @@ class Around:
 
     def _over(self, scope: Scope, status: int, sent: int, times: Times) -> None:
         self.door.metrics.answered(scope, status, sent, times)
+        if self.door.spans:
+            self.door.spans(scope, status, sent, times)
         self.door.log(scope, status, sent, times)

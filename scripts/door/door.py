@@ -24,7 +24,7 @@ from scripts.door.access.rates import RateLimits
 from scripts.door.addresses import networks
 from scripts.door.admission import Admission, Limits
 from scripts.door.api.management import Management, ManagementLimits
-from scripts.door.app import Door
+from scripts.door.app import Door, warn
 from scripts.door.feedback import Feedback
 from scripts.door.http.limits import Limits as HttpLimits
 from scripts.door.http.server import HttpServer, Listener
@@ -33,6 +33,7 @@ from scripts.door.log import AccessLog
 from scripts.door.metrics import Metrics
 from scripts.door.predictions import Predictions
 from scripts.door.state import State
+from scripts.door.tracing.start import spans_of
 from scripts.settings import Settings
 
 # a line holds the description of each version, with all its labels
@@ -70,10 +71,10 @@ def predictions_of(backend: Backend, state: State, metrics: Metrics, settings: S
     bounds = Limits(settings.worker_requests, settings.worker_cpu_s, settings.worker_bytes, settings.queue_cpu_s)
     admission = Admission(bounds)
     heat_maps = Admission(replace(bounds, running=settings.heat_maps)) if settings.heat_maps else None
+    bodies = BytesInFlight(settings.upload_bytes)
     metrics.watch(admission)
-    return Predictions(
-        backend, state, admission, heat_maps, BytesInFlight(settings.upload_bytes), metrics, settings.answer_timeout_s
-    )
+    metrics.watch_bytes(bodies)
+    return Predictions(backend, state, admission, heat_maps, bodies, metrics, settings.answer_timeout_s)
 
 
 def access_of(settings: Settings) -> Access:
@@ -97,7 +98,8 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
     backend, state, metrics = Inference(args.backend), State(), Metrics()
     predictions = predictions_of(backend, state, metrics, settings)
     log = AccessLog(settings.access_log, metrics.lost_lines.inc)
-    door = Door(predictions, state, metrics, log, access_of(settings), feedback_of(settings, args.feedback))
+    spans = spans_of(os.environ, warn, metrics.spans, metrics.sent_spans)
+    door = Door(predictions, state, metrics, log, access_of(settings), feedback_of(settings, args.feedback), spans)
     token = os.environ.get("SEEFOOD_MANAGEMENT_TOKEN", "")
     management = Management(args.management, args.port + 1, metrics.text, ManagementLimits(token))
     server = HttpServer(
@@ -119,6 +121,8 @@ async def serve(args: argparse.Namespace, settings: Settings) -> None:
         backend.close()
         await management.close()
         log.close()
+        if spans:
+            spans.close()
 
 
 def main() -> int:

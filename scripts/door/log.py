@@ -47,9 +47,9 @@ class AccessLog:
             "received": times.received,
             "sent": sent,
             "ms": times.in_ms(),
-            **{name: state[name] for name in ("version", "key", "error") if name in state},
+            **{name: state[name] for name in ("version", "key", "error", "trace_id") if name in state},
             **({"cause": state["error_kind"]} if "error_kind" in state else {}),
-            **({"traceback": state["traceback"][-MOST_TRACEBACK:]} if "traceback" in state else {}),
+            **({"traceback": state["raised"][2][-MOST_TRACEBACK:]} if "raised" in state else {}),
         }
         try:
             self._lines.put_nowait(line)

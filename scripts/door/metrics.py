@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from scripts.door.admission import Admission
 from scripts.door.http.connections import Connections
+from scripts.door.in_flight import BytesInFlight
 from scripts.door.times import Times
 
 BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -20,6 +21,8 @@ NO_PHOTO = ("/feedback",)  # routes that take such a method, and no photo
 SLOW = ("slow head", "slow body", "slow reader", "idle", "evicted")
 # the "type" of a 503 by which too much at a time is refused: the door's, and the worker's two
 SHED = ("BusyError", "PhotoError", "RequestError")
+# by outcome, the "type" of its errors; without one: a good answer, or none at all
+CAUSES = {"answered": ("",), "failed": ("", "InternalError", "ModelError", "UnavailableError"), "shed": SHED}
 
 
 def outcome_of(method: str, status: int, kind: str) -> str:
@@ -65,9 +68,9 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
-        self.photo_seconds = Histogram(
-            "seefood_door_photo_seconds",
-            "seconds from the whole body of a photo to its answer, so without a slow client's upload",
+        self.answer_seconds = Histogram(
+            "seefood_door_answer_seconds",
+            "seconds from the whole body of a request with photos to its answer",
             buckets=BUCKETS,
             registry=self.registry,
         )
@@ -77,8 +80,9 @@ class Metrics:
             ["outcome", "cause"],
             registry=self.registry,
         )
-        for outcome in ("answered", "failed", "shed"):  # shown as 0, and not left out, before the first
-            self.outcomes.labels(outcome, "")
+        for outcome, causes in CAUSES.items():  # shown as 0 before the first, or increase() would not see it
+            for cause in causes:
+                self.outcomes.labels(outcome, cause)
         self.received = Counter("seefood_door_received_bytes", "bytes of bodies", registry=self.registry)
         self.sent = Counter("seefood_door_sent_bytes", "bytes of answers", registry=self.registry)
         self.in_flight = Gauge("seefood_door_requests_in_flight", "requests that are being answered", registry=self.registry)
@@ -90,6 +94,8 @@ class Metrics:
         self.lost_lines = Counter(
             "seefood_door_lost_log_lines", "lines of the access log that were not written", registry=self.registry
         )
+        self.spans = Counter("seefood_door_spans", "spans of traces that were made", registry=self.registry)
+        self.sent_spans = Counter("seefood_door_sent_spans", "spans that a collector has taken", registry=self.registry)
 
     def watch(self, admission: Admission) -> None:
         """Show what waits, and what runs, at a worker."""
@@ -99,6 +105,11 @@ class Metrics:
             ("seefood_door_running_requests", "requests that a worker has", lambda: admission.running),
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
+
+    def watch_bytes(self, bodies: BytesInFlight) -> None:
+        """Show how many bytes of bodies are held."""
+        name, text = "seefood_door_bytes_in_flight", "bytes of bodies that are held"
+        Gauge(name, text, registry=self.registry).set_function(lambda: bodies.held)
 
     def watch_connections(self, connections: Connections) -> None:
         """Show how many are open, and why others were ended: what took too long, gave way, found no room, or was refused."""
@@ -110,10 +121,11 @@ class Metrics:
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(times.total_s)
         kind = scope["state"].get("error_kind", "")
-        if outcome := outcome_of("" if route in NO_PHOTO else scope["method"], status, kind):
+        outcome = outcome_of("" if route in NO_PHOTO else scope["method"], status, kind)
+        if outcome:
             self.outcomes.labels(outcome, kind).inc()
-            if times.body_s and outcome != "shed":  # that takes no time
-                self.photo_seconds.observe(times.total_s - times.body_s)
+        if times.answer_s is not None and outcome != "shed":  # that takes no time, and would hide what does
+            self.answer_seconds.observe(times.answer_s)
         self.received.inc(times.received)
         self.sent.inc(sent)
 

@@ -4,6 +4,7 @@ Its body is read within the bounds; each photo waits for its turn, and is answer
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from scripts.door.forms.body import Body
 from scripts.door.in_flight import RETRY_AFTER_S, BytesInFlight, InFlight
 from scripts.door.metrics import Metrics
 from scripts.door.state import State
+from scripts.door.times import Times
 
 # such a body is read on a thread: the event loop must not stand still for as long
 LARGE_BYTES = 1024 * 1024
@@ -106,6 +108,7 @@ class Predictions:
 
         `as_json`: whatever picture the client takes. `number`: the photo's among several of the request, from 0.
         """
+        request.state["model"] = model
         headers = _passed_on(request.scope, as_json)
         # no id of a client holds a slash (http/request_id.py)
         headers[b"x-request-id"] = (request.state["request_id"] + ("" if number is None else f"/{number}")).encode()
@@ -123,16 +126,15 @@ class Predictions:
         request.end_after(self.timeout_s)
         request.state["version"] = self.state.chosen(model, version)  # for the log, if its turn never comes
         cost = self._cost(model, version, photo, explain)
-        begun_s = request.times.total_s
+        began = time.monotonic()
         try:
             await admission.enter(cost)
         finally:
-            request.times.queued(request.times.total_s - begun_s)
+            request.times.queued(began, number)
         try:
-            answer = await self._ask(question)
+            answer = await self._ask(question, request.times, number)
         finally:
             admission.leave(cost)
-        request.times.take_worker(answer.headers.get("server-timing", ""))
         request.state.setdefault("captured", {})[number or 0] = "seefood-captured" in answer.headers
         return answer
 
@@ -144,21 +146,31 @@ class Predictions:
         decoding_s = min(photo_cost(photo).cpu_s, self.admission.limits.running_cpu_s / 2)
         return Cost(len(photo), decoding_s + network_s)
 
-    async def _ask(self, question: Callable[[], Question]) -> Answer:
+    async def _ask(self, question: Callable[[], Question], times: Times, number: int | None) -> Answer:
         """The backend's answer. Of several requests that a worker ended under one may be the cause: each is asked again, alone."""
         try:
-            return await self.backend.ask(question())
+            return await self._ask_once(question(), times, number)
         except BackendDownError:
             self.metrics.retries.inc()
         async with self._alone:
             try:
-                return await self.backend.ask(question())
+                return await self._ask_once(question(), times, number)
             except PredictionFailedError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"{error} on this photo", 500, "ModelError") from error
             except BackendDownError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"no worker answers: {error}", 503, "UnavailableError", RETRY_AFTER_S) from error
+
+    async def _ask_once(self, question: Question, times: Times, number: int | None) -> Answer:
+        began = time.monotonic()
+        try:
+            answer = await self.backend.ask(question)
+        except BaseException as error:  # a client that hangs up, too
+            times.failed(began, number, error)
+            raise
+        times.asked(began, number, answer.status, answer.headers.get("server-timing", ""))
+        return answer
 
 
 def _passed_on(scope: Scope, as_json: bool) -> dict[bytes, bytes]:

@@ -3,9 +3,26 @@
 import re
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # W3C Server-Timing: a metric's name and its duration in milliseconds
 METRIC = re.compile(r"([\w-]+);dur=(\d+(?:\.\d+)?)")
+
+
+class Step(NamedTuple):
+    """What a request did for a photo: "queue" or "backend", from `began` to `ended` by the monotonic clock.
+
+    `number`: the photo's among several, from 0. A call of the backend has the answer's status and the worker's Server-Timing, or
+    the error's name and words.
+    """
+
+    name: str
+    number: int | None
+    began: float
+    ended: float
+    status: int = 0
+    timing: str = ""
+    error: tuple[str, str] | None = None
 
 
 @dataclass
@@ -16,16 +33,35 @@ class Times:
     body_s: float = 0.0
     queue_s: float = 0.0
     worker_s: dict[str, float] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
     received: int = 0
+    answered: float | None = None
     ended: float | None = None
+
+    @property
+    def answer_s(self) -> float | None:
+        """From the whole body of photos to the answer's first byte; None without such a body, or an answer."""
+        return self.answered - self.started - self.body_s if self.body_s and self.answered else None
 
     def end(self) -> None:
         """The answer has been sent: the clock stops."""
         self.ended = time.monotonic()
 
-    def queued(self, seconds: float) -> None:
-        """A photo has waited for its turn. Of several, the longest wait counts."""
-        self.queue_s = max(self.queue_s, seconds)
+    def queued(self, began: float, number: int | None) -> None:
+        """A photo has waited for its turn since then. Of several, the longest wait counts."""
+        ended = time.monotonic()
+        self.queue_s = max(self.queue_s, ended - began)
+        self.steps.append(Step("queue", number, began, ended))
+
+    def asked(self, began: float, number: int | None, status: int, timing: str) -> None:
+        """The backend, asked then, has answered a photo with this status and this Server-Timing."""
+        self.steps.append(Step("backend", number, began, time.monotonic(), status, timing))
+        self.take_worker(timing)
+
+    def failed(self, began: float, number: int | None, error: BaseException) -> None:
+        """The backend, asked then, has not answered."""
+        # no error in this object: its traceback holds the photo
+        self.steps.append(Step("backend", number, began, time.monotonic(), error=(type(error).__name__, str(error))))
 
     def take_worker(self, server_timing: str) -> None:
         """The worker's Server-Timing header. Of several photos, the longest of each counts."""

@@ -138,7 +138,6 @@ LATENCY = Row(
             "s",
             quantiles("seefood_door_seconds", PHOTOS),
             "From a request's head to its answer; the upload too",
-            limits=(2,),
         ),
         Panel(
             "In the worker, p99",
@@ -147,11 +146,11 @@ LATENCY = Row(
             "Decode: one photo. Inference and handle: one batch",
         ),
         Panel(
-            "Waiting and work, mean",
+            "From the whole body to the answer",
             "s",
-            [Query(gauge("instance:seefood_photo_seconds:mean2m"), "{{instance}}")],
-            "From the whole body to the answer, without the upload; 2 min",
-            limits=(0.5,),
+            quantiles("seefood_door_answer_seconds"),
+            "Waiting and work, without the upload; the line is the alert's",
+            limits=(2,),
         ),
         Panel(
             "At the door, all",
@@ -175,6 +174,12 @@ SATURATION = Row(
                 Query(f"sum({gauge('seefood_door_waiting_requests')})", "waiting"),
             ],
             "The worker gets 16 at a time (SEEFOOD_WORKER_REQUESTS)",
+        ),
+        Panel(
+            "Bytes of uploads",
+            "bytes",
+            [Query(gauge("seefood_door_bytes_in_flight"), "{{instance}}")],
+            "Bodies that are held; from SEEFOOD_UPLOAD_BYTES on, 128 MB, the largest give way",
         ),
         Panel(
             "CPU that waits",

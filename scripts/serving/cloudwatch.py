@@ -185,7 +185,7 @@ class CloudWatch:
     def _figures(self, minute: Minute) -> dict[str, Any]:
         """The values of METRICS that are known."""
         outcomes = minute.by("seefood_door_outcomes_total", "outcome")
-        buckets = {float(bound): count for bound, count in minute.by("seefood_door_photo_seconds_bucket", "le").items()}
+        buckets = {float(bound): count for bound, count in minute.by("seefood_door_answer_seconds_bucket", "le").items()}
         waiting, drift = minute.seen("seefood_door_waiting_cpu_seconds"), minute.last("seefood_drift")
         accuracy, free = minute.last("seefood_estimated_accuracy"), minute.seen("seefood_instance_disk_free_bytes")
         figures: dict[str, Any] = {

@@ -45,9 +45,13 @@ def local_address(host: str, port: int, settings: Settings) -> str:
 
 
 def door_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the door finds in its environment: the harmless part, the settings but for where releases are, its token."""
+    """What the door finds in its environment: the harmless part, its token, OpenTelemetry's variables, and the settings.
+
+    Of these, not where releases are.
+    """
     names = {f"SEEFOOD_{setting.name.upper()}" for setting in fields(Settings)} - {"SEEFOOD_RELEASE"} | {"SEEFOOD_MANAGEMENT_TOKEN"}
-    return passed_on(environment) | {name: value for name, value in environment.items() if name in names}
+    own = {name: value for name, value in environment.items() if name in names or name.startswith("OTEL_")}
+    return passed_on(environment) | own
 
 
 class Door:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,12 @@ def sockets_of(port: int) -> Path:
 class Door:
     """A door's process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self.port = process, port
+    def __init__(self, process: subprocess.Popen[bytes], port: int, output: Path) -> None:
+        self.process, self.port, self.output = process, port, output
+
+    def written(self, stream: str = "stdout") -> list[str]:
+        """The lines of its standard output, or of "stderr"."""
+        return (self.output / stream).read_text().splitlines()
 
     def tell(self, state: object) -> None:
         """As serve does."""
@@ -49,12 +54,17 @@ def door(sockets: Path, **settings: object) -> Iterator[Door]:
     command = [sys.executable, "-m", "scripts.door.door", "--port", str(port)]
     command += [f"--{name}=unix:{sockets / socket}" for name, socket in (("backend", "inference"), ("management", "management"))]
     environment = os.environ | {f"SEEFOOD_{name.upper()}": str(value) for name, value in settings.items()}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE) as process:
-        try:
-            wait_until(lambda: is_open(port))
-            yield Door(process, port)
-        finally:
-            process.kill()
+    with contextlib.ExitStack() as stack:
+        output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        out, err = (stack.enter_context((output / name).open("wb")) for name in ("stdout", "stderr"))
+        process = stack.enter_context(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=err)
+        )
+        stack.callback(process.kill)
+        one = Door(process, port, output)
+        wait_until(lambda: is_open(port) or process.poll() is not None)
+        assert process.poll() is None, one.written("stderr")
+        yield one
 
 
 def is_open(port: int) -> bool:

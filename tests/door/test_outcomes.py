@@ -1,13 +1,18 @@
 """What the door counts as answered, failed and shed: our faults apart from clients' and from too much at a time."""
 
+import ast
+
 import pytest
 
-from scripts.door.metrics import outcome_of
+from scripts.door.metrics import SHED, Metrics, outcome_of
 from scripts.door.state import State
+from scripts.door.times import Times
+from tests.conftest import ROOT
 from tests.door.asking import ask
-from tests.door.without_server import application
+from tests.door.without_server import application, predictions
 
 MODELS = {"seefood": {"default": "1.0.0", "versions": {"1.0.0": {}}}}
+SCOPE = {"method": "POST", "path": "/predictions/seefood", "state": {}}
 TWO_PHOTOS = {"files": [("a", b"one"), ("b", b"two")]}
 
 
@@ -83,3 +88,50 @@ def test_clients_faults_and_health_checks_count_as_nothing():
     ):
         assert ask(app, "POST", path, **body).status_code == status
     assert counted(app) == {}
+
+
+def samples(metrics):
+    return {(one.name, *one.labels.values()): one.value for family in metrics.registry.collect() for one in family.samples}
+
+
+def test_each_cause_is_shown_as_0_before_its_first_photo():
+    """Also those of errors that are raised elsewhere: increase() does not see the value with which a series begins."""
+    before = samples(Metrics())
+    for outcome, causes in {"answered": {""}, "shed": SHED, "failed": {""} | raised_kinds() - set(SHED)}.items():
+        for cause in causes:
+            assert before["seefood_door_outcomes_total", outcome, cause] == 0
+
+
+def raised_kinds():
+    """The "type" of each DoorError of 500 or 503 that the door's code raises."""
+    kinds = set()
+    for path in (ROOT / "scripts" / "door").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DoorError" and len(node.args) > 2:
+                status, kind = node.args[1:3]
+                if isinstance(status, ast.Constant) and status.value in (500, 503):
+                    kinds.add(kind.value)
+    assert len(kinds) > 3
+    return kinds
+
+
+@pytest.mark.parametrize(("body_s", "total_s", "expected"), [(20, 20.3, "0.5"), (0.1, 3.1, "5.0"), (0.1, 0.1, "0.005")])
+def test_answer_seconds_begin_with_the_whole_body(body_s, total_s, expected):
+    metrics, times = Metrics(), Times(started=100, body_s=body_s, answered=100 + total_s, ended=900)
+    metrics.answered(SCOPE, 200, 10, times)
+    buckets = [le for name, *le in samples(metrics) if name.endswith("answer_seconds_bucket") and samples(metrics)[name, *le]]
+    assert buckets[0] == [expected]
+
+
+@pytest.mark.parametrize("times", [Times(), Times(answered=5.0), Times(body_s=1.0)])
+def test_what_brings_no_photos_or_gets_no_answer_has_no_answer_seconds(times):
+    metrics = Metrics()
+    metrics.answered(SCOPE, 200, 10, times)
+    assert samples(metrics)["seefood_door_answer_seconds_count",] == 0
+
+
+def test_bytes_that_are_held_are_shown():
+    state = State()
+    way = predictions(state)
+    way.bytes_in_flight.held = 1234
+    assert samples(way.metrics)["seefood_door_bytes_in_flight",] == 1234

@@ -1,11 +1,6 @@
 """Each status of the README's table, as a client meets it: doors with settings of their own in front of one real TorchServe."""
 
-import contextlib
 import json
-import socketserver
-import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,11 +9,10 @@ from scripts.door.access.keys import new_key
 from scripts.door.api.statuses import STATUSES
 from tests.door.own_door import STATE, door, sockets_of
 from tests.door.raw import Answer, request
+from tests.door.stand_in import RAISED, answering
 
 pytestmark = pytest.mark.server
 PATH = "/predictions/seefood"
-# what TorchServe 0.12 answers when the handler raises
-RAISED = b'{"code": 503, "type": "InternalServerException", "message": "Prediction failed"}'
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +52,7 @@ def seen(sockets, photo, keys, tmp_path_factory):
     with door(sockets, capture_share=1, capture_dir=folder) as one:
         one.tell(STATE)
         answers[507] = one.ask(request("/feedback", b'{"id": "a", "label": null}', {"content-type": "application/json"}))
-    with raising(tmp_path_factory.mktemp("s")) as backend, door(backend) as one:
+    with answering(tmp_path_factory.mktemp("s"), lambda photo: RAISED) as backend, door(backend) as one:
         one.tell(STATE)
         answers[500] = one.ask(request(PATH, photo))
     return answers
@@ -84,27 +78,6 @@ def asked(photo: bytes) -> dict[int, bytes]:
         501: b"BREW /tea HTTP/1.1\r\nhost: a\r\n\r\n",
         505: b"GET / HTTP/3.0\r\nhost: a\r\n\r\n",
     }
-
-
-class Raises(socketserver.StreamRequestHandler):
-    """In TorchServe's place, a model that raises at each photo."""
-
-    def handle(self) -> None:
-        while head := self.rfile.readline():
-            length = 0
-            while (head := self.rfile.readline()) != b"\r\n":
-                if head.startswith(b"content-length:"):
-                    length = int(head.split(b":")[1])
-            self.rfile.read(length)
-            self.wfile.write(b"HTTP/1.1 503 -\r\ncontent-length: %d\r\n\r\n" % len(RAISED) + RAISED)
-
-
-@contextlib.contextmanager
-def raising(folder: Path) -> Iterator[Path]:
-    with socketserver.ThreadingUnixStreamServer(str(folder / "inference"), Raises) as backend:
-        threading.Thread(target=backend.serve_forever, daemon=True).start()
-        yield folder
-        backend.shutdown()
 
 
 def test_each_status_is_answered_by_a_request(seen):

@@ -49,6 +49,7 @@ PACKAGES = {
             "psutil",
             "pyarrow",
         ),
+        "opentelemetry",  # in scripts.door.tracing, where it is asked for
         "urllib3",  # boto3's own
         "airflow",  # of scripts/retrain/airflow_dag.py alone, which runs in Airflow's environment
         *("starlette", "tqdm", "uvicorn", "uvloop", "yaml"),

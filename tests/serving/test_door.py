@@ -164,8 +164,9 @@ def test_thread_that_starts_the_door_again_goes_on_after_an_error(door, monkeypa
 def test_environment_of_the_door_holds_settings_and_no_secret(monkeypatch):
     for name in [*SECRETS, "SEEFOOD_LOG_JSON"]:
         monkeypatch.setenv(name, "true")
-    # but for the token that it asks the callers of the management API for
-    assert set(SECRETS).intersection(door_environment(os.environ)) == {"SEEFOOD_MANAGEMENT_TOKEN"}
+    # but for the token that it asks the callers of the management API for, and a collector's key
+    own = {"SEEFOOD_MANAGEMENT_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"}
+    assert set(SECRETS).intersection(door_environment(os.environ)) == own
     assert door_environment(os.environ)["SEEFOOD_LOG_JSON"] == "true"
 
 
