@@ -120,9 +120,14 @@ class Batch:
                 return cls(part.parent, about)
         return cls(_free(collected, f"{date.today():%Y-%m-%d}-{about['source']}"), about)  # noqa: DTZ011 - a person's day
 
+    @staticmethod
+    def name_of(content: bytes) -> str:
+        """A photo's name, without its suffix."""
+        return hashlib.sha256(content).hexdigest()[:NAME_DIGITS]
+
     def add(self, content: bytes, suffix: str, **values: Any) -> Collected:
         """Keep a photo: first its file, then its line. OSError, with nothing half written."""
-        name = f"{PHOTOS}/{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}{suffix}"
+        name = f"{PHOTOS}/{self.name_of(content)}{suffix}"
         photo = Collected(photo=name, source=self.about["source"], **values)
         path = self.folder / name
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # strangers' photos, as captured ones are
