@@ -1,14 +1,15 @@
-"""Fixtures of this room: the command in a process of its own, and a web server on loopback that answers by script."""
+"""Fixtures of this room: the command, and a web server on loopback that answers by script."""
 
-import os
-import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import ROOT
+from scripts.collection import collect as command
+from scripts.collection.check import Checker
+from scripts.command import run
 
 
 class WebServer(ThreadingHTTPServer):
@@ -52,23 +53,30 @@ def web():
         server.shutdown()
 
 
+class Done(NamedTuple):
+    """As subprocess.CompletedProcess has it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def checker():
+    """The tests' one: its decoders start once."""
+    return Checker()
+
+
 @pytest.fixture
-def collect(tmp_path):
-    """Runs the command to its end, into `collected` of the test's folder; variables of the environment by name."""
+def collect(tmp_path, monkeypatch, capsys, checker):
+    """Runs the command in this process, into `collected` of the test's folder."""
+    monkeypatch.setenv("SEEFOOD_COLLECT_PRIVATE", "true")
+    monkeypatch.setenv("SEEFOOD_COLLECT_INTERVAL_S", "0.05")
+    monkeypatch.setattr(command, "Checker", lambda: checker)
 
-    def run(source, *options, **variables):
-        command = [
-            sys.executable,
-            "-m",
-            "scripts.collection.collect",
-            "--out",
-            str(tmp_path / "collected"),
-            *options,
-            "--",
-            str(source),
-        ]
-        quick = {"SEEFOOD_COLLECT_PRIVATE": "true", "SEEFOOD_COLLECT_INTERVAL_S": "0.05"}
-        environment = os.environ | quick | variables
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    def run_it(source, *options):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["collect", "--out", str(tmp_path / "collected"), *options, "--", str(source)])
+        return Done(run(command.main), *capsys.readouterr())
 
-    return run
+    return run_it

@@ -39,6 +39,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(url.host, url.port, timeout=timeout_s)
         self.default_port = 443 if url.scheme == "https" else 80  # the Host header leaves it out
         self._url, self._addresses, self.is_late = url, addresses, False
+        self._line: socket.socket | None = None  # `sock` is given up once the head of an answer is there
         self._timer = threading.Timer(timeout_s, self._end)
         self._timer.daemon = True
 
@@ -52,21 +53,23 @@ class _Connection(http.client.HTTPConnection):
             except OSError:
                 if address == self._addresses[-1] or self.is_late:
                     raise
+        self._line = self.sock
         if self._url.scheme == "https":
             # known to the timer before a server can hold up the handshake
-            self.sock = _tls().wrap_socket(self.sock, server_hostname=self._url.host, do_handshake_on_connect=False)
+            self._line = self.sock = _tls().wrap_socket(self.sock, server_hostname=self._url.host, do_handshake_on_connect=False)
             self.sock.do_handshake()
 
     def _end(self) -> None:
         """A byte now and then never runs into a socket's own time-out."""
         self.is_late = True
-        with contextlib.suppress(OSError, AttributeError):
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # not TLS' own, which waits for the other side
+        if self._line is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._line, socket.SHUT_RDWR)  # not TLS' own, under the thread that reads
 
-    def close(self) -> None:
-        """See the base class."""
+    def end(self) -> None:
+        """Close it, and stop its timer."""
         self._timer.cancel()
-        super().close()
+        self.close()
 
 
 def ask(
@@ -80,10 +83,9 @@ def ask(
 ) -> Answer:
     """The answer to GET, or to POST of a `form`. UnreadError if there is none, or if it is too large or takes too long."""
     connection = _Connection(url, addresses, timeout_s)
-    with contextlib.closing(connection):
-        try:
-            connection.request("POST" if form is not None else "GET", url.target, form, dict(headers))
-            response = connection.getresponse()
+    try:
+        connection.request("POST" if form is not None else "GET", url.target, form, dict(headers))
+        with connection.getresponse() as response:
             body = b""
             if response.status == OK:
                 check(response.headers)
@@ -91,13 +93,17 @@ def ask(
             if connection.is_late:
                 raise TimeoutError
             return Answer(response.status, response.headers, body)
-        except UnreadError:
-            raise
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if connection.is_late or isinstance(error, TimeoutError):
-                raise UnreadError(f"{url.host} took over {timeout_s:g} s", 504) from error
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
-            raise UnreadError(f"{url.host} cannot be asked: {reason}", 502) from error
+    except UnreadError:
+        if connection.is_late:  # what was cut off then is no fault of its own
+            raise UnreadError(f"{url.host} took over {timeout_s:g} s", 504) from None
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if connection.is_late or isinstance(error, TimeoutError):
+            raise UnreadError(f"{url.host} took over {timeout_s:g} s", 504) from error
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
+        raise UnreadError(f"{url.host} cannot be asked: {reason}", 502) from error
+    finally:
+        connection.end()
 
 
 def _body(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
