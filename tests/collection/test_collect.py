@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from handler.capture import Capture
 from scripts.collection.batch import PART, finished, read_batch
-from scripts.collection.seen import NAME
+from scripts.collection.seen import NAME, Seen
 from scripts.collection.source import clean_title
 from scripts.door.feedback import keep
 from scripts.predict import bucket
@@ -159,6 +160,46 @@ def test_a_line_that_was_cut_off_is_looked_at_again(collect, photos, tmp_path):
     assert "looked at before" in done.stdout
     assert len(finished(tmp_path / "collected")) == 1
     assert [json.loads(line)["from"] for line in seen.read_text().splitlines()][-1] == str(photos / "twice.jpg")
+
+
+def test_two_runs_at_a_time_are_refused(collect, photos, tmp_path):
+    with Seen(tmp_path / "collected"):
+        done = collect(photos)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "another run collects into" in done.stderr
+
+
+def test_a_full_disk_leaves_nothing_half_written(collect, tmp_path, mount_disk):
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        noise = Image.frombytes("RGB", (100, 100), os.urandom(30_000))
+        noise.save(tmp_path / f"photos/{number}.png")
+    disk = mount_disk(tmp_path / "collected", "200k")
+    done = collect(tmp_path / "photos")
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+    kept = list(disk.glob("*/photos/*"))
+    assert 0 < len(kept) < 8
+    assert all(Image.open(path).getpixel((99, 99)) for path in kept)
+    assert not list(disk.glob("*/photos/*.part"))
+    subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+    assert collect(tmp_path / "photos").returncode == 0
+    assert len(newest(tmp_path)) == 8
+
+
+@pytest.mark.slow
+def test_labels_written_beside_a_batch_are_ingested(collect, generated, tmp_path):
+    assert collect(generated, "--limit=60").returncode == 0
+    (batch,) = finished(tmp_path / "collected")
+    rows = [f"{photo.photo},{Path(photo.origin).parent.name}" for photo in read_batch(batch)]
+    (batch / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    command = [sys.executable, "-m", "training.data.ingest", "--data=food", f"--params={ROOT / 'params.yaml'}", "--new-classes"]
+    there = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, str(batch / "labels.csv")], cwd=tmp_path, env=there, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert " photos added, 0 present already" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 import base64
 import json
 import socket
+import ssl
+import subprocess
 import time
 from itertools import pairwise
 
 import pytest
 
 from scripts.collection.batch import finished, read_batch
-from scripts.collection.web import addresses
+from scripts.collection.web import addresses, connection
 from scripts.collection.web.addresses import is_public, parse, resolve
 from scripts.collection.web.client import AGENT, Web
 from scripts.predict.photo import UnreadError
@@ -179,6 +181,29 @@ def test_a_busy_host_is_asked_again_when_it_wants_and_left_alone_when_that_is_lo
             client.photo(f"{web.url}/a.jpg")
         assert caught.value.status == 503
     assert web.asked.count("/a.jpg") == 3
+
+
+@pytest.fixture
+def certified(web, tmp_path, monkeypatch):
+    """The server with a certificate for the name kitchen.test, which this process trusts and finds on loopback, as other.test."""
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    names = ["-subj", "/CN=kitchen.test", "-addext", "subjectAltName=DNS:kitchen.test"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    subprocess.run([*command, *names, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    web.socket = context.wrap_socket(web.socket, server_side=True)
+    monkeypatch.setattr(connection, "_tls", lambda: ssl.create_default_context(cafile=certificate))
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1", *rest, **more))
+    return web
+
+
+def test_a_pinned_address_must_have_the_names_certificate(client, certified):
+    certified.pages["/a.jpg"] = (200, JPEG, PHOTO)
+    assert client.photo(f"https://kitchen.test:{certified.server_port}/a.jpg") == PHOTO
+    with pytest.raises(UnreadError, match=r"robots.txt of other.test cannot be had"):
+        client.photo(f"https://other.test:{certified.server_port}/a.jpg")
 
 
 def endless(request):
