@@ -110,7 +110,8 @@ class Batch:
         self.folder, self.about = folder, {"format": FORMAT, **about}
         if (folder / LINES).exists():
             raise BatchError(f"{folder} is finished: new photos go into another batch")
-        self.photos, self._end = _unfinished(folder)
+        photos, self._end = _unfinished(folder)
+        self._photos = {photo.photo: photo for photo in photos}
 
     @classmethod
     def open(cls, collected: Path, about: Mapping[str, Any]) -> "Batch":
@@ -119,6 +120,11 @@ class Batch:
             if _about(part) == {"format": FORMAT, **about} and not (part.parent / LINES).exists():
                 return cls(part.parent, about)
         return cls(_free(collected, f"{date.today():%Y-%m-%d}-{about['source']}"), about)  # noqa: DTZ011 - a person's day
+
+    @property
+    def photos(self) -> list[Collected]:
+        """Its photos, each once: with the last of its lines, where feedback came twice."""
+        return list(self._photos.values())
 
     @staticmethod
     def name_of(content: bytes) -> str:
@@ -135,7 +141,7 @@ class Batch:
         if not path.exists():
             write_bytes(path, content)
         self._append(photo.line())
-        self.photos.append(photo)
+        self._photos[name] = photo
         return photo
 
     def _append(self, line: str) -> None:

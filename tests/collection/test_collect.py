@@ -3,11 +3,16 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,7 +20,8 @@ from PIL import Image
 from handler.capture import Capture
 from scripts.collection.batch import PART, finished, read_batch
 from scripts.collection.seen import NAME, Seen
-from scripts.collection.source import clean_title
+from scripts.collection.source import Fetched, Found, clean_title
+from scripts.collection.web.client import Web
 from scripts.door.feedback import keep
 from scripts.predict import bucket
 from tests.conftest import LIMIT_S, ROOT, picture_bytes
@@ -150,6 +156,38 @@ def test_captured_photos_come_with_answers_and_again_when_feedback_came(collect,
         assert collect("s3://kept/photos").returncode == 0
         assert [(photo.source, photo.origin) for photo in newest(tmp_path)] == [("s3", "s3://kept/photos/1.jpg")]
     bucket.client.cache_clear()
+
+
+def test_a_photo_that_was_sent_twice_comes_once_with_its_last_feedback(collect, tmp_path, monkeypatch):
+    folder = tmp_path / "captured"
+    for name, value in {"DIR": str(folder), "SHARE": "1", "BYTES": "1000000", "AGE_S": "1000"}.items():
+        monkeypatch.setenv(f"SEEFOOD_CAPTURE_{name}", value)
+    capture, labels = Capture(), ["pho", "sushi"]
+    for request_id in ("a", "b"):
+        assert capture(picture_bytes(1, (64, 48)), request_id, {"model": "seefood", "version": "1.0.0", "labels": labels})
+    keep(folder, "a", "pho")
+    assert collect(folder).returncode == 0
+    assert [(photo.id, photo.feedback) for photo in newest(tmp_path)] == [("a", "pho")]
+    keep(folder, "b", "sushi")
+    assert collect(folder).returncode == 0
+    assert [(photo.id, photo.feedback) for photo in newest(tmp_path)] == [("b", "sushi")]
+    assert collect(folder).stdout == "nothing new (2 looked at before)\n"
+
+
+def test_the_sources_example_of_the_readme_works(tmp_path):
+    text = (ROOT / "scripts/collection/README.md").read_text(encoding="utf-8")
+    scope = {"Counter": Counter, "Iterator": Iterator, "partial": partial, "Any": Any, "json": json, "Path": Path}
+    scope |= {"Found": Found, "Fetched": Fetched, "Web": Web, "clean_title": clean_title}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], scope)  # the example is the test
+
+    class Photos:
+        def photo(self, address):
+            return address.encode()
+
+    (tmp_path / "feed").write_text('{"photo": "a.jpg", "text": "Ramen"}\n{"text": "Hello"}\n')
+    passed = Counter()
+    (found,) = scope["Feed"](str(tmp_path / "feed"), Photos()).found(passed)
+    assert (found.origin, found.fetch(), passed) == ("a.jpg", Fetched(b"a.jpg", title="Ramen"), {"post without a photo": 1})
 
 
 def test_a_line_that_was_cut_off_is_looked_at_again(collect, photos, tmp_path):

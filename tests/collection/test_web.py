@@ -304,6 +304,7 @@ def test_a_subreddits_new_photos_come_page_by_page(collect, web, tmp_path, monke
         {"name": "s", "is_self": True},
         photo("x", over_18=True),
         gallery,
+        5,
     ]
 
     def page(request):
@@ -329,7 +330,14 @@ def test_a_subreddits_new_photos_come_page_by_page(collect, web, tmp_path, monke
     assert forms[0] == ("POST", f"Basic {base64.b64encode(b'me:secret').decode()}", b"grant_type=client_credentials")
     assert len(forms) == 2
     assert times[1] - times[0] >= 0.9  # the first window was used up
-    for kind in ("post with a video", "post with a link", "post of text", "post for adults", "removed post"):
+    for kind in (
+        "post with a video",
+        "post with a link",
+        "post of text",
+        "post for adults",
+        "removed post",
+        "post that cannot be read",
+    ):
         assert f"1 {kind}" in done.stderr
     assert collect("reddit:food").stdout == "nothing new (4 looked at before)\n"
     web.pages["/token"] = (401, {}, b"")

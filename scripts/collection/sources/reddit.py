@@ -53,7 +53,12 @@ class Reddit:
         for _ in range(MOST_PAGES):
             page = self._page(after or "")
             for post in page.get("children", []):
-                yield from self._photos(post.get("data", {}), passed)
+                try:
+                    photos = list(self._photos(post["data"], passed))
+                except (AttributeError, KeyError, TypeError, ValueError, OverflowError, OSError):  # of another form than documented
+                    passed["post that cannot be read"] += 1
+                    continue
+                yield from photos
             if not (after := page.get("after")):
                 return
 
