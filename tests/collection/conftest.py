@@ -48,7 +48,7 @@ class Script(BaseHTTPRequestHandler):
 @pytest.fixture
 def web():
     with WebServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 

@@ -98,7 +98,7 @@ def test_a_run_that_was_killed_is_gone_on_with(collect, tmp_path, web):
     (tmp_path / "list.csv").write_text("\n".join(["url", *(f"{web.url}/{number}.jpg" for number in range(6))]))
     collected = tmp_path / "collected"
     command = [sys.executable, "-m", "scripts.collection.collect", "--out", str(collected), str(tmp_path / "list.csv")]
-    slow = os.environ | {"SEEFOOD_COLLECT_PRIVATE": "true", "SEEFOOD_COLLECT_INTERVAL_S": "0.5"}
+    slow = os.environ | {"SEEFOOD_COLLECT_PRIVATE": "true", "SEEFOOD_COLLECT_INTERVAL_S": "0.3"}
     with subprocess.Popen(command, cwd=ROOT, env=slow) as process:
         end = time.monotonic() + LIMIT_S
         while len(list(collected.glob("*/photos/*.jpg"))) < 2 and time.monotonic() < end:

@@ -20,7 +20,7 @@ from tests.conftest import picture_bytes
 
 JPEG = {"content-type": "image/jpeg"}
 PHOTO = picture_bytes(1, (64, 48))
-INTERVAL_S = 0.1
+INTERVAL_S = 0.05
 
 
 @pytest.fixture
