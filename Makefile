@@ -7,11 +7,11 @@ endif
 # --- values ---
 
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
-# named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, UV_.
+# named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, REDDIT_, UV_.
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
-	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT_S MANAGEMENT_URL MAR MODEL MOVE NAME \
-	NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME ROUTE RUN SECONDS SHADOW \
-	SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
+	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MODEL MOVE \
+	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
+	SECONDS SHADOW SOURCE SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -72,14 +72,15 @@ which_FROM := which photos? make ingest FROM=folder
 which_GOAL := which goal? make tune GOAL=p99_ms=50
 which_MAR := which archive? make inspect MAR=model_store/seefood-1.0.0.mar
 which_PHOTOS := which photos? make predict PHOTOS=folder
+which_SOURCE := which photos? make collect SOURCE=folder
 which_URL := which server? make smoke URL=https://...
 which_VERSION = which version? make $(firstword $(filter export archive rollout,$(MAKECMDGOALS)) archive) VERSION=1.1.0
-ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS URL VERSION
+ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup test test-all container-test lint format dashboards clean \
-	data review ingest pipeline remote push pull \
+	data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
 	serve key stop rollout rollback status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
@@ -109,6 +110,10 @@ $(ASKED:%=given-%): given-%:
 
 data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
 	@$(python) training.data.download -- $(call quoted,DATA,data)
+
+collect: given-SOURCE .venv/installed-serve ## New photos of a source, for review: SOURCE=folder|s3://...|addresses.csv|captured:folder|reddit:name [OUT=collected LIMIT=100 REVIEWED=1]
+	@$(python) scripts.collection.collect $(call option,--out,OUT) $(call option,--limit,LIMIT) $(call flag,--reviewed,REVIEWED) \
+		-- $(call quoted,SOURCE)
 
 # the port is 8090, beside a server's, unless the command line has one
 review: given-BATCH .venv/installed-serve ## Label a batch's photos on a local page: BATCH=folder [MAR="a.mar b.mar" OUT=labels.csv EXPORT=tasks.json IMPORT=annotations.json NEW_CLASSES=1 PORT=8090]

@@ -1,4 +1,4 @@
-"""Every port, time and limit of serving and rollouts that a person may want to change, with defaults for a laptop.
+"""Every port, time and limit of serving, rollouts and collecting that a person may want to change, with defaults for a laptop.
 
 SEEFOOD_<NAME> in the environment sets one, e.g. SEEFOOD_GRACE_S=15; an unknown name is an error. How often a loop inside
 the code polls is no setting: such a constant stands beside its loop.
@@ -113,6 +113,11 @@ class Settings:
     forget_status_s: float = 24 * 3600.0  # an instance's status that is older is removed
     s3_connect_timeout_s: float = 5.0  # of one attempt; botocore makes two
     s3_read_timeout_s: float = 10.0
+
+    # --- collecting: photos of the web ---
+    collect_interval_s: float = 1.0  # between two requests to a host
+    collect_timeout_s: float = 60.0  # of one request, the body included
+    collect_private: bool = False  # private addresses and other ports than 80 and 443, too: for an intranet, and for tests
 
     # --- logs ---
     log_json: bool = False  # a JSON object a line, for CloudWatch; else text

@@ -1,5 +1,10 @@
 """New photos from a source into a dated batch, for review: `make collect`.
 
-batch.py      the format of a batch: its writer and its reader
-Imports the rooms below it.
+collect.py   the command
+choose.py    which source SOURCE means;  source.py  what a source is;  sources/  a file for each
+web/         asking strangers' servers, politely and safely
+check.py     a photo as the server checks it, stripped
+batch.py     the format of a batch: its writer and its reader
+seen.py      what earlier runs have looked at
+Imports the rooms below it; of predict its photos, folders and S3.
 """

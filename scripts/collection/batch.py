@@ -110,7 +110,8 @@ class Batch:
         self.folder, self.about = folder, {"format": FORMAT, **about}
         if (folder / LINES).exists():
             raise BatchError(f"{folder} is finished: new photos go into another batch")
-        self.photos, self._end = _unfinished(folder)
+        photos, self._end = _unfinished(folder)
+        self._photos = {photo.photo: photo for photo in photos}
 
     @classmethod
     def open(cls, collected: Path, about: Mapping[str, Any]) -> "Batch":
@@ -120,9 +121,19 @@ class Batch:
                 return cls(part.parent, about)
         return cls(_free(collected, f"{date.today():%Y-%m-%d}-{about['source']}"), about)  # noqa: DTZ011 - a person's day
 
+    @property
+    def photos(self) -> list[Collected]:
+        """Its photos, each once: with the last of its lines, where feedback came twice."""
+        return list(self._photos.values())
+
+    @staticmethod
+    def name_of(content: bytes) -> str:
+        """A photo's name, without its suffix."""
+        return hashlib.sha256(content).hexdigest()[:NAME_DIGITS]
+
     def add(self, content: bytes, suffix: str, **values: Any) -> Collected:
         """Keep a photo: first its file, then its line. OSError, with nothing half written."""
-        name = f"{PHOTOS}/{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}{suffix}"
+        name = f"{PHOTOS}/{self.name_of(content)}{suffix}"
         photo = Collected(photo=name, source=self.about["source"], **values)
         path = self.folder / name
         path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # strangers' photos, as captured ones are
@@ -130,7 +141,7 @@ class Batch:
         if not path.exists():
             write_bytes(path, content)
         self._append(photo.line())
-        self.photos.append(photo)
+        self._photos[name] = photo
         return photo
 
     def _append(self, line: str) -> None:

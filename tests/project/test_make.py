@@ -76,6 +76,7 @@ def project(tmp_path):
 # the values that each target takes; a target twice where one value leaves out others
 TAKEN = [
     ("data", "DATA"),
+    ("collect", "SOURCE OUT LIMIT"),
     ("ingest", "FROM DATA PARAMS"),
     ("remote", "BUCKET ENDPOINT"),
     ("train", "MODEL DATA PARAMS WEIGHTS GPUS RUN"),
@@ -129,6 +130,7 @@ FLAGS = [
     ("predict", "HTML", "--html"),
     ("compose", "PROMETHEUS_IMAGE", "--profile"),
     ("compose", "GRAFANA_IMAGE", "--profile"),
+    ("collect", "REVIEWED", "--reviewed"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),
@@ -137,6 +139,7 @@ FLAGS = [
     ("destroy", "YES", "--yes"),
 ]
 NEEDED = {
+    "collect": ["SOURCE=photos"],
     "ingest": ["FROM=photos"],
     "remote": ["BUCKET=s3://bucket"],
     "export": ["VERSION=1.0.0"],
@@ -324,6 +327,7 @@ def test_train_is_given_what_to_train_and_the_values_that_the_command_line_gave(
 @pytest.mark.parametrize(
     ("target", "question"),
     [
+        ("collect", "which photos? make collect SOURCE=folder"),
         ("ingest", "which photos? make ingest FROM=folder"),
         ("remote", "which bucket? make remote BUCKET=s3://bucket/prefix"),
         ("export", "which version? make export VERSION=1.1.0"),

@@ -1,0 +1,75 @@
+"""Photos that a server kept (handler/captured.py), with their answers and feedback, from its folder or from S3."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from handler.captured import ANSWER, FEEDBACK, PHOTO
+from scripts.collection.source import Fetched, Found
+from scripts.collection.sources.folder import files_of, place_of
+from scripts.predict.photo import Photo, UnreadError
+
+ENDS = (PHOTO, ANSWER, FEEDBACK)
+Files = Mapping[str, Photo]  # of one photo, by the ends of their names
+
+
+class Captured:
+    """See the module. `reviewed`: only photos on which feedback was given."""
+
+    kind = "captured"
+
+    def __init__(self, address: str, reviewed: bool = False) -> None:
+        """ValueError, see place_of."""
+        self.address, self.reviewed = place_of(address), reviewed
+
+    def found(self, passed: Counter[str]) -> Iterator[Found]:
+        """See Source. A photo on which feedback came since has another stamp."""
+        for _, group in groupby(files_of(self.address, passed), key=lambda file: _split(file.name)[0]):
+            files = {_split(file.name)[1]: file for file in group}
+            if PHOTO not in files:
+                continue
+            if self.reviewed and FEEDBACK not in files:
+                passed["without feedback"] += 1
+                continue
+            stamp = " ".join(files[end].stamp() for end in (PHOTO, FEEDBACK) if end in files)
+            yield Found(files[PHOTO].name, stamp, partial(_fetch, files))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(the part of a name that a photo's files share, the rest): all of another file's name is its own."""
+    end = next((end for end in ENDS if name.endswith(end)), "")
+    return (name.removesuffix(end), end) if end else (name, "")
+
+
+def _fetch(files: Files) -> Fetched:
+    answer, said = _read(files, ANSWER), _read(files, FEEDBACK)
+    content = files[PHOTO].read()
+    return Fetched(
+        content,
+        at=_text(answer, "at"),
+        id=_text(answer, "id") or _text(said, "id"),
+        answer=answer,
+        feedback=_text(said, "label"),
+        given=said is not None,
+    )
+
+
+def _read(files: Files, end: str) -> dict[str, Any] | None:
+    """The content of a JSON file; None if there is none. UnreadError if it is broken."""
+    if end not in files:
+        return None
+    try:
+        content = json.loads(files[end].read())
+    except (ValueError, RecursionError) as error:
+        raise UnreadError(f"its {end} is not JSON: {error}", 422) from error
+    if not isinstance(content, dict):
+        raise UnreadError(f"its {end} is no object of JSON", 422)
+    return content
+
+
+def _text(content: Mapping[str, Any] | None, key: str) -> str | None:
+    value = (content or {}).get(key)
+    return value if isinstance(value, str) else None
