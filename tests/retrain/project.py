@@ -58,7 +58,7 @@ class Project:
         commit(self.folder, message)
         run(self.folder, "git", "push", "-q", "origin", "main")
 
-    def start(self, *arguments: str) -> subprocess.Popen:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The command, running; its output is to be read."""
         command = [sys.executable, "-m", "scripts.retrain.retrain", *arguments]
         return subprocess.Popen(
