@@ -174,6 +174,20 @@ def test_a_photo_that_was_sent_twice_comes_once_with_its_last_feedback(collect, 
     assert collect(folder).stdout == "nothing new (2 looked at before)\n"
 
 
+def test_a_captured_photo_waits_for_its_answer_unless_an_earlier_version_wrote_none(collect, tmp_path):
+    place = tmp_path / "captured" / "ab"
+    place.mkdir(parents=True)
+    (place / "1-abcd.photo").write_bytes(picture_bytes(1, (64, 48)))
+    (tmp_path / "captured" / "2-abcd.photo").write_bytes(picture_bytes(2, (64, 48)))
+    done = collect(tmp_path / "captured")
+    assert done.returncode == 0
+    assert "without its answer yet" in done.stderr
+    assert [photo.origin[-12:] for photo in newest(tmp_path)] == ["2-abcd.photo"]
+    (place / "1-abcd.json").write_text('{"id": "a", "at": "2026-11-27T10:00:00+00:00"}')
+    assert collect(tmp_path / "captured").returncode == 0
+    assert [photo.id for photo in newest(tmp_path)] == ["a"]
+
+
 def test_the_sources_example_of_the_readme_works(tmp_path):
     text = (ROOT / "scripts/collection/README.md").read_text(encoding="utf-8")
     scope = {"Counter": Counter, "Iterator": Iterator, "partial": partial, "Any": Any, "json": json, "Path": Path}

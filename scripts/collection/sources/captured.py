@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from handler.captured import ANSWER, FEEDBACK, PHOTO
+from handler.captured import ANSWER, FEEDBACK, PHOTO, PLACE
 from scripts.collection.source import Fetched, Found
 from scripts.collection.sources.folder import files_of, place_of
 from scripts.predict.photo import Photo, UnreadError
@@ -30,6 +30,9 @@ class Captured:
         for _, group in groupby(files_of(self.address, passed), key=lambda file: _split(file.name)[0]):
             files = {_split(file.name)[1]: file for file in group}
             if PHOTO not in files:
+                continue
+            if ANSWER not in files and PLACE.fullmatch(files[PHOTO].name.split("/")[-2]):
+                passed["without its answer yet"] += 1  # the photo is written first
                 continue
             if self.reviewed and FEEDBACK not in files:
                 passed["without feedback"] += 1
