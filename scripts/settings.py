@@ -157,7 +157,14 @@ class Settings:
 # less would be a busy loop
 SHORTEST_S = 0.05
 # set by make for docker-compose.yml, and by whoever asks a server that wants a key or tokens
-NOT_SETTINGS = ("SEEFOOD_API_KEY", "SEEFOOD_TAG", "SEEFOOD_MANAGEMENT_TOKEN", "SEEFOOD_INFERENCE_TOKEN")
+NOT_SETTINGS = (
+    "SEEFOOD_API_KEY",
+    "SEEFOOD_TAG",
+    "SEEFOOD_MANAGEMENT_TOKEN",
+    "SEEFOOD_INFERENCE_TOKEN",
+    "SEEFOOD_CHECKOUT",
+    "SEEFOOD_COLLECT",
+)
 
 
 def _value(variable: str, text: str, kind: type) -> bool | int | float | str:

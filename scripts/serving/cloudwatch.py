@@ -101,10 +101,10 @@ class Minute:
         """The values that a gauge had, over all series and samples; what is no number is left out."""
         return [value for series in self.gauges for value in series.get(name, {}).values() if math.isfinite(value)]
 
-    def last(self, name: str) -> list[float]:
-        """A gauge's values in the last sample that has any."""
+    def last(self, name: str, **labels: str) -> list[float]:
+        """A gauge's values, of series with these labels, in the last sample that has any."""
         found = next((series[name] for series in reversed(self.gauges) if name in series), {})
-        return [value for value in found.values() if math.isfinite(value)]
+        return [value for of, value in found.items() if labels.items() <= dict(of).items() and math.isfinite(value)]
 
 
 class CloudWatch:
@@ -186,8 +186,9 @@ class CloudWatch:
         """The values of METRICS that are known."""
         outcomes = minute.by("seefood_door_outcomes_total", "outcome")
         buckets = {float(bound): count for bound, count in minute.by("seefood_door_answer_seconds_bucket", "le").items()}
-        waiting, drift = minute.seen("seefood_door_waiting_cpu_seconds"), minute.last("seefood_drift")
-        accuracy, free = minute.last("seefood_estimated_accuracy"), minute.seen("seefood_instance_disk_free_bytes")
+        waiting, free = minute.seen("seefood_door_waiting_cpu_seconds"), minute.seen("seefood_instance_disk_free_bytes")
+        # as the alert SeefoodDrift: what happens now, not over thousands of photos
+        drift, accuracy = minute.last("seefood_drift", window="500"), minute.last("seefood_estimated_accuracy", window="500")
         figures: dict[str, Any] = {
             "Answered": int(outcomes.get("answered", 0)),
             "Failed": int(outcomes.get("failed", 0)),

@@ -113,7 +113,10 @@ def test_drift_and_estimated_accuracy_are_taken_where_they_are_measured(logged):
     drift = GaugeMetricFamily("seefood_drift", "x", labels=["version", "signal", "window"])
     for signal_name, value in (("brightness", 1.5), ("entropy", 7.25), ("size", math.nan)):
         drift.add_metric(["1.0.0", signal_name, "500"], value)
-    accuracy = family(GaugeMetricFamily, "seefood_estimated_accuracy", {"1.0.0": 0.83, "1.1.0": 0.79}, "version")
+    drift.add_metric(["1.0.0", "brightness", "5000"], 9.0)  # the long window is no alarm's
+    accuracy = GaugeMetricFamily("seefood_estimated_accuracy", "x", labels=["version", "window"])
+    for version, value in (("1.0.0", 0.83), ("1.1.0", 0.79)):
+        accuracy.add_metric([version, "500"], value)
     (figures,) = logged({60: [*states(), drift, accuracy]})
     assert (figures["Drift"], figures["EstimatedAccuracy"]) == (7.25, 0.79)
 
