@@ -55,6 +55,7 @@ def test_mlflow_run_and_commit_of_the_training_get_into_the_archive(exported, tm
     assert (training["mlflow_run"], training["git"]) == ("0f" * 16, "1a" * 20 + " clean")
 
 
+@pytest.mark.slow
 def test_same_inputs_give_the_same_bytes_even_at_a_time(archive, exported, tmp_path):
     with ThreadPoolExecutor(2) as pool:
         built = list(pool.map(lambda name: build(exported, "1.0.0", tmp_path / name), ("here", "elsewhere")))
@@ -82,7 +83,9 @@ def test_version_is_never_overwritten(archive, exported):
         build(exported, "1.0.0", archive.parent)
 
 
-@pytest.mark.parametrize("damage", ["golden", "labels", "spec", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["golden", "missing", *(pytest.param(part, marks=pytest.mark.slow) for part in ("labels", "spec"))]
+)
 def test_archive_that_fails_its_golden_check_gets_no_name(exported, tmp_path, damage):
     broken = tmp_path / "broken"
     shutil.copytree(exported, broken)
@@ -135,7 +138,9 @@ def test_export_without_a_name_needs_one(exported, tmp_path, monkeypatch, capsys
     assert (store / "flowers-1.0.0.mar").is_file()
 
 
-@pytest.mark.parametrize("model", ["extra", "temp", "staged", "handler"])
+@pytest.mark.parametrize(
+    "model", ["handler", *(pytest.param(name, marks=pytest.mark.slow) for name in ("extra", "temp", "staged"))]
+)
 def test_model_may_be_named_as_a_folder_that_is_used_on_the_way(exported, tmp_path, model):
     assert inspect(build(exported, "1.0.0", tmp_path, model=model))["model"] == model
 

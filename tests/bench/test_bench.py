@@ -66,6 +66,7 @@ def test_bench_of_any_url_writes_table_json_and_picture(monkeypatch, tmp_path, c
     assert not list((tmp_path / "out").glob("*.part"))
 
 
+@pytest.mark.slow
 def test_bench_says_what_is_wrong(monkeypatch, tmp_path, capsys):
     photo = tmp_path.parent / f"{tmp_path.name}.jpg"
     photo.write_bytes(picture_bytes())

@@ -189,6 +189,7 @@ def test_without_kept_photos_there_is_no_feedback(folder):
     assert "SEEFOOD_CAPTURE_SHARE=1" in answer.json()["message"]
 
 
+@pytest.mark.slow
 def test_thousand_at_once_are_kept_each_once(folder):
     keep, app = Capture(), app_of(folder)
     for number in range(1000):

@@ -126,6 +126,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_decoders_whose_worker_is_killed_end_without_a_word():
     lines = """
 import os, sys, threading

@@ -233,6 +233,7 @@ def test_photo_is_not_kept_for_its_file_cannot_be_stripped(image):
         strip(heif([coded(image), exif(TURNED)]))
 
 
+@pytest.mark.slow
 def test_hostile_files_harm_no_decoder_and_no_neighbour(image, spec):
     decoders = Decoders(spec, BUDGET, Metrics("1", ["a"]))
     pids = [one.pid for one in decoders.processes]

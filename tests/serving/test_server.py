@@ -114,6 +114,7 @@ def test_broken_photos_among_good_ones_harm_nobody(server, photo, expected):
             assert best["probability"] == pytest.approx(wanted["probability"], abs=1e-4)
 
 
+@pytest.mark.slow
 @needs_photos
 def test_hard_files_never_get_a_server_error(server):
     for path in sorted((SHARED / "data" / "hard_images").iterdir()):
@@ -175,6 +176,7 @@ def test_taken_port_is_named_and_nothing_else_is_touched(server, model_store):
         assert f"management port {port + 1} is taken" in third.wait()
 
 
+@pytest.mark.slow
 def test_photo_turned_by_exif_is_answered_like_the_upright_one(server):
     upright = read_photo(picture_bytes(2))
     exif = Image.Exif()

@@ -121,6 +121,7 @@ class LastLayer(torch.nn.Module):
         return self.confidence(features, self.head(features))
 
 
+@pytest.mark.slow
 def test_exported_confidence_gives_the_same_numbers_in_openvino(tmp_path):
     generator = torch.Generator().manual_seed(0)
     features, head = torch.rand(300, 1280, generator=generator), torch.nn.Linear(1280, 10)
@@ -215,6 +216,7 @@ def test_unreadable_files_among_the_others_are_named(evaluated, others):
     assert f"left out {others / 'broken.jpg'}: " in output
 
 
+@pytest.mark.slow
 def test_evaluation_without_out_of_distribution_photos_does_not_mention_them(evaluated, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(evaluated[0], folder)

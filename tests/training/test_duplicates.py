@@ -199,7 +199,7 @@ def test_classes_that_are_one_group_each_are_an_error_that_names_the_cause(tmp_p
         read_data(tmp_path, 0.1, 0, cache=None)
 
 
-@pytest.mark.parametrize("left", ["old", "broken", "another size"])
+@pytest.mark.parametrize("left", ["broken", *(pytest.param(left, marks=pytest.mark.slow) for left in ("old", "another size"))])
 def test_cache_of_another_version_is_replaced(tmp_path, generated, left):
     photos, expected = hash_photos(generated, find_photos(generated)[1], tmp_path)
     (cache,) = tmp_path.iterdir()

@@ -80,6 +80,7 @@ def test_evaluate_asks_the_test_split_where_there_is_one_beside_val_and_says_so(
     assert held_out_photos(same, data).held_out == data.held_out
 
 
+@pytest.mark.slow
 def test_evaluate_leaves_out_photos_of_another_data_set_that_were_trained_on(tmp_path, tiny_run, generated):
     other = tmp_path / "other"
     for folder in generated.iterdir():
@@ -236,7 +237,9 @@ def test_name_that_no_font_has_is_the_number_of_its_class_not_of_its_row():
     assert drawable(["pizza", tengwar], [7, 4711])[0] == ["pizza", "#4711"]
 
 
-@pytest.mark.parametrize(("count", "shown"), [(3, 3), (101, 101), (1000, 30), pytest.param(5000, 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("count", "shown"), [(3, 3), (1000, 30), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((101, 101), (5000, 30)))]
+)
 def test_confusion_matrix_of_many_classes_shows_the_most_confused(tmp_path, count, shown, monkeypatch):
     confusion = torch.eye(count, dtype=torch.long) * 20
     for number in range(min(count, 40) - 1):
@@ -262,6 +265,7 @@ def test_classes_without_mistakes_fill_the_matrix_of_the_most_confused():
     assert most_confused(confusion) == [*range(29), 490]
 
 
+@pytest.mark.slow
 def test_numbers_are_written_where_pictures_cannot_be_drawn(tmp_path, tiny_run, generated, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("libpng\nis broken")

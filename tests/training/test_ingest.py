@@ -104,6 +104,7 @@ def test_same_command_again_changes_nothing(monkeypatch, capsys, food):
     assert refused().keys() == listed.keys() == {"new/class_0/copy.jpg"}
 
 
+@pytest.mark.slow
 def test_csv_names_photos_and_labels(monkeypatch, capsys, food):
     first, second = give("any", 1000, "inbox/a"), give("any", 1001, "inbox/b")
     rows = [
@@ -121,6 +122,7 @@ def test_csv_names_photos_and_labels(monkeypatch, capsys, food):
     assert refused() == {"inbox/gone.jpg": ("unreadable", "No such file or directory")}
 
 
+@pytest.mark.slow
 def test_every_refused_photo_is_listed_with_the_reason(monkeypatch, capsys, food):
     there = food / "class_1" / "004.jpg"
     taken = give("class_0", 1000)
@@ -164,6 +166,7 @@ def test_photo_that_is_there_is_refused_and_so_is_one_under_another_label(monkey
     }
 
 
+@pytest.mark.slow
 def test_nothing_to_take_is_a_failure(monkeypatch, capsys, food):
     before = content(food)
     Path("new/class_0").mkdir(parents=True)

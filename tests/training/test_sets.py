@@ -96,13 +96,17 @@ def test_prepared_data_equals_the_folder_read_directly(tmp_path, generated, caps
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("missing", "no prepared data"),
+        pytest.param("missing", "no prepared data", marks=pytest.mark.slow),
         ("[1, 2]", "was not written by training/data/prepare.py"),
-        ("kind", "its kind is 'other'"),
+        pytest.param("kind", "its kind is 'other'", marks=pytest.mark.slow),
         ("seed", "was prepared with .*'seed': 0.*run training/data/prepare.py again"),
-        ("near_duplicates", "was prepared with .*'near_duplicates': 0.3.*run training/data/prepare.py again"),
-        ("folder", "are gone: no folder"),
-        ("photo", "missing: 1 photo of .*, .*000.jpg is the first"),
+        pytest.param(
+            "near_duplicates",
+            "was prepared with .*'near_duplicates': 0.3.*run training/data/prepare.py again",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("folder", "are gone: no folder", marks=pytest.mark.slow),
+        pytest.param("photo", "missing: 1 photo of .*, .*000.jpg is the first", marks=pytest.mark.slow),
     ],
 )
 def test_prepared_data_that_does_not_fit_is_refused_with_the_reason(tmp_path, generated, wrong, message):
@@ -210,6 +214,7 @@ def test_wrong_hyper_parameter_is_refused_by_name(tmp_path, change, message):
         read_params(path)
 
 
+@pytest.mark.slow
 def test_food101_is_downloaded_verified_and_found(tmp_path, generated, monkeypatch, capsys):
     food101(tmp_path / "food-101", generated)
     archive = tmp_path / "served" / "food-101.tar.gz"

@@ -26,12 +26,14 @@ def test_training_learns_generated_pictures_and_the_checkpoint_says_how(tiny_run
     assert not list(tiny_run.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights(tmp_path, generated, tiny_params):
     params = tiny_params.model_copy(update={"epochs": 1, "mixup": 0.2, "augment": "trivial"})
     first, second = (Checkpoint.load(train("food", generated, params, tmp_path / name)) for name in "ab")
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
+@pytest.mark.slow
 def test_torchrun_with_two_processes_trains_and_only_rank_0_prints(tmp_path, generated, tiny_params):
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(tiny_params.model_copy(update={"epochs": 1}).model_dump()))

@@ -71,6 +71,7 @@ def test_nothing_is_printed_after_the_sentence_and_no_worker_is_left(tmp_path, r
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_be_started_is_one_sentence(tmp_path):
     """As where a container allows no more of them: the second worker of two."""
     program = tmp_path / "program.py"
