@@ -13,10 +13,12 @@ from typing import Any
 
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
+from scripts.paths import REVIEWED as LABELS
+from scripts.paths import ROOT
 from scripts.retrain.run import RetrainError, Run, find_run, locked
 from scripts.retrain.steps import STEPS, Step
 
-REVIEWED = Path("build/review/labels.csv")  # where make review writes what a person has labelled
+REVIEWED = LABELS.relative_to(ROOT)  # make runs here; reports name no folder of this machine
 NAMES = [step.name for step in STEPS]
 
 

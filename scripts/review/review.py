@@ -1,4 +1,4 @@
-"""Label the photos of a batch on a local page: `make review BATCH=build/collected/2026-11-27-captured`.
+"""Label the photos of a batch on a local page: `make review BATCH=collected/2026-11-27-captured`.
 
 Choices go to a CSV `path,label`, build/review/labels.csv or --out, which `make ingest` takes; the same command goes on where
 one left. With --mar archives answer the photos: the first orders them, a second one shows where versions disagree. --export writes
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from scripts.command import parser, run
-from scripts.paths import ROOT
+from scripts.paths import REVIEWED, ROOT
 from scripts.phrases import counted
 from scripts.review.answers import answers_of
 from scripts.review.decisions import OPEN, Decisions
@@ -18,15 +18,13 @@ from scripts.review.items import labels_of, read_items, sort
 from scripts.review.label_studio import export_tasks, import_annotations
 from scripts.review.server import ReviewServer
 
-OUT = ROOT / "build" / "review" / "labels.csv"
-
 
 def main() -> None:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("batch", type=Path, help="a folder that make collect has made")
     arguments.add_argument("--mar", type=Path, action="append", default=[], help="an archive; twice to compare two versions")
-    arguments.add_argument("--out", type=Path, default=OUT)
+    arguments.add_argument("--out", type=Path, default=REVIEWED)
     arguments.add_argument("--port", type=int, default=8090)
     arguments.add_argument("--export", type=Path, metavar="TASKS.json")
     arguments.add_argument("--import", type=Path, metavar="ANNOTATIONS.json", dest="annotations")
@@ -51,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, f"every choice is kept: make ingest FROM={OUT.relative_to(ROOT)}"))
+    sys.exit(run(main, f"every choice is kept: make ingest FROM={REVIEWED.relative_to(ROOT)}"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import LIMIT_S, ROOT
-from tests.project.test_workflows import job_of, steps_of
+from tests.project.test_workflows import WORKFLOWS, job_of, steps_of
 
 MAKE = """#!/bin/bash
 echo "make $*" >> "$CALLS"
@@ -179,7 +179,7 @@ def test_a_canary_that_is_not_promoted_by_hand_stays_one(tmp_path):
     assert release(tmp_path, canary="10", variable="20").calls[4:] == [ROLLOUT.replace("CANARY=", "CANARY=10"), SMOKE, STATUS]
 
 
-RETRAIN, PROPOSE = ("retrain.yml", "train"), ("retrain.yml", "propose")
+DRIFT, RETRAIN, PROPOSE = (("retrain.yml", job) for job in ("drift", "train", "propose"))
 AWS = """#!/bin/bash
 echo "aws $*" >> "$CALLS"
 """
@@ -227,7 +227,23 @@ def test_a_retraining_with_nothing_new_proposes_nothing(tmp_path, monkeypatch):
     played = retrained(tmp_path, monkeypatch, MAKE)
     assert not played.failed, played.printed
     assert played.outputs["changed"] == {}
-    assert job_of(PROPOSE)["if"] == "needs.train.outputs.changed == 'true'"
+    assert job_of(PROPOSE)["if"] == "!cancelled() && needs.train.outputs.changed == 'true'"
+
+
+@pytest.mark.parametrize(("status", "outputs", "fails"), [(0, {}, False), (3, {"drifted": "true"}, False), (1, {}, True)])
+def test_a_day_with_drift_retrains_and_one_that_cannot_be_asked_fails(tmp_path, monkeypatch, status, outputs, fails):
+    drift = f'if [ "$2" = scripts.monitoring.drift ]; then echo "drift ${{*:3}}" >> "$CALLS"; exit {status}; fi\n'
+    monkeypatch.setattr("tests.project.test_jobs.PYTHON", PYTHON.replace("\n", f"\n{drift}", 1))
+    played = Played(DRIFT, tmp_path)
+    assert played.calls == ["make .venv/installed-cloud", "drift --release s3://models/release.json"]
+    assert (played.failed, played.outputs["drift"]) == (fails, outputs)
+    # the same line in both places
+    daily = re.fullmatch(r"github.event.schedule == '(.*)' && vars.AWS_DEPLOY_ROLE != ''", job_of(DRIFT)["if"])
+    assert daily
+    assert daily[1] in [one["cron"] for one in WORKFLOWS["retrain.yml"]["on"]["schedule"]]
+    condition = " ".join(job_of(RETRAIN)["if"].split())
+    assert condition.endswith("(needs.drift.result == 'skipped' || needs.drift.outputs.drifted == 'true')")
+    assert job_of(RETRAIN)["needs"] == "drift"
 
 
 @pytest.mark.parametrize(

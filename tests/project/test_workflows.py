@@ -29,6 +29,7 @@ PERMISSIONS = {
     ("audit.yml", "audit"): {"contents": "read"},
     ("nightly.yml", "slow"): {"contents": "read"},
     ("model-release.yml", "release"): {"contents": "read", "id-token": "write"},
+    ("retrain.yml", "drift"): {"contents": "read", "id-token": "write"},
     ("retrain.yml", "train"): {"contents": "read", "id-token": "write"},
     ("retrain.yml", "propose"): {"contents": "write", "pull-requests": "write"},
 }
@@ -203,7 +204,7 @@ DEPLOYING = {" ".join(where): job_of(where) for where in JOBS}
 
 
 def test_aws_trusts_the_jobs_that_deploy():
-    assert sum("id-token" in job["permissions"] for job in DEPLOYING.values()) == 4
+    assert sum("id-token" in job["permissions"] for job in DEPLOYING.values()) == 5
     for subject in subjects():
         assert disagreements(DEPLOYING, trust(), subject) == []
 
