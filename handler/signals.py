@@ -32,17 +32,19 @@ def photo_signals(crop: np.ndarray, size: tuple[int, int]) -> list[float]:
     brightness, contrast, saturation and redness (red less blue) are in 0..1 or -1..1; sharpness is the logarithm of the mean
     second difference, which blur and enlarged thumbnails lower; flatness the share of pixels without one: a coarse JPEG has more.
     """
-    few = crop[::EVERY, ::EVERY].reshape(-1, 3).astype(np.float32) / 255
-    grey = few.mean(axis=1)
-    red, _, blue = few.mean(axis=0).tolist()
+    # columns apart: reductions over a last axis of three cost twice as much
+    red, green, blue = crop[::EVERY, ::EVERY].reshape(-1, 3).T / np.float32(255)
+    grey = (red + green + blue) / 3
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     lines = np.concatenate([crop[::EVERY, :, 1].ravel(), crop[:, ::EVERY, 1].T.ravel()]).astype(np.int16)
-    bend = np.abs(np.diff(lines, n=2))
+    step = lines[1:] - lines[:-1]
+    bend = np.abs(step[1:] - step[:-1])
     width, height = size
     return [
         float(grey.mean()),
         float(grey.std()),
-        float((few.max(axis=1) - few.min(axis=1)).mean()),
-        red - blue,
+        float(spread.mean()),
+        float(red.mean() - blue.mean()),
         float(np.log(bend.mean() + 0.01)),
         float(np.count_nonzero(bend <= FLAT) / len(bend)),
         width * height / 1e6,

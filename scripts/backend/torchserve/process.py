@@ -33,6 +33,7 @@ from scripts.settings import Settings
 WRITTEN = (
     "archives",
     "captured",
+    "drift",
     "good-*",
     "logs",
     "metrics",
