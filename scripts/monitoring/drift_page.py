@@ -56,7 +56,7 @@ def write_page(lines: Sequence[Line], path: Path) -> None:
 
 def _page(lines: Sequence[Line]) -> Iterator[str]:
     bad = sum(bool(drifted(line.values())) for line in lines)
-    verdict = f"{bad} of {len(lines)} windows have drifted" if bad else "No signal has drifted"
+    verdict = f"Drift in {bad} of {len(lines)} windows" if bad else "No signal has drifted"
     yield (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -91,8 +91,9 @@ def _plot(signal: str, compared: Compared, labels: Sequence[str]) -> str:
     """Two bars for each bin: the share of the reference's values, and of the recent ones."""
     names = _class_names(compared, labels) if signal == "class" else _ranges(compared.edges)
     before, now = (_shares(counts) for counts in (compared.reference, compared.found))
-    if signal == "class":  # the most frequent ones, and those that changed most
-        chosen = sorted(sorted(range(len(names)), key=lambda k: -max(before[k], now[k]))[:MOST_CLASSES])
+    if signal == "class":  # the most frequent ones
+        used = [k for k in range(len(names)) if before[k] or now[k]]
+        chosen = sorted(sorted(used, key=lambda k: -max(before[k], now[k]))[:MOST_CLASSES])
     else:
         chosen = list(range(len(names)))
     most = max(max(before[k], now[k]) for k in chosen) or 1
@@ -115,9 +116,11 @@ def _axis(signal: str, compared: Compared, step: float) -> str:
     """The edges between bins; classes have their names in the tooltips alone, as there may be many."""
     if signal == "class":
         return f'<text x="0" y="{HEIGHT - 3}">one pair a class, the rare ones together</text>'
+    texts = [f"{edge:.3g}" for edge in compared.edges]  # both sides of a value that is a bin of its own are the same
     return "".join(
-        f'<text x="{(place + 1) * step:.1f}" y="{HEIGHT - 3}" text-anchor="middle">{edge:.3g}</text>'
-        for place, edge in enumerate(compared.edges)
+        f'<text x="{(place + 1) * step:.1f}" y="{HEIGHT - 3}" text-anchor="middle">{text}</text>'
+        for place, text in enumerate(texts)
+        if text not in texts[:place]
     )
 
 

@@ -58,7 +58,7 @@ def test_reports_of_instances_become_a_table_a_page_and_an_exit_status(release, 
     table, page = capsys.readouterr().out, out.read_text()
     assert "<i>odd  1.0.0  last 500  estimated accuracy" in table
     assert [line.split()[0] for line in table.splitlines() if line.endswith("  drift")] == ["brightness"]
-    assert "1 of 2 windows have drifted" in page
+    assert "Drift in 1 of 2 windows" in page
     assert "&lt;i&gt;odd" in page
     assert "<i>odd" not in page
     assert page.count("<svg") == 2 * (len(COLUMNS))
