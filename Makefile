@@ -254,9 +254,9 @@ predict: given-PHOTOS .venv/installed-serve $(if $(filter %.parquet,$(OUT)),.ven
 	@$(python) scripts.predict.predict $(call option,--out,OUT) $(call flag,--html,HTML) $(call option,--url,URL) $(named_model) \
 		$(call option,--version,VERSION) -- $(call quoted,PHOTOS)
 
-drift: .venv/installed-serve $(if $(PHOTOS),$(STARTER)) ## Compare recent photos and answers with the reference profile: [RELEASE=s3://... | PHOTOS=folder MODEL=name VERSION=1.0.0]
+drift: .venv/installed-serve $(if $(PHOTOS),$(STARTER)) ## Compare recent photos and answers with the reference profile: [RELEASE=s3://... | PHOTOS=folder MODEL=name VERSION=1.0.0] [OUT=build/drift.html]
 	@$(python) scripts.monitoring.drift $(call option,--release,RELEASE) $(call option,--photos,PHOTOS) $(named_model) \
-		$(call option,--version,VERSION)
+		$(call option,--version,VERSION) $(call option,--out,OUT)
 
 smoke: given-URL .venv/installed-serve ## Send golden photos to a deployed server and check its answers: URL=https://... [RELEASE=s3://...]
 	@$(python) scripts.rollout.smoke $(call option,--release,RELEASE) -- $(call quoted,URL)

@@ -1,5 +1,8 @@
 """The last answers' signals of one worker, in a file of fixed size that the server's process reads.
 
+SEEFOOD_DRIFT_DIR names the folder (scripts/backend/torchserve/environment.py). It is emptied when `serve` starts, and not when
+TorchServe is restarted.
+
 A worker holds its file locked. Once it has ended, the next worker of the version takes the file over: a restart loses nothing,
 and files are no more than workers at a time. All of the file is allocated when it is made: on a full disk, a write to a page
 without room would end the process (SIGBUS).
@@ -7,6 +10,7 @@ without room would end the process (SIGBUS).
 
 import contextlib
 import fcntl
+import filecmp
 import mmap
 import os
 import shutil
@@ -33,16 +37,19 @@ class Recent:
 
     @classmethod
     def open(cls, version: str, profile: Path) -> "Recent | None":
-        """Where PROMETHEUS_MULTIPROC_DIR names a folder, with the reference copied beside it; None elsewhere or on a full disk."""
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        """Where SEEFOOD_DRIFT_DIR names a folder, with the reference copied beside it; None elsewhere or on a full disk."""
+        folder = os.environ.get("SEEFOOD_DRIFT_DIR")
         if not folder:
             return None
         beside = Path(folder, f"{version}_{PROFILE}")
         part = beside.with_suffix(f".{os.getpid()}")
         try:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+            if beside.is_file() and not filecmp.cmp(profile, beside, shallow=False):  # another model's archive of this version
+                forget(beside.parent, version)
             shutil.copyfile(profile, part)
             part.replace(beside)
-            return cls(_lock_one(Path(folder), version))
+            return cls(_lock_one(beside.parent, version))
         except OSError:  # a worker is better off without this than dead
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -77,6 +84,12 @@ def _lock_one(folder: Path, version: str) -> int:
             os.close(file)
             raise
     raise OSError(f"{MOST_FILES} workers hold files of version {version}")
+
+
+def forget(folder: Path, version: str) -> None:
+    """Remove a version's files. A worker that still holds one writes on, unread. OSError."""
+    for path in (folder / f"{version}_{PROFILE}", *folder.glob(f"{version}_*.recent")):
+        path.unlink(missing_ok=True)
 
 
 def is_held(path: Path) -> bool:

@@ -26,28 +26,33 @@ EVERY = 8  # th row and column
 FLAT = 1  # of 255: steps of JPEG's coarse quantisation leave areas without any
 
 
-def photo_signals(crop: np.ndarray, size: tuple[int, int]) -> list[float]:
-    """OF_PHOTO of a crop uint8 (H, W, 3) and the upright photo's (width, height), in the scale in which it was decoded.
+def photo_signals(crops: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """OF_PHOTO, float32 (B, 8), of crops uint8 (H, W, 3) and the upright photos' (width, height), in the scale of decoding.
 
     brightness, contrast, saturation and redness (red less blue) are in 0..1 or -1..1; sharpness is the logarithm of the mean
     second difference, which blur and enlarged thumbnails lower; flatness the share of pixels without one: a coarse JPEG has more.
     """
-    few = crop[::EVERY, ::EVERY].reshape(-1, 3).astype(np.float32) / 255
-    grey = few.mean(axis=1)
-    red, _, blue = few.mean(axis=0).tolist()
-    lines = np.concatenate([crop[::EVERY, :, 1].ravel(), crop[:, ::EVERY, 1].T.ravel()]).astype(np.int16)
-    bend = np.abs(np.diff(lines, n=2))
-    width, height = size
-    return [
-        float(grey.mean()),
-        float(grey.std()),
-        float((few.max(axis=1) - few.min(axis=1)).mean()),
-        red - blue,
-        float(np.log(bend.mean() + 0.01)),
-        float(np.count_nonzero(bend <= FLAT) / len(bend)),
+    few = np.stack([crop[::EVERY, ::EVERY].reshape(-1, 3).T for crop in crops], axis=1) / np.float32(255)
+    red, green, blue = few  # (B, pixels) each: reductions over a last axis of three cost twice as much
+    grey = (red + green + blue) / 3
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    lines = np.stack([np.concatenate((crop[::EVERY, :, 1].ravel(), crop[:, ::EVERY, 1].T.ravel())) for crop in crops]).astype(
+        np.int16
+    )
+    step = lines[:, 1:] - lines[:, :-1]
+    bend = np.abs(step[:, 1:] - step[:, :-1])  # (B, pixels)
+    width, height = np.array(sizes, np.float32).T
+    columns = (
+        grey.mean(axis=1),
+        grey.std(axis=1),
+        spread.mean(axis=1),
+        red.mean(axis=1) - blue.mean(axis=1),
+        np.log(bend.sum(axis=1, dtype=np.int32) / bend.shape[1] + 0.01),
+        np.count_nonzero(bend <= FLAT, axis=1) / bend.shape[1],
         width * height / 1e6,
         width / height,
-    ]
+    )
+    return np.stack(columns, axis=1, dtype=np.float32, casting="same_kind")
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,7 @@ class Profile:
         rows[:, 1] = probabilities.max(axis=1)
         rows[:, 2] = answers.confidence
         rows[:, 3] = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
-        for row, crop, size in zip(rows, crops, sizes, strict=True):
-            row[4:-2] = photo_signals(crop, size)
+        rows[:, 4:-2] = photo_signals(crops, sizes)
         off = answers.features - self.mean  # (B, D)
         along = off @ self.basis  # (B, K)
         rows[:, -2] = (along**2 / self.variances).sum(axis=1)

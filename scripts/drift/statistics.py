@@ -9,6 +9,7 @@ A KS test was left out: it is weak in the tails, where photos without food are.
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,19 @@ THRESHOLD = 4.0
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 UNSURE = 0.05  # share of photos like the reference's that are unsure: false_positive_rate
 MOST = 300.0  # below 1e-300 a float64 is 0
+
+
+class Compared(NamedTuple):
+    """A signal's -log10 p, and the counts it comes from.
+
+    Bin k holds the values from edges[k - 1] to edges[k]. Of "class", bins are the classes that are frequent enough, by index in
+    `edges`, then all others together.
+    """
+
+    value: float
+    edges: list[float]
+    reference: list[int]
+    found: list[int]
 
 
 def chi_square_sf(x: float, df: int) -> float:
@@ -64,8 +78,8 @@ def minus_log10_p(reference: np.ndarray, found: np.ndarray) -> float:
     return min(MOST, -math.log10(max(p, 10**-MOST))) + 0.0
 
 
-def counts(profile: Profile, rows: np.ndarray, signal: str) -> tuple[np.ndarray, np.ndarray]:
-    """(reference, found): counts in the bins of a signal, or of "class"."""
+def counts(profile: Profile, rows: np.ndarray, signal: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(edges, reference, found): counts in the bins of a signal, or of "class"; see Compared."""
     column = COLUMNS.index(signal)
     before, now = profile.rows[:, column], rows[:, column]
     if signal == "class":
@@ -73,19 +87,30 @@ def counts(profile: Profile, rows: np.ndarray, signal: str) -> tuple[np.ndarray,
         shares = np.bincount(before.astype(int), minlength=int(now.max(initial=0)) + 1)
         found = np.bincount(now.astype(int), minlength=len(shares))
         rare = (shares + found) * min(len(before), len(now)) < 5 * (len(before) + len(now))
-        return tuple(np.append(c[~rare], c[rare].sum()) for c in (shares, found))  # type: ignore[return-value]
+        reference, found = (np.append(c[~rare], c[rare].sum()) for c in (shares, found))
+        return np.flatnonzero(~rare), reference, found
     edges = np.unique(np.quantile(before, QUANTILES))
     if len(edges) < len(QUANTILES):  # one value is frequent, a fixed size of all photos for instance: it is a bin of its own
         edges = np.unique(np.concatenate([np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf)]))
     reference, found = (np.bincount(np.searchsorted(edges, c), minlength=len(edges) + 1) for c in (before, now))
-    return reference, found
+    return edges, reference, found
+
+
+def compare(profile: Profile, rows: np.ndarray) -> dict[str, Compared]:
+    """By signal, "class" first, rows (N, len(COLUMNS)) beside the reference; nothing for fewer than LEAST rows."""
+    if len(rows) < LEAST:
+        return {}
+    compared = {}
+    for signal in ("class", *SIGNALS):
+        edges, reference, found = counts(profile, rows, signal)
+        value = minus_log10_p(reference, found)
+        compared[signal] = Compared(round(value, 3), [float(f"{edge:.4g}") for edge in edges], reference.tolist(), found.tolist())
+    return compared
 
 
 def drift(profile: Profile, rows: np.ndarray) -> dict[str, float]:
-    """-log10 p by signal, "class" first, of rows (N, len(COLUMNS)) beside the reference; nothing for fewer than LEAST rows."""
-    if len(rows) < LEAST:
-        return {}
-    return {signal: minus_log10_p(*counts(profile, rows, signal)) for signal in ("class", *SIGNALS)}
+    """-log10 p by signal; see compare."""
+    return {signal: compared.value for signal, compared in compare(profile, rows).items()}
 
 
 def drifted(values: Mapping[str, float]) -> list[str]:
@@ -97,7 +122,8 @@ def estimated_accuracy(profile: Profile, rows: np.ndarray) -> float:
     """Mean calibrated top-1 probability, in which unsure answers beyond their usual share count as wrong.
 
     Of photos like the reference's, UNSURE of the answers are unsure and no less calibrated; what is beyond is unlike what was
-    trained on, and its probability says nothing. Too high where photos drift and answers stay sure: nothing but labels shows that.
+    trained on, and its probability says nothing. Where photos have drifted it may be wrong either way: too high where the model is
+    sure and wrong, too low where unsure answers are right. Nothing but labels shows that.
     """
     top1, unsure = rows[:, COLUMNS.index("top1")], rows[:, COLUMNS.index("confidence")] < profile.threshold
     share = float(unsure.mean())

@@ -1,8 +1,8 @@
 """Are today's photos and answers still like the reference profile's? `python -m scripts.monitoring.drift`.
 
 Asks every instance that reports beside a release document (--release, by default the local one), or measures a folder of photos
-by an archive of the model store (--photos). Prints a table for each instance, version and window. Exit status 3 where a signal
-has drifted.
+by an archive of the model store (--photos). Prints a table for each instance, version and window, and writes a page with plots
+(--out). Exit status 3 where a signal has drifted, 0 where none has, 1 after an error.
 """
 
 import argparse
@@ -10,14 +10,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from scripts.archive.name import choose_archive, split_name
 from scripts.archive.read import load_handler, unpack
 from scripts.command import parser, run
-from scripts.drift.statistics import LEAST, drift, drifted, estimated_accuracy
+from scripts.drift.statistics import LEAST, Compared, compare, drifted, estimated_accuracy
+from scripts.monitoring.drift_page import Line, write_page
 from scripts.paths import ROOT
 from scripts.release.address import open_store
 from scripts.release.status import Fleet
@@ -26,16 +26,6 @@ from scripts.settings import Settings
 DRIFTED = 3
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".tif", ".tiff"}
 BATCH = 8
-
-
-class Line(NamedTuple):
-    """One line of the table: drift by signal, and the estimated accuracy."""
-
-    where: str
-    version: str
-    window: str
-    signals: dict[str, float]
-    accuracy: float
 
 
 def reported(address: str) -> Iterator[Line]:
@@ -47,7 +37,8 @@ def reported(address: str) -> Iterator[Line]:
     for name, status in sorted(fleet.statuses.items()):
         for version, figures in sorted(status["figures"].items()):
             for window, found in figures.get("drift", {}).items():
-                yield Line(name, version, window, found["signals"], found["estimated_accuracy"])
+                signals = {signal: Compared(**compared) for signal, compared in found["signals"].items()}
+                yield Line(name, version, int(window), signals, found["estimated_accuracy"], ())
 
 
 def of_photos(archive: Path, photos: Path) -> Iterator[Line]:
@@ -71,24 +62,18 @@ def of_photos(archive: Path, photos: Path) -> Iterator[Line]:
         if len(measured) < LEAST:
             raise ValueError(f"{len(measured)} of the photos in {photos} can be read, at least {LEAST} are needed")
         profile = handler.profile
-        yield Line(
-            str(photos),
-            split_name(archive)[1],
-            str(len(measured)),
-            drift(profile, measured),
-            estimated_accuracy(profile, measured),
-        )
+        signals, estimate = compare(profile, measured), estimated_accuracy(profile, measured)
+        yield Line(str(photos), split_name(archive)[1], len(measured), signals, estimate, tuple(handler.labels))
 
 
-def show(lines: list[Line]) -> bool:
-    """Print the table; whether a signal has drifted."""
+def show(lines: list[Line]) -> None:
+    """Print the tables."""
     for line in lines:
         print(f"{line.where}  {line.version}  last {line.window}  estimated accuracy {line.accuracy:.1%}")
-        bad = drifted(line.signals)
-        for signal, value in sorted(line.signals.items(), key=lambda pair: -pair[1]):
+        bad = drifted(line.values())
+        for signal, value in sorted(line.values().items(), key=lambda pair: -pair[1]):
             print(f"  {signal:11s} {value:6.1f}{'  drift' if signal in bad else ''}")
     print("the values are -log10 of a p-value; scripts/monitoring/README.md says what to do about drift")
-    return any(drifted(line.signals) for line in lines)
 
 
 def arguments() -> argparse.Namespace:
@@ -96,6 +81,7 @@ def arguments() -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--release", help="release document, a file or s3://...")
     options.add_argument("--photos", type=Path, help="folder of photos, measured here in place of asking instances")
+    options.add_argument("--out", type=Path, default=ROOT / "build" / "drift.html", help="page to write")
     options.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     options.add_argument("--model", help="of this model's archives")
     options.add_argument("--version", help="of this version; default: the newest")
@@ -112,7 +98,10 @@ def main() -> int:
     if not lines:
         print(f"no version has answered {LEAST} photos yet, or their archives have no reference profile")
         return 0
-    return DRIFTED if show(lines) else 0
+    show(lines)
+    write_page(lines, args.out)
+    print(f"plots: {args.out}")
+    return DRIFTED if any(drifted(line.values()) for line in lines) else 0
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ DRIFT = Row(
             "Estimated accuracy",
             "percentunit",
             [Query(f"avg by (version, window) ({gauge('seefood_estimated_accuracy')})", "{{version}} last {{window}}")],
-            "Mean calibrated probability; too high where photos have drifted",
+            "Mean calibrated probability; where photos have drifted it may be wrong either way",
             width=12,
         ),
     ],

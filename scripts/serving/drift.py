@@ -1,6 +1,7 @@
 """Drift and estimated accuracy of each version that is served, for Prometheus, from the rows that its workers keep."""
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Iterable
@@ -10,14 +11,22 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from handler.recent import is_held, read
+from handler.recent import forget, is_held, read
 from handler.signals import PROFILE, Profile
-from scripts.drift.statistics import LEAST, WINDOWS, drift, estimated_accuracy
+from scripts.drift.statistics import LEAST, WINDOWS, Compared, compare, estimated_accuracy
 
 CACHED_S = 5.0
+FOLDER = "drift"  # below the server's
+KEPT_VERSIONS = 8  # of those that are served no more: a rollback finds its last answers
 
-Drift = dict[tuple[str, int], tuple[dict[str, float], float]]
+Drift = dict[tuple[str, int], tuple[dict[str, Compared], float]]
 """(drift by signal, estimated accuracy) by (version, window)."""
+
+
+def start_anew(run_dir: Path) -> None:
+    """An empty folder for the workers of a server that starts. OSError."""
+    shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
+    (run_dir / FOLDER).mkdir()
 
 
 class DriftMetrics(Collector):
@@ -42,26 +51,34 @@ class DriftMetrics(Collector):
         text = "mean calibrated top-1 probability; unsure answers beyond their usual share count as wrong"
         accuracy = GaugeMetricFamily("seefood_estimated_accuracy", text, labels=("version", "window"))
         for (version, window), (signals, estimate) in self.now().items():
-            for signal, value in signals.items():
-                drift_family.add_metric([version, signal, str(window)], value)
+            for signal, compared in signals.items():
+                drift_family.add_metric([version, signal, str(window)], compared.value)
             accuracy.add_metric([version, str(window)], estimate)
         yield drift_family
         yield accuracy
 
 
 def measured(folder: Path) -> Drift:
-    """See DriftMetrics.now."""
+    """See DriftMetrics.now. Removes what is left of versions that were served long ago."""
     found: Drift = {}
-    for path in sorted(folder.glob(f"*_{PROFILE}")):
+    ended = []
+    for path in folder.glob(f"*_{PROFILE}"):
         version = path.name.removesuffix(f"_{PROFILE}")
-        profile = None
-        with contextlib.suppress(OSError, ValueError):  # TorchServe was started again, and its folder emptied
+        with contextlib.suppress(OSError, ValueError):  # removed or replaced just now, by a worker that starts
             if any(is_held(worker) for worker in folder.glob(f"{version}_*.recent")):
-                profile = Profile.load(path)
-        rows = read(folder, version) if profile else None
-        if profile is None or rows is None or len(rows) < LEAST:
-            continue
-        for window in WINDOWS:
-            last = rows[-window:]
-            found[version, window] = drift(profile, last), estimated_accuracy(profile, last)
-    return found
+                found |= _of_version(path, version)
+            else:
+                ended.append((path.stat().st_mtime, version))
+    for _, version in sorted(ended)[:-KEPT_VERSIONS]:
+        with contextlib.suppress(OSError):
+            forget(folder, version)
+    return dict(sorted(found.items()))
+
+
+def _of_version(path: Path, version: str) -> Drift:
+    profile, rows = Profile.load(path), read(path.parent, version)
+    if profile is None or len(rows) < LEAST:
+        return {}
+    return {
+        (version, window): (compare(profile, rows[-window:]), estimated_accuracy(profile, rows[-window:])) for window in WINDOWS
+    }

@@ -21,7 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from scripts.backend.torchserve.management import new_client, url_of
-from scripts.serving.drift import DriftMetrics
+from scripts.serving.drift import FOLDER, DriftMetrics
 from scripts.serving.http_server import Answer, HttpServer
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -129,7 +129,7 @@ class MetricsServer(HttpServer):
         self.steps = steps or Steps(self.settings.log_json)
         self.registry = CollectorRegistry()
         self.registry.register(WorkersCollector(folder))
-        self.drift = DriftMetrics(folder)
+        self.drift = DriftMetrics(folder.with_name(FOLDER))
         self.of_instance = CollectorRegistry()  # apart, as a rollout compares what the other holds
         self.of_instance.register(self.drift)
         self._lock, self._next_merge = threading.Lock(), time.monotonic() + MERGE_EVERY_S
@@ -186,7 +186,7 @@ class MetricsServer(HttpServer):
                 elif sample.name == "seefood_top1_probability_bucket":
                     total["answers"]["probabilities"][sample.labels["le"]] = sample.value
         for (version, window), (signals, estimate) in self.drift.now().items():
-            of_window = {"signals": signals, "estimated_accuracy": estimate}
+            of_window = {"signals": {name: one._asdict() for name, one in signals.items()}, "estimated_accuracy": estimate}
             totals.setdefault(version, _nothing()).setdefault("drift", {})[str(window)] = of_window
         return totals
 

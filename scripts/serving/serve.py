@@ -45,6 +45,7 @@ from scripts.serving.certificate import with_certificate
 from scripts.serving.cloudwatch import CloudWatch
 from scripts.serving.desired import DesiredState
 from scripts.serving.door import Door
+from scripts.serving.drift import start_anew
 from scripts.serving.health import Health
 from scripts.serving.instance import Instance
 from scripts.serving.instance_metrics import InstanceMetrics
@@ -70,6 +71,7 @@ def serve(
     allow_open_files(settings.open_files)
     make_private(run_dir)
     uploads = CaptureUploads.of(settings, run_dir, steps)
+    start_anew(run_dir)
     settings = with_captured(with_certificate(settings, host, run_dir / "tls"), run_dir)
     addresses = choose_addresses(run_dir)
     if not addresses.private:

@@ -10,7 +10,7 @@ import pytest
 
 from handler.recent import ROWS, Recent, is_held, read
 from handler.signals import COLUMNS, PROFILE, Profile, components
-from scripts.serving.drift import DriftMetrics, measured
+from scripts.serving.drift import FOLDER, KEPT_VERSIONS, DriftMetrics, measured, start_anew
 from tests.conftest import ROOT
 from tests.drift.test_statistics import profile_of, rows_of
 
@@ -18,10 +18,10 @@ from tests.drift.test_statistics import profile_of, rows_of
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A workers' folder, with a profile beside it."""
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "metrics"))
-    (tmp_path / "metrics").mkdir()
+    monkeypatch.setenv("SEEFOOD_DRIFT_DIR", str(tmp_path / FOLDER))
+    start_anew(tmp_path)
     profile_of(rows_of(np.random.default_rng(0), 300)).save(tmp_path / PROFILE)
-    return tmp_path / "metrics"
+    return tmp_path / FOLDER
 
 
 def numbered(first, count):
@@ -64,7 +64,7 @@ def test_a_full_disk_costs_the_worker_its_drift_alone(folder, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert Recent.open("1.0.0", folder.parent / PROFILE) is None
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    monkeypatch.delenv("SEEFOOD_DRIFT_DIR")
     assert Recent.open("1.0.0", folder.parent / PROFILE) is None
 
 
@@ -82,6 +82,21 @@ def test_drift_is_shown_by_version_signal_and_window_while_a_worker_runs(folder)
     assert {s.labels["version"] for s in accuracy.samples} == {"1.0.0"}
     worker.close()
     assert measured(folder) == {}
+
+
+def test_another_archive_of_the_same_version_begins_anew_and_old_versions_are_forgotten(folder):
+    Recent.open("1.0.0", folder.parent / PROFILE).add(numbered(0, 3))
+    profile_of(rows_of(np.random.default_rng(1), 300)).save(folder.parent / PROFILE)
+    held = Recent.open("1.0.0", folder.parent / PROFILE)
+    assert len(read(folder, "1.0.0")) == 0
+    for number in range(KEPT_VERSIONS + 3):
+        Recent.open(f"1.{number}.1", folder.parent / PROFILE).close()
+    held.add(numbered(0, 1))
+    measured(folder)
+    assert len(list(folder.glob(f"*_{PROFILE}"))) == KEPT_VERSIONS + 1
+    assert len(read(folder, "1.0.0")) == 1
+    start_anew(folder.parent)
+    assert not list(folder.iterdir())
 
 
 def test_profile_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_path):

@@ -21,10 +21,11 @@ from scripts.archive.read import load_handler
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
 from tests.serving.server import Server
+from training.data.sets import read_data
 from training.export.export import choose_format, export
 from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError, export_to
 from training.export.gate import AccuracyGateError, failure, gate, programs
-from training.export.program import prepare
+from training.export.program import crops_of, prepare
 from training.model import Checkpoint
 
 
@@ -280,3 +281,16 @@ def test_make_compare_prints_every_format_with_its_times_and_the_gates_verdict(t
     assert {match[1] for match in rows} >= {*EXPORT_FORMATS}
     assert all(float(match[2]) > 0 and float(match[3]) > 0 for match in rows)
     assert {match[4] for match in rows if match[1] in EXPORT_FORMATS}.isdisjoint({"not a format"})
+
+
+def test_a_held_out_photo_that_cannot_be_read_is_left_out_and_too_many_are_refused(generated, spec, tmp_path):
+    photos = list(read_data(generated, 0.25, 0, None).held_out)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no photo")
+    read, crops = crops_of(
+        [*photos, replace(photos[0], path=broken), replace(photos[0], path=tmp_path / "gone.jpg")], spec, "photos"
+    )
+    assert read == photos
+    assert len(crops) == len(photos)
+    with pytest.raises(ValueError, match="1 of 1 photos are unreadable"):
+        crops_of([replace(photos[0], path=broken)], spec, "photos")

@@ -1,6 +1,5 @@
 """profile.npz: what held-out photos look like to the worker, beside which it is seen whether those of today are like them."""
 
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from handler.program import Answers, Program
 from handler.signals import Profile, components
 from training.export.gate import BATCH, in_batches
 
-MOST_PHOTOS = 2000
-
 
 def crop_and_size(photo_bytes: bytes, spec: Spec) -> tuple[np.ndarray, tuple[int, int]]:
     """The crop and the photo's (width, height), as handler/decoder.py gives them to the worker. PhotoError."""
@@ -23,15 +20,14 @@ def crop_and_size(photo_bytes: bytes, spec: Spec) -> tuple[np.ndarray, tuple[int
 
 
 def reference_profile(program: Program, seen: np.ndarray, held_out: Sequence[Path], spec: Spec, threshold: float) -> Profile:
-    """The profile by at most MOST_PHOTOS of the held-out photos.
+    """The profile by held-out photos that can be read.
 
     `seen` are crops uint8 (N, H, W, 3) of other photos, such as the calibration's: the features' components are fitted on them, as
     on the held-out photos themselves the residual would be smaller than on new ones.
     """
     mean, basis, variances = components(in_batches(program, seen).features)
     profile = Profile(np.empty((0, 0), np.float32), mean, basis, variances, threshold)
-    chosen = random.Random(0).sample(list(held_out), min(len(held_out), MOST_PHOTOS))
-    rows = np.concatenate([profile.measure(*batch) for batch in _answered(program, chosen, spec)])
+    rows = np.concatenate([profile.measure(*batch) for batch in _answered(program, held_out, spec)])
     return Profile(rows, mean, basis, variances, threshold)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handler.preprocess import Spec, preprocess
+from handler.preprocess import PhotoError, Spec, preprocess
 from training.data.sets import read_data
-from training.data.split import Photo
+from training.data.split import Photo, check_unreadable
 from training.evaluation.confidence import Confidence, FeaturesAndLogits, extract_features, fit_confidence, training_photos
 from training.evaluation.held_out import held_out_photos
 from training.export.formats import CALIBRATION_PHOTOS
@@ -41,7 +41,7 @@ class ExportedProgram(nn.Module):
 class Prepared:
     """A checkpoint's program in float32 torch and the photos that its formats need.
 
-    `calibration` is uint8 (N, H, W, 3), of photos that it was trained on; `reference` is of held-out photos, as are `held_out`.
+    `calibration` is uint8 (N, H, W, 3), of photos that it was trained on; `reference` is of `held_out`, at most GATE_PHOTOS photos.
     """
 
     program: ExportedProgram
@@ -66,13 +66,14 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
         )
     program, spec = load_program(checkpoint, seen)
     # fixed seeds: the same checkpoint and photos give the same export
-    held_out = random.Random(0).sample(data.held_out, min(len(data.held_out), GATE_PHOTOS))
-    crops, targets = crops_of(held_out, spec), np.array([photo.index for photo in held_out])
-    calibration = crops_of(random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS)), spec)
+    chosen = random.Random(0).sample(data.held_out, min(len(data.held_out), GATE_PHOTOS))
+    held_out, crops = crops_of(chosen, spec, "held-out photos")
+    targets = np.array([photo.index for photo in held_out])
+    _, calibration = crops_of(random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS)), spec, "photos for calibration")
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
         expected, _, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
-    return Prepared(program, spec, calibration, Reference(crops, targets, expected), [photo.path for photo in data.held_out])
+    return Prepared(program, spec, calibration, Reference(crops, targets, expected), [photo.path for photo in held_out])
 
 
 def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:
@@ -86,7 +87,20 @@ def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[Exporte
     return ExportedProgram(classifier, spec, checkpoint.temperature, fit_confidence(features, logits, targets)).eval(), spec
 
 
-def crops_of(photos: Sequence[Photo], spec: Spec) -> np.ndarray:
-    """Crops uint8 (N, H, W, 3), made as in serving."""
+def crops_of(photos: Sequence[Photo], spec: Spec, where: str) -> tuple[list[Photo], np.ndarray]:
+    """The photos that can be read, and their crops uint8 (N, H, W, 3), made as in serving.
+
+    The others are left out, as evaluation does. ValueError if they are too many: see check_unreadable.
+    """
+
+    def crop_of(photo: Photo) -> np.ndarray | None:
+        try:
+            return preprocess(photo.path.read_bytes(), spec)
+        except (PhotoError, OSError):
+            return None
+
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda photo: preprocess(photo.path.read_bytes(), spec), photos)))
+        crops = list(pool.map(crop_of, photos))
+    check_unreadable(sum(crop is None for crop in crops), len(crops), where)
+    read = [(photo, crop) for photo, crop in zip(photos, crops, strict=True) if crop is not None]
+    return [photo for photo, _ in read], np.stack([crop for _, crop in read])

@@ -33,6 +33,7 @@ from scripts.settings import Settings
 WRITTEN = (
     "archives",
     "captured",
+    "drift",
     "feedback",
     "good-*",
     "logs",
