@@ -12,8 +12,6 @@ from scripts.settings import Settings
 
 # a bake judges pairs, what clients were answered, and if need be pairs again
 LOOKS = 3
-# top-1 probabilities beyond which answers are counted: bounds of handler/metrics.py's buckets
-CONFIDENT = (0.5, 0.9)
 SHOWN = 3  # reasons in a message
 MARGIN = 1e-9  # whatever floats make of a difference of exactly so many points
 
@@ -24,15 +22,13 @@ class Difference(NamedTuple):
     words: str
     apart: float
     chance: float
-    confidence: bool = False  # honest models differ more in this
 
 
 def differing(differences: Sequence[Difference], settings: Settings) -> str:
     """What is both beyond chance and large enough to matter, the largest first, as a phrase; "" if nothing is."""
     # Bonferroni: none of all comparisons of a bake may be wrong with more than the stated probability
     limit = settings.answers_chance / (max(1, len(differences)) * LOOKS)
-    margins = {False: settings.worse_answers, True: settings.worse_confidence}
-    found = [one for one in differences if one.apart >= margins[one.confidence] - MARGIN and one.chance < limit]
+    found = [one for one in differences if one.apart >= settings.worse_answers - MARGIN and one.chance < limit]
     return "; ".join(one.words for one in sorted(found, key=lambda one: -one.apart)[:SHOWN])
 
 
@@ -61,9 +57,9 @@ def unsure(new: str, old: str) -> str:
     return f"it is unsure of {new}, {old} before"
 
 
-def probable(bound: float, new: str, old: str) -> str:
-    """Two shares of answers that are more probable than a bound, in words."""
-    return f"{new} of its answers have a probability over {100 * bound:.0f} %, {old} before"
+def probable(new: str, old: str) -> str:
+    """Two means of the best class's probability, in words."""
+    return f"its answers have a mean probability of {new}, {old} before"
 
 
 def uncompared(count: float, labels: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""How likely chance makes a difference at least as large between two versions that answer alike. Exact, but for one upper bound."""
+"""How likely chance makes a difference at least as large between two versions that answer alike. Exact, or an upper bound."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -28,6 +28,20 @@ def of_pairs(only_one: int, only_other: int) -> float:
     n, k = only_one + only_other, max(only_one, only_other)
     tail = _tail(math.exp(_log_choose(n, i) - n * math.log(2)) for i in range(k, n + 1))
     return min(1.0, 2 * tail)
+
+
+def of_changes(changes: Sequence[float]) -> float:
+    """For what a number rises or falls by on each photo: the permutation test that swaps the two versions of each, at most.
+
+    Chernoff's bound for a sum of changes with random signs.
+    """
+    d = np.asarray(changes, dtype=float)
+    scale = float(np.abs(d).max(initial=0))
+    if not scale:
+        return 1.0
+    d = d / scale
+    logs = [float(np.log(np.cosh(tilt * d)).sum() - tilt * abs(d.sum())) for tilt in TILTS]
+    return min(1.0, 2 * math.exp(min(logs)))
 
 
 def of_events(count: int, chances: Sequence[float]) -> float:

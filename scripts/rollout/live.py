@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from scripts.rollout.answers import CONFIDENT, Difference, calls, percent, probable, uncompared, unsure
+from scripts.rollout.answers import Difference, calls, percent, probable, uncompared, unsure
 from scripts.rollout.chance import of_shares
 
 Statuses = Mapping[str, Mapping[str, Any]]
-UNSURE = ("unsure", "")
+UNSURE, PROBABILITY = ("unsure", ""), ("probability", "")
+# probabilities at which the answers are divided to test their distribution: bounds of handler/metrics.py's buckets
+CUTS = ("0.5", "0.9")
 
 
 class Answers(Counter[tuple[str, str]]):
-    """Counts by ("class", label), ("unsure", "") and ("up to", upper bound of the probability); a class may have 0."""
+    """Counts by ("class", label), ("unsure", ""), ("up to", upper bound of the probability); ("probability", ""), their sum.
+
+    A class may have 0.
+    """
 
     @classmethod
     def of(cls, status: Mapping[str, Any], version: str) -> "Answers":
@@ -24,7 +29,8 @@ class Answers(Counter[tuple[str, str]]):
         if found is None:
             return cls()
         counts = {("class", label): count for label, count in found["classes"].items()}
-        return cls(counts | {UNSURE: found["unsure"]} | {("up to", upper): n for upper, n in found["probabilities"].items()})
+        counts |= {UNSURE: found["unsure"], PROBABILITY: found["probability"]}
+        return cls(counts | {("up to", upper): n for upper, n in found["probabilities"].items()})
 
     @classmethod
     def sum(cls, all_of_them: Iterable["Answers"]) -> "Answers":
@@ -68,11 +74,11 @@ def live_differences(new: Answers, old: Answers) -> tuple[list[Difference], str]
         return Difference(words, abs(count / n - other / m), of_shares(count, n, other, m))
 
     differences = [difference(unsure(percent(new[UNSURE], n), percent(old[UNSURE], m)), new[UNSURE], old[UNSURE])]
-    for bound in CONFIDENT:
-        key = ("up to", str(bound))
-        if key in new and key in old:
-            words = probable(bound, percent(n - new[key], n), percent(m - old[key], m))
-            differences.append(difference(words, new[key], old[key])._replace(confidence=True))
+    # how far apart is what the means show; whether by chance, what the shares beyond either cut do
+    cuts = [of_shares(new["up to", cut], n, old["up to", cut], m) for cut in CUTS]
+    means = new[PROBABILITY] / n, old[PROBABILITY] / m
+    words = probable(percent(means[0], 1), percent(means[1], 1))
+    differences.append(Difference(words, abs(means[0] - means[1]), min(1.0, len(CUTS) * min(cuts))))
     added, removed = sorted(new.classes.keys() - old.classes.keys()), sorted(old.classes.keys() - new.classes.keys())
     for label in new.classes.keys() & old.classes.keys():
         count, other = new["class", label], old["class", label]

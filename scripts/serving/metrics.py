@@ -94,7 +94,7 @@ def _versions_to_forget(values: dict[str, tuple[float, float]], serving: set[str
 
 def _nothing() -> dict[str, Any]:
     """The totals of a version of which nothing was counted."""
-    return {"outcomes": {}, "seconds": {}, "answers": {"classes": {}, "unsure": 0.0, "probabilities": {}}}
+    return {"outcomes": {}, "seconds": {}, "answers": {"classes": {}, "unsure": 0.0, "probabilities": {}, "probability": 0.0}}
 
 
 class WorkersCollector:
@@ -166,8 +166,8 @@ class MetricsServer(HttpServer):
     def totals(self) -> dict[str, dict[str, Any]]:
         """What a rollout compares, for each version: requests by outcome, cumulative counts of batches by their seconds, answers.
 
-        Answers: by top-1 class, all classes of the version; those that are unsure; cumulative counts by top-1 probability.
-        Beside them the drift, for `make drift`.
+        Answers: by top-1 class, all classes of the version; those that are unsure; cumulative counts by top-1 probability, and
+        the sum of those probabilities. Beside them the drift, for `make drift`.
         """
         totals: dict[str, dict[str, Any]] = {}
         with self._lock:
@@ -185,6 +185,8 @@ class MetricsServer(HttpServer):
                     total["answers"]["unsure"] = sample.value
                 elif sample.name == "seefood_top1_probability_bucket":
                     total["answers"]["probabilities"][sample.labels["le"]] = sample.value
+                elif sample.name == "seefood_top1_probability_sum":
+                    total["answers"]["probability"] = sample.value
         for (version, window), (signals, estimate) in self.drift.now().items():
             of_window = {"signals": {name: one._asdict() for name, one in signals.items()}, "estimated_accuracy": estimate}
             totals.setdefault(version, _nothing()).setdefault("drift", {})[str(window)] = of_window

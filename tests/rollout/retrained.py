@@ -1,17 +1,22 @@
-"""Versions of the starter for tests of a bake: its last layer trained again on other photos, or one fault in it."""
+"""Versions of the starter for tests of a bake: its last layer trained again on other photos, or one fault in that.
+
+All take small crops, as a third of the work is enough here.
+"""
 
 import base64
+import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import ModelProto, numpy_helper
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from handler.preprocess import Spec, coarse, preprocess
 from scripts.archive.build import build
@@ -21,6 +26,8 @@ STARTER = ROOT / "model_store" / "starter"
 HEAD = "classifier.network.network.classifier"
 STEM = "classifier.network.network.conv_stem.weight"
 FEATURES, TEMPERATURE, DIRECTIONS = "view", "val_599", "confidence.directions"
+SIZE = 128
+UNSURE = 0.05  # of ordinary photos, as in training/evaluation/confidence.py
 
 
 def _initializer(model: ModelProto, name: str) -> Any:
@@ -45,6 +52,9 @@ def answers(model: ModelProto, crops: np.ndarray, output: str | None = None) -> 
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
+Fault = Callable[[ModelProto, dict[str, Any]], None]
+
+
 def labels_permuted(model: ModelProto, spec: dict[str, Any]) -> None:
     change(model, f"{HEAD}.weight", np.roll(value(model, f"{HEAD}.weight"), 1, axis=0))
     change(model, f"{HEAD}.bias", np.roll(value(model, f"{HEAD}.bias"), 1))
@@ -55,7 +65,7 @@ def one_class(model: ModelProto, spec: dict[str, Any]) -> None:
 
 
 def crop_off(model: ModelProto, spec: dict[str, Any]) -> None:
-    spec["crop_pct"] = 0.4  # the middle of the photo alone
+    spec["crop_pct"] = 0.2  # a small piece of the photo
 
 
 def channels_swapped(model: ModelProto, spec: dict[str, Any]) -> None:
@@ -66,25 +76,45 @@ def calibration_lost(model: ModelProto, spec: dict[str, Any]) -> None:
     change(model, TEMPERATURE, value(model, TEMPERATURE) * 0.05)
 
 
-FAULTS: list[Callable[[ModelProto, dict[str, Any]], None]] = [
-    labels_permuted,
-    one_class,
-    crop_off,
-    channels_swapped,
-    calibration_lost,
-]
+FAULTS: list[Fault] = [labels_permuted, one_class, crop_off, channels_swapped, calibration_lost]
+
+
+class Export(NamedTuple):
+    """What an archive is built of."""
+
+    model: ModelProto
+    spec: dict[str, Any]
+    threshold: float  # of confidence
+
+    def broken(self, fault: Fault) -> "Export":
+        """A copy with this fault."""
+        other = copy.deepcopy(self)
+        fault(other.model, other.spec)
+        return other
 
 
 def starter() -> tuple[ModelProto, dict[str, Any]]:
-    return onnx.load(STARTER / "model.onnx"), json.loads((STARTER / "spec.json").read_text())
+    """The network and its spec, for small crops. It pads alike for all multiples of 32."""
+    model = onnx.load(STARTER / "model.onnx")
+    for side in model.graph.input[0].type.tensor_type.shape.dim[1:3]:
+        side.dim_value = SIZE
+    del model.graph.value_info[:]  # the shapes of larger crops
+    return model, json.loads((STARTER / "spec.json").read_text()) | {"input_size": [3, SIZE, SIZE]}
 
 
-def trained_again(features: np.ndarray, classes: np.ndarray, seed: int) -> ModelProto:
+def features_of(photos: Sequence[bytes]) -> np.ndarray:
+    """float32 (N, 1280)."""
+    model, spec = starter()
+    return answers(model, np.stack([preprocess(photo, Spec.from_dict(spec)) for photo in photos]), FEATURES)[0]
+
+
+def trained_again(features: np.ndarray, classes: np.ndarray, seed: int) -> Export:
     """The starter with another last layer, trained on a random half of these photos, calibrated on the others."""
-    model, _ = starter()
+    model, spec = starter()
     chosen = np.random.default_rng(seed).permutation(len(features))
     train, rest = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
-    fitted = LogisticRegression(C=0.1, max_iter=100).fit(features[train], classes[train])
+    with threadpool_limits(1):  # threads that wait for each other take minutes where others use the cores
+        fitted = LogisticRegression(C=0.1, max_iter=100).fit(features[train], classes[train])
     logits = features[rest] @ fitted.coef_.T + fitted.intercept_
 
     def loss(temperature: float) -> float:
@@ -94,15 +124,23 @@ def trained_again(features: np.ndarray, classes: np.ndarray, seed: int) -> Model
     change(model, f"{HEAD}.weight", fitted.coef_)
     change(model, f"{HEAD}.bias", fitted.intercept_)
     change(model, TEMPERATURE, np.asarray(min(np.geomspace(0.2, 5, 60), key=loss)).reshape(value(model, TEMPERATURE).shape))
-    return model
+    directions = np.stack([features[train][classes[train] == i].mean(axis=0) for i in range(10)], axis=1)
+    directions /= np.linalg.norm(directions, axis=0)
+    change(model, DIRECTIONS, directions)
+    scores = (features[rest] @ directions).max(axis=1) / np.linalg.norm(features[rest], axis=1)
+    return Export(model, spec, float(np.quantile(scores, UNSURE)))
 
 
-def archive(model: ModelProto, spec: dict[str, Any], version: str, folder: Path) -> Path:
+def archive(export: Export, version: str, folder: Path) -> Path:
     """Packed, with the golden answers that it gives itself."""
+    model, spec, threshold = export
     exported = folder / f"export-{version}"
     shutil.copytree(STARTER, exported)
     onnx.save(model, exported / "model.onnx")
     (exported / "spec.json").write_text(json.dumps(spec))
+    program = json.loads((STARTER / "program.json").read_text())
+    program["precisions"]["f32"]["confidence_threshold"] = threshold
+    (exported / "program.json").write_text(json.dumps(program))
     golden = json.loads((STARTER / "golden.json").read_text())
     crops = [preprocess(base64.b64decode(photo["image"]), Spec.from_dict(spec)) for photo in golden["photos"]]
     found = zip(golden["photos"], crops, *answers(model, np.stack(crops)), strict=True)

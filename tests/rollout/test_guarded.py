@@ -160,3 +160,59 @@ def test_management_is_the_port_after_predictions_unless_given(url, management_u
 def test_address_that_cannot_be_rolled_is_refused(url):
     with pytest.raises(ValueError, match="URL is '"):
         unmanaged_server(url, None)
+
+
+def asked(old, new):
+    """A report of 120 captured photos, to which each version answered with one class."""
+    row = [[0, 0.8, True], [1, 0.8, True]]
+    photos = {"golden": [], "captured": [row] * 120 if old != new else [[row[0], row[0]]] * 120}
+    return SHADOW | {"versions": ["1.0.0", "1.1.0"], "labels": [old, new], "only": [[], []]} | photos
+
+
+def answered(label, number):
+    """The figures of a version that gave this answer so often."""
+    classes = {"pho": 0, "ramen": 0} | {label: number}
+    answers = {"classes": classes, "unsure": 0, "probabilities": {"0.5": 0, "0.9": number}, "probability": 0.8 * number}
+    return {"outcomes": {"answered": number}, "seconds": {}, "answers": answers}
+
+
+@pytest.mark.parametrize("really", [False, True])
+def test_other_answers_to_clients_are_confirmed_by_asking_both_versions_again(really, store, follow, rollout):
+    bakes, reports = [], 0
+
+    def state_of(document):
+        nonlocal reports
+        figures = {"1.0.0": answered("pho", 500)}
+        if document["stage"] != "baking":
+            return {"figures": figures}
+        if document["written"] not in bakes:
+            bakes.append(document["written"])
+        reports += 1
+        figures["1.1.0"] = answered("ramen", 300 * reports)
+        return {"figures": figures, "shadow": asked("pho", "ramen" if really and len(bakes) == 2 else "pho")}
+
+    follow(state_of)
+    status, steps, error = rollout("start", "1.1.0", "--bake", "2")
+    assert len(bakes) == 2, (steps, error)
+    names = [step["step"] for step in steps]
+    assert names.count("compared by the same photos") == 2
+    assert status == really, error
+    if really:
+        assert "error: 1.1.0 is worse: of 120 captured photos that both versions were asked: it calls " in error
+        assert "it calls 100 % ramen, 0 % before" in error
+        assert error.endswith("1.0.0 is served again\n")
+    else:
+        assert "the photos have changed, not the answers" in names
+        assert stages(store)[-1] == ("released", "1.1.0")
+
+
+def test_version_that_answers_differently_on_purpose_goes_on(store, follow, rollout):
+    follow(lambda document: {"shadow": asked("pho", "ramen")} if "shadow" in document else {})
+    status, _, error = rollout("start", "1.1.0")
+    assert status == 1
+    assert "If it shall answer so: make rollout VERSION=1.1.0 ANSWERS=differ" in error
+    status, steps, error = rollout("start", "1.1.0", "--answers", "differ")
+    assert status == 0, error
+    (differ,) = [step for step in steps if step["step"] == "answers differ, as was asked for"]
+    assert "it calls 100 % ramen, 0 % before" in differ["why"]
+    assert stages(store)[-1] == ("released", "1.1.0")
