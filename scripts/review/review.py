@@ -45,7 +45,7 @@ def main() -> None:
         return
     with ReviewServer(args.port, items, labels, decisions) as server:
         left = sum(decisions.of(item.path).kind == OPEN for item in items)
-        print(f"{counted(left, 'photo')} of {len(items):,} to review: http://127.0.0.1:{server.port}/ (Ctrl-C ends it)", flush=True)
+        print(f"{counted(left, 'photo')} of {len(items)} to review: http://127.0.0.1:{server.port}/ (Ctrl-C ends it)", flush=True)
         while True:
             time.sleep(3600)
 
