@@ -25,7 +25,7 @@ def main() -> None:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("batch", type=Path, help="a folder that make collect has made")
-    arguments.add_argument("--mar", type=Path, action="append", default=[], help="an archive; twice to compare two versions")
+    arguments.add_argument("--mar", type=Path, nargs="+", default=[], help="archives; two to compare two versions")
     arguments.add_argument("--out", type=Path, default=OUT)
     arguments.add_argument("--port", type=int, default=8090)
     arguments.add_argument("--export", type=Path, metavar="TASKS.json")

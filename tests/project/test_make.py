@@ -77,6 +77,7 @@ def project(tmp_path):
 TAKEN = [
     ("data", "DATA"),
     ("ingest", "FROM DATA PARAMS"),
+    ("review", "BATCH OUT EXPORT IMPORT PORT"),
     ("remote", "BUCKET ENDPOINT"),
     ("train", "MODEL DATA PARAMS WEIGHTS GPUS RUN"),
     ("train", "RESUME"),
@@ -115,13 +116,21 @@ TAKEN = [
     ("destroy", "STACK"),
 ]
 # of a command's words each is one argument
-LISTS = [("bench", "CONCURRENCY"), ("bench", "RATE"), ("image", "DOCKER_FLAGS"), ("compose", "COMPOSE"), ("image", "DOCKER")]
+LISTS = [
+    ("bench", "CONCURRENCY"),
+    ("bench", "RATE"),
+    ("review", "MAR"),
+    ("image", "DOCKER_FLAGS"),
+    ("compose", "COMPOSE"),
+    ("image", "DOCKER"),
+]
 FLAGS = [
     ("serve", "TLS", "--tls"),
     ("predict", "HTML", "--html"),
     ("compose", "PROMETHEUS_IMAGE", "--profile"),
     ("compose", "GRAFANA_IMAGE", "--profile"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
+    ("review", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),
     ("rollout", "UNWATCHED", "--unwatched"),
@@ -130,6 +139,7 @@ FLAGS = [
 ]
 NEEDED = {
     "ingest": ["FROM=photos"],
+    "review": ["BATCH=batch"],
     "remote": ["BUCKET=s3://bucket"],
     "export": ["VERSION=1.0.0"],
     "archive": ["VERSION=1.0.0"],
@@ -317,6 +327,7 @@ def test_train_is_given_what_to_train_and_the_values_that_the_command_line_gave(
     ("target", "question"),
     [
         ("ingest", "which photos? make ingest FROM=folder"),
+        ("review", "which batch? make review BATCH=folder"),
         ("remote", "which bucket? make remote BUCKET=s3://bucket/prefix"),
         ("export", "which version? make export VERSION=1.1.0"),
         ("archive", "which version? make archive VERSION=1.1.0"),
