@@ -41,8 +41,8 @@ each = $(foreach one,$($(1)),$(call quoted,one))
 
 # training needs a model's name; what reads it from an archive is given one only if the command line has it
 named_model := $(call option,--model,MODEL)
-# MLflow has a port of its own, 5000 unless the command line has one
-mlflow_port := $(call option,--port,PORT)
+# MLflow and the page to review have ports of their own, 5000 and 8090, unless the command line has one
+own_port := $(call option,--port,PORT)
 MODEL ?= seefood
 PORT ?= 8080
 PARAMS ?= params.yaml
@@ -115,11 +115,10 @@ collect: given-SOURCE .venv/installed-serve ## New photos of a source, for revie
 	@$(python) scripts.collection.collect $(call option,--out,OUT) $(call option,--limit,LIMIT) $(call flag,--reviewed,REVIEWED) \
 		-- $(call quoted,SOURCE)
 
-# the port is 8090, beside a server's, unless the command line has one
 review: given-BATCH .venv/installed-serve ## Label a batch's photos on a local page: BATCH=folder [MAR="a.mar b.mar" OUT=labels.csv EXPORT=tasks.json IMPORT=annotations.json NEW_CLASSES=1 PORT=8090]
-	@$(python) scripts.review.review $(foreach one,$(MAR),--mar=$(call quoted,one)) $(call option,--out,OUT) \
+	@$(python) scripts.review.review $(call list,--mar,MAR) $(call option,--out,OUT) \
 		$(call option,--export,EXPORT) $(call option,--import,IMPORT) $(call flag,--new-classes,NEW_CLASSES) \
-		$(if $(call given,PORT),$(call option,--port,PORT)) -- $(call quoted,BATCH)
+		$(own_port) -- $(call quoted,BATCH)
 
 ingest: given-FROM .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]
 	@$(python) training.data.ingest --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) \
@@ -180,7 +179,7 @@ track: .venv/installed-train ## Send the records of a run that a tracking server
 	@$(python) training.tracking.track -- $(call quoted,RUN)
 
 mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C: [PORT=5000]
-	@exec $(python) training.tracking.ui $(mlflow_port)
+	@exec $(python) training.tracking.ui $(own_port)
 
 retrain: .venv/installed-train ## Retrain on reviewed photos, in steps that go on; a version only if it is better: [FROM="labels.csv ..." PHOTOS=captured VERSION=1.1.0 ALPHA=0.05 UNTIL=step]
 	@$(python) scripts.retrain.retrain $(call list,--from,FROM) $(call option,--photos,PHOTOS) $(call option,--version,VERSION) \

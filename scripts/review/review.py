@@ -23,7 +23,7 @@ def main() -> None:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("batch", type=Path, help="a folder that make collect has made")
-    arguments.add_argument("--mar", type=Path, action="append", default=[], help="an archive; twice to compare two versions")
+    arguments.add_argument("--mar", type=Path, nargs="+", default=[], help="archives; two to compare two versions")
     arguments.add_argument("--out", type=Path, default=REVIEWED)
     arguments.add_argument("--port", type=int, default=8090)
     arguments.add_argument("--export", type=Path, metavar="TASKS.json")
@@ -43,7 +43,7 @@ def main() -> None:
         return
     with ReviewServer(args.port, items, labels, decisions) as server:
         left = sum(decisions.of(item.path).kind == OPEN for item in items)
-        print(f"{counted(left, 'photo')} of {len(items):,} to review: http://127.0.0.1:{server.port}/ (Ctrl-C ends it)", flush=True)
+        print(f"{counted(left, 'photo')} of {len(items)} to review: http://127.0.0.1:{server.port}/ (Ctrl-C ends it)", flush=True)
         while True:
             time.sleep(3600)
 

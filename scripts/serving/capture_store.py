@@ -63,9 +63,13 @@ class CaptureStore:
             raise StoreError(f"{self.address} cannot be reached: {error}") from error
 
     def _made(self) -> "S3Client":
-        retries: Any = {"max_attempts": 2}
-        times = {"connect_timeout": self.settings.s3_connect_timeout_s, "read_timeout": self.settings.s3_read_timeout_s}
-        return boto3.client("s3", config=Config(**times, retries=retries, max_pool_connections=CONNECTIONS))
+        config = Config(
+            connect_timeout=self.settings.s3_connect_timeout_s,
+            read_timeout=self.settings.s3_read_timeout_s,
+            retries={"max_attempts": 2},
+            max_pool_connections=CONNECTIONS,
+        )
+        return boto3.client("s3", config=config)
 
     def _explained(self, error: ClientError) -> Exception:
         code, call = error.response["Error"]["Code"], error.operation_name

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 import httpx
 import pytest
@@ -66,7 +67,7 @@ def names(s3) -> set[str]:
     return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
 
-def feedback(s3) -> list[dict]:
+def feedback(s3) -> list[dict[str, Any]]:
     keys = sorted(key for key in names(s3) if key.endswith(FEEDBACK))
     return [json.loads(s3.get_object(Bucket="photos", Key=key)["Body"].read()) for key in keys]
 

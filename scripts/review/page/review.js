@@ -1,12 +1,16 @@
-// A photo at a time: its suggestions by digits, other classes by search, and each choice sent before the next photo is shown.
+// A photo at a time: its suggestions by digits, other classes by search. The next photo is shown at once, as a person may label three a
+// second; the choices are sent behind it, in order. One that cannot be kept brings its photo back, and those after it stay open.
 
 const MATCHES = 30; // classes shown of those that fit the search
+const AHEAD = 4; // photos loaded before they are shown
 const element = (id) => document.getElementById(id);
 const search = element("search");
 const { token, labels, items } = await (await fetch("review.json")).json();
-const made = []; // photos decided here, for undo
+const made = []; // photos decided here, as they were before, for undo
+const waiting = []; // choices that are not kept yet, the oldest first
+let loaded = new Map(); // the photo that is shown and the next ones, by number
 let current = Math.max(0, items.findIndex((item) => item.kind === "open"));
-let busy = false;
+let sending = false;
 let selected = 0;
 let matches = [];
 
@@ -26,18 +30,18 @@ function suggestions(item) {
 }
 
 function button(label, notes, number, item) {
-  const made = document.createElement("button");
-  made.type = "button";
+  const button = document.createElement("button");
+  button.type = "button";
   const key = document.createElement("kbd");
   key.textContent = number;
   const name = document.createElement("span");
   name.textContent = label;
   const note = document.createElement("small");
   note.textContent = notes.join(", ");
-  made.append(key, name, note);
-  made.setAttribute("aria-pressed", item.kind === "label" && item.label === label);
-  made.onclick = () => choose("label", label);
-  return made;
+  button.append(key, name, note);
+  button.setAttribute("aria-pressed", item.kind === "label" && item.label === label);
+  button.onclick = () => choose("label", label);
+  return button;
 }
 
 function words(item) {
@@ -50,14 +54,37 @@ function words(item) {
   return item.answers[0].sure === false ? "The model is not sure" : "What does it show?";
 }
 
-function show() {
-  const item = items[current];
-  const decided = items.filter((one) => one.kind !== "open").length;
+function load(number) {
+  const photo = loaded.get(number) ?? new Image();
+  if (!photo.src) photo.src = `photos/${number}`;
+  return photo;
+}
+
+// an element of its own for each photo: one that is given another address shows the photo before until that is there
+function showPhoto(item) {
+  const open = items.flatMap((one, number) => (number > current && one.kind === "open" ? [number] : [])).slice(0, AHEAD);
+  loaded = new Map([current, ...open].map((number) => [number, load(number)]));
+  const photo = loaded.get(current);
+  photo.alt = `Photo ${current + 1} of ${items.length}${item.title ? `: ${item.title}` : ""}`;
+  if (photo.id) return;
+  element("photo").replaceWith(photo);
+  loaded.forEach((one) => one.removeAttribute("id"));
+  photo.id = "photo";
+}
+
+function showCount(decided) {
   element("progress").max = items.length;
   element("progress").value = decided;
-  element("count").textContent = `${decided} of ${items.length}`;
-  element("photo").src = `photos/${current}`;
-  element("photo").alt = `Photo ${current + 1} of ${items.length}${item.title ? `: ${item.title}` : ""}`;
+  element("count").textContent = `${decided} of ${items.length}${waiting.length ? `, ${waiting.length} being kept` : ""}`;
+}
+
+const countDecided = () => items.filter((one) => one.kind !== "open").length;
+
+function show() {
+  const item = items[current];
+  const decided = countDecided();
+  showCount(decided);
+  showPhoto(item);
   element("about").textContent = [`photo ${current + 1}`, item.source, item.title].filter(Boolean).join(" · ");
   element("status").textContent = decided === items.length ? `All photos are decided. ${words(item)}` : words(item);
   element("status").classList.toggle("differs", item.kind === "open" && item.differs);
@@ -69,7 +96,6 @@ function show() {
   element("suggestions").replaceChildren(...list);
   element("none").setAttribute("aria-pressed", item.kind === "none");
   element("skip").setAttribute("aria-pressed", item.kind === "skip");
-  if (current + 1 < items.length) new Image().src = `photos/${current + 1}`;
   find();
 }
 
@@ -103,49 +129,65 @@ function mark() {
   else search.removeAttribute("aria-activedescendant");
 }
 
-async function send(number, kind, label) {
+async function send({ number, kind, label }) {
   const body = JSON.stringify({ item: number, kind, label });
   const answer = await fetch("choices", { method: "POST", headers: { "content-type": "application/json", "x-token": token }, body });
   if (!answer.ok) throw new Error((await answer.json()).message);
-  Object.assign(items[number], { kind, label });
+  if (label && !labels.includes(label)) labels.push(label);
 }
 
-async function decide(work) {
-  if (busy) return;
-  busy = true;
+async function sendAll() {
+  if (sending) return;
+  sending = true;
   try {
-    await work();
+    for (; waiting.length; waiting.shift()) await send(waiting[0]);
   } catch (error) {
-    element("status").textContent = error instanceof TypeError ? "The choice was not kept: make review does not run any more" : error.message;
+    takeBack(error instanceof TypeError ? "make review does not run any more" : error.message);
   } finally {
-    busy = false;
+    sending = false;
   }
+  showCount(countDecided());
+}
+
+// what is waiting for its turn goes with the choice that failed: its photos are open again, and come again
+function takeBack(why) {
+  const { length } = waiting;
+  current = waiting[0].number;
+  for (const { number, before, undone } of waiting.splice(0).reverse()) {
+    Object.assign(items[number], before);
+    if (undone) made.push(undone);
+    else made.pop();
+  }
+  leaveSearch();
+  show();
+  element("why").textContent = `${length === 1 ? "The choice was" : `${length} choices were`} not kept: ${why}`;
+  element("failed").showModal();
+}
+
+function decide(number, kind, label, undone = null) {
+  const before = { kind: items[number].kind, label: items[number].label };
+  Object.assign(items[number], { kind, label });
+  waiting.push({ number, kind, label, before, undone });
+  if (!undone) made.push({ number, ...before });
+  sendAll();
 }
 
 function choose(kind, label = null) {
-  return decide(async () => {
-    const before = { number: current, kind: items[current].kind, label: items[current].label };
-    await send(current, kind, label);
-    made.push(before);
-    if (label && !labels.includes(label)) labels.push(label);
-    leaveSearch();
-    const open = (item) => item.kind === "open";
-    const after = items.findIndex((item, number) => number > current && open(item));
-    const any = after < 0 ? items.findIndex(open) : after;
-    current = any < 0 ? current : any;
-    show();
-  });
+  decide(current, kind, label);
+  leaveSearch();
+  const open = (item) => item.kind === "open";
+  const after = items.findIndex((item, number) => number > current && open(item));
+  const any = after < 0 ? items.findIndex(open) : after;
+  current = any < 0 ? current : any;
+  show();
 }
 
 function undo() {
-  return decide(async () => {
-    const last = made.at(-1);
-    if (!last) return;
-    await send(last.number, last.kind, last.label);
-    made.pop();
-    current = last.number;
-    show();
-  });
+  const last = made.pop();
+  if (!last) return;
+  current = last.number;
+  decide(last.number, last.kind, last.label, last);
+  show();
 }
 
 function go(step) {
@@ -171,6 +213,11 @@ function inSearch(event) {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (element("failed").open) {
+    // what was typed for the photo that is gone labels not the one that is back
+    if (!["Enter", "Escape", "Tab"].includes(event.key)) event.preventDefault();
+    return;
+  }
   if (event.target === search) return inSearch(event);
   const onButton = event.target instanceof HTMLButtonElement;
   const keys = { 0: () => choose("none"), Backspace: undo, ArrowLeft: () => go(-1), ArrowRight: () => go(1) };
@@ -183,6 +230,9 @@ document.addEventListener("keydown", (event) => {
     return;
   } else return;
   event.preventDefault();
+});
+addEventListener("beforeunload", (event) => {
+  if (waiting.length) event.preventDefault();
 });
 search.oninput = find;
 element("none").onclick = () => choose("none");
