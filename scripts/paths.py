@@ -3,4 +3,4 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REVIEWED = ROOT / "build" / "review" / "labels.csv"  # path,label: make review writes it, make retrain reads it
+REVIEWED = ROOT / "collected" / "labels.csv"  # path,label: make review writes it, make retrain reads it

@@ -1,6 +1,6 @@
 """Label the photos of a batch on a local page: `make review BATCH=collected/2026-11-27-captured`.
 
-Choices go to a CSV `path,label`, build/review/labels.csv or --out, which `make ingest` takes; the same command goes on where
+Choices go to a CSV `path,label`, collected/labels.csv or --out, which `make ingest` takes; the same command goes on where
 one left. With --mar archives answer the photos: the first orders them, a second one shows where versions disagree. --export writes
 the photos as tasks of Label Studio instead, --import takes annotations from there.
 """

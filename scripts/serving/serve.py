@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -50,6 +49,7 @@ from scripts.serving.health import Health
 from scripts.serving.instance import Instance
 from scripts.serving.instance_metrics import InstanceMetrics
 from scripts.serving.metrics import MetricsServer
+from scripts.serving.open_files import allow_open_files
 from scripts.serving.plain_text import ErrorSteps
 from scripts.serving.ports import check_ports
 from scripts.serving.reporter import Reporter
@@ -111,18 +111,6 @@ def _told(instance: Instance, health: Health) -> dict[str, Any]:
     """What the door is told (scripts/door/state.py)."""
     ready, status = health.readiness()
     return {"live": health.live, "ready": ready, "why": status.get("why", ""), "models": instance.served()}
-
-
-def allow_open_files(least: int) -> None:
-    """Let this process and those that it starts open as many files as the system allows. ServeError if those are too few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < least:
-        raise ServeError(
-            f"{hard} files may be open at a time (ulimit -Hn), expected at least {least}, as each connection takes one: "
-            "raise the limit, or set SEEFOOD_OPEN_FILES"
-        )
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _signal_name(interrupt: KeyboardInterrupt) -> str:

@@ -296,7 +296,8 @@ def test_thresholds_are_those_of_the_prometheus_alerts():
     assert f"failed:share2m > {found['ErrorAlarm']:g}" in alerts["SeefoodFailures"]["expr"]
     assert alerts["SeefoodReleaseLag"]["for"] == f"{found['LagAlarm']:g}s"
     assert f'le="{found["LatencyAlarm"]:.1f}"' in alerts["SeefoodSlow"]["expr"]
-    assert f'seefood_drift{{window="500"}} > {float(resource(stacks(), "DriftAlarm").get("Threshold")):g}' in alerts["SeefoodDrift"]["expr"]
+    drift = float(resource(stacks(), "DriftAlarm").get("Threshold"))
+    assert f'seefood_drift{{window="500"}} > {drift:g}' in alerts["SeefoodDrift"]["expr"]
     assert float(resource(stacks(), "DiskAlarm").get("Threshold")) == Settings.min_free_bytes
 
 

@@ -215,7 +215,7 @@ def retrained(tmp_path, monkeypatch, make):
 def test_a_retraining_leaves_its_change_as_a_patch(tmp_path, monkeypatch):
     played = retrained(tmp_path, monkeypatch, CHANGES)
     assert not played.failed, played.printed
-    sync = "aws s3 sync --only-show-errors s3://models/reviewed build/review"
+    sync = "aws s3 sync --only-show-errors s3://models/reviewed collected"
     assert played.calls == ["make .venv/installed-train .venv/installed-cloud", sync, "make retrain"]
     assert played.outputs["changed"] == {"changed": "true"}
     patch = (tmp_path / "build/retrain/change.patch").read_text()

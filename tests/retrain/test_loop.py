@@ -143,7 +143,7 @@ def collect_and_review(project, captured):
     said = run(project.folder, *command)
     (batch,) = (path.parent for path in (project.folder / "collected").glob("*/batch.jsonl"))
     items = sort(read_items(batch), [])
-    decisions = Decisions(project.folder / "build/review/labels.csv")
+    decisions = Decisions(project.folder / "collected/labels.csv")
     for item in items:
         assert item.feedback, item
         decisions.decide(item.path, Decision(LABEL, item.feedback))

@@ -32,7 +32,7 @@ def project(tmp_path_factory, s3, tiny_params):  # noqa: F811
     rows = [
         (str(photo), label.name) for label in sorted(pictures.iterdir()) if label.is_dir() for photo in sorted(label.iterdir())[44:]
     ]
-    review = folder / "build/review/labels.csv"
+    review = folder / "collected/labels.csv"
     review.parent.mkdir(parents=True)
     with review.open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
