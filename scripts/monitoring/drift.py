@@ -19,6 +19,7 @@ from scripts.command import parser, run
 from scripts.drift.statistics import LEAST, Compared, compare, drifted, estimated_accuracy
 from scripts.monitoring.drift_page import Line, write_page
 from scripts.paths import ROOT
+from scripts.phrases import counted
 from scripts.release.address import open_store
 from scripts.release.status import Fleet
 from scripts.settings import Settings
@@ -45,7 +46,7 @@ def of_photos(archive: Path, photos: Path) -> Iterator[Line]:
     """The photos of a folder, measured by the archive's handler. ValueError if they are too few, or it has no profile."""
     files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in SUFFIXES)
     if len(files) < LEAST:
-        raise ValueError(f"{photos} holds {len(files)} photos, at least {LEAST} are needed")
+        raise ValueError(f"{photos} holds {counted(len(files), 'photo')}, at least {LEAST} are needed")
     with tempfile.TemporaryDirectory() as folder:
         unpack(archive, Path(folder) / "archive")
         handler = load_handler(Path(folder) / "archive")
