@@ -58,9 +58,6 @@ def test_airflow_reads_the_dag(airflow, tmp_path, source):
     (tmp_path / "dags/seefood.py").write_text(DAG.read_text())
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "AIRFLOW_HOME": str(tmp_path / "home")}
     environment |= {"AIRFLOW__CORE__LOAD_EXAMPLES": "False", "SEEFOOD_CHECKOUT": "/srv/seefood", "SEEFOOD_COLLECT": source}
-    subprocess.run(
-        [airflow.with_name("airflow"), "db", "migrate"], env=environment, check=True, capture_output=True, timeout=LIMIT_S
-    )
     done = subprocess.run(
         [airflow, "-c", READ, tmp_path / "dags"], env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=True
     )
