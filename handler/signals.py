@@ -60,7 +60,7 @@ class Profile:
     """The reference: COLUMNS of held-out photos (N, len(COLUMNS)), and the principal components of other photos' features.
 
     `mean` (D,), `basis` (D, K) with columns of length 1, `variances` (K,) of the features along them. `threshold` is the
-    confidence below which an answer is unsure, `unsure` the share of the reference that is.
+    confidence below which an answer is unsure.
     """
 
     rows: np.ndarray

@@ -124,7 +124,7 @@ class Metrics:
         outcome = outcome_of("" if route in NO_PHOTO else scope["method"], status, kind)
         if outcome:
             self.outcomes.labels(outcome, kind).inc()
-        if times.answer_s is not None and outcome != "shed":  # that takes no time, and would hide what does
+        if times.answer_s is not None and outcome and outcome != "shed":  # that takes no time, and would hide what does
             self.answer_seconds.observe(times.answer_s)
         self.received.inc(times.received)
         self.sent.inc(sent)

@@ -4,15 +4,19 @@ The journal is on the disk before a choice counts, so that a kill loses nothing;
 Paths in both are relative to their folder.
 """
 
+import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from scripts.atomic import write_text
+from scripts.review.answers import ReviewError
 
 LABEL, NONE, SKIP, OPEN = KINDS = ("label", "none", "skip", "open")  # open: undone
 MAX_LABEL = 200  # characters
@@ -25,8 +29,20 @@ class Decision(NamedTuple):
     label: str | None = None
 
 
+@contextlib.contextmanager
+def alone(table: Path) -> Iterator[None]:
+    """Inside, no other process decides for this table. ReviewError if one does already."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.with_suffix(".lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ReviewError(f"another make review writes {table}: end it first, or choose another OUT") from None
+        yield
+
+
 class Decisions:
-    """Those of all batches that write to one CSV. One process at a time."""
+    """Those of all batches that write to one CSV. One process at a time: alone()."""
 
     def __init__(self, table: Path) -> None:
         """Read what was decided before. ValueError for a journal that is none."""

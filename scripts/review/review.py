@@ -5,6 +5,7 @@ one left. With --mar archives answer the photos: the first orders them, a second
 the photos as tasks of Label Studio instead, --import takes annotations from there.
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from scripts.command import parser, run
 from scripts.paths import REVIEWED, ROOT
 from scripts.phrases import counted
 from scripts.review.answers import answers_of
-from scripts.review.decisions import OPEN, Decisions
+from scripts.review.decisions import OPEN, Decisions, alone
 from scripts.review.items import labels_of, read_items, sort
 from scripts.review.label_studio import export_tasks, import_annotations
 from scripts.review.server import ReviewServer
@@ -30,6 +31,12 @@ def main() -> None:
     arguments.add_argument("--import", type=Path, metavar="ANNOTATIONS.json", dest="annotations")
     arguments.add_argument("--new-classes", action="store_true", help="--import takes classes that no version has")
     args = arguments.parse_args()
+    with alone(args.out):
+        review(args)
+
+
+def review(args: argparse.Namespace) -> None:
+    """Export, import, or the page until Ctrl-C. ValueError, SeeFoodError, OSError."""
     items = read_items(args.batch)
     answered = [answers_of(mar, [item.path for item in items], args.out.parent / "answers") for mar in args.mar]
     labels, items = labels_of(items, answered), sort(items, answered)

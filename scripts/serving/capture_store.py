@@ -69,7 +69,10 @@ class CaptureStore:
             retries={"max_attempts": 2},
             max_pool_connections=CONNECTIONS,
         )
-        return boto3.client("s3", config=config)
+        try:
+            return boto3.client("s3", config=config)
+        except ValueError as error:  # an address that is none
+            raise StoreError(f"{self.address} cannot be reached: {error}") from error
 
     def _explained(self, error: ClientError) -> Exception:
         code, call = error.response["Error"]["Code"], error.operation_name

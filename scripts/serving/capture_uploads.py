@@ -115,9 +115,14 @@ class CaptureUploads(Collector):
                 self.copied += 1
                 self._done.add(place)
                 self.waiting.discard(place)
-        except (StoreError, OSError) as error:
+        except StoreError as error:
             self._note(str(error))
             return False
+        except OSError as error:  # this photo alone: others may be read
+            self._done.add(place)
+            self.waiting.discard(place)
+            self.lost += 1
+            self.steps("a captured photo cannot be read, so S3 does not get it", photo=place, why=error)
         return True
 
     def _note(self, why: str) -> None:

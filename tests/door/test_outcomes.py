@@ -103,9 +103,9 @@ def test_each_cause_is_shown_as_0_before_its_first_photo():
 
 
 def raised_kinds():
-    """The "type" of each DoorError of 500 or 503 that the door's code raises."""
+    """The "type" of each DoorError of 500 or 503 that the door's code raises; not of feedback, which brings no photo."""
     kinds = set()
-    for path in (ROOT / "scripts" / "door").rglob("*.py"):
+    for path in set((ROOT / "scripts" / "door").rglob("*.py")) - {ROOT / "scripts" / "door" / "feedback.py"}:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "DoorError" and len(node.args) > 2:
                 status, kind = node.args[1:3]

@@ -47,7 +47,7 @@ def seen(sockets, photo, keys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("captured")
     path = place_of(folder, key_of("a")) / f"1-{key_of('a')}{ANSWER}"
     path.parent.mkdir()
-    path.write_text(json.dumps({"model": "seefood", "version": "1", "labels": []}))
+    path.write_text(json.dumps({"id": "a", "model": "seefood", "version": "1", "labels": []}))
     path.with_suffix(FEEDBACK).mkdir()  # so that no file can be
     with door(sockets, capture_share=1, capture_dir=folder) as one:
         one.tell(STATE)

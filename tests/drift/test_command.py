@@ -33,7 +33,15 @@ def status(name, shift):
     rows[:, COLUMNS.index("brightness")] += shift
     signals = {signal: one._asdict() for signal, one in compare(profile, rows).items()}
     of_window = {"500": {"signals": signals, "estimated_accuracy": estimated_accuracy(profile, rows)}}
-    return {"instance": name, "figures": {"1.0.0": {"outcomes": {}, "seconds": {}, "drift": of_window}}, "since": time.time()}
+    figures = {"1.0.0": {"outcomes": {}, "seconds": {}, "drift": of_window}}
+    return reported(name) | {"figures": figures}
+
+
+def reported(name):
+    """What an instance reports that has answered nothing."""
+    of_release = {"state": "serving", "why": "", "release": "", "default": "1.0.0", "versions": ["1.0.0"], "ready": True}
+    counts = {"shadow": None, "figures": {}, "worker_restarts": {}}
+    return {"instance": name, "since": time.time(), **of_release, **counts}
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -67,7 +75,7 @@ def test_reports_of_instances_become_a_table_a_page_and_an_exit_status(release, 
 
 def test_too_few_photos_and_instances_without_figures_are_said(tmp_path, monkeypatch, capsys):
     release = tmp_path / "release.json"
-    open_store(str(release), Settings()).write_status("new", {"instance": "new", "figures": {}})
+    open_store(str(release), Settings()).write_status("new", reported("new"))
     assert asked(monkeypatch, "--release", release) == 0
     assert "no version has answered 100 photos yet" in capsys.readouterr().out
     (tmp_path / "photos").mkdir()

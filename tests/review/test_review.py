@@ -13,7 +13,7 @@ import pytest
 
 from scripts.collection.batch import Collected
 from scripts.review.answers import ReviewError
-from scripts.review.decisions import LABEL, NONE, OPEN, SKIP, Decision, Decisions
+from scripts.review.decisions import LABEL, NONE, OPEN, SKIP, Decision, Decisions, alone
 from scripts.review.items import labels_of, read_items, sort
 from scripts.review.label_studio import NONE_CHOICE, export_tasks, import_annotations
 from scripts.review.order import in_order
@@ -189,6 +189,13 @@ def test_kill_loses_nothing_that_was_chosen_and_the_command_goes_on(batch, tmp_p
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("3 photos of 4 to review")
         process.send_signal(signal.SIGINT)
+
+
+def test_second_review_of_one_table_is_refused(tmp_path):
+    with alone(tmp_path / "labels.csv"), pytest.raises(ReviewError, match="another make review"), alone(tmp_path / "labels.csv"):
+        pass
+    with alone(tmp_path / "labels.csv"):
+        pass
 
 
 def annotation(label, **more):

@@ -284,7 +284,7 @@ def test_make_compare_prints_every_format_with_its_times_and_the_gates_verdict(t
 
 
 def test_a_held_out_photo_that_cannot_be_read_is_left_out_and_too_many_are_refused(generated, spec, tmp_path):
-    photos = list(read_data(generated, 0.25, 0, None).held_out)
+    photos = list(read_data(generated, 0.25, 0, 0).held_out)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no photo")
     read, crops = crops_of(
