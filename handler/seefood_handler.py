@@ -132,7 +132,7 @@ class SeefoodHandler:
             self.program(crops[:size])
             cpu_s[size] = time.process_time() - before
         if self.profile is not None:  # one that does not fit would fail clients' photos, and no golden one
-            self.profile.measure(crops[:1], [(crops.shape[2], crops.shape[1])], self.program(crops[:1]))
+            self.profile.measure([crops[0]], [(crops.shape[2], crops.shape[1])], self.program(crops[:1]))
         self.inference_cpu_s = cpu_s[1]
         self.heat_map_cpu_s = cpu_s[batch_size] / batch_size * HEAT_MAP_CROPS
 
