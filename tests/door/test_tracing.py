@@ -243,6 +243,7 @@ def test_health_checks_that_went_well_have_no_trace(shared):
 
 
 @pytest.mark.parametrize("kind", ["hangs", *(pytest.param(kind, marks=slow) for kind in ("away", "refuses", "unavailable"))])
+@pytest.mark.slow
 def test_collector_that_takes_nothing_costs_no_request_and_one_line(traced, collector, kind):
     over = threading.Event()
     collector.status = {"refuses": 400, "unavailable": 503}.get(kind, 200)

@@ -177,6 +177,7 @@ def answered(label, number):
 
 
 @pytest.mark.parametrize("really", [False, True])
+@pytest.mark.slow
 def test_other_answers_to_clients_are_confirmed_by_asking_both_versions_again(really, store, follow, rollout):
     bakes, reports = [], 0
 

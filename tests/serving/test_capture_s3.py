@@ -196,6 +196,7 @@ def test_unknown_answers_and_labels_are_refused_as_with_a_folder(tmp_path, s3, c
     assert not feedback(s3)
 
 
+@pytest.mark.slow
 def test_feedback_while_s3_is_away_may_be_given_again_later(tmp_path, capture, s3, monkeypatch):
     capture("one", "abc")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

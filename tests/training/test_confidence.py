@@ -192,6 +192,7 @@ def evaluated(tmp_path_factory, tiny_run, others):
     return folder, output
 
 
+@pytest.mark.slow
 def test_evaluation_with_out_of_distribution_photos_writes_table_and_picture(evaluated):
     folder, output = evaluated
     found = json.loads((folder / "metrics.json").read_text())["out_of_distribution"]

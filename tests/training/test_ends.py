@@ -163,6 +163,7 @@ def test_sizes_that_a_network_cannot_take_are_refused_before_the_first_step(tiny
     assert all((value == before[name]).all() for name, value in classifier.state_dict().items())
 
 
+@pytest.mark.slow
 def test_held_out_photo_that_is_gone_is_left_out_and_many_are_refused(tmp_path, generated, tiny_params, capsys):
     data = shutil.copytree(generated, tmp_path / "data")
     removed = []

@@ -149,6 +149,7 @@ def with_other_weights(program):
     return other
 
 
+@pytest.mark.slow
 def test_format_that_answers_otherwise_is_refused_with_its_figures_and_the_next_one_named(prepared, tmp_path, capsys):
     chosen = EXPORT_FORMATS["onnxruntime"]
     chosen.write(with_other_weights(prepared.program), prepared.calibration, tmp_path / chosen.file)

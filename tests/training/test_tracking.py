@@ -318,6 +318,7 @@ def test_full_disk_is_said_once_and_nothing_is_lost_when_there_is_room_again(her
     assert events[-1]["kind"] == "close"
 
 
+@pytest.mark.slow
 def test_line_that_broke_off_harms_no_other(here, store):
     folder = tracked(here / "run")
     with (folder / JOURNAL).open("ab") as file:
