@@ -12,57 +12,37 @@ the verdict. Where MLflow is used, the version that the run registered gets the 
 import json
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from scipy.stats import binomtest
 
 from scripts.atomic import write_json
 from scripts.command import parser, run
 from scripts.phrases import counted
-from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.data.split import Photo
 from training.evaluation.held_out import held_out_photos
-from training.evaluation.metrics import predict
 from training.model import Checkpoint
 from training.params import Params
-from training.tracking.paired import Paired, why_not
+from training.tracking.paired import ALPHA, Paired, beside_chance, why_not
 from training.tracking.registry import Registry, store_errors_in_one_line
 from training.tracking.store import CHAMPION, TrackingError, tracking_uri
+from training.tracking.unseen import check_labels, correct_answers, without_trained_on
 
-ALPHA = 0.05
 Right = dict[str, bool]  # whether a model names a photo's class, by the photo's sha256
 
 
 def right_answers(checkpoint: Checkpoint, data: Data) -> Right:
     """Of each held-out photo that can be read."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier, spec = checkpoint.classifier()
-    with eval_loader(data.held_out, Params(**checkpoint.params), spec) as loader:
-        logits, targets, read = predict(classifier.to(device), loader, device)
-    right = (logits.argmax(1) == targets).tolist()
-    return {data.held_out[position].sha256: one for position, one in zip(read.tolist(), right, strict=True)}
+    correct, read = correct_answers(checkpoint, data)
+    return {data.held_out[position].sha256: one for position, one in zip(read.tolist(), correct.tolist(), strict=True)}
 
 
 def unseen_photos(challenger: Checkpoint, champion: Checkpoint | None, split: Path) -> Data:
     """The data set of `split` with the held-out photos that neither was trained on. ValueError if there is none."""
-    if champion is not None and champion.labels != challenger.labels:
-        differing = sorted(set(challenger.labels) ^ set(champion.labels))[:10] or "their order"
-        raise ValueError(
-            f"challenger and champion have different classes ({differing}) and cannot be compared; to start over with these "
-            f"classes, run make pipeline and release its archive"
-        )
+    check_labels(challenger, champion, "run make pipeline and release its archive")
     params = Params(**challenger.params)
     data = read_data(split, params.val_fraction, params.seed, params.near_duplicates)
-    data = held_out_photos(challenger, data, ask_test=True)
-    seen = set(champion.trained_on) if champion is not None else set()
-    left = tuple(photo for photo in data.held_out if photo.sha256 not in seen)
-    if not left:
-        raise ValueError(f"the champion was trained on every held-out photo of {data.source}: hold others out, in a folder test/")
-    return replace(data, held_out=left)
+    return without_trained_on(held_out_photos(challenger, data, ask_test=True), champion, ": hold others out, in a folder test/")
 
 
 def held_out_before(path: Path | None) -> set[str]:
@@ -96,8 +76,7 @@ def why_chance(photos: list[Photo], right: Right, alpha: float) -> str:
     """Why a challenger without a champion is not taken; "" if it beats the most frequent class."""
     photos = [photo for photo in photos if photo.sha256 in right]
     chance = max(Counter(photo.index for photo in photos).values()) / len(photos)
-    p_value = float(binomtest(sum(right[photo.sha256] for photo in photos), len(photos), chance, "greater").pvalue)
-    return "" if p_value < alpha else f"it is not better than chance: p = {p_value:.3g}, not below {alpha:g}"
+    return beside_chance(sum(right[photo.sha256] for photo in photos), len(photos), chance, alpha)[0]
 
 
 def compare(challenger: Checkpoint, champion: Checkpoint | None, data: Data, before: set[str], alpha: float) -> dict[str, Any]:

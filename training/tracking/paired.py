@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from scripts.phrases import counted
 
+ALPHA = 0.05
 POWER = 0.8  # with this probability the number of photos named would show a difference of the size seen
 
 
@@ -58,3 +59,9 @@ def why_not(paired: Paired, alpha: float) -> str:
     else:
         reason = f"the difference may be chance: p = {paired.p_value:.3g}, not below {alpha:g}"
     return f"{reason}; about {counted(paired.photos_needed(alpha), 'photo')} would show such a difference four times in five"
+
+
+def beside_chance(right: int, photos: int, chance: float, alpha: float) -> tuple[str, float]:
+    """(why a model without a champion is not taken, "" if it is; p of the exact binomial test against a constant answer)."""
+    p_value = float(binomtest(right, photos, chance, "greater").pvalue)
+    return "" if p_value < alpha else f"it is not better than chance: p = {p_value:.3g}, not below {alpha:g}", p_value

@@ -12,54 +12,31 @@ The challenger's best epoch was chosen on these photos; give --data with others 
 
 import sys
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from scripts.command import parser, run
 from scripts.phrases import counted
-from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.held_out import held_out_photos
-from training.evaluation.metrics import predict
 from training.model import Checkpoint
 from training.params import Params
-from training.tracking.paired import Paired, why_not
+from training.tracking.paired import ALPHA, Paired, beside_chance, why_not
 from training.tracking.registry import Registry, store_errors_in_one_line
 from training.tracking.store import CHAMPION, tracking_uri, write_state
-
-ALPHA = 0.05
-
-
-def correct_answers(checkpoint: Checkpoint, data: Data) -> Tensor:
-    """Whether the model names each held-out photo's class: bool (N,)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier, spec = checkpoint.classifier()
-    with eval_loader(data.held_out, Params(**checkpoint.params), spec) as loader:
-        logits, targets, _ = predict(classifier.to(device), loader, device)
-    return logits.argmax(1) == targets
+from training.tracking.unseen import check_labels, correct_answers, without_trained_on
 
 
 def unseen_photos(challenger: Checkpoint, champion: Checkpoint | None, root: Path | None) -> Data:
     """The challenger's data set with the held-out photos that neither was trained on. ValueError if that is not possible."""
-    if champion is not None and challenger.labels != champion.labels:
-        differing = sorted(set(challenger.labels) ^ set(champion.labels))[:10] or "their order"
-        raise ValueError(
-            f"challenger and champion have different label maps ({differing}) and cannot be compared; to start over with the "
-            f"challenger's, remove the alias {CHAMPION} from the other version (make mlflow) and promote again"
-        )
+    start_over = f"remove the alias {CHAMPION} from the other version (make mlflow) and promote again"
+    check_labels(challenger, champion, start_over)
     params = Params(**challenger.params)
     root = root or challenger.data_root
     data = held_out_photos(challenger, read_data(root, params.val_fraction, params.seed, params.near_duplicates))
-    seen = set(champion.trained_on) if champion is not None else set()
-    left = tuple(photo for photo in data.held_out if photo.sha256 not in seen)
-    if not left:
-        raise ValueError(f"the champion was trained on every held-out photo of {data.source}; give other photos: DATA=folder")
-    return replace(data, held_out=left)
+    return without_trained_on(data, champion, "; give other photos: DATA=folder")
 
 
 def against_champion(correct: Tensor, champion_correct: Tensor, alpha: float) -> tuple[str, dict[str, str]]:
@@ -80,10 +57,9 @@ def against_champion(correct: Tensor, champion_correct: Tensor, alpha: float) ->
 def against_chance(correct: Tensor, data: Data, alpha: float) -> tuple[str, dict[str, str]]:
     """The same where there is no champion: the challenger must beat a constant answer, the most frequent class."""
     chance = max(Counter(photo.index for photo in data.held_out).values()) / len(correct)
-    p_value = float(binomtest(int(correct.sum()), len(correct), chance, "greater").pvalue)
+    reason, p_value = beside_chance(int(correct.sum()), len(correct), chance, alpha)
     top1 = float(correct.float().mean())
     print(f"  no champion yet: top-1 {top1:.4f}, by chance {chance:.4f}: p = {p_value:.3g} (exact binomial test)")
-    reason = "" if p_value < alpha else f"it is not better than chance: p = {p_value:.3g}, not below {alpha:g}"
     return reason, {"chance": f"{chance:.4f}", "p_value": f"{p_value:.3g}"}
 
 
@@ -100,11 +76,11 @@ def promote(registry: Registry, run_folder: Path | None, root: Path | None, alph
     challenger, champion = registry.load(version), registry.load(holder) if holder is not None else None
     data = unseen_photos(challenger, champion, root)
     print(f"{name} on {counted(len(data.held_out), 'photo')} of {data.source} that neither model was trained on")
-    correct = correct_answers(challenger, data)
+    correct, _ = correct_answers(challenger, data)
     if champion is None:
         reason, tags = against_chance(correct, data, alpha)
     else:
-        reason, tags = against_champion(correct, correct_answers(champion, data), alpha)
+        reason, tags = against_champion(correct, correct_answers(champion, data)[0], alpha)
     verdict = f"stays as it is: {reason}" if reason else f"is the {CHAMPION} now"
     tags |= {"against": str(holder.version) if holder else "none", "photos": str(len(correct)), "data": data.fingerprint}
     tags |= {"top1": f"{float(correct.float().mean()):.4f}", "alpha": f"{alpha:g}", "verdict": verdict}
