@@ -4,6 +4,9 @@ ifeq ($(filter undefine,$(.FEATURES)),)
 $(error GNU make 3.82 or newer is needed, this is $(MAKE_VERSION))
 endif
 
+# The caches of bytecode lie in .venv and in the folders of the code: a task that may write none compiles torch at each start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # --- values ---
 
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is

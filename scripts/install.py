@@ -25,7 +25,7 @@ SETTING = re.compile(r"^([\w:-]+)\.([\w-]+)='(.*)'$", re.MULTILINE)
 # what `du -s .venv` shows once an extra is installed, and the same again for the downloads
 NEEDED_GB = {"serve": 1.0, "parquet": 0.4, "train": 12.0, "cloud": 0.5, "tracing": 0.1, "dev": 0.5}
 # of the log's lines, those that are printed too, as signs of life
-PROGRESS = ("Resolved", "Downloading", "Prepared", "Installed", "Bytecode")
+PROGRESS = ("Resolved", "Downloading", "Prepared", "Installed")
 # the first whose sign is in the log says what to do; signs are lower case
 ADVICE = (
     (
@@ -103,8 +103,7 @@ def commands(python: Path, extras: "list[str]") -> "list[list[str]]":
         [*pip, "--disable-pip-version-check", "--no-input", "--no-deps", "--require-hashes", "-r", str(LISTS / "uv.txt")],
         [*export, "--only-group", "build", "--output-file", build],
         [*export, *(f"--extra={extra}" for extra in extras), "--output-file", packages],
-        # one process that caches bytecode: where Python writes none, each would compile torch again
-        [*install, "--compile-bytecode", "--require-hashes", "-r", packages],
+        [*install, "--require-hashes", "-r", packages],
         [*install, "--no-deps", "--editable", "."],
     ]
 

@@ -5,7 +5,7 @@ import random
 from typing import Any, NamedTuple
 
 import torch
-from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from training.model import Classifier, heads

@@ -8,7 +8,7 @@ from handler.captured import ANSWER, FEEDBACK, key_of, place_of
 from scripts.door.access.keys import new_key
 from scripts.door.api.statuses import STATUSES
 from tests.door.own_door import STATE, door, sockets_of
-from tests.door.raw import Answer, request
+from tests.door.raw import request
 from tests.door.stand_in import RAISED, answering
 
 pytestmark = pytest.mark.server
@@ -32,7 +32,7 @@ def keys(tmp_path_factory):
 @pytest.fixture(scope="module")
 def seen(sockets, photo, keys, tmp_path_factory):
     """By status, an answer of it."""
-    answers: dict[int, Answer] = {}
+    answers = {}
     with door(sockets, request_head_s=1, heat_maps=0) as one:
         answers[503] = one.ask(request(PATH, photo))  # serve has told nothing yet
         one.tell(STATE)

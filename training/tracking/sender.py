@@ -138,7 +138,7 @@ class Sender(AbstractContextManager["Sender"]):
         place = artifact_root(self.uri)
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
-            return self.client.create_experiment(EXPERIMENT, place)
+            return str(self.client.create_experiment(EXPERIMENT, place))
         if place != experiment.artifact_location and place == os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"):
             say(f"this store keeps its artifacts in {experiment.artifact_location}, where they were when it was created")
         return str(experiment.experiment_id)
