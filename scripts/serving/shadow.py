@@ -12,6 +12,7 @@ import httpx
 from handler import data_set
 from scripts.backend.torchserve.management import Server
 from scripts.backend.torchserve.versions import Golden
+from scripts.release.document import fingerprint
 from scripts.serving.captured import Captured
 from scripts.settings import Settings
 
@@ -35,6 +36,7 @@ class Shadow(NamedTuple):
     golden: Sequence[bytes]  # photos of both archives
     captured: Sequence[bytes]  # the newest first: what the limit cuts off is old
     timeout_s: float  # for each photo
+    release: str  # the fingerprint of the document that asks for it
     limit_s: float  # for all of them: those that are left then are not asked
 
 
@@ -65,12 +67,13 @@ def shadow_of(document: Mapping[str, Any], loaded: Mapping[str, Version], captur
     timeout_s = min(settings.shadow_timeout_s, limit_s)
     seen = frozenset().union(*(data_set.load(loaded[version].folder) for version in versions))
     photos = captured.uncorrected(document["shadow"]["photos"], seen)
-    return Shadow(document["model"], (old, new), labels, list(golden), photos, timeout_s, limit_s)
+    return Shadow(document["model"], (old, new), labels, list(golden), photos, timeout_s, fingerprint(document), limit_s)
 
 
 def compare(server: Server, shadow: Shadow, beat: Callable[[], None]) -> dict[str, Any]:
     """{"photos", "agreed", "changes": [[from, to, count]], "refused": {version: count}, "median_ms": {version: ms}} of the
-    captured photos; "labels", "golden" and "captured": each photo's answers, as scripts/rollout/pairs.py reads them.
+    captured photos; "release": under which document they were asked; "labels", "golden" and "captured": each photo's answers, as
+    scripts/rollout/pairs.py reads them.
 
     `beat` is called after each photo.
     """
@@ -93,7 +96,7 @@ def compare(server: Server, shadow: Shadow, beat: Callable[[], None]) -> dict[st
 
     golden = ask(shadow.golden, {version: [] for version in shadow.versions})
     captured = ask(shadow.captured, times_ms)
-    return _summary(captured, shadow.versions, times_ms) | _each(shadow, golden, captured)
+    return {"release": shadow.release, **_summary(captured, shadow.versions, times_ms), **_each(shadow, golden, captured)}
 
 
 def _summary(
