@@ -238,7 +238,7 @@ stop: .venv/installed-serve ## Stop a server that runs in another terminal: [POR
 
 rollout = $(python) scripts.rollout.rollout $(call option,--release,RELEASE)
 
-rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 ANSWERS=differ RELEASE=s3://... MODEL=name URL=http://...:8080]
+rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 ANSWERS=differ|unjudged RELEASE=s3://... MODEL=name URL=http://...:8080]
 	@$(rollout) start $(named_model) $(call option,--canary,CANARY) $(call option,--shadow,SHADOW) \
 		$(call option,--bake,BAKE) $(call option,--answers,ANSWERS) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call option,--url,URL) \
 		$(call option,--management-url,MANAGEMENT_URL) $(call option,--mar,MAR) -- $(call quoted,VERSION)

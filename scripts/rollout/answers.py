@@ -14,14 +14,21 @@ from scripts.settings import Settings
 LOOKS = 3
 SHOWN = 3  # reasons in a message
 MARGIN = 1e-9  # whatever floats make of a difference of exactly so many points
+# one class for so many of all photos, and the old version for so few of them at most: no version answers so on purpose
+ONE_CLASS, OF_OLD = 0.95, 0.5
+AGAIN = 0.05  # the chance at which a difference that was found before is found again
 
 
 class Difference(NamedTuple):
-    """One comparison: what was found in words, how far apart the versions are (0 to 1), and the probability that chance does it."""
+    """One comparison: what was found in words, how far apart the versions are (0 to 1), and the probability that chance does it.
+
+    `broken`: nobody rolls that out on purpose.
+    """
 
     words: str
     apart: float
     chance: float
+    broken: bool = False
 
 
 def differing(differences: Sequence[Difference], settings: Settings) -> str:
@@ -30,6 +37,11 @@ def differing(differences: Sequence[Difference], settings: Settings) -> str:
     limit = settings.answers_chance / (max(1, len(differences)) * LOOKS)
     found = [one for one in differences if one.apart >= settings.worse_answers - MARGIN and one.chance < limit]
     return "; ".join(one.words for one in sorted(found, key=lambda one: -one.apart)[:SHOWN])
+
+
+def is_one_class(new: float, old: float) -> bool:
+    """Whether these shares of a class are those of a version that calls everything so."""
+    return new >= ONE_CLASS and old <= OF_OLD
 
 
 def largest(differences: Sequence[Difference], how_many: int = 1) -> str:

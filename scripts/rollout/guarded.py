@@ -7,18 +7,18 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import SeeFoodError
-from scripts.phrases import counted
-from scripts.release.document import ReleaseError, default_of, fingerprint, make, parse, stamped, write
+from scripts.release.document import ReleaseError, fingerprint, make, parse, stamped, write
 from scripts.release.status import Fleet
 from scripts.release.store import ChangedError, DeniedError, Store, StoreError
 from scripts.rollout.comparison import between, counters_of, why_worse
-from scripts.rollout.judge import judge_live, judge_pairs
+from scripts.rollout.judge import Verdict, judge_live, judge_pairs, still_differs
+from scripts.rollout.live import Answers, answers_of
 from scripts.rollout.plan import Plan
+from scripts.rollout.reasons import not_judged, on_purpose, still_reconciling
 from scripts.rollout.shadow import describe
 from scripts.settings import Settings
 from scripts.steps import Steps
 
-SHOWN = 10  # instances in a message
 POLL_S = 0.5  # between two readings of all statuses: small beside any time that is waited for here
 
 
@@ -44,13 +44,14 @@ class Rollout:
         self.document = self.before
         self.begun = Fleet.of(store, settings).statuses
         self.instances = set(self.begun)  # that ran at the start: none of them may stop reporting
-        self.answers_differ = False  # as was asked for: shown, and not restored for it
+        self.answers: str | None = None  # what was asked for: one of plan.ANSWERS
+        self.remark = ""  # for people who read the release document
 
     def run(self, plan: Plan) -> None:
         """Do what was planned. RolloutError, with the document before restored, where it fails; ValueError, StoreError."""
         if plan.archive is not None:
             self.store.put(plan.archive)  # refuses another archive of that name before anything is written
-        self.answers_differ = plan.answers_differ
+        self.answers = plan.answers
         if plan.watched:
             self.undo_on_failure(lambda: self._write_all(plan))
             return
@@ -62,7 +63,7 @@ class Rollout:
         for document in plan.documents:
             if "canary" in document:
                 self.steps("canary", percent=document["canary"]["percent"], instances=list(plan.canaries))
-            self.write(document)
+            self.write({**document, "why": document["why"] + self.remark})
             self.wait(self.settings.rollout_s)
             if plan.old is not None and plan.new is not None:
                 if document["stage"] == "shadow":
@@ -92,7 +93,7 @@ class Rollout:
                     if done and len(done) == len(fleet.statuses):
                         self.steps("reconciled", instances=len(done), default=self.document["default"])
                         return
-                    why = _still_reconciling(fleet, done, self.document)
+                    why = still_reconciling(fleet, done, self.document)
                 except DeniedError:
                     raise
                 except StoreError as error:
@@ -112,7 +113,7 @@ class Rollout:
     def bake(self, new: str, old: str) -> None:
         """Watch the new version beside the old one. RolloutError if it is worse, StoreError if the store stays away to the end."""
         start = Fleet.of(self.store, self.settings).statuses
-        pairs = self._judge_pairs(new, old)
+        pairs, captured = self._judge_pairs(new, old)
         self.steps("watching", version=new, seconds=self.settings.bake_s)
         # a status may be as late as an instance polls
         deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
@@ -138,40 +139,77 @@ class Rollout:
                 "send requests meanwhile, or watch for longer (BAKE=300)"
             )
         self.steps("watched", version=new, found=comparison)
-        self._judge_answers(new, old, start, pairs >= self.settings.min_requests)
+        self._judge_answers(new, old, start, pairs, captured)
 
-    def _judge_pairs(self, new: str, old: str) -> int:
-        """How many captured photos both versions have answered. RolloutError if the answers differ."""
-        why, found, captured = judge_pairs(self._reports(), new, old, self.settings)
-        self.steps("compared by the same photos", version=new, found=found)
-        self._judged(new, why)
-        return captured
+    def _judge_pairs(self, new: str, old: str) -> tuple[Verdict, int]:
+        """By the same photos, and how many captured ones both versions have answered. RolloutError if the answers differ."""
+        verdict, captured = judge_pairs(self._reports(), new, old, self.settings)
+        self.steps("compared by the same photos", version=new, found=verdict.found)
+        self._judged(new, verdict)
+        return verdict, captured
 
-    def _judge_answers(self, new: str, old: str, start: Mapping[str, Any], confirm: bool) -> None:
-        """Judge what clients were answered. RolloutError if it differs and, where that can be confirmed, is confirmed.
+    def _judge_answers(self, new: str, old: str, start: Mapping[str, Any], pairs: Verdict, captured: int) -> None:
+        """Judge what clients were answered. RolloutError if it differs and other photos do not explain that, or nothing was judged.
 
         Once, at the end: a test that is repeated while it is watched would find a difference by chance at last.
         """
         now = Fleet.of(self.store, self.settings).statuses
-        why, found = judge_live((new, old), now, start, self.begun, self.settings)
-        self.steps("compared by answers to clients", version=new, found=found)
-        if why and confirm:
+        live = judge_live((new, old), now, start, self.begun, self.settings)
+        self.steps("compared by answers to clients", version=new, found=live.found)
+        if not (live.enough or pairs.enough):
+            self._not_judged(new, f"{captured} captured photos ({self.settings.min_photos} are needed); {live.found}")
+        if not live.why(self.settings, self.answers == "differ"):
+            self._judged(new, live)
+        elif captured >= self.settings.min_requests:
             # other photos than before would explain it. Those that came meanwhile are captured: written again, the document
             # makes both versions answer the last ones
             assert self.document is not None
-            self.steps("asking both versions again", why=why)
+            self.steps("asking both versions again", why=live.why(self.settings))
             self.write(self.document)
             self.wait(self.settings.rollout_s)
-            if self._judge_pairs(new, old) >= self.settings.min_requests:
-                self.steps("the photos have changed, not the answers", version=new)
-                return
-        self._judged(new, why)
+            if self._judge_pairs(new, old)[1] < self.settings.min_requests:
+                self._judged(new, live)
+            self.steps("the photos have changed, not the answers", version=new)
+        elif self.document and "canary" in self.document:
+            self._judged(new, live)  # both versions answered at the same time
+        else:
+            self._serve_old_again(new, old, answers_of(now, new, start), live.why(self.settings))
 
-    def _judged(self, new: str, why: str) -> None:
-        if why and self.answers_differ:
-            self.steps("answers differ, as was asked for", version=new, why=why)
-        elif why:
-            raise RolloutError(f"{new} is worse: {why}\nIf it shall answer so: make rollout VERSION={new} ANSWERS=differ")
+    def _serve_old_again(self, new: str, old: str, answers: Answers, why: str) -> None:
+        """Make the old version the default for a while: if it now answers as the new one did, the photos have changed.
+
+        RolloutError if it does not.
+        """
+        assert self.document is not None
+        baking = {part: value for part, value in self.document.items() if part != "shadow"}  # nobody asks both once more
+        self.steps("serving the old version again, to see whether the photos have changed", version=old, why=why)
+        self.write({**baking, "default": old, "why": f"{old} again, beside which {new} is compared"})
+        self.wait(self.settings.rollout_s)
+        start = Fleet.of(self.store, self.settings).statuses
+        deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
+        while (after := answers_of(self._healthy_fleet().statuses, old, start)).number < answers.number:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_S)
+        if again := still_differs(answers, after, self.settings, self.answers == "differ"):
+            raise RolloutError(f"{new} is worse: {why}; then {old} was served again: {again}{on_purpose(new)}")
+        self.steps("the photos have changed, not the answers", version=new)
+        self.write(baking)
+        self.wait(self.settings.rollout_s)
+
+    def _judged(self, new: str, verdict: Verdict) -> None:
+        why = verdict.why(self.settings, self.answers == "differ")
+        if why:
+            raise RolloutError(f"{new} is worse: {why}" + ("" if self.answers == "differ" else on_purpose(new)))
+        if self.answers == "differ" and (differs := verdict.why(self.settings)):
+            self.steps("answers differ, as was asked for", version=new, why=differs)
+
+    def _not_judged(self, new: str, found: str) -> None:
+        """RolloutError, unless that was asked for: then the next document's reason says it."""
+        if self.answers is None:
+            raise RolloutError(not_judged(new, found))
+        self.remark = "; answers not judged"
+        self.steps("answers not judged", version=new, found=found)
 
     def _compare(self, new: str, old: str, start: Mapping[str, Any]) -> tuple[str, float]:
         """(what was compared, the new version's requests). RolloutError if it is worse, or an instance has failed meanwhile."""
@@ -202,7 +240,9 @@ class Rollout:
         """What the instances that follow this document have found when they asked both versions the same photos."""
         assert self.document is not None
         statuses = Fleet.of(self.store, self.settings).statuses.values()
-        return [status["shadow"] for status in statuses if status["release"] == fingerprint(self.document) and status["shadow"]]
+        reports = [status["shadow"] for status in statuses if status["release"] == fingerprint(self.document) and status["shadow"]]
+        # servers before this version do not say under which document they asked
+        return [report for report in reports if report.get("release", fingerprint(self.document)) == fingerprint(self.document)]
 
     def undo_on_failure(self, change: Callable[[], None]) -> None:
         """Make a change. Where it fails the document before is restored: RolloutError, or the interruption as it came."""
@@ -239,15 +279,3 @@ class Rollout:
         except (RolloutError, StoreError, OSError, ReleaseError) as error:
             return f"going back to {before['default']} failed, too: {error}"
         return f"{before['default']} is served again"
-
-
-def _still_reconciling(fleet: Fleet, done: list[str], document: Mapping[str, Any]) -> str:
-    others = []
-    for name, status in fleet.statuses.items():
-        if name not in done:
-            expected = default_of(document, name, fleet.statuses)
-            other = f" with {status['default']} as its default, expected {expected}" if status["default"] != expected else ""
-            others.append(f"{name} is {status['state']}{other}: {status['why'] or 'no reason given'}")
-    # of a thousand instances the first few say what the others would
-    more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-    return f"{len(done)} of {counted(len(fleet.statuses), 'instance')} reconciled; {'; '.join(others[:SHOWN])}{more}"

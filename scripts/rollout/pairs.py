@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scripts.phrases import counted
-from scripts.rollout.answers import Difference, calls, largest, percent, probable, uncompared, unsure
+from scripts.rollout.answers import Difference, calls, is_one_class, largest, percent, probable, shown, uncompared, unsure
 from scripts.rollout.chance import of_changes, of_events, of_pairs
 
 
@@ -22,6 +22,8 @@ class Answer(NamedTuple):
 
 
 Pair = tuple[Answer | None, Answer | None]  # (old, new), None for a photo that was refused
+HELD = 0.6  # of the agreement that the versions' probabilities let expect
+ALIKE = 0.02  # probabilities of one network, in whatever format and precision it is exported
 
 
 class Pairs(NamedTuple):
@@ -44,11 +46,33 @@ class Pairs(NamedTuple):
         """Captured and golden."""
         return self.captured + self.golden
 
+    @property
+    def are_alike(self) -> bool:
+        """Whether both versions answer all photos, and alike: golden photos alone show that a network has not changed."""
+        return bool(self.together) and all(
+            old and new and old.label == new.label and abs(old.probability - new.probability) <= ALIKE for old, new in self.together
+        )
+
+    @property
+    def answered(self) -> int:
+        """Captured photos that both versions answer."""
+        return sum(bool(old and new) for old, new in self.captured)
+
 
 def _torn(report: Mapping[str, Any]) -> bool:
-    """Whether it names a label that it does not hold, as no server of ours does."""
-    answers = [row for pair in report["golden"] + report["captured"] for row in pair if row]
-    return any(row[0] >= len(report["labels"]) for row in answers)
+    """Whether an answer is not [index of a label that it holds, probability, sure] or None, as those of servers of ours."""
+
+    def is_answer(row: Any) -> bool:
+        match row:
+            case None:
+                return True
+            case [int(index), int() | float() as probability, bool()]:
+                return 0 <= index < len(report["labels"]) and 0 <= probability <= 1
+            case _:
+                return False
+
+    pairs = report["golden"] + report["captured"]
+    return not all(isinstance(pair, list) and len(pair) == 2 and all(map(is_answer, pair)) for pair in pairs)
 
 
 def _read(report: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[Pair]:
@@ -78,28 +102,45 @@ def paired_differences(pairs: Pairs) -> list[Difference]:
     differences.append(_confidence([(old.probability, new.probability) for old, new in both]))
     common = [(old.label, new.label) for old, new in both if not (old.own or new.own)]
     for label in sorted({label for labels in common for label in labels}):
-        new, old, apart, chance = shares([one == label for one, _ in common], [one == label for _, one in common])
-        differences.append(Difference(calls(label, new, old), apart, chance))
+        olds, news = [one == label for one, _ in common], [one == label for _, one in common]
+        new, old, apart, chance = shares(olds, news)
+        broken = is_one_class(sum(news) / len(news), sum(olds) / len(olds))
+        differences.append(Difference(calls(label, new, old), apart, chance, broken))
     return differences
 
 
 def _agreement(pairs: Pairs) -> list[Difference]:
-    """How often both name the same class, beside the least that their own probabilities let expect.
+    """How often both name the same class, beside the least that their own probabilities let expect; and classes that changed name.
 
     Two honest models differ on some photos. If p and q are the probabilities that they are right, and they err independently,
     both are right with p q. Models of the same photos err on the same ones, so they agree more often. Photos that a
-    version is unsure of are left out: it was trained on none like them, and its probability says little.
+    version is unsure of are left out: it was trained on none like them, and its probability says little. On photos that have
+    drifted both are less often right than they state: HELD of what they state must hold.
     """
     sure = [(old, new) for old, new in pairs.together if old and new and old.sure and new.sure and not (old.own or new.own)]
     if not sure:
         return []
     apart = sum(old.label != new.label for old, new in sure)
-    expected = [1 - old.probability * new.probability for old, new in sure]
+    expected = [1 - HELD * old.probability * new.probability for old, new in sure]
     words = (
         f"both name the same class for {percent(len(sure) - apart, len(sure))} of {counted(len(sure), 'photo')} that both are "
         f"sure of, at least {percent(len(sure) - sum(expected), len(sure))} were to be expected"
     )
-    return [Difference(words, max(0.0, (apart - sum(expected)) / len(sure)), of_events(apart, expected))]
+    agreement = Difference(words, max(0.0, (apart - sum(expected)) / len(sure)), of_events(apart, expected))
+    return [agreement, *_renamed([(old.label, new.label) for old, new in sure])]
+
+
+def _renamed(labels: Sequence[tuple[str, str]]) -> list[Difference]:
+    """Classes that the new version calls otherwise: two labels that are exchanged change no share, and the agreement little."""
+    differences = []
+    for label in sorted({old for old, _ in labels}):
+        news = Counter(new for old, new in labels if old == label)
+        other, count = max(((new, n) for new, n in news.items() if new != label), key=lambda one: one[1], default=("", 0))
+        if count > news[label]:
+            total = news.total()
+            words = f"it calls {percent(count, total)} of {counted(total, 'photo')} {shown(other)} that were {shown(label)}"
+            differences.append(Difference(words, (count - news[label]) / total, of_pairs(count, news[label])))
+    return differences
 
 
 def _confidence(probabilities: Sequence[tuple[float, float]]) -> Difference:
@@ -118,7 +159,7 @@ def _refused(captured: Sequence[Pair]) -> list[Difference]:
     if refused[1] <= refused[0]:
         return []
     words = f"it does not answer {percent(refused[1], len(captured))} of them, which are answered now"
-    return [Difference(words, (refused[1] - refused[0]) / len(captured), of_pairs(*refused))]
+    return [Difference(words, (refused[1] - refused[0]) / len(captured), of_pairs(*refused), broken=True)]
 
 
 def described(pairs: Pairs, differences: Sequence[Difference]) -> str:

@@ -19,6 +19,9 @@ from scripts.phrases import counted
 from scripts.release.document import ReleaseError, canaries, make, parse
 from scripts.settings import Settings
 
+# what else may be rolled out: answers that differ on purpose, and those of which too few were seen to judge them
+ANSWERS = ("differ", "unjudged")
+
 
 class Candidate(NamedTuple):
     """An archive to roll out, all of its parts checked."""
@@ -37,7 +40,7 @@ class Options(NamedTuple):
     keep: bool = False  # the other versions stay loaded
     unwatched: bool = False
     bake_photos: int = Settings.bake_photos  # captured ones, answered by both versions while the new one is watched
-    answers_differ: bool = False  # on purpose
+    answers: str | None = None  # one of ANSWERS
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Plan:
     old: str | None = None  # the default version before, which the new one is compared with
     new: str | None = None
     canaries: tuple[str, ...] = ()
-    answers_differ: bool = False  # on purpose: that restores nothing
+    answers: str | None = None
 
 
 def plan_start(address: str, before: Mapping[str, Any] | None, instances: Collection[str], new: Candidate, asked: Options) -> Plan:
@@ -77,7 +80,7 @@ def plan_start(address: str, before: Mapping[str, Any] | None, instances: Collec
     if old == new.version and before["stage"] == "released" and "canary" not in before:
         raise ValueError(f"{new.version} is served already")
     chosen = tuple(canaries(instances, asked.canary)) if asked.canary is not None else ()
-    return Plan(_stages(before, new, asked), True, new.path, old, new.version, chosen, asked.answers_differ)
+    return Plan(_stages(before, new, asked), True, new.path, old, new.version, chosen, asked.answers)
 
 
 def check_model(address: str, before: Mapping[str, Any] | None, model: str) -> None:

@@ -22,7 +22,7 @@ from scripts.release.document import entry_of
 from scripts.release.fetch import unpack_as_named
 from scripts.release.status import history_table, status_table
 from scripts.rollout.guarded import Rollout
-from scripts.rollout.plan import Candidate, Options, check_model, plan_back, plan_start
+from scripts.rollout.plan import ANSWERS, Candidate, Options, check_model, plan_back, plan_start
 from scripts.rollout.unmanaged import start_unmanaged, unmanaged_server
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -60,7 +60,9 @@ def _arguments() -> argparse.Namespace:
     starter.add_argument("--shadow", type=int, metavar="N", help="first compare the answers to the last N captured photos")
     starter.add_argument("--keep", action="store_true", help="the other versions stay loaded, under their own paths")
     starter.add_argument("--unwatched", action="store_true", help="write the document though no running instance follows it")
-    starter.add_argument("--answers", metavar="differ", help="the new version answers differently on purpose: not restored for it")
+    starter.add_argument(
+        "--answers", metavar="differ", help="on purpose: not restored for it; or unjudged: though too few are seen"
+    )
     starter.add_argument("--bake", type=float, metavar="SECONDS", help="watch the new version for so long")
     starter.add_argument("--url", help="a TorchServe without a release document: where it answers predictions, http://host:8080")
     starter.add_argument("--management-url", help="with --url: its management address; default: the port after")
@@ -96,8 +98,11 @@ def main() -> None:
         if not 0 <= args.bake < math.inf:  # nan, too
             raise ValueError(f"BAKE is {args.bake:g}, expected a number of seconds from 0")
         settings = replace(settings, bake_s=args.bake)
-    if args.command == "start" and args.answers not in (None, "differ"):
-        raise ValueError(f"ANSWERS is {args.answers!r}, expected differ, for a version that answers differently on purpose")
+    if args.command == "start" and args.answers not in (None, *ANSWERS):
+        raise ValueError(
+            f"ANSWERS is {args.answers!r}, expected differ, for a version that answers differently on purpose, or unjudged, for "
+            "one whose answers are too few to judge it"
+        )
     if args.command == "start" and args.url:
         return _start_by_url(args, settings, steps)
     store = open_store(args.release or settings.release or str(args.model_store / "release.json"), settings)
@@ -106,8 +111,7 @@ def main() -> None:
         return None
     rollout = Rollout(store, settings, steps)
     if args.command == "start":
-        differ = args.answers is not None
-        options = Options(args.canary, args.shadow, args.keep, args.unwatched, settings.bake_photos, differ)
+        options = Options(args.canary, args.shadow, args.keep, args.unwatched, settings.bake_photos, args.answers)
         start(rollout, _chosen(args, rollout), options)
     else:
         back(rollout)

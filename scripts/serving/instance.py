@@ -82,7 +82,7 @@ class Instance:
             return "failed"
         document = self.desired.document
         complete = document is not None and set(self.loaded) == set(document["versions"]) and self.default == self.wanted
-        compared = self.shadow is not None or document is None or "shadow" not in document
+        compared = document is None or "shadow" not in document or (self.shadow or {}).get("release") == fingerprint(document)
         return "reconciled" if complete and compared and not self.problems else "reconciling" if self.loaded else "starting"
 
     def served(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The instance's status, written beside the release document whenever it changes, on a thread of its own."""
 
+import hashlib
 import json
 import threading
 import time
@@ -73,7 +74,7 @@ class Reporter:
 
 def status_of(instance: Instance, totals: Mapping[str, Any], since: float) -> dict[str, Any]:
     """The status document. `totals` are those of MetricsServer, `since` is when the state began (seconds since 1970)."""
-    document, (ready, readiness) = instance.desired.document, instance.health.readiness()
+    document, shadow, (ready, readiness) = instance.desired.document, instance.shadow, instance.health.readiness()
     return {
         "instance": instance.desired.instance,
         "state": instance.state,
@@ -83,7 +84,8 @@ def status_of(instance: Instance, totals: Mapping[str, Any], since: float) -> di
         "default": instance.default,
         "versions": sorted(instance.loaded),
         "ready": ready,
-        "shadow": instance.shadow,
+        # not what was found under another document, in the moment in which this one is taken over
+        "shadow": shadow if shadow and document and shadow["release"] == fingerprint(document) else None,
         "figures": {version: _bounded(total, version in instance.loaded) for version, total in totals.items()},
         "worker_restarts": dict(instance.health.worker_restarts),
     }
@@ -93,9 +95,17 @@ def _bounded(total: Mapping[str, Any], loaded: bool) -> dict[str, Any]:
     """A version's figures for the status, which a rollout reads of each instance: answers only while somebody may ask for more."""
     bounded = {name: counts for name, counts in total.items() if name != "answers"}
     if loaded and "answers" in total:
-        classes = sorted(total["answers"]["classes"].items(), key=lambda one: -one[1])[:MAX_CLASSES]
-        bounded["answers"] = {**total["answers"], "classes": dict(classes)}
+        bounded["answers"] = {**total["answers"], **_most_frequent(total["answers"]["classes"])}
     return bounded
+
+
+def _most_frequent(classes: Mapping[str, float]) -> dict[str, Any]:
+    """All classes; of more than MAX_CLASSES the most frequent, how many answers have others, and a hash of all labels."""
+    if len(classes) <= MAX_CLASSES:
+        return {"classes": dict(classes)}
+    kept = dict(sorted(classes.items(), key=lambda one: (-one[1], one[0]))[:MAX_CLASSES])
+    labels = hashlib.sha256(json.dumps(sorted(classes)).encode()).hexdigest()
+    return {"classes": kept, "others": sum(classes.values()) - sum(kept.values()), "labels": labels[:16]}
 
 
 def to_text(status: Mapping[str, Any]) -> str:

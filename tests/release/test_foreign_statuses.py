@@ -1,12 +1,14 @@
 """Whatever lies among the statuses: a rollout leaves it out, `make status` shows it, nothing ends with a traceback."""
 
 import json
+import timeit
 
 import pytest
 
+from scripts.drift.statistics import Compared
 from scripts.release.document import entry_of, make, write
 from scripts.release.folder_store import FolderStore
-from scripts.release.status import Fleet, status_table
+from scripts.release.status import SCHEMA, Fleet, status_table, unreadable
 from scripts.settings import Settings
 from tests.rollout.rolling import report
 
@@ -34,14 +36,22 @@ def store(tmp_path):
     return store
 
 
-@pytest.mark.parametrize("kind", [*FOREIGN, "wrong types", "a folder"])
+WRONG = {
+    "wrong types": {"outcomes": ["answered"], "seconds": None},
+    "drift of another program": {"drift": {"250": {"score": 3}}},
+    "drift without a window": {"drift": {"lately": {"signals": {}, "estimated_accuracy": 1}}},
+    "drift of other signals": {"drift": {"250": {"signals": {"top1": {"p": 0.1}}, "estimated_accuracy": 1}}},
+}
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, *WRONG, "a folder"])
 def test_what_is_no_status_is_left_out_and_the_others_count(store, kind):
     path = store.status_dir / "b.json"
     if kind == "a folder":
         path.mkdir()
-    elif kind == "wrong types":
+    elif kind in WRONG:
         own = json.loads((store.status_dir / "a.json").read_text())
-        path.write_text(json.dumps(own | {"instance": "b", "figures": {"1.0.0": {"outcomes": ["answered"], "seconds": None}}}))
+        path.write_text(json.dumps(own | {"instance": "b", "figures": {"1.0.0": {"outcomes": {}, "seconds": {}} | WRONG[kind]}}))
     else:
         content = FOREIGN[kind]
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -50,3 +60,19 @@ def test_what_is_no_status_is_left_out_and_the_others_count(store, kind):
     table = status_table(store, Settings())
     assert "\na " in table
     assert ("no status of an instance" in table) == (kind not in ("truncated", "empty", "no UTF-8", "nested too deep", "a folder"))
+
+
+def test_schema_takes_what_make_drift_reads():
+    compared = json.loads(SCHEMA.read_text())["$defs"]["compared"]
+    assert set(compared["required"]) == set(compared["properties"]) == set(Compared._fields)
+
+
+def test_two_hundred_pairs_are_read_in_a_fraction_of_a_poll(store):
+    status = json.loads((store.status_dir / "a.json").read_text())
+    pairs = [[[0, 0.8, True], [1, 0.7, True]]] * 200
+    status["shadow"] = {"photos": 200, "agreed": 0, "changes": [], "refused": {}, "median_ms": {}, "versions": ["1.0.0", "1.1.0"]}
+    status["shadow"] |= {"labels": ["pho", "ramen"], "only": [[], []], "golden": pairs, "captured": pairs}
+    assert not unreadable(status)
+    best = min(timeit.repeat(lambda: unreadable(status), number=1, repeat=10))
+    print(f"{1000 * best:.1f} ms")
+    assert best < 0.01

@@ -3,16 +3,30 @@
 import itertools
 import json
 import random
+import re
 
 import numpy as np
 import pytest
 
+from scripts.rollout import judge
 from scripts.rollout.chance import of_changes, of_events, of_pairs, of_shares
-from scripts.rollout.judge import judge_live, judge_pairs
+from scripts.serving.reporter import _bounded
 from scripts.settings import Settings
 
 SETTINGS = Settings()
 DISHES = [f"dish {i}" for i in range(10)]
+
+
+def judge_pairs(reports, new, old, settings):
+    """(why it is worse, what was found, captured photos that both answered)."""
+    verdict, captured = judge.judge_pairs(reports, new, old, settings)
+    return verdict.why(settings), verdict.found, captured
+
+
+def judge_live(versions, now, start, begun, settings):
+    """(why it is worse, what was found)."""
+    verdict = judge.judge_live(versions, now, start, begun, settings)
+    return verdict.why(settings), verdict.found
 
 
 class Model:
@@ -153,16 +167,85 @@ def test_other_photos_than_before_look_like_another_version_to_the_answers_but_n
     assert not judge_pairs([shadow(old, new, lunch)], "1.1.0", "1.0.0", SETTINGS)[0]
 
 
-def test_confident_disagreement_on_golden_photos_alone_is_enough():
+def test_golden_photos_alone_show_the_same_network_or_judge_nothing():
     rng = random.Random(4)
     golden = [(i, 0.0) for i in range(4)]
-    sharp = [Model(rng, accuracy=2.0, unsure=0, turn=turn) for turn in (0, 1)]
-    assert judge_pairs([shadow(*sharp, [], golden)], "1.1.0", "1.0.0", SETTINGS)[0]
-    assert not judge_pairs([shadow(sharp[0], sharp[0], [], golden)], "1.1.0", "1.0.0", SETTINGS)[0]
+    same, other = (Model(rng, accuracy=2.0, unsure=0, turn=turn) for turn in (0, 1))
+    for new, enough in ((same, True), (other, False)):
+        verdict, _ = judge.judge_pairs([shadow(same, new, [], golden)], "1.1.0", "1.0.0", SETTINGS)
+        assert (verdict.enough, verdict.why(SETTINGS)) == (enough, "")
     # several instances ask the same golden photos: no more evidence than one
-    torn = [Model(rng, accuracy=0.4, unsure=0, turn=turn) for turn in (0, 1)]
-    report = shadow(*torn, [], golden)
-    assert not judge_pairs([report] * 50, "1.1.0", "1.0.0", SETTINGS)[0]
+    verdict, _ = judge.judge_pairs([shadow(same, other, [], golden)] * 50, "1.1.0", "1.0.0", SETTINGS)
+    assert (verdict.enough, verdict.why(SETTINGS)) == (False, "")
+    # a photo that is not answered is not answered alike
+    report = shadow(same, same, [], golden)
+    report["golden"][0][1] = None
+    assert not judge.judge_pairs([report], "1.1.0", "1.0.0", SETTINGS)[0].enough
+
+
+@pytest.mark.parametrize(("number", "enough"), [(39, False), (40, True)])
+def test_so_many_captured_photos_as_stated_judge_a_version(number, enough):
+    rng = random.Random(number)
+    assert judge.judge_pairs([shadow(Model(rng), Model(rng), photos(rng, number))], "1.1.0", "1.0.0", SETTINGS)[0].enough == enough
+
+
+def test_two_labels_that_are_exchanged_are_named():
+    rng = random.Random(10)
+    exchanged = Model(rng, labels=["dish 1", "dish 0", *DISHES[2:]])
+    why, *_ = judge_pairs([shadow(Model(rng), exchanged, photos(rng, 200, dishes=range(4)))], "1.1.0", "1.0.0", SETTINGS)
+    assert re.search(r"it calls \d+ % of \d+ photos dish (1 that were dish 0|0 that were dish 1)", why), why
+
+
+class Drifted(Model):
+    """On photos unlike those of the training: as sure as ever, right as often as `held`; both versions see what a photo is like."""
+
+    def __init__(self, rng, held, **parts):
+        super().__init__(rng, **parts)
+        self.held = held
+
+    def answer(self, dish, difficulty):
+        label, probability, sure = super().answer(dish, difficulty)
+        if self.rng.random() > self.held:
+            label = self.labels[(dish + int(1000 * difficulty)) % 10 if self.rng.random() < 0.5 else self.rng.randrange(10)]
+        return label, probability, sure
+
+
+@pytest.mark.parametrize("held", [0.8, 0.6])
+def test_honest_versions_are_not_restored_where_the_photos_have_drifted(held):
+    rng = random.Random(f"drift {held}")
+    restored = 0
+    for _ in range(300):
+        report = shadow(Drifted(rng, held), Drifted(rng, held), photos(rng, 200))
+        restored += bool(judge_pairs([report], "1.1.0", "1.0.0", SETTINGS)[0])
+    print(f"{restored} of 300 honest bakes on drifted photos restored, both right {held:.0%} as often as they state")
+    assert restored <= 1
+    report = shadow(Drifted(rng, held), Drifted(rng, held, turn=1), photos(rng, 200))
+    assert judge_pairs([report], "1.1.0", "1.0.0", SETTINGS)[0], "permuted labels are found all the same"
+
+
+def test_of_more_classes_than_a_status_holds_the_frequent_ones_are_compared():
+    rng = np.random.default_rng(11)
+    shares = 1 / np.arange(1, 3001)
+
+    def total(number, before=None, only=None):
+        counts = rng.multinomial(number, shares / shares.sum()) if only is None else np.eye(3000, dtype=int)[only] * number
+        counts = counts + (before if before is not None else 0)
+        found = {"unsure": 0, "probabilities": {"0.5": 0, "0.9": 0}, "probability": 0.95 * float(counts.sum())}
+        return counts, {"answers": found | {"classes": {f"dish {i}": float(n) for i, n in enumerate(counts)}}}
+
+    def statuses(**totals):
+        return {"a": {"figures": {name: _bounded(total, True) for name, total in totals.items()}}}
+
+    counts, early = total(2000)
+    _, late = total(2000, counts)
+    begun, start = statuses(old=early), statuses(old=late)
+    for only, expected in ((None, ""), (2900, "it calls 100 % dish 2900, 0 % before")):
+        now = statuses(old=late, new=total(500, only=only)[1])
+        verdict = judge.judge_live(("new", "old"), now, start, begun, SETTINGS)
+        assert verdict.found.startswith("500 answers (the old version: 2000)"), verdict.found
+        assert "not compared" not in verdict.found
+        assert verdict.why(SETTINGS).startswith(expected), verdict.why(SETTINGS)
+        assert bool(verdict.why(SETTINGS)) == bool(expected), verdict.why(SETTINGS)
 
 
 def test_class_that_only_one_version_has_is_named_and_not_compared():
@@ -198,7 +281,7 @@ def test_instance_that_was_started_anew_counts_from_0_and_older_servers_report_n
     older = {"a": {"figures": {"1.1.0": {"outcomes": {}, "seconds": {}}}}}
     assert judge_live(("1.1.0", "1.0.0"), older, older, {}, SETTINGS) == (
         "",
-        "0 answers (the old version: 0), too few to compare",
+        "0 answers (the old version: 0), too few to compare: 100 of each are needed",
     )
     assert judge_pairs([{"photos": 3, "agreed": 3}], "1.1.0", "1.0.0", SETTINGS)[0] == ""
 

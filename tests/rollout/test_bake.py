@@ -13,7 +13,7 @@ import pytest
 
 from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, SHARED, free_port, needs_photos
-from tests.rollout.retrained import FAULTS, archive, features_of, trained_again
+from tests.rollout.retrained import FAULTS, HEAD, archive, change, features_of, one_class, trained_again, value
 from tests.rollout.rolling import QUICK, Instance, release
 from training.data.sets import read_data
 
@@ -41,9 +41,46 @@ def make_archives(photos, classes, folder):
     return {version: archive(export, version, folder) for version, export in exports.items()}
 
 
+def start(store, folder, version, *options):
+    """A rollout, ended."""
+    command = [sys.executable, "-m", "scripts.rollout.rollout", "--release", store.address, "--model-store", str(folder)]
+    command += ["start", version, *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+
+
+def asks(instance):
+    """A function that sends a photo and returns the status."""
+    return lambda photo: httpx.post(instance.url, content=photo, timeout=LIMIT_S).raise_for_status().status_code
+
+
+def test_without_captured_photos_and_with_few_requests_a_version_of_one_class_does_not_pass(tmp_path, monkeypatch):
+    for name, setting in QUICK.items():
+        monkeypatch.setenv(name, setting)
+    photos, classes = sample()
+    good = trained_again(features_of(photos[:100]), classes[:100], 0)
+    always = good.broken(one_class)
+    slightly = good.broken(lambda model, spec: change(model, f"{HEAD}.weight", 0.01 * value(model, f"{HEAD}.weight")))
+    versions = {"1.0.0": good, "1.0.1": good, "2.0.0": always, "2.1.0": slightly}
+    archives = {version: archive(export, version, tmp_path) for version, export in versions.items()}
+    store = FolderStore(tmp_path / "release" / "release.json")
+    store.put(archives["1.0.0"])
+    release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
+    with Instance(store.address, free_port()) as instance, ThreadPoolExecutor(2) as pool:
+        instance.wait_ready()
+        assert set(pool.map(asks(instance), photos[-30:])) == {200}
+        for version in ("2.0.0", "2.1.0"):
+            done = start(store, tmp_path, version)
+            assert done.returncode == 1, done.stdout
+            assert f"the answers of {version} are not judged: " in done.stderr, done.stderr
+            print(done.stderr)
+            assert "1.0.0 is served again" in done.stderr
+        done = start(store, tmp_path, "1.0.1")  # the same network
+        assert done.returncode == 0, done.stderr
+
+
 def test_ten_versions_trained_again_stay_and_five_broken_ones_are_undone(tmp_path, monkeypatch):
-    for name, value in {**QUICK, **CAPTURE}.items():
-        monkeypatch.setenv(name, value)
+    for name, setting in {**QUICK, **CAPTURE}.items():
+        monkeypatch.setenv(name, setting)
     photos, classes = sample()
     archives = make_archives(photos[:TRAINED], classes[:TRAINED], tmp_path)
     store = FolderStore(tmp_path / "release" / "release.json")
@@ -52,15 +89,9 @@ def test_ten_versions_trained_again_stay_and_five_broken_ones_are_undone(tmp_pat
     table, wrong = [], []
     with Instance(store.address, free_port()) as instance, ThreadPoolExecutor(2) as pool:
         instance.wait_ready()
-
-        def served(photo):
-            httpx.post(instance.url, content=photo, timeout=LIMIT_S).raise_for_status()
-
-        list(pool.map(served, photos[-ASKED:]))
+        list(pool.map(asks(instance), photos[-ASKED:]))
         for version in list(archives)[1:]:
-            command = [sys.executable, "-m", "scripts.rollout.rollout", "--release", store.address]
-            command += ["--model-store", str(tmp_path), "start", version]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+            done = start(store, tmp_path, version)
             found = re.search(r"compared by the same photos: .*", done.stdout)
             reason = re.search(r"is worse: (.*)", done.stderr)
             what = FAULTS[int(version.split(".")[1])].__name__ if version[0] == "2" else "trained again"

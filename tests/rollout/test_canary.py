@@ -22,6 +22,7 @@ from scripts.serving.instance import Instance
 from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.rollout.roles import BUCKET, enforced, enforcing
+from tests.rollout.rolling import alike
 
 SETTINGS = Settings(heartbeat_s=0.3, poll_s=0.1, bake_s=1, rollout_s=20, stale_s=10)
 NAMES = [f"task-{letter}" for letter in "abcd"]
@@ -54,7 +55,7 @@ class Task:
                 "why": problem.why if problem else "",
             }
             status |= {"release": fingerprint(document), "default": default, "versions": sorted(document["versions"])}
-            status |= {"ready": True, "shadow": None, "figures": figures, "worker_restarts": {}}
+            status |= {"ready": True, "shadow": alike(document), "figures": figures, "worker_restarts": {}}
             self.desired.store.write_status(self.desired.instance, status)
 
 

@@ -15,7 +15,7 @@ from scripts.release.folder_store import FolderStore
 from scripts.rollout.rollout import main
 from scripts.rollout.unmanaged import unmanaged_server
 from tests.conftest import ROOT
-from tests.rollout.rolling import release, report, reversion
+from tests.rollout.rolling import alike, release, report, reversion
 
 SHADOW = {"photos": 2, "agreed": 1, "changes": [["ramen", "pho", 1]], "median_ms": {"1.0.0": 10, "1.1.0": 9}}
 SHADOW |= {"refused": {"1.0.0": 0, "1.1.0": 0}}
@@ -82,7 +82,7 @@ def stages(store):
 
 
 def test_every_line_of_a_watched_rollout_and_of_the_way_back_is_json(store, follow, rollout):
-    follow(lambda document: {"shadow": SHADOW} if "shadow" in document else {})
+    follow(lambda document: {"shadow": alike(document) | SHADOW} if "shadow" in document else {})
     status, steps, error = rollout("start", "1.1.0", "--shadow", "2")
     assert status == 0, error
     assert stages(store) == [("released", "1.0.0"), ("shadow", "1.0.0"), ("baking", "1.1.0"), ("released", "1.1.0")]
@@ -207,13 +207,81 @@ def test_other_answers_to_clients_are_confirmed_by_asking_both_versions_again(re
         assert stages(store)[-1] == ("released", "1.1.0")
 
 
-def test_version_that_answers_differently_on_purpose_goes_on(store, follow, rollout):
-    follow(lambda document: {"shadow": asked("pho", "ramen")} if "shadow" in document else {})
+def test_version_that_answers_differently_on_purpose_goes_on_unless_it_calls_everything_one_class(store, follow, rollout):
+    found = asked("pho", "ramen")
+    found["captured"][60:] = [[[0, 0.8, True]] * 2] * 60
+    follow(lambda document: {"shadow": found} if "shadow" in document else {})
     status, _, error = rollout("start", "1.1.0")
     assert status == 1
     assert "If it shall answer so: make rollout VERSION=1.1.0 ANSWERS=differ" in error
     status, steps, error = rollout("start", "1.1.0", "--answers", "differ")
     assert status == 0, error
     (differ,) = [step for step in steps if step["step"] == "answers differ, as was asked for"]
-    assert "it calls 100 % ramen, 0 % before" in differ["why"]
+    assert "it calls 50 % ramen, 0 % before" in differ["why"]
     assert stages(store)[-1] == ("released", "1.1.0")
+    rollout("back")
+    found["captured"] = [[[label, 0.8, True], [1, 0.8, True]] for label in (0, 2)] * 60
+    found["labels"] = ["pho", "ramen", "tacos"]
+    status, steps, error = rollout("start", "1.1.0", "--answers", "differ")
+    assert status == 1
+    assert "it calls 100 % ramen, 0 % before" in error
+
+
+def golden_alone(document):
+    """A report of four golden photos that the versions answer otherwise, and of no captured ones."""
+    row = [[0, 0.4, False], [1, 0.3, False]]
+    return alike(document) | {"labels": ["pho", "ramen"], "golden": [row] * 4} if "shadow" in document else None
+
+
+def test_version_of_whose_answers_too_few_were_seen_is_restored_and_goes_on_if_that_is_asked_for(store, follow, rollout):
+    follow(lambda document: {"shadow": golden_alone(document)})
+    status, _, error = rollout("start", "1.1.0")
+    assert status == 1
+    assert "the answers of 1.1.0 are not judged: " in error
+    assert "0 captured photos (40 are needed); 0 answers (the old version: 0), too few to compare: 100 of each are needed" in error
+    assert "make rollout VERSION=1.1.0 ANSWERS=unjudged\n1.0.0 is served again" in error
+    status, steps, error = rollout("start", "1.1.0", "--answers", "unjudged")
+    assert status == 0, error
+    assert "answers not judged" in [step["step"] for step in steps]
+    assert parse(store.read()[0])["why"] == "1.1.0 in place of 1.0.0; answers not judged"
+
+
+@pytest.mark.parametrize("cause", ["the photos", "the version"])
+@pytest.mark.slow
+def test_without_captured_photos_the_old_version_is_served_again_to_see_what_has_changed(cause, store, follow, rollout):
+    counts = {"1.0.0": {"pho": 900, "ramen": 100}, "1.1.0": {"pho": 0, "ramen": 0}}
+
+    def figures(classes):
+        number = sum(classes.values())
+        answers = {"classes": dict(classes), "unsure": 0, "probabilities": {"0.5": 0, "0.9": number}, "probability": 0.8 * number}
+        return {"outcomes": {"answered": number}, "seconds": {}, "answers": answers}
+
+    def state_of(document):
+        # from the rollout on people send other photos, or the new version calls all of them ramen
+        default = document["default"]
+        label = "ramen" if document["stage"] == "baking" and (cause == "the photos" or default == "1.1.0") else "pho"
+        counts[default][label] += 100
+        found = {"figures": {version: figures(classes) for version, classes in counts.items()}}
+        return found | {"shadow": golden_alone(document)}
+
+    follow(state_of)
+    status, steps, error = rollout("start", "1.1.0", "--bake", "2")
+    names = [step["step"] for step in steps]
+    assert "serving the old version again, to see whether the photos have changed" in names, error
+    if cause == "the photos":
+        assert status == 0, error
+        assert "the photos have changed, not the answers" in names
+        assert stages(store)[-4:] == [("baking", "1.1.0"), ("baking", "1.0.0"), ("baking", "1.1.0"), ("released", "1.1.0")]
+    else:
+        assert status == 1
+        assert "then 1.0.0 was served again: it calls 100 % ramen, 0 % before" in error
+        assert stages(store)[-3:] == [("baking", "1.1.0"), ("baking", "1.0.0"), ("released", "1.0.0")]
+
+
+def test_report_of_another_document_confirms_nothing(store, follow, rollout):
+    follow(lambda document: {"shadow": asked("pho", "ramen") | {"release": "of another one"}} if "shadow" in document else {})
+    status, steps, error = rollout("start", "1.1.0")
+    assert status == 1
+    (compared,) = [step for step in steps if step["step"] == "compared by the same photos"]
+    assert compared["found"] == "no server has asked both versions the same photos"
+    assert "not judged" in error
