@@ -16,7 +16,8 @@ class Steps:
     """Prints steps: `steps("registered", version="1.1.0", took_s=3.2)`. Safe to call from several threads."""
 
     def __init__(self, as_json: bool) -> None:
-        self.as_json, self._lock = as_json, threading.Lock()
+        # reentrant: what fails in a destructor is a step, too, and may come within one
+        self.as_json, self._lock = as_json, threading.RLock()
 
     def __call__(self, step: str, **details: object) -> None:
         """Print the step with its time, UTC, and its details."""
@@ -38,8 +39,8 @@ class Steps:
             self._print(message)
 
     def _print(self, text: str) -> None:
-        # a full disk or a closed pipe must not end the server
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        # a full disk, a closed pipe or a step within a step must not end the server
+        with self._lock, contextlib.suppress(OSError, ValueError, RuntimeError):
             if sys.stdout is not None:
                 sys.stdout.write(text + "\n")  # in one piece, or another process's line comes between: print() writes two
                 sys.stdout.flush()
