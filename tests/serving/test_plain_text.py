@@ -213,6 +213,24 @@ def test_line_is_no_longer_than_a_pipe_keeps_together_and_a_texts_end_is_in_it(w
     assert (line["step"], line["version"], line["why"][-7:]) == ("problem", "1.0.0", "the end")
 
 
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"photos": ["a.jpg"] * 100_000},
+        {"photos": ["a" * 100_000]},
+        {"counts": {str(number): number for number in range(10_000)}},
+        {"deep": [[["a"] * 10_000] * 3], "why": "b" * 10_000},
+        {f"name_{number}": number for number in range(5000)},
+        {"seconds": [0.123456] * 10_000, "why": "short"},
+    ],
+)
+def test_line_is_bounded_whatever_its_details_are(details, capsys):
+    Steps(True)("problem", **details)
+    (text,) = capsys.readouterr().out.splitlines()
+    assert len(text.encode()) < MOST_BYTES
+    assert json.loads(text)["step"] == "problem"
+
+
 def test_server_that_cannot_start_writes_json_alone(tmp_path):
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(tmp_path)]
     environment = os.environ | {"SEEFOOD_LOG_JSON": "true", "PYTHONUNBUFFERED": "1"}
