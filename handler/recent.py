@@ -13,17 +13,21 @@ import fcntl
 import filecmp
 import mmap
 import os
-import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from handler.signals import COLUMNS, PROFILE
+from handler.signals import COLUMNS, PROFILE, Profile
 
 ROWS = 5000
-ROW = np.dtype([("when", "<f8"), ("columns", "<f4", (len(COLUMNS),))])  # seconds since 1970; 0: not written yet
+# `when` is the monotonic clock's, which all processes of a machine share and nobody sets back; 0: not written yet
+ROW = np.dtype([("when", "<f8"), ("columns", "<f4", (len(COLUMNS),))])
+APART_S = 1e-6  # rows of a batch, so that the newest can be told
 MOST_FILES = 256  # of one version
+LOCK = "lock"  # held while a version's files are made or removed
+LOCK_S = 5.0
 
 
 class Recent:
@@ -33,23 +37,26 @@ class Recent:
         """`file` is the descriptor of a file that is locked and has its size."""
         self._file = file
         self._rows = np.frombuffer(mmap.mmap(file, ROWS * ROW.itemsize), ROW)
-        self._next = int(self._rows["when"].argmax()) + 1 if self._rows["when"].any() else 0
+        self._last = float(self._rows["when"].max())
+        self._next = int(self._rows["when"].argmax()) + 1 if self._last else 0
 
     @classmethod
-    def open(cls, version: str, profile: Path) -> "Recent | None":
-        """Where SEEFOOD_DRIFT_DIR names a folder, with the reference copied beside it; None elsewhere or on a full disk."""
-        folder = os.environ.get("SEEFOOD_DRIFT_DIR")
-        if not folder:
+    def open(cls, version: str, profile: Path, precision: str | None = None) -> "Recent | None":
+        """Where SEEFOOD_DRIFT_DIR names a folder, with this precision's reference beside it; None elsewhere or on a full disk."""
+        folder, reference = os.environ.get("SEEFOOD_DRIFT_DIR"), Profile.load(profile, precision)
+        if not folder or reference is None:
             return None
         beside = Path(folder, f"{version}_{PROFILE}")
         part = beside.with_suffix(f".{os.getpid()}")
         try:
             beside.parent.mkdir(parents=True, exist_ok=True)
-            if beside.is_file() and not filecmp.cmp(profile, beside, shallow=False):  # another model's archive of this version
-                forget(beside.parent, version)
-            shutil.copyfile(profile, part)
-            part.replace(beside)
-            return cls(_lock_one(beside.parent, version))
+            with part.open("wb") as file:
+                reference.save(file)
+            with alone(beside.parent, LOCK_S):
+                if beside.is_file() and not filecmp.cmp(part, beside, shallow=False):  # another model's archive of this version
+                    forget(beside.parent, version)
+                part.replace(beside)
+                return cls(_lock_one(beside.parent, version))
         except OSError:  # a worker is better off without this than dead
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -65,9 +72,31 @@ class Recent:
         """Rows float32 (B, len(COLUMNS)) in place of the oldest ones."""
         places = np.arange(self._next, self._next + len(rows)) % ROWS
         self._rows["columns"][places] = rows
-        # last, as with it they count; a microsecond apart, so that the newest can be told
-        self._rows["when"][places] = time.time() + 1e-6 * np.arange(len(rows))
+        # last, as with it they count
+        self._rows["when"][places] = max(time.monotonic(), self._last + APART_S) + APART_S * np.arange(len(rows))
+        self._last = float(self._rows["when"][places[-1]])
         self._next = int(places[-1]) + 1
+
+
+@contextlib.contextmanager
+def alone(folder: Path, timeout_s: float) -> Iterator[None]:
+    """Inside, no other process makes or removes files of the folder. TimeoutError (an OSError) if one that is stopped does."""
+    with (folder / LOCK).open("ab") as file:
+        deadline = time.monotonic() + timeout_s
+        while not _locked(file.fileno()):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"another process has held {folder / LOCK} for {timeout_s:g} s")
+            time.sleep(0.01)
+        yield
+
+
+def _locked(file: int, how: int = fcntl.LOCK_EX) -> bool:
+    """Whether this process has got the lock now."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_one(folder: Path, version: str) -> int:
@@ -75,10 +104,13 @@ def _lock_one(folder: Path, version: str) -> int:
     for number in range(MOST_FILES):
         file = os.open(folder / f"{version}_{number}.recent", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.posix_fallocate(file, 0, ROWS * ROW.itemsize)
-            return file
-        except BlockingIOError:
+            while not _locked(file):
+                if not _locked(file, fcntl.LOCK_SH):  # a worker has it, and not only somebody who looks: is_held
+                    break
+                fcntl.flock(file, fcntl.LOCK_UN)
+            else:
+                os.posix_fallocate(file, 0, ROWS * ROW.itemsize)
+                return file
             os.close(file)
         except OSError:
             os.close(file)
@@ -87,19 +119,23 @@ def _lock_one(folder: Path, version: str) -> int:
 
 
 def forget(folder: Path, version: str) -> None:
-    """Remove a version's files. A worker that still holds one writes on, unread. OSError."""
+    """Remove a version's files, inside alone(). A worker that still holds one writes on, unread. OSError."""
     for path in (folder / f"{version}_{PROFILE}", *folder.glob(f"{version}_*.recent")):
         path.unlink(missing_ok=True)
 
 
+def has_worker(folder: Path, version: str) -> bool:
+    """Whether a worker of this version runs."""
+    return any(is_held(path) for path in folder.glob(f"{version}_*.recent"))
+
+
 def is_held(path: Path) -> bool:
-    """Whether a worker that runs holds this file."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    """Whether a worker that runs holds this file; not if it has just been removed."""
+    try:
+        with path.open("rb") as file:
+            return not _locked(file.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
 
 
 def read(folder: Path, version: str) -> np.ndarray:

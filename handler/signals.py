@@ -7,9 +7,11 @@ cost the worker more than they tell.
 
 import io
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -60,7 +62,7 @@ class Profile:
     """The reference: COLUMNS of held-out photos (N, len(COLUMNS)), and the principal components of other photos' features.
 
     `mean` (D,), `basis` (D, K) with columns of length 1, `variances` (K,) of the features along them. `threshold` is the
-    confidence below which an answer is unsure.
+    confidence below which an answer is unsure. Rows and threshold are of one precision of the program.
     """
 
     rows: np.ndarray
@@ -70,30 +72,34 @@ class Profile:
     threshold: float
 
     @classmethod
-    def load(cls, path: Path) -> "Profile | None":
-        """From the file; None if there is none. ValueError if it is damaged, or of other signals."""
+    def load(cls, path: Path, precision: str | None = None) -> "Profile | None":
+        """From the file, as measured in this precision, by default in the first; None if there is no file.
+
+        ValueError if it is damaged, of other signals, or was not measured in this precision.
+        """
         if not path.is_file():
             return None
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 if tuple(found["columns"].tolist()) != COLUMNS:
                     raise ValueError(f"has the signals {found['columns'].tolist()}, expected {list(COLUMNS)}")
-                rows, mean, basis, variances = (found[name].astype(np.float32) for name in ("rows", "mean", "basis", "variances"))
-                return cls(rows, mean, basis, variances, float(found["threshold"]))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                precisions = found["precisions"].tolist()
+                if precision not in (None, *precisions):
+                    raise ValueError(f"is of the precisions {precisions}, expected {precision}")
+                k = precisions.index(precision) if precision else 0
+                mean, basis, variances = (found[name].astype(np.float32) for name in ("mean", "basis", "variances"))
+                return cls(found["rows"][k].astype(np.float32), mean, basis, variances, float(found["thresholds"][k]))
+        except (OSError, EOFError, KeyError, IndexError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path.name} cannot be read: {error}: export again (make export)") from error
 
-    def save(self, path: Path) -> None:
-        """As a file; the components as float16, which moves no signal by more than 1 %."""
-        np.savez_compressed(
-            path,
-            columns=np.array(COLUMNS),
-            rows=self.rows,
-            mean=self.mean.astype(np.float16),
-            basis=self.basis.astype(np.float16),
-            variances=self.variances,
-            threshold=np.float64(self.threshold),
-        )
+    def save(self, path: Path | IO[bytes]) -> None:
+        """As a file of this one alone; see save_profiles."""
+        save_profiles(path, {"": self})
+
+    @property
+    def unsure(self) -> float:
+        """The share of the reference's answers that are unsure."""
+        return float((self.rows[:, COLUMNS.index("confidence")] < self.threshold).mean())
 
     def measure(self, crops: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], answers: Answers) -> np.ndarray:
         """COLUMNS of B answers: float32 (B, len(COLUMNS))."""
@@ -109,6 +115,25 @@ class Profile:
         rows[:, -2] = (along**2 / self.variances).sum(axis=1)
         rows[:, -1] = (off**2).sum(axis=1) - (along**2).sum(axis=1)
         return rows
+
+
+def save_profiles(path: Path | IO[bytes], profiles: Mapping[str, Profile]) -> None:
+    """The profiles of one network by precision, fastest first, as a file.
+
+    They share the components, which are written as float16: it moves no signal by more than 1 %. Rows and thresholds differ, as
+    answers in int8 are not those in float32.
+    """
+    first = next(iter(profiles.values()))
+    np.savez_compressed(
+        path,
+        columns=np.array(COLUMNS),
+        precisions=np.array(list(profiles)),
+        rows=np.stack([profile.rows for profile in profiles.values()]),
+        thresholds=np.array([profile.threshold for profile in profiles.values()], np.float64),
+        mean=first.mean.astype(np.float16),
+        basis=first.basis.astype(np.float16),
+        variances=first.variances,
+    )
 
 
 def components(features: np.ndarray, count: int = 16) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

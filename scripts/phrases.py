@@ -15,3 +15,8 @@ def some(names: Iterable[str], shown: int = SHOWN) -> str:
     names = list(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+def printable(text: str) -> str:
+    """A stranger's text for a terminal: what is no character to see, as an escape sequence, becomes its code."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 # Of a line of JSON. The door writes to the same pipe, where what is longer may come apart: PIPE_BUF, pipe(7).
 MOST_BYTES = 4096
 LEAST_TEXT = 200  # what is shorter is not worth shortening
+NEVER_SHORTER = ("at", "step", "_aws")
 
 
 class Steps:
     """Prints steps: `steps("registered", version="1.1.0", took_s=3.2)`. Safe to call from several threads."""
 
     def __init__(self, as_json: bool) -> None:
-        self.as_json, self._lock = as_json, threading.Lock()
+        # reentrant: what fails in a destructor is a step, too, and may come within one
+        self.as_json, self._lock = as_json, threading.RLock()
 
     def __call__(self, step: str, **details: object) -> None:
         """Print the step with its time, UTC, and its details."""
@@ -38,26 +40,38 @@ class Steps:
             self._print(message)
 
     def _print(self, text: str) -> None:
-        # a full disk or a closed pipe must not end the server
-        with self._lock, contextlib.suppress(OSError, ValueError):
+        # a full disk, a closed pipe or a step within a step must not end the server
+        with self._lock, contextlib.suppress(OSError, ValueError, RuntimeError):
             if sys.stdout is not None:
                 sys.stdout.write(text + "\n")  # in one piece, or another process's line comes between: print() writes two
                 sys.stdout.flush()
 
 
 def _json(line: dict[str, object]) -> str:
-    """The line as JSON. Of texts that are too long the beginning is left out: a traceback's end is the error."""
+    """The line as JSON, of less than MOST_BYTES. Of texts the end is kept, a traceback's error, of lists the beginning."""
     line = {
         name: value if isinstance(value, str | int | float | list | dict | None) else str(value) for name, value in line.items()
     }
     while len(text := json.dumps(line, default=str)) >= MOST_BYTES:
-        lengths = {name: len(json.dumps(value)) for name, value in line.items() if isinstance(value, str)}
-        longest = max(lengths, key=lengths.__getitem__)
-        if lengths[longest] < LEAST_TEXT:
+        # what CloudWatch reads is bounded where it is made (scripts/serving/cloudwatch.py), and would mean nothing in part
+        lengths = {name: len(json.dumps(value, default=str)) for name, value in line.items() if name not in NEVER_SHORTER}
+        if not lengths:
             break
-        shorter = str(line[longest])
-        line[longest] = "..." + shorter[len(shorter) // 4 + 3 :]
+        longest = max(lengths, key=lengths.__getitem__)
+        if lengths[longest] < LEAST_TEXT:  # many short ones
+            for name in list(lengths)[len(lengths) // 2 :]:
+                del line[name]
+        else:
+            line[longest] = _shorter(line[longest])
     return text
+
+
+def _shorter(value: object) -> object:
+    if isinstance(value, list) and len(value) > 1:
+        return value[: len(value) // 2]
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    # what will not fit for certain at once: a character takes a byte or more
+    return "..." + text[max(len(text) // 4, len(text) - MOST_BYTES) + 3 :]
 
 
 def _quoted(value: object) -> str:

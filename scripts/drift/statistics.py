@@ -21,8 +21,6 @@ SMALL_EFFECT = 0.1
 # -log10 of a p-value: 0.0001 for each of the signals, some 0.14 % for all of them together (Bonferroni)
 THRESHOLD = 4.0
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-UNSURE = 0.05  # share of photos like the reference's that are unsure: false_positive_rate
-MOST = 300.0  # below 1e-300 a float64 is 0
 
 
 class Compared(NamedTuple):
@@ -38,31 +36,31 @@ class Compared(NamedTuple):
     found: list[int]
 
 
-def chi_square_sf(x: float, df: int) -> float:
-    """The share of a chi-square distribution above x: the closed sum for even df, and for odd ones (Abramowitz 26.4.4, 26.4.5)."""
+def noncentral_logsf(x: float, df: int, noncentrality: float) -> float:
+    """The logarithm of a non-central chi-square distribution's share above x: central ones with df + 2 j, weighted by Poisson.
+
+    A central one's is a closed sum (Abramowitz 26.4.4, 26.4.5), of which the next j has one term more. In logarithms, as the share
+    itself is 0 in floating point where drift is large.
+    """
     if x <= 0:
-        return 1.0
-    half = x / 2
-    if df % 2 == 0:
-        term = total = math.exp(-half)
-        for k in range(1, df // 2):
-            term *= half / k
-            total += term
-        return min(1.0, total)
-    total = math.erfc(math.sqrt(half))
-    term = math.exp(-half) * math.sqrt(half) / math.gamma(1.5)
-    for k in range(1, (df + 1) // 2):
-        total += term
-        term *= half / (k + 0.5)
-    return min(1.0, total)
+        return 0.0
+    half, mean = x / 2, noncentrality / 2
+    largest = max(mean, math.sqrt(mean * half))  # the j that weighs most: in the tail not the Poisson's own
+    most = int(largest + 12 * math.sqrt(largest + 1)) + 12 if mean else 1
+    odd, terms = df % 2, df // 2 + most - 1
+    powers = np.arange(terms) + odd / 2  # of half, each divided by its factorial
+    logs = powers * math.log(half) - half - np.array([math.lgamma(power + 1) for power in powers])
+    sums = np.logaddexp.accumulate(np.concatenate([[_log_erfc(math.sqrt(half)) if odd else -math.inf], logs]))
+    weights = np.array([j * math.log(mean) - mean - math.lgamma(j + 1) for j in range(most)]) if mean else np.zeros(1)
+    return min(0.0, float(np.logaddexp.reduce(weights + sums[df // 2 : df // 2 + most])))
 
 
-def noncentral_sf(x: float, df: int, noncentrality: float) -> float:
-    """The share of a non-central chi-square distribution above x: central ones with df + 2 j, weighted by Poisson."""
-    half = noncentrality / 2
-    most = int(half + 12 * math.sqrt(half + 1)) + 12
-    weights = [math.exp(j * math.log(half) - half - math.lgamma(j + 1)) if half else float(j == 0) for j in range(most)]
-    return sum(weight * chi_square_sf(x, df + 2 * j) for j, weight in enumerate(weights))
+def _log_erfc(x: float) -> float:
+    """log erfc(x) for x >= 0; for large x by its asymptotic series (Abramowitz 7.1.23), whose error is below its last term."""
+    if x < 10:
+        return math.log(math.erfc(x))
+    z = 1 / (2 * x * x)
+    return -x * x - math.log(x * math.sqrt(math.pi)) + math.log1p(-z + 3 * z**2 - 15 * z**3 + 105 * z**4)
 
 
 def minus_log10_p(reference: np.ndarray, found: np.ndarray) -> float:
@@ -74,8 +72,7 @@ def minus_log10_p(reference: np.ndarray, found: np.ndarray) -> float:
         return 0.0
     a, b = reference[used].astype(float), found[used].astype(float)
     statistic = float(((b * math.sqrt(m / n) - a * math.sqrt(n / m)) ** 2 / (a + b)).sum())
-    p = noncentral_sf(statistic, df, SMALL_EFFECT**2 * n * m / (n + m))
-    return min(MOST, -math.log10(max(p, 10**-MOST))) + 0.0
+    return -noncentral_logsf(statistic, df, SMALL_EFFECT**2 * n * m / (n + m)) / math.log(10) + 0.0
 
 
 def counts(profile: Profile, rows: np.ndarray, signal: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,11 +118,11 @@ def drifted(values: Mapping[str, float]) -> list[str]:
 def estimated_accuracy(profile: Profile, rows: np.ndarray) -> float:
     """Mean calibrated top-1 probability, in which unsure answers beyond their usual share count as wrong.
 
-    Of photos like the reference's, UNSURE of the answers are unsure and no less calibrated; what is beyond is unlike what was
-    trained on, and its probability says nothing. Where photos have drifted it may be wrong either way: too high where the model is
-    sure and wrong, too low where unsure answers are right. Nothing but labels shows that.
+    Of photos like the reference's, as many answers are unsure as of the reference's, and no less calibrated; what is beyond is
+    unlike what was trained on, and its probability says nothing. Where photos have drifted it may be wrong either way: too high
+    where the model is sure and wrong, too low where unsure answers are right. Nothing but labels shows that.
     """
     top1, unsure = rows[:, COLUMNS.index("top1")], rows[:, COLUMNS.index("confidence")] < profile.threshold
     share = float(unsure.mean())
-    weights = np.where(unsure, min(1.0, UNSURE / share) if share else 1.0, 1.0)
+    weights = np.where(unsure, min(1.0, profile.unsure / share) if share else 1.0, 1.0)
     return float((top1 * weights).mean())

@@ -11,69 +11,54 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from scripts.archive.name import choose_archive, split_name
 from scripts.archive.read import load_handler, unpack
 from scripts.command import parser, run
-from scripts.drift.statistics import LEAST, Compared, compare, drifted, estimated_accuracy
+from scripts.drift.statistics import LEAST, compare, drifted, estimated_accuracy
 from scripts.monitoring.drift_page import Line, write_page
+from scripts.monitoring.measured_photos import in_words, measure
+from scripts.monitoring.reported_drift import lines_of
 from scripts.paths import ROOT
-from scripts.phrases import counted
+from scripts.phrases import printable
 from scripts.release.address import open_store
 from scripts.release.status import Fleet
 from scripts.settings import Settings
 
 DRIFTED = 3
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif", ".tif", ".tiff"}
-BATCH = 8
 
 
 def reported(address: str) -> Iterator[Line]:
-    """What instances report beside the release document. ValueError if none reports, StoreError."""
+    """What instances report beside the release document. ValueError if none reports, or a document is a stranger's; StoreError."""
     settings = Settings.from_environment()
     fleet = Fleet.of(open_store(address, settings), settings)
     if not fleet.statuses:
-        raise ValueError(f"no running instance follows {address}: make serve starts one")
+        raise ValueError(f"no running instance follows {address}: make serve starts one; make status shows what else reports")
     for name, status in sorted(fleet.statuses.items()):
-        for version, figures in sorted(status["figures"].items()):
-            for window, found in figures.get("drift", {}).items():
-                signals = {signal: Compared(**compared) for signal, compared in found["signals"].items()}
-                yield Line(name, version, int(window), signals, found["estimated_accuracy"], ())
+        yield from lines_of(name, status)
 
 
 def of_photos(archive: Path, photos: Path) -> Iterator[Line]:
-    """The photos of a folder, measured by the archive's handler. ValueError if they are too few, or it has no profile."""
-    files = sorted(path for path in photos.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if len(files) < LEAST:
-        raise ValueError(f"{photos} holds {counted(len(files), 'photo')}, at least {LEAST} are needed")
+    """The photos of a folder, measured by the archive's handler. ValueError as measure(), or if it has no profile; OSError."""
     with tempfile.TemporaryDirectory() as folder:
         unpack(archive, Path(folder) / "archive")
         handler = load_handler(Path(folder) / "archive")
         if handler.profile is None:
             raise ValueError(f"{archive.name} has no reference profile: export and archive it again")
-        rows = []
-        for start in range(0, len(files), BATCH):
-            outcomes, _ = handler.decoders.decode([path.read_bytes() for path in files[start : start + BATCH]])
-            read = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-            if read:
-                crops = [outcome.crop for outcome in read]
-                rows.append(handler.profile.measure(crops, [one.size for one in read], handler.inference(crops)))
-        measured = np.concatenate(rows) if rows else np.empty((0, 1))
-        if len(measured) < LEAST:
-            raise ValueError(f"{len(measured)} of the photos in {photos} can be read, at least {LEAST} are needed")
-        profile = handler.profile
-        signals, estimate = compare(profile, measured), estimated_accuracy(profile, measured)
-        yield Line(str(photos), split_name(archive)[1], len(measured), signals, estimate, tuple(handler.labels))
+        rows, others = measure(handler, photos)
+        if others:
+            print(f"not measured: {in_words(others)}")
+        signals, estimate = compare(handler.profile, rows), estimated_accuracy(handler.profile, rows)
+        yield Line(str(photos), split_name(archive)[1], len(rows), signals, estimate, tuple(handler.labels))
 
 
 def show(lines: list[Line]) -> None:
     """Print the tables."""
     for line in lines:
-        print(f"{line.where}  {line.version}  last {line.window}  estimated accuracy {line.accuracy:.1%}")
+        where = f"{printable(line.where)}  {printable(line.version)}"
+        print(f"{where}  last {line.window}  estimated accuracy {line.accuracy:.1%}")
         bad = drifted(line.values())
         for signal, value in sorted(line.values().items(), key=lambda pair: -pair[1]):
-            print(f"  {signal:11s} {value:6.1f}{'  drift' if signal in bad else ''}")
+            print(f"  {printable(signal):11s} {value:6.1f}{'  drift' if signal in bad else ''}")
     print("the values are -log10 of a p-value; scripts/monitoring/README.md says what to do about drift")
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from scripts.atomic import write_text
 from scripts.drift.statistics import THRESHOLD, Compared, drifted
-from scripts.folders import shown
+from scripts.phrases import printable
 
 STYLE = Path(__file__).with_name("drift_page.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # whatever a name may hold, nothing runs and nothing is fetched
@@ -142,4 +142,4 @@ def _shares(counts: Sequence[int]) -> list[float]:
 
 
 def _text(value: str) -> str:
-    return html.escape(shown(value))
+    return html.escape(printable(value))

@@ -11,7 +11,7 @@ probe.py          a golden photo on its way, which readiness rests on
 repair.py         restarts what hangs, and undoes what was changed by hand
 reporter.py       the instance's status, beside the release document
 cloudwatch.py     the same figures as /metrics, logged each minute for CloudWatch
-plain_text.py     what Python writes on standard error, as steps
+plain_text.py     what Python writes on standard error, as steps: soon, whole, thread by thread
 healthcheck.py    a command of its own, which the image's HEALTHCHECK runs
 captured.py       where captured photos are kept;  shadow.py  two versions compared on them
 capture_uploads.py  captured photos on their way to S3;  capture_store.py  what lies there;  capture_socket.py  feedback on them

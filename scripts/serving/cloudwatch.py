@@ -1,4 +1,4 @@
-"""The figures of an instance for CloudWatch: a line of the embedded metric format (EMF) a minute on standard output.
+"""The figures of an instance for CloudWatch: lines of the embedded metric format (EMF) each minute on standard output.
 
 They are those that /metrics shows (metrics.py), read each SAMPLE_S; nothing is counted here again. Alarms and the dashboard of
 scripts/ecs/templates follow them. There are no dimensions: each set of their values would be paid for as a metric of its own, so
@@ -22,7 +22,7 @@ METRICS = {
     "Answered": "Count",  # photos in the minute. Sum
     "Failed": "Count",  # photos without an answer, by our fault. Sum
     "Shed": "Count",  # photos refused as too much came at a time. Sum
-    "Seconds": "Seconds",  # that a photo takes once its body is here: up to MOST_VALUES of the minute's. p50, p99
+    "Seconds": "Seconds",  # that a photo takes once its body is here, a value for each; see MOST_PHOTOS. p50, p99
     "QueueSeconds": "Seconds",  # of CPU that wait, the minute's mean. Maximum
     "NotReady": "None",  # 1 if it had not been ready for NOT_READY_S, though it was not told to end; else 0. Maximum
     "Restarts": "Count",  # of a worker, TorchServe or the door. Sum
@@ -34,6 +34,9 @@ METRICS = {
 }
 SAMPLE_S = 10.0  # what is rarer than that is seen, and the last seconds before a stop are few
 MOST_VALUES = 100  # of a metric in one line, by the format
+# Of a minute, each with a value, so that a task weighs by what it answers: as many as one of two cores can answer. Values and their
+# counts would take less room, and CloudWatch's own exporters write them, but the specification has arrays of numbers alone.
+MOST_PHOTOS = 6000
 NOT_READY_S = 60.0  # a start takes some 30 s, and a repair 40; as the alert SeefoodNotReady has it
 UNSURE_MINUTES, UNSURE_ANSWERS = 2, 50  # as the alert SeefoodUnsure has it
 
@@ -50,14 +53,14 @@ def series_of(families: Iterable[Metric]) -> dict[str, dict[Labels, float]]:
     return found
 
 
-def spread(buckets: Mapping[float, float]) -> list[float]:
-    """Up to MOST_VALUES values with the quantiles of a histogram, given as cumulative counts by upper bound; none without counts.
+def spread(buckets: Mapping[float, float], most: int = MOST_VALUES) -> list[float]:
+    """Up to `most` values with the quantiles of a histogram, given as cumulative counts by upper bound; none without counts.
 
     Within a bucket values lie evenly, as Prometheus' histogram_quantile has it; what is above the last bound counts as that bound.
     """
     bounds = sorted(buckets)
     count = buckets[bounds[-1]] if bounds else 0
-    size = min(int(count), MOST_VALUES)
+    size = min(int(count), most)
     found, index, lower, below = list[float](), 0, 0.0, 0.0
     for place in range(size):
         rank = (place + 0.5) / size * count
@@ -142,19 +145,28 @@ class CloudWatch:
     def take(self, now: float) -> None:
         """One sample at `now`, seconds since 1970; the first of a minute completes the one before, which is logged."""
         series = series_of(self._families())
-        self._minute.add(series, {name: self._rise(name, values) for name, values in series.items() if _counts(name)})
+        self._minute.add(series, self._rises(series))
         self._follow(series, now)
         if now // 60 * 60 > self._began:
             self.log()
             self._began = now // 60 * 60
 
+    def _rises(self, series: Series) -> dict[str, dict[Labels, float]]:
+        """How far each counter has risen. One that is less than before was started again, from 0."""
+        counters = {name: values for name, values in series.items() if _counts(name)}
+        # The door's are started again, and go, together: whichever shows it. All others one by one: a version's workers' go when it
+        # is forgotten, and those of other versions count on.
+        of_door = [name for name in counters if name.startswith("seefood_door_")]
+        before = ((counters[name], *one) for name in of_door for one in self._before.get(name, {}).items())
+        if any(now.get(labels, 0.0) < value for now, labels, value in before):
+            for name in of_door:
+                del self._before[name]
+        return {name: self._rise(name, values) for name, values in counters.items()}
+
     def _rise(self, name: str, values: Mapping[Labels, float]) -> dict[Labels, float]:
         before = self._before.setdefault(name, {})
-        # The door's series go only with the door. Those of a version's workers go when it is forgotten, and the others count on.
-        missing = 0.0 if name.startswith("seefood_door_") else math.inf
-        if any(values.get(labels, missing) < value for labels, value in before.items()):
-            before.clear()  # what counts was started again, from 0
         rise = {labels: value - before.get(labels, 0.0) for labels, value in values.items()}
+        rise = {labels: values[labels] if by < 0 else by for labels, by in rise.items()}
         before.update(values)
         return rise
 
@@ -173,11 +185,17 @@ class CloudWatch:
             self._minute.ill_s[what] = max(self._minute.ill_s.get(what, 0.0), seconds)
 
     def log(self) -> None:
-        """Log what the samples since the last line add up to; nothing without one."""
+        """Log what the samples since the last time add up to; nothing without one."""
         minute, self._minute = self._minute, Minute()
         if not minute.gauges:
             return
         figures = self._figures(minute)
+        seconds = figures.get("Seconds", [])
+        self._log(figures | ({"Seconds": seconds[:MOST_VALUES]} if seconds else {}))
+        for start in range(MOST_VALUES, len(seconds), MOST_VALUES):
+            self._log({"Seconds": seconds[start : start + MOST_VALUES]})
+
+    def _log(self, figures: Mapping[str, Any]) -> None:
         metrics = [{"Name": name, "Unit": METRICS[name]} for name in figures]
         directive = {"Namespace": self.namespace, "Dimensions": [[]], "Metrics": metrics}
         self.steps("metrics", _aws={"Timestamp": int(self._began * 1000), "CloudWatchMetrics": [directive]}, **figures)
@@ -193,7 +211,7 @@ class CloudWatch:
             "Answered": int(outcomes.get("answered", 0)),
             "Failed": int(outcomes.get("failed", 0)),
             "Shed": int(outcomes.get("shed", 0)),
-            "Seconds": spread(buckets) or None,
+            "Seconds": spread(buckets, MOST_PHOTOS) or None,
             "QueueSeconds": sum(waiting) / len(waiting) if waiting else None,
             "NotReady": int(minute.ill_s["ready"] >= NOT_READY_S),
             "Restarts": int(minute.risen("seefood_instance_restarts_total")),

@@ -4,6 +4,7 @@ It gets one line of JSON each second and at each change (scripts/door/state.py),
 closed, or this process is gone, it takes no more connections, answers what it has, and ends.
 """
 
+import codecs
 import contextlib
 import json
 import os
@@ -22,7 +23,7 @@ from scripts.backend.torchserve.management import answers
 from scripts.backend.torchserve.sockets import Addresses, ServeError
 from scripts.paths import ROOT
 from scripts.serving.health import MISSES
-from scripts.serving.plain_text import Messages, fields_of
+from scripts.serving.plain_text import PlainText, fields_of
 from scripts.settings import Settings
 from scripts.steps import Steps
 
@@ -31,6 +32,7 @@ LINE_S = 1.0
 # how soon a change is told, and an end noticed
 TICK_S = 0.05
 KEPT_LINES = 20
+PIECE = 65536  # bytes of its words at a time, the size of a pipe
 
 
 def local_host(host: str) -> str:
@@ -126,16 +128,16 @@ class Door:
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stderr is not None
-        with process.stderr as lines:
-            messages = Messages()
-            for line in lines:
-                self._said.append(line.rstrip())
-                self._log(messages.add(line.rstrip("\n")))
-            self._log(messages.end())
+        with process.stderr as stderr:
+            text, decoder = PlainText(self._log), codecs.getincrementaldecoder("utf-8")("replace")
+            # as it comes: a text without a newline must not wait for one, nor fill the memory
+            while piece := os.read(stderr.fileno(), PIECE):
+                text.write(decoder.decode(piece))
+            text.end()
 
-    def _log(self, messages: Iterator[str]) -> None:
-        for message in messages:
-            self.steps("door", **fields_of(message))
+    def _log(self, message: str) -> None:
+        self._said.extend(message.splitlines())
+        self.steps("door", **fields_of(message))
 
     def _wait_until_up(self) -> None:
         assert self._process is not None

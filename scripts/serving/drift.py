@@ -11,9 +11,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from handler.recent import forget, is_held, read
+from handler.recent import alone, forget, has_worker, read
 from handler.signals import PROFILE, Profile
 from scripts.drift.statistics import LEAST, WINDOWS, Compared, compare, estimated_accuracy
+from scripts.steps import Steps
 
 CACHED_S = 5.0
 FOLDER = "drift"  # below the server's
@@ -25,15 +26,21 @@ Drift = dict[tuple[str, int], tuple[dict[str, Compared], float]]
 
 def start_anew(run_dir: Path) -> None:
     """An empty folder for the workers of a server that starts. OSError."""
-    shutil.rmtree(run_dir / FOLDER, ignore_errors=True)
-    (run_dir / FOLDER).mkdir()
+    folder = run_dir / FOLDER
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()  # and nothing of what a link leads to
+    elif folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir()
 
 
 class DriftMetrics(Collector):
     """`seefood_drift` and `seefood_estimated_accuracy`, read from the workers' folder. Safe to read from threads."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, steps: Steps | None = None) -> None:
+        """`steps` gets each reason for which a version's drift cannot be measured, once."""
+        self.folder, self.steps = folder, steps
+        self._problems: dict[str, str] = {}
         self._lock, self._read_at = threading.Lock(), -CACHED_S
         self._newest: Drift = {}
 
@@ -41,8 +48,16 @@ class DriftMetrics(Collector):
         """Of versions whose workers run, for windows that hold LEAST answers; at most CACHED_S old."""
         with self._lock:
             if time.monotonic() - self._read_at >= CACHED_S:
-                self._newest, self._read_at = measured(self.folder), time.monotonic()
+                problems: dict[str, str] = {}
+                self._newest, self._read_at = measured(self.folder, problems), time.monotonic()
+                self._log(problems)
             return self._newest
+
+    def _log(self, problems: dict[str, str]) -> None:
+        for version, why in problems.items():
+            if self.steps and self._problems.get(version) != why:
+                self.steps("drift cannot be measured", version=version, why=why)
+        self._problems = problems
 
     def collect(self) -> Iterable[Metric]:
         """Each metric once."""
@@ -58,20 +73,29 @@ class DriftMetrics(Collector):
         yield accuracy
 
 
-def measured(folder: Path) -> Drift:
-    """See DriftMetrics.now. Removes what is left of versions that were served long ago."""
+def measured(folder: Path, problems: dict[str, str] | None = None) -> Drift:
+    """See DriftMetrics.now. Removes what is left of versions that were served long ago.
+
+    Why a version that is served cannot be measured goes into `problems`.
+    """
     found: Drift = {}
     ended = []
     for path in folder.glob(f"*_{PROFILE}"):
         version = path.name.removesuffix(f"_{PROFILE}")
-        with contextlib.suppress(OSError, ValueError):  # removed or replaced just now, by a worker that starts
-            if any(is_held(worker) for worker in folder.glob(f"{version}_*.recent")):
+        try:
+            if has_worker(folder, version):
                 found |= _of_version(path, version)
             else:
                 ended.append((path.stat().st_mtime, version))
+        except FileNotFoundError:
+            pass  # removed or replaced just now, by a worker that starts
+        except (OSError, ValueError) as error:
+            if problems is not None:
+                problems[version] = str(error)
     for _, version in sorted(ended)[:-KEPT_VERSIONS]:
-        with contextlib.suppress(OSError):
-            forget(folder, version)
+        with contextlib.suppress(OSError), alone(folder, 0):
+            if not has_worker(folder, version):  # none has started since
+                forget(folder, version)
     return dict(sorted(found.items()))
 
 

@@ -129,7 +129,7 @@ class MetricsServer(HttpServer):
         self.steps = steps or Steps(self.settings.log_json)
         self.registry = CollectorRegistry()
         self.registry.register(WorkersCollector(folder))
-        self.drift = DriftMetrics(folder.with_name(FOLDER))
+        self.drift = DriftMetrics(folder.with_name(FOLDER), self.steps)
         self.of_instance = CollectorRegistry()  # apart, as a rollout compares what the other holds
         self.of_instance.register(self.drift)
         self._lock, self._next_merge = threading.Lock(), time.monotonic() + MERGE_EVERY_S

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from handler.errors import PhotoError
 from handler.signals import COLUMNS
 from scripts.archive.build import build
 from scripts.command import run
 from scripts.drift.statistics import compare, estimated_accuracy
 from scripts.monitoring import drift as command
+from scripts.monitoring.measured_photos import measure
 from scripts.release.address import open_store
 from scripts.settings import Settings
 from tests.conftest import ROOT
@@ -78,11 +80,109 @@ def test_too_few_photos_and_instances_without_figures_are_said(tmp_path, monkeyp
     open_store(str(release), Settings()).write_status("new", reported("new"))
     assert asked(monkeypatch, "--release", release) == 0
     assert "no version has answered 100 photos yet" in capsys.readouterr().out
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "model_store").mkdir()
-    (tmp_path / "model_store" / "seefood-0.2.0.mar").touch()
-    assert asked(monkeypatch, "--photos", tmp_path / "photos", "--model-store", tmp_path / "model_store") == 1
-    assert "holds 0 photos, at least 100 are needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\x9bb\u202ec"])
+def test_names_of_a_stranger_reach_the_terminal_and_the_page_without_control_characters(name, tmp_path, monkeypatch, capsys):
+    document = status("x", 1) | {"instance": name}
+    store, out = open_store(str(tmp_path / "release.json"), Settings()), tmp_path / "drift.html"
+    store.write_status("x", document)
+    assert asked(monkeypatch, "--release", tmp_path / "release.json", "--out", out) == 3
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert printed.isprintable()
+    assert out.read_text(encoding="utf-8").replace("\n", "").isprintable()
+
+
+def damaged(found, how):
+    """The drift of one window as another program may have written it."""
+    one = found["500"]["signals"]["brightness"]
+    changes = {
+        "a list": list,
+        "a word": lambda: "none",
+        "no number of a window": lambda: {"many": found["500"]},
+        "no signals": lambda: {"500": {"estimated_accuracy": 0.5}},
+        "a field more": lambda: {"500": found["500"] | {"signals": {"brightness": one | {"p": 1}}}},
+        "a field less": lambda: {"500": found["500"] | {"signals": {"brightness": {"value": 1.0}}}},
+        "no number": lambda: {"500": found["500"] | {"signals": {"brightness": one | {"value": float("nan")}}}},
+        "a text": lambda: {"500": found["500"] | {"signals": {"brightness": one | {"value": "5"}}}},
+        "too few counts": lambda: {"500": found["500"] | {"signals": {"brightness": one | {"found": [1]}}}},
+        "no accuracy": lambda: {"500": found["500"] | {"estimated_accuracy": None}},
+    }
+    return changes[how]() if how else list(changes)
+
+
+@pytest.mark.parametrize("how", damaged({"500": {"signals": {"brightness": {}}}}, ""))
+def test_strangers_status_document_is_an_error_that_names_it(how, tmp_path, monkeypatch, capsys):
+    store = open_store(str(tmp_path / "release.json"), Settings())
+    store.write_status("good", status("good", 0))
+    document = status("odd", 0)
+    document["figures"]["1.0.0"]["drift"] = damaged(document["figures"]["1.0.0"]["drift"], how)
+    store.write_status("odd", document)
+    assert asked(monkeypatch, "--release", tmp_path / "release.json", "--out", tmp_path / "drift.html") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: the status document of odd has no drift that can be read of version 1.0.0")
+    assert "Traceback" not in error
+
+
+class Outcome:
+    """A photo that was decoded."""
+
+    crop, size = np.zeros((8, 8, 3), np.uint8), (8, 8)
+
+
+class Decoders:
+    """Outcomes by a photo's first byte; a busy one is read when it comes alone."""
+
+    def decode(self, photos):
+        def one(photo):
+            if photo[:1] == b"b" and len(photos) > 1:
+                return PhotoError("busy", 503)
+            statuses = {b"x": 422, b"l": 413, b"n": 415, b"h": 503}
+            return PhotoError("refused", statuses[photo[:1]]) if photo[:1] in statuses else Outcome()
+
+        return [one(photo) for photo in photos], 0.0
+
+
+class Handler:
+    """As much of an archive's as measure() asks for."""
+
+    decoders = Decoders()
+    profile = type("Profile", (), {"measure": staticmethod(lambda crops, *_: np.zeros((len(crops), len(COLUMNS)), np.float32))})
+
+    def inference(self, crops):
+        return len(crops)
+
+
+def folder_of(folder, **counts):
+    folder.mkdir()
+    for kind, count in counts.items():
+        for number in range(count):
+            (folder / f"{kind}{number}").write_bytes(kind.encode())
+    return folder
+
+
+def test_photos_that_are_refused_are_counted_and_busy_ones_are_asked_again_alone(tmp_path):
+    rows, others = measure(Handler(), folder_of(tmp_path / "photos", good=120, busy=30, x=4, large=3, hopeless=2, notes=500))
+    assert len(rows) == 150
+    assert others == {
+        "no photo, or of a format that is not read": 500,
+        "broken": 4,
+        "over a limit": 3,
+        "too costly to decode in time": 2,
+    }
+    (tmp_path / "photos" / "gone").symlink_to(tmp_path / "nowhere")
+    assert measure(Handler(), tmp_path / "photos")[1]["link that leads nowhere"] == 1
+
+
+@pytest.mark.parametrize("kind", ["x", "large", "hopeless"])
+def test_photos_of_which_many_are_refused_are_an_error(kind, tmp_path):
+    with pytest.raises(ValueError, match=r"40 of 240 photos in .* cannot be measured \(40 .*\), at most 10% may be"):
+        measure(Handler(), folder_of(tmp_path / "photos", good=200, **{kind: 40}))
+
+
+def test_folder_of_too_few_photos_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"holds 99 photos to measure \(7 no photo, .*\), at least 100 are needed"):
+        measure(Handler(), folder_of(tmp_path / "photos", good=99, notes=7))
 
 
 @pytest.mark.slow
@@ -95,12 +195,14 @@ def test_folder_of_photos_is_measured_by_the_archive_and_darkened_ones_have_drif
     for number, path in enumerate(photos):
         shutil.copy(path, tmp_path / "ordinary" / f"{number}.jpg")
         ImageEnhance.Brightness(Image.open(path).convert("RGB")).enhance(0.5).save(tmp_path / "darkened" / f"{number}.jpg")
-    (tmp_path / "ordinary" / "broken.jpg").write_bytes(b"no photo")
+    (tmp_path / "ordinary" / "broken.jpg").write_bytes(photos[0].read_bytes()[:300])
+    (tmp_path / "ordinary" / "notes.txt").write_bytes(b"no photo")
     build(ROOT / "model_store" / "starter", "0.2.0", tmp_path)
     out = tmp_path / "drift.html"
     for kind, expected in (("ordinary", 0), ("darkened", 3)):
         assert asked(monkeypatch, "--photos", tmp_path / kind, "--model-store", tmp_path, "--out", out) == expected
     table = capsys.readouterr().out
+    assert table.count("not measured: 1 no photo, or of a format that is not read, 1 broken") == 1
     assert "last 200  estimated accuracy" in table
     assert "darkened  0.2.0" in table
     assert "bibimbap" in out.read_text()

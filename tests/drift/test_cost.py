@@ -1,7 +1,6 @@
 """What drift costs a worker and a scrape: the figures in scripts/monitoring/README.md, by `pytest -s tests/drift/test_cost.py`."""
 
 import time
-from statistics import median
 
 import numpy as np
 import psutil
@@ -16,7 +15,7 @@ from tests.conftest import ROOT
 from tests.offline_context import OfflineContext
 
 STARTER = ROOT / "model_store" / "starter"
-ROUNDS, BATCHES, BATCH = 8, 3, 8
+ROUNDS, BATCHES, BATCH = 12, 3, 8
 
 pytestmark = pytest.mark.slow
 
@@ -47,22 +46,26 @@ def test_recording_costs_less_than_a_hundredth_of_a_photo_and_a_scrape_little(tm
     def timed(*arguments):
         began = time.thread_time()
         watch(*arguments)
-        watched.append((time.thread_time() - began) / BATCH)
+        watched.append(((time.thread_time() - began) / BATCH, handler.recent is not None))
 
     handler._watch = timed
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS):  # in turn, so that a busy moment of the machine meets both
         for recording in spent:
             handler.recent = recent if recording else None
             spent[recording].append(cpu_s(handler, requests))
-    of_watching = median(sorted(watched)[len(watched) // 2 :])  # the half that had recording
-    with_it, without = median(spent[True]), median(spent[False])
+    # the least of them: what other programs do to the caches and to a shared core only ever adds
+    of_watching = min(one for one, recorded in watched if recorded)
+    with_it, without = (min(spent[recording]) for recording in (True, False))
     rows = np.random.default_rng(0).normal(size=(ROWS, len(COLUMNS))).astype(np.float32)
     rows[:, 0] = 3
     recent.add(rows)
     Recent.open("0.2.0", STARTER / PROFILE).add(rows)
-    began = time.process_time()
-    assert measured(tmp_path / FOLDER)
-    scrape_s = time.process_time() - began
+    scrapes = []
+    for _ in range(5):
+        began = time.process_time()
+        assert measured(tmp_path / FOLDER)
+        scrapes.append(time.process_time() - began)
+    scrape_s = min(scrapes)
     print(f"\nCPU a photo: {without * 1e3:.2f} ms without recording, {with_it * 1e3:.2f} ms with it")
     print(f"the recording alone {of_watching * 1e6:.0f} us a photo; a scrape of two full files {scrape_s * 1e3:.0f} ms")
     assert of_watching < without / 100

@@ -1,12 +1,14 @@
 """The statistic of drift: its distribution where nothing has changed, and what it finds."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from handler.signals import COLUMNS, SIGNALS, Profile
 from scripts.drift import statistics
-from scripts.drift.statistics import LEAST, chi_square_sf, drift, drifted, estimated_accuracy, minus_log10_p, noncentral_sf
+from scripts.drift.statistics import LEAST, drift, drifted, estimated_accuracy, minus_log10_p, noncentral_logsf
 
 THRESHOLD = 0.5
 
@@ -29,8 +31,31 @@ def profile_of(rows):
 def test_distributions_are_scipys(df, noncentrality):
     for x in (0.01, 1.0, df, 3.0 * df, 5.0 * df + 30):
         expected = stats.ncx2.sf(x, df, noncentrality) if noncentrality else stats.chi2.sf(x, df)
-        assert noncentral_sf(x, df, noncentrality) == pytest.approx(expected, rel=1e-6, abs=1e-14)
-        assert chi_square_sf(x, df) == pytest.approx(stats.chi2.sf(x, df), rel=1e-9)
+        assert math.exp(noncentral_logsf(x, df, noncentrality)) == pytest.approx(expected, rel=1e-6, abs=1e-14)
+
+
+@pytest.mark.parametrize("df", [1, 2, 5, 6, 101])
+@pytest.mark.parametrize("noncentrality", [0.0, 3.0])
+@pytest.mark.parametrize("x", [50.0, 210.0, 2000.0, 20_000.0])
+def test_tails_below_what_a_float_holds_are_those_of_exact_arithmetic(df, noncentrality, x):
+    """The sum itself, with 50 digits; scipy's logsf is -inf there."""
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(50):
+        half, total = mpmath.mpf(noncentrality) / 2, mpmath.mpf(0)
+        for j in range(500 if noncentrality else 1):
+            total += mpmath.exp(-half) * half**j / mpmath.factorial(j) * mpmath.gammainc(df / 2 + j, x / 2, regularized=True)
+        assert noncentral_logsf(x, df, noncentrality) == pytest.approx(float(mpmath.log(total)), rel=1e-6)
+
+
+def test_drift_however_large_is_finite_and_larger_drift_has_a_larger_number():
+    reference, values = np.array([5000.0] * 6), []
+    for share in np.linspace(0.2, 1, 30):
+        found = np.full(6, 5000 * (1 - share) / 5)
+        found[0] = 5000 * share
+        values.append(minus_log10_p(reference, found))
+    assert np.all(np.isfinite(values))
+    assert np.all(np.diff(values) > 0)
+    assert values[-1] > 1000
 
 
 def test_without_a_least_effect_it_is_scipys_test_of_homogeneity(monkeypatch):
@@ -84,10 +109,11 @@ def test_constant_signals_new_classes_and_few_answers_are_no_trouble():
 
 def test_accuracy_is_the_mean_probability_and_excess_unsure_answers_count_as_wrong():
     rows = rows_of(np.random.default_rng(5), 1000)
-    profile, confidence, top1 = profile_of(rows), COLUMNS.index("confidence"), COLUMNS.index("top1")
+    profile, confidence, top1 = profile_of(rows.copy()), COLUMNS.index("confidence"), COLUMNS.index("top1")
+    assert profile.unsure == pytest.approx(0.05, abs=0.01)
     rows[:, top1], rows[:, confidence] = 0.8, 0.9
     assert estimated_accuracy(profile, rows) == pytest.approx(0.8)
-    rows[:50, confidence] = 0.1
-    assert estimated_accuracy(profile, rows) == pytest.approx(0.8)  # 5 % are usual
+    rows[: int(1000 * profile.unsure), confidence] = 0.1
+    assert estimated_accuracy(profile, rows) == pytest.approx(0.8)  # as many are usual
     rows[:250, confidence] = 0.1
-    assert estimated_accuracy(profile, rows) == pytest.approx(0.8 * 0.8)
+    assert estimated_accuracy(profile, rows) == pytest.approx(0.8 * (0.75 + profile.unsure))

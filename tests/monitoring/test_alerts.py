@@ -142,6 +142,21 @@ CASES = {
     "many restarts long ago": Case("SeefoodRestarts", restarts([7] * 66), quiet=ALWAYS),
     "the server started again, which counts from 0": Case("SeefoodRestarts", restarts([7] * 18 + [0] * 48), quiet=ALWAYS),
     "a release that is not served": Case("SeefoodReleaseLag", state("seefood_instance_release_served", (1, 0)), FIRES, QUIET),
+    "a status that cannot be written": Case(
+        "SeefoodReleaseLag",
+        state("seefood_instance_status_written", (1, 0)) | {"seefood_instance_release_served": level(1, 1)},
+        FIRES,
+        QUIET,
+    ),
+    "neither served nor reported, the one after the other": Case(
+        "SeefoodReleaseLag",
+        {
+            **state("x", (0, 0)),
+            "seefood_instance_release_served": gauge((1, 180), (0, 60), (1, 420)),
+            "seefood_instance_status_written": gauge((1, 230), (0, 70), (1, 360)),
+        },
+        fires=[280],
+    ),
     "a release that is served within a minute": Case(
         "SeefoodReleaseLag",
         {**state("x", (0, 0)), "seefood_instance_release_served": gauge((1, 180), (0, 70), (1, 410))},

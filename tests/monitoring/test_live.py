@@ -5,22 +5,27 @@ SeefoodFailuresAtLowTraffic needs a quarter of an hour: test_alerts.py has it.
 """
 
 import contextlib
+import io
+import itertools
 import math
 import random
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from scripts.archive.build import build
+from scripts.drift.statistics import WINDOWS
 from scripts.monitoring.dashboards import dashboards
 from scripts.release.document import make, parse, write
 from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, ROOT, bytes_of, free_port
+from tests.drift.test_real_photos import DATA, unseen_photos
 from tests.monitoring.live import needs_prometheus, prometheus
 from tests.monitoring.test_alerts import alerts
 from tests.rollout.rolling import put
@@ -190,6 +195,30 @@ def noise(server, watching):
 
 
 @contextlib.contextmanager
+def darkened(server, watching):
+    """Clients' photos get dark, after 500 ordinary ones; at the end as many ordinary ones fill the window again."""
+    if not (DATA / "food10").is_dir():
+        pytest.skip("needs the real photos")
+    ordinary = [photo.path.read_bytes() for photo in unseen_photos()]
+    dark = [bytes_of(ImageEnhance.Brightness(Image.open(io.BytesIO(one)).convert("RGB")).enhance(0.4), "JPEG") for one in ordinary]
+    window = list(itertools.islice(itertools.cycle(ordinary), WINDOWS[0]))
+
+    def all_of(photos):
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(lambda photo: send(server, photo), photos)) == {200}
+
+    all_of(window)
+    watching.wait(lambda: "SeefoodDrift" not in watching.alerts())
+    with sending(server, dark, clients=2):
+        all_of(dark)
+        yield
+    began = time.monotonic()
+    all_of(window)
+    watching.wait(lambda: "SeefoodDrift" not in watching.alerts(), server.limit_s)
+    TABLE.append(("500 ordinary photos after darkened ones", "SeefoodDrift clears", time.monotonic() - began))
+
+
+@contextlib.contextmanager
 def release_without_archive(server, watching):
     before = server.store.read()[0]
     versions = parse(before)["versions"] | {"9.9.9": {"archive": "seefood-9.9.9.mar", "sha256": "0" * 64}}
@@ -220,6 +249,7 @@ CAUSES = {
     "a killed worker": (killed_worker, ["SeefoodRestarts"]),
     "too little room on the disk": (little_room, ["SeefoodDisk"]),
     "a release whose archive is not there": (release_without_archive, ["SeefoodReleaseLag"]),
+    "darkened photos": (darkened, ["SeefoodDrift"]),
     "pictures of noise": (noise, ["SeefoodUnsure"]),
     "TorchServe hangs, and each one that follows it": (nothing_answers, ["SeefoodNotReady", "SeefoodFailures"]),
     "32 clients send the costliest photos": (flood, ["SeefoodSlow", "SeefoodShed", "SeefoodQueue"]),

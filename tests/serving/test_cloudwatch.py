@@ -104,6 +104,45 @@ def test_counters_are_sums_of_the_minute_and_one_that_is_started_again_counts_fr
     assert [second[name] for name in ("Answered", "Failed", "Shed")] == [10, 0, 1]
 
 
+def restarts(**counts):
+    return family(CounterMetricFamily, "seefood_instance_restarts", counts, "part")
+
+
+def test_counter_that_is_started_again_leaves_those_beside_it_as_they_are(logged):
+    samples = {
+        60: [*states(), restarts(worker=7, door=2), *answers(0, 100, "1.0.0"), *answers(0, 400, "1.1.0")],
+        120: [*states(), restarts(worker=1, door=2), *answers(30, 60, "1.0.0"), *answers(0, 400, "1.1.0")],
+    }
+    first, second = logged(samples)
+    assert (first["Restarts"], second["Restarts"]) == (9, 1)
+    assert second["Unsure"] == round(30 / 160, 3)  # of 1.0.0's 100 and 60; 1.1.0's 400 are not counted again
+
+
+def test_all_counters_of_a_door_that_is_started_again_count_from_0_whichever_shows_it(logged):
+    def door(answered, seconds):
+        histogram = HistogramMetricFamily("seefood_door_answer_seconds", "x")
+        histogram.add_metric([], [("1.0", seconds), ("+Inf", seconds)], seconds)
+        return [*states(), outcomes(answered=answered), histogram]
+
+    # more photos than before, but fewer of them with a time
+    _, second = logged({60: door(answered=3, seconds=3), 120: door(answered=5, seconds=2)})
+    assert (second["Answered"], len(second["Seconds"])) == (5, 2)
+
+
+def test_a_fleets_quantiles_weigh_each_task_by_what_it_answers(logged):
+    def task(photos, bound):
+        histogram = HistogramMetricFamily("seefood_door_answer_seconds", "x")
+        histogram.add_metric([], [(str(bound / 2), 0), (str(bound), photos), ("+Inf", photos)], photos)
+        return {60: [*states(), histogram]}
+
+    busy, idle = logged(task(2950, 0.1)), logged(task(50, 8.0))
+    assert [len(line["Seconds"]) for line in busy] == [100] * 29 + [50]
+    assert len([line for line in busy if "Answered" in line]) == 1
+    values = sorted(value for line in busy + idle for value in line["Seconds"])
+    assert len(values) == 3000
+    assert values[int(0.98 * 3000)] < 0.1 < values[int(0.99 * 3000)]  # 1.7 % of the fleet's photos were slow
+
+
 def test_line_of_a_minute_without_photos_has_zeros_and_nothing_that_is_not_known(logged):
     (figures,) = logged({60: [*states(), outcomes(answered=0)]})
     assert figures == {"Answered": 0, "Failed": 0, "Shed": 0, "NotReady": 0, "Restarts": 0, "ReleaseLag": 0.0, "FreeDisk": 5e8}

@@ -13,10 +13,11 @@ from scripts.backend.torchserve.sockets import Addresses
 from scripts.command import run
 from scripts.errors import SeeFoodError
 from scripts.serving.door import Door
-from scripts.serving.plain_text import ErrorSteps, Messages, fields_of
+from scripts.serving.plain_text import MOST_LINES, MOST_TEXT, ErrorSteps, Messages, fields_of
 from scripts.settings import Settings
 from scripts.steps import MOST_BYTES, Steps
-from tests.conftest import LIMIT_S, free_port
+from tests.conftest import LIMIT_S, ROOT, free_port
+from tests.serving.server import until
 
 CHAINED = """
 def f(): raise KeyError("a")
@@ -81,10 +82,115 @@ def test_what_serve_writes_on_standard_error_becomes_steps(capsys, monkeypatch):
     assert "Exception in thread one" in of_thread["traceback"]
 
 
-def test_what_a_door_writes_as_it_ends_is_one_line(capsys):
+UNFLUSHED = {
+    "no newline": ("sys.stderr.write('a line')", ["a line"]),
+    "a newline and no flush": ("sys.stderr.write('a line\\n')", ["a line"]),
+    "a thread that goes on": (
+        "threading.Thread(target=lambda: (sys.stderr.write('of a thread'), time.sleep(60)), daemon=True).start(); time.sleep(0.2)",
+        ["of a thread"],
+    ),
+    "a warning": ("warnings.warn('be careful', UserWarning)", ["<string>:2: UserWarning: be careful"]),
+    "a warning with its line": (
+        "warnings.showwarning('careful', UserWarning, 'a.py', 3, line='code()')",
+        ["a.py:3: UserWarning: careful"],
+    ),
+    "two warnings": (
+        "[warnings.showwarning(f'no {n}', UserWarning, 'a.py', n, line='x()') for n in (1, 2)]",
+        ["a.py:1: UserWarning: no 1", "a.py:2: UserWarning: no 2"],
+    ),
+    "a destructor": ("A = type('A', (), {'__del__': lambda self: 1 / 0}); A()", ["ZeroDivisionError: division by zero"]),
+    "its end by an error": ("1 / 0", ["ZeroDivisionError: division by zero"]),
+}
+
+
+@pytest.mark.parametrize("case", UNFLUSHED)
+def test_what_is_never_flushed_is_logged_when_the_process_ends(case):
+    code, expected = UNFLUSHED[case]
+    begin = (
+        "import sys, threading, time, warnings; from scripts.steps import Steps; from scripts.serving.plain_text import ErrorSteps"
+    )
+    command = [sys.executable, "-c", f"{begin}; sys.stderr = ErrorSteps(Steps(True))\n{code}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.stderr == ""
+    assert [json.loads(line)["why"] for line in done.stdout.splitlines()] == expected
+
+
+def test_what_is_never_flushed_is_logged_while_the_process_goes_on(capsys, monkeypatch):
+    stderr, seen = ErrorSteps(Steps(True)), []
+    stderr.write("half a line")
+
+    def logged():
+        seen.extend(lines_of(capsys))
+        return seen
+
+    until(logged)
+    stderr.write(" and the rest\n")
+    until(lambda: len(logged()) > 1)
+    assert [line["why"] for line in seen] == ["half a line", " and the rest"]
+
+
+def test_threads_that_write_at_a_time_get_a_message_each(capsys):
+    stderr, together = ErrorSteps(Steps(True)), threading.Barrier(8)
+
+    def fail(number):
+        try:
+            raise ValueError(number)
+        except ValueError as error:
+            lines = traceback.format_exception(error)
+        for line in lines:
+            together.wait()  # each thread's first line, then each one's second, ...
+            stderr.write(line)
+        together.wait()
+
+    threads = [threading.Thread(target=fail, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stderr.flush()
+    lines = lines_of(capsys)
+    assert sorted(line["why"] for line in lines) == [f"ValueError: {number}" for number in range(8)]
+    assert all(line["traceback"].count("Traceback") == 1 for line in lines)
+
+
+def test_message_that_never_ends_takes_no_more_than_its_bounds_and_keeps_its_first_line_and_its_last():
+    messages = Messages()
+    lines = ["Traceback (most recent call last):", *(f'  File "{n}"' + "x" * 10_000 for n in range(5000)), "KeyError: 'the end'"]
+    (found,) = [one for line in lines for one in messages.write(line + "\n")]
+    assert found.count("\n") <= MOST_LINES
+    assert len(found) <= MOST_TEXT + 100
+    assert found.startswith("Traceback")
+    assert fields_of(found)["why"] == "KeyError: 'the end'"
+    assert "lines left out" in found
+    for _ in range(1000):  # a line without an end
+        assert list(messages.write("y" * 1000)) == []
+    (found,) = messages.end()
+    assert len(found) < MOST_TEXT
+
+
+def test_lines_that_are_messages_by_themselves_stay_so_and_indented_ones_belong_to_the_one_before():
+    text = "warning: a\nwarning: b\n  of b\r\n\nc\nerror: it failed\nits second line\nerror: another\n"
+    messages = Messages()
+    found = list(messages.write(text)) + list(messages.end())
+    assert found == ["warning: a", "warning: b\n  of b", "c", "error: it failed\nits second line", "error: another"]
+
+
+def door_that_runs(code):
     door = Door("127.0.0.1", 0, ADDRESSES, Settings(), Steps(True), dict)
-    door._command = [sys.executable, "-c", "import sys\nprint('warning: a', file=sys.stderr)\n" + CHAINED]
+    door._command = [sys.executable, "-c", code]
     door._start()
+    return door
+
+
+def test_what_a_door_writes_without_a_newline_is_logged_while_it_runs(capsys):
+    door, lines = door_that_runs("import sys, time\nsys.stderr.write('no newline')\nsys.stderr.flush()\ntime.sleep(600)"), []
+    until(lambda: lines.extend(lines_of(capsys)) or lines)
+    assert [(line["step"], line["why"]) for line in lines] == [("door", "no newline")]
+    door.stop()
+
+
+def test_what_a_door_writes_as_it_ends_is_one_line(capsys):
+    door = door_that_runs("import sys\nprint('warning: a', file=sys.stderr)\n" + CHAINED)
     door._process.wait()
     lines = []
     while len(lines) < 3:
@@ -105,6 +211,24 @@ def test_line_is_no_longer_than_a_pipe_keeps_together_and_a_texts_end_is_in_it(w
     assert len(text.encode()) < MOST_BYTES
     line = json.loads(text)
     assert (line["step"], line["version"], line["why"][-7:]) == ("problem", "1.0.0", "the end")
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"photos": ["a.jpg"] * 100_000},
+        {"photos": ["a" * 100_000]},
+        {"counts": {str(number): number for number in range(10_000)}},
+        {"deep": [[["a"] * 10_000] * 3], "why": "b" * 10_000},
+        {f"name_{number}": number for number in range(5000)},
+        {"seconds": [0.123456] * 10_000, "why": "short"},
+    ],
+)
+def test_line_is_bounded_whatever_its_details_are(details, capsys):
+    Steps(True)("problem", **details)
+    (text,) = capsys.readouterr().out.splitlines()
+    assert len(text.encode()) < MOST_BYTES
+    assert json.loads(text)["step"] == "problem"
 
 
 def test_server_that_cannot_start_writes_json_alone(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from handler.data_set import SEEN, save
-from handler.signals import PROFILE
+from handler.signals import PROFILE, save_profiles
 from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.model_name import check_model_name
@@ -26,7 +26,7 @@ from training.evaluation.metrics import summarise
 from training.export.formats import EXPORT_FORMATS, FASTEST, OnnxError, UnsupportedError, export_to
 from training.export.gate import AccuracyGateError, Measured, gate
 from training.export.golden import golden_answers
-from training.export.profile import reference_profile
+from training.export.profile import reference_profiles
 from training.export.program import Prepared, prepare
 from training.model import Checkpoint
 from training.tracking.store import read_state, tracking_uri
@@ -63,10 +63,8 @@ def export(
         }
         for file, content in contents.items():
             (part / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
-        fastest = passed[0]
-        threshold = fastest.metrics["confidence_threshold"]
-        profile = reference_profile(fastest.program, prepared.calibration, prepared.held_out, prepared.spec, threshold)
-        profile.save(part / PROFILE)
+        profiles = reference_profiles(passed, prepared.calibration, prepared.held_out, prepared.spec)
+        save_profiles(part / PROFILE, profiles)
         save(part / SEEN, [(photo.sha256, photo.path) for photo in prepared.data_set])
     return name
 
