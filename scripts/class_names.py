@@ -57,7 +57,7 @@ def split_name(name: str) -> SplitName | None:
 
 # what programs write for an empty cell
 MISSING = ("nan", "null", "<na>", "#n/a", "#na", "#ref!", "#name?", "#value!")
-MOST_BYTES = 255  # of a folder's name: NAME_MAX of Linux' and macOS' file systems
+MOST_BYTES = 200  # of a folder's name: file systems take 255, and one that is written has a longer name (scripts/atomic.py)
 
 
 def class_problem(label: str) -> str:
