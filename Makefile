@@ -68,6 +68,9 @@ STARTER_VERSION := 0.2.0
 STARTER := model_store/seefood-$(STARTER_VERSION).mar
 PINS := pyproject.toml uv.lock scripts/install.py
 
+# where traces go, by OpenTelemetry's own variables: all that scripts/door/tracing/start.py reads
+otel_endpoints := OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
+
 # what a target cannot do without, asked before anything is installed for it
 which_BATCH := which batch? make review BATCH=folder
 which_BUCKET := which bucket? make remote BUCKET=s3://bucket/prefix
@@ -225,7 +228,7 @@ inspect: given-MAR .venv/installed-serve ## Check an archive's parts, and show w
 
 ##@ Serve and roll out
 
-serve: .venv/installed-serve $(if $(filter environment,$(origin OTEL_EXPORTER_OTLP_ENDPOINT)),.venv/installed-tracing) $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://... TLS=1 CERT=file KEY=file]
+serve: .venv/installed-serve $(if $(filter environment,$(foreach name,$(otel_endpoints),$(origin $(name)))),.venv/installed-tracing) $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://... TLS=1 CERT=file KEY=file]
 	@exec $(python) scripts.serving.serve --port=$(call quoted,PORT) $(call option,--host,HOST) $(named_model) \
 		$(call option,--version,VERSION) $(call option,--release,RELEASE) $(call option,--instance,INSTANCE) \
 		$(call flag,--tls,TLS) $(call option,--cert,CERT) $(call option,--key,KEY)

@@ -43,6 +43,8 @@ class Request:
     decode_started: float = field(init=False)  # by the monotonic clock
     decode_s: float = field(init=False)
     answer: dict[str, Any] = field(init=False)
+    unsure: float = field(init=False)  # 0 to 1: one minus the margin between the two best classes, however many are answered
+    explain_timing: str = ""  # of Server-Timing, of a heat map
     captured: bool = False  # whether the photo was kept
     error: RequestError | PhotoError | None = None  # once there is one, the steps that are left pass the request over
     content_type: str = "application/json"

@@ -42,6 +42,12 @@ def to_json(answer: dict[str, Any]) -> bytes:
     return (json.dumps(answer).replace('{"label"', '\n  {"label"').lstrip() + "\n").encode()
 
 
+def unsureness(probabilities: np.ndarray) -> float:
+    """One minus the margin between the two best of (num_classes,): 0 to 1."""
+    best = np.sort(probabilities)[-2:]
+    return float(1 - (best[-1] - best[0])) if len(best) > 1 else 0.0
+
+
 def timing(name: str, started: float, seconds: float) -> str:
     """A metric of Server-Timing (https://www.w3.org/TR/server-timing): milliseconds, and when it began for the door's traces.
 
@@ -161,8 +167,9 @@ class SeefoodHandler:
             before = time.monotonic()
             inferred = self.inference([request.crop for request in cropped])
             inference = timing("inference", before, time.monotonic() - before) + f";batch={len(cropped)}"
-            for request, answer in zip(cropped, self.postprocess(inferred, [request.top_k for request in cropped]), strict=True):
-                request.answer = answer
+            answers = self.postprocess(inferred, [request.top_k for request in cropped])
+            for request, answer, row in zip(cropped, answers, inferred.probabilities, strict=True):
+                request.answer, request.unsure = answer, unsureness(row)
             self._watch(cropped, inferred)
         bodies = []
         for i, request in enumerate(requests):
@@ -173,7 +180,7 @@ class SeefoodHandler:
                     context.set_response_header(i, "retry-after", RETRY_AFTER_S)
             else:
                 decode = timing("decode", request.decode_started, request.decode_s)
-                context.set_response_header(i, "server-timing", f"{decode}, {inference}")
+                context.set_response_header(i, "server-timing", f"{decode}, {inference}{request.explain_timing}")
                 if request.captured:
                     context.set_response_header(i, "seefood-captured", "1")
             context.set_response_content_type(i, request.content_type)
@@ -203,14 +210,18 @@ class SeefoodHandler:
             self.metrics.refused(request.error.status)
             return to_json({"code": request.error.status, "type": type(request.error).__name__, "message": str(request.error)})
         if request.headers.get("explain") == "True":
+            before = time.monotonic()
             body, request.content_type = self.explain(request)
+            request.explain_timing = ", " + timing("explain", before, time.monotonic() - before)
             self.metrics.explained()
             return body
         if not is_probe(request):
             best = request.answer["predictions"][0]
             self.metrics.answered(best["label"], best["probability"], request.answer["sure"])
             # with the labels: when somebody corrects the answer, this version may be gone
-            request.captured = self.capture(request.photo, request.id, request.answer | {"labels": self.labels})
+            request.captured = self.capture(
+                request.photo, request.id, request.answer | {"labels": self.labels, "unsure": request.unsure}
+            )
         return to_json(request.answer)
 
     def _decode(self, requests: Sequence[Request]) -> list[Request]:

@@ -25,7 +25,7 @@ class Steps:
         at = datetime.now(UTC)
         details = {name: round(value, 3) if isinstance(value, float) else value for name, value in details.items()}
         if self.as_json:
-            self._print(_json({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}))
+            self._print(one_line({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}))
             return
         # values with spaces are quoted; values of several lines follow the line, indented
         pairs = [f"{name}={_quoted(value)}" for name, value in details.items() if "\n" not in str(value).strip()]
@@ -47,7 +47,7 @@ class Steps:
                 sys.stdout.flush()
 
 
-def _json(line: dict[str, object]) -> str:
+def one_line(line: dict[str, object]) -> str:
     """The line as JSON, of less than MOST_BYTES. Of texts the end is kept, a traceback's error, of lists the beginning."""
     line = {
         name: value if isinstance(value, str | int | float | list | dict | None) else str(value) for name, value in line.items()

@@ -22,7 +22,8 @@ export function offer(entry) {
   shown = entry;
   page.feedback.hidden = !entry?.keptS;
   if (page.feedback.hidden) return;
-  page.kept.textContent = text("kept", { time: duration(entry.keptS) });
+  const [name, time] = Number.isFinite(entry.keptS) ? ["kept", duration(entry.keptS)] : ["keptOpen", ""];
+  page.kept.textContent = text(name, { time });
   page.thanks.textContent = entry.note ?? "";
   const [first] = entry.answer.predictions;
   page.right.setAttribute("aria-pressed", String(entry.said === first.label));

@@ -10,7 +10,7 @@ const LARGEST_BYTES = 20 * 1024 * 1024;
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const select = page.models.querySelector("select");
 const keyInput = page.key.querySelector("input");
-const remembered = []; // the newest first: {file, photo, answer, ms, id, keptS, heat, button}; keptS: seconds, 0 if it was not kept
+const remembered = []; // the newest first: {file, photo, answer, ms, id, keptS, heat, button}; keptS: seconds, 0 if it was not kept, Infinity if nothing says for how long
 let shown = null;
 let abort = new AbortController();
 let asked = null; // the last photo's file: another model may be asked about it
@@ -97,7 +97,7 @@ async function take(file) {
     if (photo.body.size > LARGEST_BYTES) throw new Failure("status", "", 413);
     await knowModels(signal);
     const { content, ms, headers } = await classes(select.value, photo.body, signal, waiting);
-    const keptS = headers.get("seefood-captured") === "1" ? Number(headers.get("seefood-captured-s")) : 0;
+    const keptS = headers.get("seefood-captured") === "1" ? Number(headers.get("seefood-captured-s") ?? Infinity) : 0;
     remember({ file, photo, answer: content, ms, id: headers.get("x-request-id"), keptS, heat: null, button: null });
   } catch (error) {
     fail(error);

@@ -30,6 +30,7 @@ MAX_BYTES = 4096
 MEMBERS = {"id", "label"}
 # a disk may be slow: as many threads wait for it, and the event loop does not
 AT_A_TIME, MOST_WAITING = 4, 4096
+S3_AT_A_TIME = 16  # no threads here, and several calls of some 50 ms each
 SERVE_S = 30.0  # for serve to keep feedback on S3: more than two attempts of a call
 ANSWER_BYTES = 1024 * 1024
 EXPECTED = 'expected {"id": "the answer\'s x-request-id", "label": "a class, or null for none of them"}'
@@ -38,19 +39,24 @@ EXPECTED = 'expected {"id": "the answer\'s x-request-id", "label": "a class, or 
 class Feedback:
     """Keeps feedback in the folder of captured photos, which stay for at most `kept_s`; None: no photos are kept.
 
-    `socket`: serve's, which keeps it on S3 instead.
+    `socket`: serve's, which keeps it on S3 instead, where photos stay for as long as serve tells (state.py).
     """
 
     def __init__(self, folder: Path | None, kept_s: float = 0.0, socket: Path | None = None) -> None:
         self.folder, self.kept_s, self.socket = folder, kept_s, socket
-        self._threads, self._waiting = asyncio.Semaphore(AT_A_TIME), 0
+        self._threads, self._waiting = asyncio.Semaphore(S3_AT_A_TIME if socket else AT_A_TIME), 0
 
-    def headers(self, captured: Mapping[int, bool]) -> list[tuple[bytes, bytes]]:
-        """What an answer says of its photos, by number: 1 for each that was kept, else 0; and for how many seconds at most."""
+    def headers(self, captured: Mapping[int, bool], on_s3_s: float | None = None) -> list[tuple[bytes, bytes]]:
+        """What an answer says of its photos, by number: 1 for each that was kept, else 0; and for how many seconds at most.
+
+        `on_s3_s`: the seconds on S3, None where they are not known; then nothing is said of them.
+        """
         if self.folder is None or not any(captured.values()):
             return []
         flags = ", ".join(str(int(captured[number])) for number in sorted(captured))
-        return [(b"seefood-captured", flags.encode()), (b"seefood-captured-s", b"%d" % self.kept_s)]
+        kept_s = on_s3_s if self.socket else self.kept_s
+        seconds = [] if kept_s is None else [(b"seefood-captured-s", b"%d" % kept_s)]
+        return [(b"seefood-captured", flags.encode()), *seconds]
 
     async def take(self, request: Request) -> Response:
         """POST /feedback. DoorError, ClientDisconnect."""
@@ -74,7 +80,7 @@ class Feedback:
 
 
 def keep(folder: Path, request_id: str, label: str | None) -> dict[str, Any]:
-    """Write the feedback on the last answer with this id, and return what was written. DoorError if it cannot be."""
+    """Write the feedback on the last answer with this id, and return what is kept: that of before, if it is the same. DoorError."""
     gone = gone_error(request_id)
     try:
         path = answer_of(folder, request_id)
@@ -82,6 +88,8 @@ def keep(folder: Path, request_id: str, label: str | None) -> dict[str, Any]:
             raise gone
         kept = feedback_on(json.loads(path.read_bytes()), label)
         feedback = path.with_suffix(FEEDBACK)
+        if before := _same(feedback, label):
+            return before
         _write(feedback, json.dumps(kept).encode())
         if not path.with_suffix(PHOTO).exists():  # its time was over at this moment
             feedback.unlink(missing_ok=True)
@@ -92,6 +100,15 @@ def keep(folder: Path, request_id: str, label: str | None) -> dict[str, Any]:
         why = "the disk is full" if is_full(error) else error.strerror
         raise DoorError(f"the feedback cannot be kept: {why}", 507, "StorageError") from error
     return kept
+
+
+def _same(feedback: Path, label: str | None) -> dict[str, Any] | None:
+    """What is kept already, if it names this label."""
+    try:
+        before: dict[str, Any] = json.loads(feedback.read_bytes())
+        return before if before["label"] == label else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def gone_error(request_id: str) -> DoorError:

@@ -4,7 +4,6 @@ A thread writes it: whoever reads it may be slow, or stop, and requests must not
 any more are lost, and counted.
 """
 
-import json
 import queue
 import sys
 import threading
@@ -16,10 +15,10 @@ from starlette.types import Scope
 
 from scripts.door.access.keys import HEALTH_PATHS
 from scripts.door.times import Times
+from scripts.steps import one_line
 
 MOST_LINES = 10_000  # that wait to be written, about 1 kB each
 MOST_PATH = 200  # characters of a path, which is a stranger's
-MOST_TRACEBACK = 2500  # ... of its end; a line fits the 4096 bytes that a pipe keeps together
 CLOSE_S = 2.0  # for the last of them, when the server stops
 
 
@@ -49,7 +48,7 @@ class AccessLog:
             "ms": times.in_ms(),
             **{name: state[name] for name in ("version", "key", "error", "trace_id") if name in state},
             **({"cause": state["error_kind"]} if "error_kind" in state else {}),
-            **({"traceback": state["raised"][2][-MOST_TRACEBACK:]} if "raised" in state else {}),
+            **({"traceback": state["raised"][2]} if "raised" in state else {}),
         }
         try:
             self._lines.put_nowait(line)
@@ -71,7 +70,7 @@ class AccessLog:
             line = self._lines.get()
             try:
                 if line is not None:
-                    self.out.write(json.dumps(line) + "\n")
+                    self.out.write(one_line(line) + "\n")
                     self.out.flush()  # each by itself: a full buffer ends within a line, and serve writes to the same pipe
             except (OSError, ValueError):  # a full disk or a closed pipe must not end the server
                 self.lost(1)

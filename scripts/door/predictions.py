@@ -167,9 +167,9 @@ class Predictions:
         try:
             answer = await self.backend.ask(question)
         except BaseException as error:  # a client that hangs up, too
-            times.failed(began, number, error)
+            times.failed(began, number, error, question.explain)
             raise
-        times.asked(began, number, answer.status, answer.headers.get("server-timing", ""))
+        times.asked(began, number, answer.status, answer.headers.get("server-timing", ""), question.explain)
         return answer
 
 

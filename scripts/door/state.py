@@ -25,11 +25,13 @@ class State:
     ready: bool = False
     why: str = "starting"
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    captured_s: float | None = None  # for how many seconds photos stay on S3, None where that is not known
     at: float = field(default_factory=time.monotonic)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """The next line."""
         self.live, self.ready, self.why = line["live"], line["ready"], line.get("why", "")
+        self.captured_s = line.get("captured_s")
         if line["models"] != self.models:
             self.models = line["models"]
         self.at = time.monotonic()

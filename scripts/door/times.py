@@ -13,7 +13,7 @@ class Step(NamedTuple):
     """What a request did for a photo: "queue" or "backend", from `began` to `ended` by the monotonic clock.
 
     `number`: the photo's among several, from 0. A call of the backend has the answer's status and the worker's Server-Timing, or
-    the error's name and words.
+    the error's name and words; `explain`: it was asked for a heat map.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Step(NamedTuple):
     status: int = 0
     timing: str = ""
     error: tuple[str, str] | None = None
+    explain: bool = False
 
 
 @dataclass
@@ -53,15 +54,16 @@ class Times:
         self.queue_s = max(self.queue_s, ended - began)
         self.steps.append(Step("queue", number, began, ended))
 
-    def asked(self, began: float, number: int | None, status: int, timing: str) -> None:
+    def asked(self, began: float, number: int | None, status: int, timing: str, explain: bool = False) -> None:
         """The backend, asked then, has answered a photo with this status and this Server-Timing."""
-        self.steps.append(Step("backend", number, began, time.monotonic(), status, timing))
+        self.steps.append(Step("backend", number, began, time.monotonic(), status, timing, explain=explain))
         self.take_worker(timing)
 
-    def failed(self, began: float, number: int | None, error: BaseException) -> None:
+    def failed(self, began: float, number: int | None, error: BaseException, explain: bool = False) -> None:
         """The backend, asked then, has not answered."""
         # no error in this object: its traceback holds the photo
-        self.steps.append(Step("backend", number, began, time.monotonic(), error=(type(error).__name__, str(error))))
+        words = type(error).__name__, str(error)
+        self.steps.append(Step("backend", number, began, time.monotonic(), error=words, explain=explain))
 
     def take_worker(self, server_timing: str) -> None:
         """The worker's Server-Timing header. Of several photos, the longest of each counts."""

@@ -1,6 +1,6 @@
 """The photos that are reviewed, with what is known of each, in the order in which they are shown."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,14 @@ class Item:
     @property
     def unsure(self) -> float:
         """From 0 to 1."""
-        best = [one["probability"] for one in self.answers[0]["predictions"]] if self.answers else []
-        return float(margins(np.array([best]))[0]) if len(best) > 1 else UNKNOWN
+        if not self.answers:
+            return UNKNOWN
+        measured = self.answers[0].get("unsure")
+        if isinstance(measured, float) and 0 <= measured <= 1:
+            return measured
+        best = [one["probability"] for one in self.answers[0]["predictions"]]
+        # of one class alone, as x-top-k: 1 has it: the next has at most what is left
+        return float(margins(np.array([best if len(best) > 1 else [*best, min(best[0], 1 - best[0])]]))[0])
 
     @property
     def differs(self) -> bool:
@@ -63,8 +69,11 @@ def labels_of(items: Sequence[Item], answered: Sequence[Answered]) -> list[str]:
     return sorted(known)
 
 
-def sort(items: list[Item], answered: Sequence[Answered]) -> list[Item]:
-    """The items with the archives' answers, those first that are worth most."""
+def sort(items: list[Item], answered: Sequence[Answered], decided: Collection[Path] = ()) -> list[Item]:
+    """The items with the archives' answers, those first that are worth most; those that were decided before come last.
+
+    What is worth most is far from what is decided, too.
+    """
     for one in answered:
         for index, answer in one.answers.items():
             items[index].answers.append(answer)
@@ -73,4 +82,7 @@ def sort(items: list[Item], answered: Sequence[Answered]) -> list[Item]:
     size = len(next(iter(features.values()))) if features else 0
     nothing = np.zeros(size, np.float32)
     table = np.stack([features.get(index, nothing) for index in range(len(items))]) if features else None
-    return [items[index] for index in in_order(unsure, differs, table)]
+    done = np.array([item.path in decided for item in items], bool)
+    left = np.flatnonzero(~done)
+    order = in_order(unsure[left], differs[left], None if table is None else table[left], None if table is None else table[done])
+    return [items[index] for index in [*left[order], *np.flatnonzero(done)]]

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from scripts.atomic import write_json, write_text
 from scripts.phrases import counted
 from scripts.review.answers import ReviewError
-from scripts.review.decisions import LABEL, NONE, Decision, Decisions
+from scripts.review.decisions import LABEL, NONE, Decision, Decisions, check
 from scripts.review.items import Item
 
 NONE_CHOICE = "(none of them)"
@@ -33,7 +34,7 @@ def export_tasks(items: Sequence[Item], labels: Sequence[str], decisions: Decisi
 
 
 def _task(number: int, item: Item, decision: Decision) -> dict[str, Any]:
-    data = {"image": f"/data/local-files/?d={item.path.as_posix().lstrip('/')}", "path": str(item.path), "title": item.title}
+    data = {"image": f"/data/local-files/?d={quote(item.path.as_posix().lstrip('/'))}", "path": str(item.path), "title": item.title}
     predictions = [
         {"model_version": str(one.get("version")), "score": best["probability"], "result": [_choice(best["label"])]}
         for one in item.answers
@@ -54,27 +55,22 @@ def import_annotations(
     path: Path, items: Sequence[Item], labels: Sequence[str], decisions: Decisions, new_classes: bool = False
 ) -> str:
     """Take the labels that annotators agree on, and say in a sentence what became of all. ReviewError, with nothing taken."""
-    known, here = {*labels, NONE_CHOICE}, {str(item.path): item for item in items}
-    taken: list[tuple[Item, Decision]] = []
-    disagree = without = elsewhere = 0
-    unknown: set[str] = set()
-    for task in _tasks(path):
-        item = here.get(str(task["data"].get("path")))
-        choices = _choices(task)
+    here = {str(item.path): item for item in items}
+    chosen: dict[Path, set[str]] = {}  # a photo may be in several tasks
+    elsewhere = 0
+    for number, task in enumerate(_tasks(path), 1):
+        item, choices = here.get(str(task["data"].get("path"))), _choices(task, f"{path}, task {task.get('id', number)}")
         if item is None:
             elsewhere += 1
-        elif len(choices) == 1:
-            (label,) = choices
-            unknown |= choices - known
-            taken.append((item, Decision(NONE) if label == NONE_CHOICE else Decision(LABEL, label)))
         else:
-            disagree, without = disagree + bool(choices), without + (not choices)
+            chosen[item.path] = chosen.get(item.path, set()) | choices
+    taken = [(photo, _decision(choices, path)) for photo, choices in chosen.items() if len(choices) == 1]
+    disagree, without = sum(len(choices) > 1 for choices in chosen.values()), sum(not choices for choices in chosen.values())
+    unknown = {decision.label for _, decision in taken if decision.label is not None} - {*labels} - decisions.labels()
     if unknown and not new_classes:
         names = ", ".join(repr(name) for name in sorted(unknown)[:5])
         raise ReviewError(f"{path} has {counted(len(unknown), 'unknown class')}: {names}: NEW_CLASSES=1 takes them")
-    for item, decision in taken:
-        if decisions.of(item.path) != decision:
-            decisions.decide(item.path, decision)
+    decisions.decide_all([(photo, decision) for photo, decision in taken if decisions.of(photo) != decision])
     left = f"{disagree} left open where annotators disagree, {without} without a choice, {elsewhere} not of this batch"
     return f"{counted(len(taken), 'label')} taken, {left}"
 
@@ -89,13 +85,29 @@ def _tasks(path: Path) -> list[dict[str, Any]]:
     return tasks
 
 
-def _choices(task: dict[str, Any]) -> set[str]:
-    """What the annotators chose, each by the first choice that is not empty."""
+def _choices(task: dict[str, Any], where: str) -> set[str]:
+    """What the annotators chose, each by the first choice that is not empty. ReviewError for what Label Studio does not write."""
     found = set()
-    for annotation in task.get("annotations") or []:
-        if annotation.get("was_cancelled"):
-            continue
-        results = [one for one in annotation.get("result") or [] if one.get("type") == "choices"]
-        chosen = [choice for one in results for choice in one["value"].get("choices", [])]
-        found |= {str(choice) for choice in chosen[:1]}
+    try:
+        for annotation in task.get("annotations") or []:
+            if annotation.get("was_cancelled"):
+                continue
+            results = [one for one in annotation.get("result") or [] if one.get("type") == "choices"]
+            chosen = [choice for one in results for choice in one["value"]["choices"] if choice]
+            found |= set(chosen[:1])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ReviewError(f"{where} has an annotation without choices as Label Studio writes them: {error}") from error
+    if not all(isinstance(choice, str) for choice in found):
+        raise ReviewError(f"{where} has the choices {sorted(map(str, found))}, expected texts")
     return found
+
+
+def _decision(choices: set[str], path: Path) -> Decision:
+    """That of a photo's one choice. ReviewError for a label that make ingest would refuse."""
+    (choice,) = choices
+    decision = Decision(NONE) if choice == NONE_CHOICE else Decision(LABEL, choice)
+    try:
+        check(decision)
+    except ValueError as error:
+        raise ReviewError(f"{path}: {error}") from error
+    return decision

@@ -1,9 +1,11 @@
 """The review page's server, on loopback: the page, the photos, and where choices are sent.
 
-It changes files for whoever reaches it, so only its own page may: the Host has to be this machine's, which a name that points here
-(DNS rebinding) is not, and a choice has to come from that origin, as JSON, with the token of this start.
+Every user of this machine reaches it, and the photos are strangers': all its paths begin with a secret of this start, which only
+the printed address has. It changes files, so only its own page may ask: the Host has to be this machine's, which a name that points
+here (DNS rebinding) is not, and a choice has to come from that origin, as JSON. A label that is no class yet has to be sent as new.
 """
 
+import difflib
 import io
 import json
 import secrets
@@ -16,7 +18,7 @@ from typing import Any, Self
 from PIL import Image
 
 from handler.preprocess import PhotoError, read_photo
-from scripts.review.decisions import Decision, Decisions
+from scripts.review.decisions import Decision, Decisions, check
 from scripts.review.items import Item
 
 PAGE = Path(__file__).parent / "page"
@@ -53,11 +55,12 @@ class ReviewServer(ThreadingHTTPServer):
 
     def __init__(self, port: int, items: Sequence[Item], labels: Sequence[str], decisions: Decisions) -> None:
         """Listen. OSError if the port is taken."""
-        self.items, self.labels, self.decisions = items, labels, decisions
-        self.token, self.lock = secrets.token_urlsafe(24), threading.Lock()
+        self.items, self.decisions, self.labels = items, decisions, decisions.labels().union(labels)
+        self.secret, self.lock = secrets.token_urlsafe(24), threading.Lock()
         super().__init__(("127.0.0.1", port), _Handler)
         self.port: int = self.server_address[1]
         self.hosts = {f"127.0.0.1:{self.port}", f"localhost:{self.port}"}
+        self.url = f"http://127.0.0.1:{self.port}/{self.secret}/"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, name="review", daemon=True).start()
@@ -70,9 +73,9 @@ class ReviewServer(ThreadingHTTPServer):
 
     def everything(self) -> bytes:
         """What the page needs, as JSON."""
-        items = [self._shown(item) for item in self.items]
-        new = {decision.label for decision in self.decisions.made.values() if decision.label}
-        return json.dumps({"token": self.token, "labels": sorted(new.union(self.labels)), "items": items}).encode()
+        with self.lock:
+            items = [self._shown(item) for item in self.items]
+            return json.dumps({"labels": sorted(self.labels), "items": items}).encode()
 
     def _shown(self, item: Item) -> dict[str, Any]:
         decision = self.decisions.of(item.path)
@@ -108,17 +111,28 @@ class ReviewServer(ThreadingHTTPServer):
         return content.getvalue()
 
     def choose(self, body: bytes) -> bytes:
-        """Keep a choice, {"item", "kind", "label"}. Refused."""
+        """Keep a choice, {"item", "kind", "label", "new": whether the label may be none of the classes}. Refused."""
         try:
             given = json.loads(body)
             item, decision = self.item(str(given["item"])), Decision(given["kind"], given["label"])
+            check(decision)
             with self.lock:
+                if decision.label is not None and given.get("new") is not True:
+                    self._check_known(decision.label)
                 self.decisions.decide(item.path, decision)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+                self.labels |= {decision.label} if decision.label is not None else set()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Refused(422, f"this is no choice: {error}") from error
         except OSError as error:
             raise Refused(507, f"the choice cannot be written: {error.strerror}: make room, then choose again") from error
         return b"{}"
+
+    def _check_known(self, label: str) -> None:
+        """Refused if it is no class yet."""
+        if label not in self.labels:
+            close = difflib.get_close_matches(label, self.labels, n=3)
+            hint = f" (close: {', '.join(close)})" if close else ""
+            raise Refused(422, f"{label[:80]!r} is no class yet{hint}: choose it as a new class, if it is one")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,8 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, of: Any) -> None:
         try:
             if self.headers.get("host", "") not in self.server.hosts:
-                raise Refused(421, f"the page is at http://127.0.0.1:{self.server.port}/")
-            kind, body = of()
+                raise Refused(421, f"the page is at 127.0.0.1:{self.server.port}, at the address that make review has printed")
+            kind, body = of(self._below_secret())
             status = 200
         except Refused as refused:
             status, kind, body = refused.status, "application/json", json.dumps({"message": str(refused)}).encode()
@@ -148,11 +162,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _get(self) -> tuple[str, bytes]:
+    def _below_secret(self) -> str:
+        """The path without the secret that it has to begin with. Refused: whoever does not have it learns of no path."""
+        _, given, *rest = [*self.path.partition("?")[0].split("/", 2), ""]
+        if not secrets.compare_digest(given.encode(errors="replace"), self.server.secret.encode()):
+            raise Refused(403, "the page is of an earlier start, or not yours: open the address that make review has printed")
+        return f"/{rest[0]}"
+
+    def _get(self, path: str) -> tuple[str, bytes]:
         # a page elsewhere gets nothing, not even the size of a picture
         if self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise Refused(403, "another site's page may not look at these photos")
-        path = self.path.partition("?")[0]
         if path in FILES:
             name, kind = FILES[path]
             return f"{kind}; charset=utf-8", (PAGE / name).read_bytes()
@@ -162,14 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
             return "image/jpeg", self.server.photo(path.removeprefix("/photos/"))
         raise Refused(404, f"there is no {path[:80]}")
 
-    def _post(self) -> tuple[str, bytes]:
+    def _post(self, path: str) -> tuple[str, bytes]:
         headers = self.headers
         if headers.get("origin") != f"http://{headers['host']}" or headers.get("content-type") != "application/json":
             raise Refused(403, "a choice comes from this page alone")
-        if not secrets.compare_digest(headers.get("x-token", "").encode(), self.server.token.encode()):
-            raise Refused(403, "the page is of an earlier start: load it again")
         length = headers.get("content-length", "")
-        if self.path != "/choices" or not (length.isascii() and length.isdecimal()) or int(length) > MAX_BODY:
+        if path != "/choices" or not (length.isascii() and length.isdecimal()) or int(length) > MAX_BODY:
             raise Refused(400, f"expected POST /choices with up to {MAX_BODY} bytes")
         return "application/json", self.server.choose(self.rfile.read(int(length)))
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from typing import TYPE_CHECKING, Any
 
-from handler.captured import PHOTO, answer_of
+from handler.captured import answer_of
 from scripts.door.errors import DoorError
 from scripts.release.store import StoreError
 
 if TYPE_CHECKING:
-    from scripts.serving.capture_store import CaptureStore
+    from scripts.serving.capture_uploads import CaptureUploads
 
 RETRY_AFTER_S = 10.0
 LINE_BYTES = 64 * 1024
@@ -28,8 +28,8 @@ class FeedbackSocket(ThreadingUnixStreamServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, path: Path, store: "CaptureStore", folder: Path) -> None:
-        self.store, self.folder = store, folder
+    def __init__(self, path: Path, uploads: "CaptureUploads") -> None:
+        self.uploads = uploads
         super().__init__(str(path), _Handler)
 
     def start(self) -> None:
@@ -43,19 +43,28 @@ class FeedbackSocket(ThreadingUnixStreamServer):
 
     def keep(self, request_id: str, label: str | None) -> dict[str, Any]:
         """Keep feedback on S3. DoorError."""
-        # first here: the photo may not be on S3 yet
-        path = answer_of(self.folder, request_id)
-        answer = place = None
-        if path is not None and path.with_suffix(PHOTO).exists():
-            try:
-                answer, place = json.loads(path.read_bytes()), f"{path.parent.name}/{path.name}"
-            except (OSError, ValueError):  # it is pruned at this moment
-                answer = None
+        uploads = self.uploads
+        assert uploads.store is not None
         try:
-            return self.store.keep(request_id, label, answer, place)
+            # first here: the photo may not be on S3 yet
+            path = answer_of(uploads.folder, request_id)
+            answer = self._answer(path) if path else None
+            place = f"{path.parent.name}/{path.name}" if path else None
+            return uploads.store.keep(request_id, label, answer, place)
         except (StoreError, FileNotFoundError) as error:
             # the reason is the operator's, who finds it in the log
             raise DoorError("the feedback cannot be kept now: its storage is away", 503, "StorageError", RETRY_AFTER_S) from error
+
+    def _answer(self, path: Path) -> dict[str, Any] | None:
+        """The answer, whose photo is on S3 by then: feedback without it would belong to nothing. None if it is pruned.
+
+        StoreError.
+        """
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return content if self.uploads.copy_now(path) else None
 
 
 class _Handler(StreamRequestHandler):

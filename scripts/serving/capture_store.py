@@ -1,13 +1,15 @@
-"""Captured photos on S3: the same names below a prefix as in a folder (handler/captured.py), `ab/TIME-KEY.photo` and so on.
+"""Captured photos on S3, below a prefix: `ab/KEY-TIME.photo`, its answer `.json` and its feedback `.feedback`.
 
-Rights that it needs below the prefix: s3:PutObject, s3:GetObject, and s3:ListBucket of the bucket.
+In a folder (handler/captured.py) the time comes first. Here the key does: one listing finds the photos of an id among millions.
+Rights that it needs: s3:PutObject and s3:GetObject below the prefix, s3:ListBucket and s3:GetLifecycleConfiguration of the bucket.
 """
 
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,7 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from handler.captured import ANSWER, FEEDBACK, key_of
+from handler.captured import ANSWER, FEEDBACK, PHOTO, key_of
 from scripts.door.feedback import feedback_on, gone_error
 from scripts.release.s3_store import DENIED, PERMISSION
 from scripts.release.store import DeniedError, StoreError
@@ -33,7 +35,13 @@ EXPIRED = (
     "TokenRefreshRequired",
 )
 THERE = ("PreconditionFailed", "ConditionalRequestConflict", "412")
+MISSING = ("NoSuchKey", "404")
+NO_RULES = "NoSuchLifecycleConfiguration"
+DAY_S = 24 * 3600.0
 CONNECTIONS = 32
+# An id that is not here is not asked for again for as long. Short, as another instance may be copying its photo just now.
+GONE_S = 1.0
+MOST_GONE = 10_000
 
 
 class CaptureStore:
@@ -49,6 +57,7 @@ class CaptureStore:
             raise ValueError(f"SEEFOOD_CAPTURE_DIR is {address!r}, expected a folder or s3://bucket/prefix")
         self._client: S3Client | None = None
         self._making = threading.Lock()
+        self._gone: dict[str, float] = {}  # until when, by the key of an id
 
     @contextlib.contextmanager
     def _calls(self) -> Iterator["S3Client"]:
@@ -78,12 +87,12 @@ class CaptureStore:
         code, call = error.response["Error"]["Code"], error.operation_name
         if code == "NoSuchBucket":
             return StoreError(f"{self.address}: there is no bucket {self.bucket!r}: make it, or correct SEEFOOD_CAPTURE_DIR")
-        if code in ("NoSuchKey", "404"):
+        if code in MISSING:
             return FileNotFoundError(f"{self.address}: {error}")
         if code in EXPIRED:
             return DeniedError(f"{self.address}: the credentials have expired or are wrong ({code}): renew them")
         if code in DENIED:
-            permission = f"s3:{PERMISSION.get(call, call)}"
+            permission = f"s3:{PERMISSION.get(call, call).replace('BucketLifecycle', 'Lifecycle')}"
             return DeniedError(f"{self.address}: {permission} is denied ({code}): allow it for this role")
         return StoreError(f"{self.address}: {error}")
 
@@ -95,46 +104,113 @@ class CaptureStore:
                 # the condition cannot be met: S3 looks at the rights first
                 s3.put_object(Bucket=self.bucket, Key=f"{self.prefix}check", Body=b"", IfMatch='"0"')
             except ClientError as error:
-                if error.response["Error"]["Code"] not in (*THERE, "NoSuchKey", "404"):
+                if error.response["Error"]["Code"] not in (*THERE, *MISSING):
                     raise
 
-    def put(self, place: str, path: Path) -> None:
-        """Copy a captured file, unless it is there already. StoreError; OSError if the file cannot be read."""
-        content = path.read_bytes()
+    def kept_s(self) -> float | None:
+        """For how many seconds the bucket's lifecycle rules keep photos; None where no rule removes them. StoreError."""
         with self._calls() as s3:
             try:
-                s3.put_object(Bucket=self.bucket, Key=f"{self.prefix}{place}", Body=content, IfNoneMatch="*")
+                rules = s3.get_bucket_lifecycle_configuration(Bucket=self.bucket)["Rules"]
             except ClientError as error:
-                if error.response["Error"]["Code"] not in THERE:
+                if error.response["Error"]["Code"] != NO_RULES:
                     raise
+                return None
+        days = [
+            rule["Expiration"]["Days"]
+            for rule in rules
+            if rule["Status"] == "Enabled" and rule.get("Expiration", {}).get("Days") and self._is_below(_prefix(rule))
+        ]
+        return min(days) * DAY_S if days else None
+
+    def _is_below(self, prefix: str | None) -> bool:
+        return prefix is not None and self.prefix.startswith(prefix)
+
+    def _key(self, place: str) -> str:
+        """The object of a file of the folder: ab/TIME-KEY.json is PREFIXab/KEY-TIME.json."""
+        path = PurePosixPath(place)
+        time_ns, _, key = path.stem.partition("-")
+        return f"{self.prefix}{path.parent}/{key}-{time_ns}{path.suffix}"
+
+    def has(self, place: str) -> bool:
+        """Whether a captured file is there. StoreError."""
+        with contextlib.suppress(FileNotFoundError), self._calls() as s3:
+            s3.head_object(Bucket=self.bucket, Key=self._key(place))
+            return True
+        return False
+
+    def put(self, place: str, path: Path) -> bool:
+        """Copy a captured file; False if it is there already. StoreError; OSError if the file cannot be read."""
+        content = path.read_bytes()
+        with self._calls() as s3:
+            written = self._put_new(s3, self._key(place), content)
+        self._gone.pop(PurePosixPath(place).stem.partition("-")[2], None)
+        return written
+
+    def _put_new(self, s3: "S3Client", name: str, content: bytes) -> bool:
+        """Write an object; False, and nothing is written, if there is one. ClientError."""
+        try:
+            s3.put_object(Bucket=self.bucket, Key=name, Body=content, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in THERE:
+                raise
+            return False
+        return True
 
     def keep(self, request_id: str, label: str | None, answer: dict[str, Any] | None, place: str | None) -> dict[str, Any]:
         """Write feedback, on this answer and below this name if the photo is here, else on the last one on S3 with this id.
 
-        Returns what was written. DoorError if there is no such answer or label, StoreError.
+        Returns what is kept: that of before, if it is the same. DoorError if there is no such answer or label, StoreError.
         """
         with self._calls() as s3:
             if place is None or answer is None:
-                place = self._last(s3, key_of(request_id))
-                if place is None:
+                name = self._last(s3, request_id)
+                answer = self._read(s3, name)
+                if answer is None:
                     raise gone_error(request_id)
-                try:
-                    answer = json.loads(s3.get_object(Bucket=self.bucket, Key=place)["Body"].read())
-                except (ClientError, ValueError) as error:
-                    if isinstance(error, ClientError) and error.response["Error"]["Code"] not in ("NoSuchKey", "404"):
-                        raise
-                    raise gone_error(request_id) from error
             else:
-                place = f"{self.prefix}{place}"
-            assert answer is not None
+                name = self._key(place)
             kept = feedback_on(answer, label)
-            body = json.dumps(kept).encode()
             # the same name for the same answer: however many instances write it, it is there once
-            s3.put_object(Bucket=self.bucket, Key=place.removesuffix(ANSWER) + FEEDBACK, Body=body)
+            name, body = name.removesuffix(ANSWER) + FEEDBACK, json.dumps(kept).encode()
+            if not self._put_new(s3, name, body):
+                before = self._read(s3, name)
+                if before is not None and before.get("label") == label:
+                    return before
+                s3.put_object(Bucket=self.bucket, Key=name, Body=body)
             return kept
 
-    def _last(self, s3: "S3Client", key: str) -> str | None:
-        """The name of the last answer with this key: one of 256 places is listed, as names begin with the time."""
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{key[:2]}/")
-        found = [entry["Key"] for page in pages for entry in page.get("Contents", []) if entry["Key"].endswith(f"-{key}{ANSWER}")]
-        return max(found, default=None)
+    def _read(self, s3: "S3Client", name: str) -> dict[str, Any] | None:
+        """The content of an object of JSON; None if it is not there, or broken. ClientError."""
+        try:
+            content = json.loads(s3.get_object(Bucket=self.bucket, Key=name)["Body"].read())
+        except ValueError:
+            return None
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in MISSING:
+                raise
+            return None
+        return content if isinstance(content, dict) else None
+
+    def _last(self, s3: "S3Client", request_id: str) -> str:
+        """The name of the last answer with this id whose photo is there, by one listing of its own objects. DoorError."""
+        key = key_of(request_id)
+        if self._gone.get(key, 0) > time.monotonic():
+            raise gone_error(request_id)
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{key[:2]}/{key}-")
+        names = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+        found = [name for name in names if name.endswith(ANSWER) and name.removesuffix(ANSWER) + PHOTO in names]
+        if not found:
+            if len(self._gone) >= MOST_GONE:
+                self._gone.clear()
+            self._gone[key] = time.monotonic() + GONE_S
+            raise gone_error(request_id)
+        return max(found)
+
+
+def _prefix(rule: Any) -> str | None:
+    """Below which a lifecycle rule works on all objects; None if only on some, by tags or sizes."""
+    of = rule.get("Filter", {})
+    if of.keys() - {"Prefix"}:
+        return None
+    return str(rule.get("Prefix", of.get("Prefix", "")))

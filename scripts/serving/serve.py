@@ -82,7 +82,7 @@ def serve(
     metrics = MetricsServer(run_dir / "metrics", ports["metrics"], addresses.metrics, settings, steps, door_metrics)
     health = Health(settings, steps, metrics.progress, lambda: door.answers)
     instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
-    door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health), uploads.socket)
+    door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health, uploads), uploads.socket)
     supervisor = Supervisor(instance, run_dir, addresses, door)
     metrics.of_instance.register(InstanceMetrics(instance, supervisor, door))
     metrics.of_instance.register(uploads)
@@ -107,10 +107,11 @@ def serve(
         remove_short_folder(run_dir / "sockets")
 
 
-def _told(instance: Instance, health: Health) -> dict[str, Any]:
+def _told(instance: Instance, health: Health, uploads: CaptureUploads) -> dict[str, Any]:
     """What the door is told (scripts/door/state.py)."""
     ready, status = health.readiness()
-    return {"live": health.live, "ready": ready, "why": status.get("why", ""), "models": instance.served()}
+    told = {"live": health.live, "ready": ready, "why": status.get("why", ""), "models": instance.served()}
+    return told | {"captured_s": uploads.kept_s}
 
 
 def _signal_name(interrupt: KeyboardInterrupt) -> str:

@@ -138,6 +138,10 @@ def test_captured_photos_come_with_answers_and_again_when_feedback_came(collect,
     assert collect(folder, "--reviewed").returncode == 0
     assert [(photo.id, photo.feedback) for photo in newest(tmp_path)] == [("id-0", "sushi")]
     assert collect(folder, "--reviewed").stdout == "nothing new (3 looked at before)\n"
+    (orphan := folder / "ab" / "1-ab.feedback").parent.mkdir(exist_ok=True)
+    orphan.write_text('{"id": "gone", "label": "pho"}')
+    assert "1 feedback without its photo" in collect(folder).stderr
+    orphan.unlink()
     with moto_server("us-east-1"):  # the same files on S3
         bucket.client.cache_clear()
         s3 = outside("s3")

@@ -10,6 +10,7 @@ from scripts.door.app import Door
 from scripts.door.log import MOST_LINES, AccessLog
 from scripts.door.state import State
 from scripts.door.times import Times
+from scripts.steps import MOST_BYTES
 from tests.conftest import LIMIT_S
 from tests.door.asking import ask
 from tests.door.without_server import WithId, predictions
@@ -94,3 +95,42 @@ def test_traceback_of_a_fault_is_in_the_line_of_its_request(pipe):
     assert (line["request_id"], line["version"], line["status"], line["cause"]) == ("test-id", "0.2.0", 500, "InternalError")
     assert line["traceback"].startswith("Traceback")
     assert line["traceback"].rstrip().endswith("RuntimeError: no code foresaw it")
+
+
+@pytest.mark.parametrize("text", ["\n" * 5000, '"' * 5000, "\x00é\U0001f600" * 2000, "a" * 100_000])
+@pytest.mark.parametrize("place", ["path", "error", "raised", "all"])
+def test_line_fits_what_a_pipe_keeps_together_whatever_is_in_it(pipe, text, place):
+    reader, writer = pipe
+    log = AccessLog(True, out=writer)
+    ends = f"{text}the end"
+    state = {"request_id": "an-id", **({"error": ends} if place in ("error", "all") else {})}
+    state |= {"raised": ("RuntimeError", ends, ends)} if place in ("raised", "all") else {}
+    log({"method": "POST", "path": text if place in ("path", "all") else "/", "state": state}, 500, 56, Times())
+    log.close()
+    line = reader.readline()
+    assert len(line.encode()) <= MOST_BYTES
+    found = json.loads(line)
+    assert found["request_id"] == "an-id"
+    if place in ("raised", "all"):
+        assert found["traceback"].endswith("the end")
+
+
+class Failing:
+    def __call__(self, *args):
+        raise RuntimeError("no code foresaw it")
+
+    answered = __call__
+
+
+@pytest.mark.parametrize("part", ["spans", "metrics"])
+def test_what_fails_beside_the_log_takes_no_line_from_it(pipe, part, capsys):
+    reader, writer = pipe
+    state, log = State(ready=True), AccessLog(True, out=writer)
+    found = predictions(state)
+    door = Door(found, state, found.metrics, log, spans=Failing() if part == "spans" else None)
+    if part == "metrics":
+        door.metrics.answered = Failing()
+    assert ask(WithId(door.application()), "GET", "/predictions/seefood").status_code == 405
+    log.close()
+    assert json.loads(reader.readline())["status"] == 405
+    assert "a request is not noted by" in capsys.readouterr().err

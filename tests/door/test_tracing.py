@@ -1,5 +1,6 @@
 """Traces: what a collector gets of a request, and that no request waits for it."""
 
+import base64
 import contextlib
 import json
 import signal
@@ -121,6 +122,23 @@ def test_request_is_a_trace_of_what_was_done_for_it_and_when(server, photo, coll
     assert "hush" not in str(collector.requests)
 
 
+@pytest.mark.server
+@slow
+@pytest.mark.parametrize(("path", "packed"), [("/explanations/seefood", False), ("/v1/models/seefood:explain", True)])
+def test_heat_map_has_a_part_of_its_own_within_the_workers_answer(server, photo, collector, monkeypatch, path, packed):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    body = json.dumps({"instances": [base64.b64encode(photo).decode()]}).encode() if packed else photo
+    with door(sockets_of(server.port), access_log=True) as one:
+        one.tell(STATE)
+        headers = {"x-request-id": "map"} | ({"content-type": "application/json"} if packed else {})
+        assert one.ask(request(path, body, headers)).status == 200
+        spans = of(collector, "map")
+    call, part = spans["POST /explanations/{model}/{version}"], spans["explain"]
+    assert part.parent_span_id == call.span_id
+    assert spans["inference"].end_time_unix_nano <= part.start_time_unix_nano < part.end_time_unix_nano <= call.end_time_unix_nano
+
+
 @pytest.mark.parametrize(
     ("headers", "continued"),
     [
@@ -230,6 +248,29 @@ def test_start_that_a_worker_does_not_state_is_estimated_and_said_to_be(shared):
     assert all(attributes(span)["seefood.start_estimated"] for span in (decode, inference))
     assert call.start_time_unix_nano <= decode.start_time_unix_nano <= inference.start_time_unix_nano
     assert inference.end_time_unix_nano == call.end_time_unix_nano
+
+
+EXPLAINER = json.loads(json.dumps(STATE).replace('"seefood"', '"explainer"'))
+HEAT_MAP = "POST /explanations/{model}/{version}"
+
+
+@pytest.mark.parametrize(
+    ("path", "route", "call"),
+    [
+        ("/explanations/explainer", "POST /explanations/{model}", HEAT_MAP),
+        ("/v1/models/explainer:explain", "POST /v1/models/{model}:explain", HEAT_MAP),
+        ("/predictions/explainer", "POST /predictions/{model}", WORKER),
+    ],
+)
+def test_call_is_named_for_what_was_asked_and_not_for_the_models_name(shared, path, route, call):
+    one, collector = shared
+    one.tell(EXPLAINER)
+    body = json.dumps({"instances": [base64.b64encode(b"photo").decode()]}).encode() if "/v1/" in path else b"photo"
+    headers = {"content-type": "application/json"} if "/v1/" in path else {}
+    name = f"named-{path.count('s/')}-{len(path)}"
+    one.ask(request(path, body, headers | {"x-request-id": name}))
+    assert {route, call} <= set(of(collector, name))
+    one.tell(STATE)
 
 
 def test_health_checks_that_went_well_have_no_trace(shared):

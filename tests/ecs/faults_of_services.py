@@ -386,6 +386,12 @@ SCALING = [
         CaptureShare="0.1",
     ),
     fault("captured-photos-expire", "tasks may not write", not_allowed("identity", "TaskRole", "s3:PutObject"), CaptureShare="0.1"),
+    fault(
+        "captured-photos-expire",
+        "tasks may not read for how long photos are kept",
+        not_allowed("identity", "TaskRole", "s3:GetLifecycleConfiguration"),
+        CaptureShare="0.1",
+    ),
 ]
 
 LOAD_BALANCER = [

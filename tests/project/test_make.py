@@ -366,3 +366,11 @@ def test_targets_are_shown_under_headings_each_once(project):
         ("Develop", "lint"),
     ]:
         assert re.search(rf"^{heading}\n(  make .*\n)*  make {target} ", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None])
+def test_serve_installs_tracing_for_either_variable_that_asks_for_it(project, variable):
+    (project.folder / ".venv/installed-tracing").unlink()
+    environment = {variable: "http://127.0.0.1:4318"} if variable else {}
+    done, _ = project.make("-n", "serve", **environment)
+    assert ("scripts/install.py serve tracing" in done.stdout) == bool(variable), done.stdout + done.stderr

@@ -1,5 +1,6 @@
 """The review: choices that outlive a kill, a page that nobody else drives, an order, and what Label Studio gives back."""
 
+import contextlib
 import csv
 import http.client
 import json
@@ -7,16 +8,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 
 from scripts.collection.batch import Collected
-from scripts.review.answers import ReviewError
+from scripts.review.answers import Answered, ReviewError
 from scripts.review.decisions import LABEL, NONE, OPEN, SKIP, Decision, Decisions, alone
-from scripts.review.items import labels_of, read_items, sort
+from scripts.review.items import Item, labels_of, read_items, sort
 from scripts.review.label_studio import NONE_CHOICE, export_tasks, import_annotations
 from scripts.review.order import in_order
+from scripts.review.review import without_features
 from scripts.review.server import ReviewServer
 from tests.conftest import ROOT, picture_bytes
 
@@ -98,7 +102,9 @@ def test_half_a_line_of_a_kill_is_cut_off_and_a_file_of_others_is_refused(batch,
         Decisions(decisions.table)
 
 
-@pytest.mark.parametrize("label", ["", " pho", "a/b", "..", "a\nb", "x" * 201, None, 7])
+@pytest.mark.parametrize(
+    "label", ["", " pho", "a/b", "..", "a\nb", "x" * 201, None, 7, "train", "test_images", "nan", "a  b", "e\u0301", ".ds", 'a"b']
+)
 def test_label_that_cannot_be_a_folder_is_refused(batch, decisions, label):
     with pytest.raises(ValueError, match="expected a class's name"):
         decisions.decide(read_items(batch)[0].path, Decision(LABEL, label))
@@ -115,7 +121,7 @@ def server(batch, decisions):
 def ask(server, method, path, body=None, **headers):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     headers = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
-    connection.request(method, path, None if body is None else json.dumps(body), headers)
+    connection.request(method, f"/{server.secret}{path}", None if body is None else json.dumps(body), headers)
     answer = connection.getresponse()
     content = answer.read()
     connection.close()
@@ -124,7 +130,7 @@ def ask(server, method, path, body=None, **headers):
 
 def own(server):
     host = f"127.0.0.1:{server.port}"
-    return {"host": host, "origin": f"http://{host}", "content_type": "application/json", "x_token": server.token}
+    return {"host": host, "origin": f"http://{host}", "content_type": "application/json"}
 
 
 CHOICE = {"item": 0, "kind": LABEL, "label": "pho"}
@@ -145,7 +151,6 @@ def test_choice_of_the_page_is_kept_and_photos_are_small_jpegs(server, decisions
     [
         *({"origin": value} for value in (None, "null", "http://evil.example", "http://127.0.0.1:1")),
         *({"content_type": value} for value in (None, "text/plain", "application/x-www-form-urlencoded")),
-        *({"x_token": value} for value in (None, "", "guess")),
         {"host": "evil.example"},
     ],
 )
@@ -167,7 +172,18 @@ def test_there_is_nothing_else_to_see(server, path):
 
 
 @pytest.mark.parametrize(
-    "choice", [{}, [], CHOICE | {"item": 9}, CHOICE | {"kind": "?"}, CHOICE | {"label": "a/b"}, CHOICE | {"item": {}}]
+    "choice",
+    [
+        {},
+        [],
+        1,
+        "a",
+        None,
+        CHOICE | {"item": 9},
+        CHOICE | {"kind": "?"},
+        CHOICE | {"label": "a/b", "new": True},
+        CHOICE | {"item": {}},
+    ],
 )
 def test_choice_that_is_none_is_refused(server, decisions, choice):
     assert ask(server, "POST", "/choices", choice, **own(server))[0] in (404, 422)
@@ -181,14 +197,133 @@ def test_kill_loses_nothing_that_was_chosen_and_the_command_goes_on(batch, tmp_p
         line = process.stdout.readline()
         assert line.startswith("4 photos of 4 to review")
         port = int(line.split("127.0.0.1:")[1].split("/")[0])
-        page = type("Page", (), {"port": port, "token": ""})
-        page.token = json.loads(ask(page, "GET", "/review.json")[1])["token"]
+        page = type("Page", (), {"port": port, "secret": line.split(f":{port}/")[1].split("/")[0]})
         assert ask(page, "POST", "/choices", CHOICE, **own(page))[0] == 200
         os.kill(process.pid, signal.SIGKILL)
     assert table(Decisions(out)) == {"3.jpg": "pho"}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("3 photos of 4 to review")
         process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/", "/review.json", "/photos/0", "/review.css", "/choices", "/anything"])
+@pytest.mark.parametrize("secret", ["", "/", "/guess", "/%s/.."])
+def test_nothing_is_here_for_whoever_does_not_have_the_printed_address(server, decisions, method, path, secret):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    headers = {name.replace("_", "-"): value for name, value in own(server).items()}
+    connection.request(method, (secret % "x" if "%" in secret else secret) + path, json.dumps(CHOICE), headers)
+    answer = connection.getresponse()
+    assert answer.status == 403
+    assert server.secret not in answer.read().decode() + str(answer.getheaders())
+    assert not decisions.made
+    connection.close()
+
+
+def test_slip_of_the_keys_is_no_class_until_it_is_called_a_new_one(server, decisions):
+    status, content = ask(server, "POST", "/choices", CHOICE | {"label": "ramne"}, **own(server))
+    assert status == 422
+    assert "'ramne' is no class yet (close: ramen)" in json.loads(content)["message"]
+    assert not decisions.made
+    assert ask(server, "POST", "/choices", CHOICE | {"label": "sushi", "new": True}, **own(server))[0] == 200
+    assert ask(server, "POST", "/choices", CHOICE | {"label": "sushi", "item": 1}, **own(server))[0] == 200
+    assert "sushi" in json.loads(ask(server, "GET", "/review.json")[1])["labels"]
+
+
+def test_page_is_read_while_many_choose(server, decisions, batch):
+    photos = [batch / f"photos/{number}.jpg" for number in range(400)]
+    choosing = threading.Thread(target=lambda: [decisions.decide(photo, Decision(LABEL, "pho")) for photo in photos])
+    choosing.start()
+    while choosing.is_alive():
+        assert ask(server, "GET", "/review.json")[0] == 200
+        assert decisions.labels() <= {"pho"}
+    choosing.join()
+    assert len(table(decisions)) == 400
+
+
+def test_journal_and_csv_grow_by_a_line_for_each_choice(decisions, batch):
+    """Ten thousand photos do not make the next choice slower: the CSV's file stays, and grows at its end."""
+    decisions.decide(batch / "photos/0.jpg", Decision(LABEL, "pho"))
+    inode, before = decisions.table.stat().st_ino, decisions.table.read_bytes()
+    for number in range(1, 50):
+        decisions.decide(batch / f"photos/{number}.jpg", Decision(*((LABEL, "pho") if number % 3 else (NONE, None))))
+    assert decisions.table.stat().st_ino == inode
+    assert decisions.table.read_bytes().startswith(before)
+    assert table(Decisions(decisions.table)) == table(decisions)
+
+
+def test_newest_choice_of_a_photo_wins_whichever_batch_it_came_in(tmp_path):
+    decisions, name = Decisions(tmp_path / "labels.csv"), f"{'ab' * 16}.jpg"
+    one, two = tmp_path / "one/photos" / name, tmp_path / "two/photos" / name
+
+    def rows():
+        return [tuple(row) for row in csv.reader(decisions.table.read_text().splitlines()[1:])]
+
+    steps = [
+        (one, Decision(LABEL, "pho"), [(f"one/photos/{name}", "pho")]),
+        (two, Decision(LABEL, "ramen"), [(f"two/photos/{name}", "ramen")]),
+        (one, Decision(LABEL, "spring_rolls"), [(f"one/photos/{name}", "spring_rolls")]),
+        (two, Decision(SKIP), [(f"one/photos/{name}", "spring_rolls")]),
+        (two, Decision(NONE), []),
+        (two, Decision(OPEN), [(f"one/photos/{name}", "spring_rolls")]),
+    ]
+    for photo, decision, expected in steps:
+        decisions.decide(photo, decision)
+        assert rows() == expected
+        Decisions(decisions.table)
+        assert rows() == expected
+
+
+@pytest.mark.parametrize("full", ["journal", "table"])
+def test_full_disk_decides_nothing_and_the_next_choice_is_whole(tmp_path, batch, mount_disk, full):
+    zero, one, *_ = (item.path for item in read_items(batch))
+    mount_disk(tmp_path / "disk", "64k")
+    decisions = Decisions(tmp_path / "disk" / "labels.csv")
+    decisions.decide(zero, Decision(LABEL, "pho"))
+    filler = tmp_path / "disk" / "full"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(512)):
+            pass
+    with contextlib.suppress(OSError):
+        while True:  # up to the blocks that the two files have already
+            decisions.decide(one, Decision(LABEL, "ramen"))
+            decisions.decide(one, Decision(OPEN))
+    made = dict(decisions.made)
+    with pytest.raises(OSError, match="No space"):
+        decisions.decide_all([(batch / f"{number}.jpg", Decision(LABEL, "pho")) for number in range(1000)])
+    assert decisions.made == made
+    filler.unlink()
+    decisions.decide(one, Decision(LABEL, "ramen"))
+    assert table(decisions) == {"0.jpg": "pho", "1.jpg": "ramen"}
+    assert table(Decisions(decisions.table)) == {"0.jpg": "pho", "1.jpg": "ramen"}
+
+
+@pytest.mark.parametrize(("probability", "unsure"), [(0.99, 0.02), (0.5, 0.5), (0.8, 0.4)])
+def test_answer_of_one_class_alone_is_as_unsure_as_what_is_left_allows(tmp_path, probability, unsure):
+    (item,) = read_items(write_batch(tmp_path / "batch", [{"answer": answer(probability)}]))
+    assert item.unsure == pytest.approx(1 - (probability - min(probability, 1 - probability)))
+    (measured,) = read_items(write_batch(tmp_path / "measured", [{"answer": answer(probability, unsure=unsure)}]))
+    assert measured.unsure == unsure
+
+
+def test_order_keeps_open_photos_away_from_those_that_are_decided(batch):
+    features = [np.array(one, np.float32) for one in ([1, 0], [1, 0.01], [0, 1], [0, 1.1])]
+    answers = {index: {"predictions": answer(0.6, 0.3)["predictions"], "version": "2"} for index in range(4)}
+    items = [Item(path, "folder", None) for path in (batch / "a", batch / "b", batch / "c", batch / "d")]
+    order = sort(items, [Answered(LABELS, answers, dict(enumerate(features)))], {items[0].path})
+    assert order[-1] is items[0]
+    assert order[0] in items[2:]
+
+
+@pytest.mark.parametrize("given", [[], ["--mar", "old"]])
+def test_order_without_features_is_said_with_the_archive_that_would_help(batch, tmp_path, given, monkeypatch):
+    (tmp_path / "seefood-1.0.0.mar").touch()
+    monkeypatch.setattr("scripts.review.review.MODEL_STORE", tmp_path)
+    items = read_items(batch)
+    items[0].answers[0]["model"] = "seefood"
+    said = without_features(items, [tmp_path / "old-1.0.0.mar"] if given else [])
+    assert "alike ones may come in a row" in said
+    assert ("MAR=an archive that was exported since then" if given else f"MAR={tmp_path / 'seefood-1.0.0.mar'}") in said
 
 
 def test_second_review_of_one_table_is_refused(tmp_path):
@@ -240,6 +375,51 @@ def test_unknown_choices_stop_the_import_unless_new_classes_are_allowed(batch, d
     assert not decisions.made
     import_annotations(path, items, LABELS, decisions, new_classes=True)
     assert table(decisions) == {"0.jpg": "sushi"}
+
+
+@pytest.mark.parametrize("label", ["a/b", "train", "nan", " pho", "x" * 300, ""])
+def test_label_that_ingest_would_refuse_stops_the_import_before_anything_is_taken(batch, decisions, tmp_path, label):
+    items, path = read_items(batch), tmp_path / "annotations.json"
+    tasks = [
+        {"data": {"path": str(item.path)}, "annotations": [annotation(one)]}
+        for item, one in zip(items, ["pho", label], strict=False)
+    ]
+    path.write_text(json.dumps(tasks))
+    if label:
+        with pytest.raises(ReviewError, match="expected a class's name"):
+            import_annotations(path, items, LABELS, decisions, new_classes=True)
+        assert not decisions.made
+    else:  # an empty choice is none
+        assert import_annotations(path, items, LABELS, decisions).startswith("1 label taken, 0 left open")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [[{"type": "choices"}], [{"type": "choices", "value": {}}], ["x"], [{"type": "choices", "value": {"choices": [7]}}], 7],
+)
+def test_annotation_that_label_studio_does_not_write_is_named_and_nothing_is_taken(batch, decisions, tmp_path, result):
+    items, path = read_items(batch), tmp_path / "annotations.json"
+    good = {"data": {"path": str(items[0].path)}, "annotations": [annotation("pho")]}
+    bad = {"id": 41, "data": {"path": str(items[1].path)}, "annotations": [{"result": result}]}
+    path.write_text(json.dumps([good, bad]))
+    with pytest.raises(ReviewError, match="annotations.json, task 41"):
+        import_annotations(path, items, LABELS, decisions)
+    assert not decisions.made
+
+
+def test_photo_of_two_tasks_counts_where_both_agree(batch, decisions, tmp_path):
+    items, path = read_items(batch), tmp_path / "annotations.json"
+    tasks = [{"data": {"path": str(items[0].path)}, "annotations": [annotation(label)]} for label in ("pho", "ramen")]
+    path.write_text(json.dumps(tasks))
+    assert "1 left open where annotators disagree" in import_annotations(path, items, LABELS, decisions)
+
+
+def test_paths_in_addresses_are_quoted(tmp_path, decisions):
+    items = read_items(write_batch(tmp_path / "a b#c?d%41&é", [{"answer": answer(0.9, 0.1)}]))
+    export_tasks(items, LABELS, decisions, tmp_path / "tasks.json")
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    query = parse_qs(urlsplit(task["data"]["image"]).query)
+    assert query == {"d": [str(items[0].path).lstrip("/")]}
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]", '[{"image": 1}]'])

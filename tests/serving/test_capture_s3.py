@@ -3,6 +3,10 @@
 import asyncio
 import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +17,8 @@ import httpx
 import pytest
 
 from handler.capture import Capture
-from handler.captured import ANSWER, FEEDBACK, PHOTO, answer_of, prune
+from handler.captured import ANSWER, FEEDBACK, PHOTO, answer_of, key_of, prune
+from scripts.door.errors import DoorError
 from scripts.door.feedback import Feedback
 from scripts.door.state import State
 from scripts.release.store import DeniedError, StoreError
@@ -21,7 +26,7 @@ from scripts.serving.capture_store import CaptureStore
 from scripts.serving.capture_uploads import CaptureUploads
 from scripts.settings import Settings
 from scripts.steps import Steps
-from tests.conftest import LIMIT_S, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, picture_bytes
 from tests.door.asking import ask
 from tests.door.without_server import application
 from tests.ecs.scripted_aws import moto_server, outside
@@ -55,6 +60,12 @@ def capture(tmp_path, monkeypatch):
         return tmp_path / instance / "captured"
 
     return keep
+
+
+def name_of(path) -> str:
+    """The object that a file of the folder becomes."""
+    time_ns, key = path.stem.split("-")
+    return f"seefood/captured/{path.parent.name}/{key}-{time_ns}{path.suffix}"
 
 
 def uploads(tmp_path, instance, settings=QUICK) -> CaptureUploads:
@@ -102,13 +113,13 @@ def refusing(code: str, status: int = 403) -> Iterator[str]:
         server.shutdown()
 
 
-def test_photos_and_answers_get_the_names_that_they_have_in_the_folder(tmp_path, s3, capture):
+def test_photos_and_answers_are_named_by_id_then_time(tmp_path, s3, capture):
     folder = capture("one", "abc", "xyz")
     with uploads(tmp_path, "one") as copying:
         wait_for(lambda: copying.copied == 2)
         capture("one", "later")
     # the end waits for what is not copied yet
-    files = {f"seefood/captured/{path.relative_to(folder)}" for path in folder.rglob("*") if path.is_file()}
+    files = {name_of(path) for path in folder.rglob("*") if path.is_file()}
     assert len(files) == 6
     assert names(s3) == files
 
@@ -116,11 +127,11 @@ def test_photos_and_answers_get_the_names_that_they_have_in_the_folder(tmp_path,
 def test_what_is_there_already_is_not_written_again(tmp_path, s3, capture):
     folder = capture("one", "abc")
     assert uploads(tmp_path, "one").copy()
-    key = f"seefood/captured/{answer_of(folder, 'abc').relative_to(folder)}"
+    key = name_of(answer_of(folder, "abc"))
     before = s3.head_object(Bucket="photos", Key=key)["LastModified"]
     again = uploads(tmp_path, "one")
     assert again.copy()
-    assert not again.waiting
+    assert (again.waiting, again.copied) == (set(), 0)
     assert s3.head_object(Bucket="photos", Key=key)["LastModified"] == before
 
 
@@ -160,8 +171,7 @@ def test_feedback_is_kept_by_the_instance_that_answered_before_and_after_the_pho
         answer = ask(app_of(copying), "POST", "/feedback", json={"id": "abc", "label": "ramen"})
     assert answer.status_code == 200
     assert feedback(s3) == [answer.json()]
-    place = answer_of(folder, "abc").relative_to(folder).with_suffix("")
-    assert names(s3) == {f"seefood/captured/{place}{end}" for end in (PHOTO, ANSWER, FEEDBACK)}
+    assert names(s3) == {name_of(answer_of(folder, "abc").with_suffix(end)) for end in (PHOTO, ANSWER, FEEDBACK)}
     assert not list(folder.rglob(f"*{FEEDBACK}"))
 
 
@@ -184,6 +194,140 @@ def test_feedback_through_any_instance_a_thousand_at_once_none_lost_none_twice(t
         answers = asyncio.run(give_all())
     assert {answer.status_code for answer in answers} == {200}
     assert sorted(kept["id"] for kept in feedback(s3)) == sorted(ids)
+
+
+def calls_of(store) -> list[str]:
+    """The calls that a store makes from now on."""
+    made: list[str] = []
+    store.check()
+    store._client.meta.events.register("before-call.s3", lambda model, **_: made.append(model.name))
+    return made
+
+
+def test_unknown_id_takes_one_call_however_many_photos_there_are_and_none_when_asked_again_at_once(s3):
+    key, store = key_of("unknown"), CaptureStore(ADDRESS, QUICK)
+    for number in range(30):  # beside it, in the same of the 256 places
+        s3.put_object(Bucket="photos", Key=f"seefood/captured/{key[:2]}/{key[:2]}{number:030x}-{number:019}{ANSWER}", Body=b"{}")
+    made = calls_of(store)
+    for _ in range(5):
+        with pytest.raises(DoorError, match="no photo is kept") as refused:
+            store.keep("unknown", "pho", None, None)
+        assert refused.value.status == 404
+    assert made == ["ListObjectsV2"]
+
+
+def test_photo_that_another_instance_copies_after_a_404_is_found(tmp_path, s3, capture):
+    store = CaptureStore(ADDRESS, QUICK)
+    capture("one", "abc")
+
+    def found() -> bool:
+        with contextlib.suppress(DoorError):
+            return store.keep("abc", "pho", None, None)["label"] == "pho"
+        return False
+
+    assert not found()
+    assert uploads(tmp_path, "one").copy()
+    wait_for(found)
+
+
+def test_last_answer_with_an_id_is_meant(tmp_path, s3, capture):
+    folder = capture("one", "abc", "abc", "abc")
+    assert uploads(tmp_path, "one").copy()
+    CaptureStore(ADDRESS, QUICK).keep("abc", "pho", None, None)
+    assert {name for name in names(s3) if name.endswith(FEEDBACK)} == {name_of(answer_of(folder, "abc").with_suffix(FEEDBACK))}
+
+
+def test_same_feedback_again_changes_nothing_and_another_label_takes_its_place(tmp_path, s3, capture):
+    capture("one", "abc")
+    s3.put_bucket_versioning(Bucket="photos", VersioningConfiguration={"Status": "Enabled"})
+    assert uploads(tmp_path, "one").copy()
+    store = CaptureStore(ADDRESS, QUICK)
+    first = store.keep("abc", "pho", None, None)
+    assert store.keep("abc", "pho", None, None) == first
+    versions = s3.list_object_versions(Bucket="photos")["Versions"]
+    assert sum(version["Key"].endswith(FEEDBACK) for version in versions) == 1
+    store.keep("abc", None, None, None)
+    assert [kept["label"] for kept in feedback(s3)] == [None]
+
+
+@pytest.mark.parametrize("end", [PHOTO, ANSWER])
+def test_feedback_is_never_on_s3_before_its_photo(tmp_path, s3, capture, monkeypatch, end):
+    capture("one", "abc")
+    copying = uploads(tmp_path, "one")
+    put = copying.store.put
+
+    def away(place, path):
+        if place.endswith(end):
+            raise StoreError("away")
+        return put(place, path)
+
+    monkeypatch.setattr(copying.store, "put", away)
+    monkeypatch.setattr("scripts.serving.capture_uploads.LAST_S", 0)
+    with copying:
+        assert ask(app_of(copying), "POST", "/feedback", json={"id": "abc", "label": "pho"}).status_code == 503
+        assert not feedback(s3)
+        monkeypatch.setattr(copying.store, "put", put)
+        assert ask(app_of(copying), "POST", "/feedback", json={"id": "abc", "label": "pho"}).status_code == 200
+    assert len(names(s3)) == 3
+
+
+@contextlib.contextmanager
+def hanging() -> Iterator[str]:
+    """The address of an S3 that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_end_does_not_wait_for_an_s3_that_hangs_and_the_next_start_copies_what_was_left(tmp_path, s3, capture):
+    ids = [f"id-{number}" for number in range(40)]
+    folder = capture("one", *ids)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    # in a process of its own: at its end the interpreter waits for threads that are no daemons
+    with hanging() as url:
+        program = (
+            "from pathlib import Path; from scripts.serving import capture_uploads as u; from scripts.settings import Settings\n"
+            "from scripts.steps import Steps; import sys; u.LAST_S = 0.5\n"
+            f"s = Settings(capture_share=1, capture_dir={ADDRESS!r}, s3_connect_timeout_s=60, s3_read_timeout_s=600)\n"
+            "with u.CaptureUploads.of(s, Path(sys.argv[1]), Steps(False)): print('open', flush=True); sys.stdin.read()\n"
+        )
+        command = [sys.executable, "-c", program, str(tmp_path / "one")]
+        environment = {**os.environ, "AWS_ENDPOINT_URL": url}
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+            assert process.stdout.readline() == "open\n"
+            process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = uploads(tmp_path, "one")
+    assert again.copy()
+    assert (again.copied, len(names(s3))) == (40, 80)
+
+
+def rule(days, prefix="seefood/captured/", **more) -> dict[str, Any]:
+    return {"ID": f"{days}-{prefix}", "Status": "Enabled", "Filter": {"Prefix": prefix}, "Expiration": {"Days": days}} | more
+
+
+@pytest.mark.parametrize(
+    ("rules", "days"),
+    [
+        ([], None),
+        ([rule(30)], 30),
+        ([rule(30, "seefood/"), rule(7, "others/")], 30),
+        ([rule(30), rule(7, "")], 7),
+        ([rule(30, Status="Disabled")], None),
+        ([rule(30, Filter={"And": {"Prefix": "seefood/", "Tags": [{"Key": "a", "Value": "b"}]}})], None),
+        ([rule(30, "seefood/captured/ab/")], None),
+    ],
+)
+def test_how_long_photos_are_kept_is_what_the_buckets_rules_say(tmp_path, s3, capture, rules, days):
+    if rules:
+        s3.put_bucket_lifecycle_configuration(Bucket="photos", LifecycleConfiguration={"Rules": rules})
+    assert CaptureStore(ADDRESS, QUICK).kept_s() == (days and days * 86400)
+    state, one = State(), uploads(tmp_path, "one")
+    one._read_rules()
+    state.take({"live": True, "ready": True, "models": {}, "captured_s": one.kept_s})
+    headers = dict(Feedback(one.folder, 86400, one.socket).headers({0: True}, state.captured_s))
+    assert headers == {b"seefood-captured": b"1"} | ({b"seefood-captured-s": b"%d" % (days * 86400)} if days else {})
 
 
 @pytest.mark.parametrize(("content", "status"), [({"id": "unknown", "label": "pho"}, 404), ({"id": "abc", "label": "sushi"}, 422)])

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
+from scripts.class_names import split_name
 from tests.conftest import bytes_of
 from tests.heif_files import seeds as heif_seeds
 from tests.training.test_sets import read
 from training.data.sets import write_prepared
-from training.data.split_names import split_name
 
 # enough for where content is not looked at: the first bytes of a photo
 JPEG = b"\xff\xd8\xff\xe0"

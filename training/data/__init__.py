@@ -1,6 +1,6 @@
 """Photos: from folders on a disk to batches for training and evaluation.
 
-sets.py reads a data set: photo_folders.py tells its photos, layouts.py and split_names.py the splits and classes of folders,
+sets.py reads a data set: photo_folders.py tells its photos, layouts.py the splits and classes of folders,
 listed.py those of lists; label_lists.py reads one list, by list_text.py (its encoding), list_table.py (its rows),
 list_columns.py and photo_names.py; foreign.py names files that are not read. split.py chooses which photos are held out,
 duplicates.py what counts as a near-duplicate, by thumbnail.py and among the pairs of neighbours.py. given.py and selection.py

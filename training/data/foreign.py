@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from scripts.class_names import split_name
 from scripts.folders import files_below
 from training.data.photo_folders import TEXT_SUFFIXES
-from training.data.split_names import split_name
 
 START = 100_000  # characters of a file that tell its kind
 KINDS = 4  # so many are said

@@ -5,12 +5,12 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
-from scripts.folders import files_below, leftover, not_taken, read_folder
+from scripts.class_names import class_problem
+from scripts.folders import files_below, not_taken, read_folder
 from training.data.foreign import foreign
 from training.data.label_lists import LIST_SUFFIXES, read_label_list
 from training.data.photo_names import PhotoNames
 from training.data.selection import GivenPhoto
-from training.data.split_names import split_name
 
 
 def read_given(source: Path) -> list[GivenPhoto]:
@@ -55,17 +55,8 @@ def _in_list(source: Path) -> tuple[list[GivenPhoto], str]:
 
 def check_label(photo: GivenPhoto) -> None:
     """ValueError for a label that cannot be the name of a class folder, or is that of a split."""
-    label = photo.label
-    split = split_name(label)
-    if split and not split.rest:
-        raise ValueError(
-            f"{photo.path} has the label {label!r}, expected the name of a class: {label!r} is that of a split. Give a split's "
-            f"class folders (FROM=.../{label}), or rename the class ({label}_class)"
-        )
-    if label != Path(label).name or leftover(label) or not label.isprintable():
-        raise ValueError(
-            f"{photo.path} has the label {label!r}, expected the name of a class, which can be that of a folder: rename it"
-        )
+    if problem := class_problem(photo.label):
+        raise ValueError(f"{photo.path} has the label {photo.label!r}, expected the name of a class: {problem}")
 
 
 def _in_class_folders(source: Path) -> tuple[list[GivenPhoto], str]:

@@ -4,12 +4,12 @@ list_text.py decodes it, list_table.py makes rows of it, list_columns.py finds t
 """
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.class_names import as_in_lists, cell_problem
 from scripts.phrases import counted
 from training.data.list_columns import YES, Columns, find_columns, is_label
 from training.data.list_table import read_table
@@ -19,8 +19,6 @@ from training.data.photo_names import PhotoNames, looks_like_photo, slashed
 LIST_SUFFIXES = (".csv", ".tsv")
 SHOWN = 10  # so many bad rows are named
 MANY_SEVERAL = 0.1  # of a list's rows with several classes: it is one of several labels a photo
-# what programs write for an empty cell
-MISSING = ("nan", "null", "<na>", "#n/a", "#na", "#ref!", "#name?", "#value!")
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _row(found: LabelList, line: int, name: str, label: str, role: str | None, p
     """The row; None, and why in the list's problems, for a bad one."""
     if role is None:
         return None
-    label = re.sub(r"[^\S\n]+", " ", unicodedata.normalize("NFC", label))
+    label = as_in_lists(label)
     if problem := _problem(name, label):
         found.problems.append(f"line {line}: {problem}")
         return None
@@ -166,17 +164,13 @@ def _row(found: LabelList, line: int, name: str, label: str, role: str | None, p
 
 def _problem(name: str, label: str) -> str:
     """What is wrong with a row's name or label, and the remedy; "" if nothing is."""
-    if not name or not label or label.casefold() in MISSING:
-        return f"no {'label' if name else 'path'}: fill it in, or remove the row"
-    if "\ufffd" in name + label:
-        return f"{label!r} has lost a letter (U+FFFD): save the list as UTF-8 from where it comes"
-    if "\n" in name + label:
-        return f"a line break in {label!r}: remove it; is a quote not closed?"
-    if not label.isprintable():
-        return f"the label {label!r} has a character that is no text: write the label anew"
-    if label.count('"') % 2 and not re.search(r'\d"', label):  # 5" is a size
-        return f"a stray quote in {label!r}: remove it"
-    return ""
+    if not name:
+        return "no path: fill it in, or remove the row"
+    if "\ufffd" in name:
+        return f"{name!r} has lost a letter (U+FFFD): save the list as UTF-8 from where it comes"
+    if "\n" in name:
+        return f"a line break in {name!r}: remove it; is a quote not closed?"
+    return cell_problem(label)
 
 
 def _add(rows: list[Row], found: LabelList) -> None:

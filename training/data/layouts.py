@@ -1,6 +1,6 @@
 """How people lay out a data set in folders: class folders, alone or below folders of splits, at any depth.
 
-A split's folder is recognised by its name (split_names.py), and is never taken for a class.
+A split's folder is recognised by its name (scripts/class_names.py), and is never taken for a class.
 """
 
 import re
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scripts.class_names import TEST, TRAIN, VAL, split_name
 from scripts.folders import listed
 from scripts.phrases import counted, some
 from training.data.photo_folders import TEXT_SUFFIXES, PhotoFolder, kinds
-from training.data.split_names import TEST, TRAIN, VAL, split_name
 
 MAX_WRAPPERS = 6  # folders in each other that hold one folder alone, as unpacked archives do
 

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from scripts.class_names import TEST, TRAIN, split_name
 from scripts.phrases import counted, some
 from training.data.list_table import Table
 from training.data.photo_names import PhotoNames, looks_like_photo
-from training.data.split_names import TEST, TRAIN, split_name
 
 # names of a label's column in the order of preference; case, spaces, _, digits and a plural's s do not count
 LABELS = (

@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from scripts.class_names import TEST, TRAIN, VAL, split_name
 from scripts.folders import files_below
 from scripts.phrases import counted, some
 from training.data.label_lists import LIST_SUFFIXES, SHOWN, LabelList, Row, read_label_list
 from training.data.layouts import Layout, alike_remark
 from training.data.photo_folders import PhotoFolder
 from training.data.photo_names import PhotoNames
-from training.data.split_names import TEST, TRAIN, VAL, split_name
 
 # what a model has said, or an example of how to hand it in: no labels
 GUESSES = re.compile(r"submission|predict|\bpreds?\b", re.IGNORECASE)

@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
+from scripts.class_names import split_name
 from scripts.phrases import counted
 from training.data.photo_folders import PHOTO_SUFFIXES
-from training.data.split_names import split_name
 
 # how a name fits a photo; names of one list fit alike, and one that fits less well is another photo's
 IN_LISTS_FOLDER, IN_LISTS_OWN_FOLDER, BELOW, RENAMED_FOLDER = 3, 2, 1, 0

@@ -4,7 +4,7 @@
       body                                 until its body had come
       queue                                until it was a photo's turn
       POST /predictions/{model}/{version}  TorchServe's answer to a photo, its own queue included (client); once for each try
-        decode, inference                  in the worker, where it says when they began (Server-Timing)
+        decode, inference, explain         in the worker, where it says when they began (Server-Timing); explain: a heat map
 
 They are made at the end, from times that are taken anyway: a request does not wait for its traces, and whatever a sampler wants to
 see is there. No photo, no key, no query and no client's address is in them.
@@ -106,7 +106,7 @@ class _Request:
             self._start(step.name, step.began, parent, attributes).end(self._ns(step.ended))
 
     def _backend(self, step: Step, parent: Context, attributes: Attributes) -> None:
-        kind = "explanations" if "explain" in self._scope["path"] else "predictions"
+        kind = "explanations" if step.explain else "predictions"
         name = f"/{kind}/{{model}}/{{version}}"
         attributes |= {
             "http.request.method": "POST",

@@ -5,7 +5,7 @@ const MATCHES = 30; // classes shown of those that fit the search
 const AHEAD = 4; // photos loaded before they are shown
 const element = (id) => document.getElementById(id);
 const search = element("search");
-const { token, labels, items } = await (await fetch("review.json")).json();
+const { labels, items } = await (await fetch("review.json")).json();
 const made = []; // photos decided here, as they were before, for undo
 const waiting = []; // choices that are not kept yet, the oldest first
 let loaded = new Map(); // the photo that is shown and the next ones, by number
@@ -114,7 +114,7 @@ function find() {
     entry.id = `match-${number}`;
     entry.role = "option";
     entry.textContent = text;
-    entry.onclick = () => choose("label", label);
+    entry.onclick = () => chooseFound(label);
     return entry;
   }));
   element("matches").hidden = !matches.length;
@@ -129,11 +129,10 @@ function mark() {
   else search.removeAttribute("aria-activedescendant");
 }
 
-async function send({ number, kind, label }) {
-  const body = JSON.stringify({ item: number, kind, label });
-  const answer = await fetch("choices", { method: "POST", headers: { "content-type": "application/json", "x-token": token }, body });
+async function send({ number, kind, label, isNew }) {
+  const body = JSON.stringify({ item: number, kind, label, new: isNew });
+  const answer = await fetch("choices", { method: "POST", headers: { "content-type": "application/json" }, body });
   if (!answer.ok) throw new Error((await answer.json()).message);
-  if (label && !labels.includes(label)) labels.push(label);
 }
 
 async function sendAll() {
@@ -153,8 +152,9 @@ async function sendAll() {
 function takeBack(why) {
   const { length } = waiting;
   current = waiting[0].number;
-  for (const { number, before, undone } of waiting.splice(0).reverse()) {
+  for (const { number, label, isNew, before, undone } of waiting.splice(0).reverse()) {
     Object.assign(items[number], before);
+    if (isNew) labels.splice(labels.indexOf(label), 1);
     if (undone) made.push(undone);
     else made.pop();
   }
@@ -166,8 +166,10 @@ function takeBack(why) {
 
 function decide(number, kind, label, undone = null) {
   const before = { kind: items[number].kind, label: items[number].label };
+  const isNew = label !== null && !labels.includes(label);
+  if (isNew) labels.push(label);
   Object.assign(items[number], { kind, label });
-  waiting.push({ number, kind, label, before, undone });
+  waiting.push({ number, kind, label, isNew, before, undone });
   if (!undone) made.push({ number, ...before });
   sendAll();
 }
@@ -180,6 +182,18 @@ function choose(kind, label = null) {
   const any = after < 0 ? items.findIndex(open) : after;
   current = any < 0 ? current : any;
   show();
+}
+
+// a slip of the keys must not become a class: make ingest would refuse its photos, or train on it
+function chooseFound(label) {
+  if (labels.includes(label)) return choose("label", label);
+  element("new-why").textContent = `“${label}” is no class yet. Is it a new one? make ingest and make retrain take it with NEW_CLASSES=1 alone.`;
+  element("new").returnValue = "no";
+  element("new").onclose = () => {
+    if (element("new").returnValue === "yes") choose("label", label);
+    else search.focus();
+  };
+  element("new").showModal();
 }
 
 function undo() {
@@ -203,7 +217,7 @@ function leaveSearch() {
 
 function inSearch(event) {
   if (event.key === "Escape") leaveSearch();
-  else if (event.key === "Enter" && matches.length) choose("label", matches[selected].label);
+  else if (event.key === "Enter" && matches.length) chooseFound(matches[selected].label);
   else if (event.key === "ArrowDown") selected = Math.min(matches.length - 1, selected + 1);
   else if (event.key === "ArrowUp") selected = Math.max(0, selected - 1);
   else return;
@@ -213,6 +227,11 @@ function inSearch(event) {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (element("new").open) {
+    if (event.key.toLowerCase() === "n") element("new").close("yes");
+    if (!["Enter", "Escape", "Tab", " "].includes(event.key)) event.preventDefault();
+    return;
+  }
   if (element("failed").open) {
     // what was typed for the photo that is gone labels not the one that is back
     if (!["Enter", "Escape", "Tab"].includes(event.key)) event.preventDefault();

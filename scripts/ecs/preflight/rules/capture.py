@@ -36,8 +36,9 @@ def _expires(rule: dict[str, object], prefix: str) -> bool:
 
 def _may_capture(stacks: Stacks, task: Resource, bucket: Resource, prefix: str) -> Iterator[Finding]:
     role = stacks.find(task.get("TaskRoleArn"), ROLE)
-    resource = f"{bucket.identifiers['arn']}/{prefix}x"
-    for action in ("s3:PutObject", "s3:GetObject"):
+    arn = bucket.identifiers["arn"]
+    below = f"{arn}/{prefix}x"
+    for action, resource in (("s3:PutObject", below), ("s3:GetObject", below), ("s3:GetLifecycleConfiguration", arn)):
         if role is not None and not may(stacks, role, action, resource):
             yield Finding(f"{role}", f"it may not call {action} on {resource}", "a policy that allows it")
 
