@@ -188,6 +188,19 @@ def test_a_captured_photo_waits_for_its_answer_unless_an_earlier_version_wrote_n
     assert [photo.id for photo in newest(tmp_path)] == ["a"]
 
 
+@pytest.mark.parametrize("reviewed", [(), ("--reviewed",)])
+def test_feedback_whose_photo_is_gone_is_counted(collect, tmp_path, reviewed):
+    place = tmp_path / "captured" / "ab"
+    place.mkdir(parents=True)
+    (place / "1-abcd.feedback").write_text('{"id": "a", "label": "soup"}')
+    (place / "2-abcd.feedback").write_text('{"id": "b", "label": "soup"}')
+    (place / "2-abcd.json").write_text('{"id": "b", "at": "2026-11-27T10:00:00+00:00"}')
+    (place / "3-abcd.json").write_text('{"id": "c", "at": "2026-11-27T10:00:00+00:00"}')
+    done = collect(tmp_path / "captured", *reviewed)
+    assert (done.returncode, done.stdout) == (0, "nothing new\n")
+    assert "2 feedback whose photo is gone" in done.stderr
+
+
 def test_the_sources_example_of_the_readme_works(tmp_path):
     text = (ROOT / "scripts/collection/README.md").read_text(encoding="utf-8")
     scope = {"Counter": Counter, "Iterator": Iterator, "partial": partial, "Any": Any, "json": json, "Path": Path}
