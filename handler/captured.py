@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,13 +43,11 @@ def answer_of(folder: Path, request_id: str) -> Path | None:
         return None
 
 
-def captured_photos(folder: Path, count: int) -> list[bytes]:
-    """The last `count` photos that were kept, oldest first."""
-    photos = []
-    for path in sorted(folder.rglob(f"*{PHOTO}"), key=lambda path: path.name)[-count:]:
+def captured_photos(folder: Path, end: str = PHOTO) -> Iterator[bytes]:
+    """The photos that were kept, the newest first; with FEEDBACK as `end` those that have feedback."""
+    for path in sorted(folder.rglob(f"*{end}"), key=lambda path: path.name, reverse=True):
         with contextlib.suppress(FileNotFoundError):
-            photos.append(path.read_bytes())
-    return photos
+            yield path.with_suffix(PHOTO).read_bytes()
 
 
 class _Files(NamedTuple):

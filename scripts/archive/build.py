@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from handler.data_set import SEEN
 from handler.parts import PROVENANCE, checksums, sha256
 from handler.signals import PROFILE
 from scripts.archive.name import archive_name, split_name
@@ -60,7 +61,7 @@ def stage(exported: Path, model: str, version: str, work: Path) -> Path:
         if source.name != "seefood_handler.py":  # --handler puts that one at the top, where TorchServe looks for it
             shutil.copyfile(source, package / source.name)
     # none in what earlier versions exported, and where there were no photos to measure
-    names += [name for name in (PROFILE,) if (exported / name).is_file()]
+    names += [name for name in (PROFILE, SEEN) if (exported / name).is_file()]
     for name in names:
         shutil.copyfile(exported / name, extra / name)
     command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", model, "--version", version]

@@ -3,10 +3,13 @@
 import math
 import stat
 import time
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from handler.captured import captured_photos, prune
+from handler.captured import FEEDBACK, captured_photos, prune
+from handler.data_set import number_of
 from scripts.backend.torchserve.sockets import ServeError
 from scripts.settings import Settings
 
@@ -26,9 +29,13 @@ class Captured:
             prune(self.folder, self.max_bytes, self.max_age_s)
             self._pruned = time.monotonic()
 
-    def last(self, count: int) -> list[bytes]:
-        """The last `count` photos, oldest first."""
-        return captured_photos(self.folder, count)
+    def uncorrected(self, count: int, seen: Collection[int]) -> list[bytes]:
+        """The last `count` photos that nobody gave feedback on and that are not among `seen`, the newest first.
+
+        A version that was trained on corrected photos rightly answers them, and the same photos sent again, otherwise than before.
+        """
+        left_out = {*seen, *map(number_of, captured_photos(self.folder, FEEDBACK))}
+        return list(islice((photo for photo in captured_photos(self.folder) if number_of(photo) not in left_out), count))
 
 
 def with_captured(settings: Settings, run_dir: Path) -> Settings:

@@ -3,11 +3,13 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 import httpx
 
+from handler import data_set
 from scripts.backend.torchserve.management import Server
 from scripts.backend.torchserve.versions import Golden
 from scripts.serving.captured import Captured
@@ -31,7 +33,7 @@ class Shadow(NamedTuple):
     versions: tuple[str, str]
     labels: Mapping[str, Collection[str]]  # each version's classes
     golden: Sequence[bytes]  # photos of both archives
-    captured: Sequence[bytes]
+    captured: Sequence[bytes]  # the newest first: what the limit cuts off is old
     timeout_s: float  # for each photo
     limit_s: float  # for all of them: those that are left then are not asked
 
@@ -42,6 +44,10 @@ class Version(Protocol):
     @property
     def golden(self) -> Golden:
         """Its archive's golden photos."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its archive is unpacked."""
 
     @property
     def description(self) -> Mapping[str, Any]:
@@ -57,7 +63,8 @@ def shadow_of(document: Mapping[str, Any], loaded: Mapping[str, Version], captur
     golden = dict.fromkeys(photo for version in (old, new) for photo in loaded[version].golden.photos)
     limit_s = settings.rollout_s / 2 if document["stage"] == "shadow" else settings.bake_photos_s
     timeout_s = min(settings.shadow_timeout_s, limit_s)
-    photos = captured.last(document["shadow"]["photos"])
+    seen = frozenset().union(*(data_set.load(loaded[version].folder) for version in versions))
+    photos = captured.uncorrected(document["shadow"]["photos"], seen)
     return Shadow(document["model"], (old, new), labels, list(golden), photos, timeout_s, limit_s)
 
 

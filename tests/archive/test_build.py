@@ -23,7 +23,7 @@ def test_archive_holds_all_that_the_worker_needs_and_no_more(archive):
     with zipfile.ZipFile(archive) as content:
         names = set(content.namelist())
     package = {f"handler/{path.name}" for path in (ROOT / "handler").glob("*.py") if path.name != "seefood_handler.py"}
-    exported = {"program.json", "model.onnx", "spec.json", "index_to_name.json", "golden.json", "profile.npz"}
+    exported = {"program.json", "model.onnx", "spec.json", "index_to_name.json", "golden.json", "profile.npz", "seen.npy"}
     ours = {"seefood_handler.py", "model-config.yaml", "provenance.json", "MAR-INF/MANIFEST.json"}
     assert names == ours | exported | package
 

@@ -99,7 +99,7 @@ def test_answer_that_was_not_kept_is_a_404(folder, request_id):
 def test_photo_of_an_earlier_version_has_no_answer_to_correct(tmp_path):
     (tmp_path / "1700000000000000000-4711.photo").write_bytes(DISH)
     assert give(app_of(tmp_path), {"id": "4711", "label": "pho"}).status_code == 404
-    assert captured_photos(tmp_path, 1) == [DISH]
+    assert list(captured_photos(tmp_path)) == [DISH]
 
 
 @pytest.mark.parametrize("gone", [(ANSWER,), (PHOTO,), (PHOTO, ANSWER), "folder"])

@@ -60,6 +60,11 @@ def photos_of(count):
     return [bytes_of(Image.new("L", (4, 4), i), "PNG", compress_level=0) for i in range(count)]
 
 
+def last(folder, count):
+    """The last so many captured photos, oldest first."""
+    return list(captured_photos(folder))[:count][::-1]
+
+
 def test_nothing_is_kept_unless_it_is_asked_for(capture, tmp_path):
     keep = capture()
     for _ in range(100):
@@ -79,9 +84,9 @@ def test_photos_come_back_the_newest_last(capture, tmp_path):
     keep, photos = capture(share=1, bytes=10**6, age_s=3600), photos_of(12)
     for photo in photos:
         keep(photo)
-    assert captured_photos(tmp_path / "captured", 100) == [strip(photo) for photo in photos]
-    assert captured_photos(tmp_path / "captured", 3) == photos[-3:]
-    assert captured_photos(tmp_path / "nothing", 3) == []
+    assert last(tmp_path / "captured", 100) == [strip(photo) for photo in photos]
+    assert last(tmp_path / "captured", 3) == photos[-3:]
+    assert last(tmp_path / "nothing", 3) == []
 
 
 def test_oldest_make_room_for_the_newest(capture, tmp_path):
@@ -91,7 +96,7 @@ def test_oldest_make_room_for_the_newest(capture, tmp_path):
         keep(photo)
     folder = tmp_path / "captured"
     prune(folder, 10 * size_of(folder) // len(photos) + 100, 3600)
-    assert captured_photos(folder, 100) == photos[-10:]
+    assert last(folder, 100) == photos[-10:]
     assert [path.stem for path in kept_in(folder)] == [path.stem for path in kept_in(folder, ANSWER)]
 
 
@@ -103,7 +108,7 @@ def test_photo_that_is_removed_as_too_large_leaves_its_room_to_others(capture, t
     large = kept_in(folder)[-1]
     large.write_bytes(bytes(2 * limit))
     prune(folder, limit, 3600)
-    assert captured_photos(folder, 9) == photos[:2]
+    assert last(folder, 9) == photos[:2]
 
 
 def test_worker_prunes_as_it_keeps(capture, tmp_path):
@@ -111,7 +116,7 @@ def test_worker_prunes_as_it_keeps(capture, tmp_path):
     for photo in photos:
         keep(photo)
     assert 0 < size_of(tmp_path / "captured") <= 5000
-    assert captured_photos(tmp_path / "captured", 1) == photos[-1:]
+    assert last(tmp_path / "captured", 1) == photos[-1:]
 
 
 def size_of(folder):
@@ -149,7 +154,7 @@ def test_what_earlier_versions_and_killed_processes_left_goes_and_files_of_other
     others = [folder / name for name in ("README.txt", "1.json", ".nfs0001")]
     for path in (*left, *others):
         path.touch()
-    assert captured_photos(folder, 5) == [DISH, strip(DISH)]
+    assert last(folder, 5) == [DISH, strip(DISH)]
     prune(folder, 10**6, 3600)
     assert all(path.exists() for path in left), "they may be on their way"
     for path in (*left, *others):
@@ -227,7 +232,7 @@ def test_share_alone_is_enough_as_the_bounds_have_defaults(capture, tmp_path, mo
     keep = Capture()
     for number in range(2 * PRUNE_EVERY):
         keep(DISH, str(number), GIVEN)
-    assert len(captured_photos(tmp_path / "captured", 100)) == 2 * PRUNE_EVERY
+    assert len(last(tmp_path / "captured", 100)) == 2 * PRUNE_EVERY
 
 
 class Context(OfflineContext):
@@ -253,7 +258,7 @@ def test_worker_keeps_what_it_answered_and_nothing_that_it_refused_or_that_was_n
         handler = load_handler(unpacked)
         bodies = handler.handle([{"body": body} for body in (photos[0], b"no photo", photos[1], b"")], context)
         handler.handle([{"body": picture_bytes(2)}], probe)
-    assert captured_photos(tmp_path / "captured", 100) == [strip(photo) for photo in photos]
+    assert last(tmp_path / "captured", 100) == [strip(photo) for photo in photos]
     for number, photo in ((0, photos[0]), (2, photos[1])):
         found = answer_of(tmp_path / "captured", f"id/{number}")
         kept = json.loads(found.read_text())

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 STARTER = ROOT / "model_store" / "starter"
 HEAD = "classifier.network.network.classifier"
 STEM = "classifier.network.network.conv_stem.weight"
-FEATURES, TEMPERATURE, DIRECTIONS = "view", "val_599", "confidence.directions"
+TEMPERATURE, DIRECTIONS = "val_599", "confidence.directions"
 SIZE = 128
 UNSURE = 0.05  # of ordinary photos, as in training/evaluation/confidence.py
 
@@ -42,13 +42,10 @@ def change(model: ModelProto, name: str, new: np.ndarray) -> None:
     _initializer(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(new, np.float32), name))
 
 
-def answers(model: ModelProto, crops: np.ndarray, output: str | None = None) -> list[np.ndarray]:
-    """Its outputs, or one of its inner ones, for crops uint8 (B, H, W, 3)."""
-    if output:
-        model = onnx.ModelProto.FromString(model.SerializeToString())
-        model.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+def answers(model: ModelProto, crops: np.ndarray) -> list[np.ndarray]:
+    """Probabilities (B, C), confidence (B,) and features (B, D) of crops uint8 (B, H, W, 3)."""
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    parts = [session.run([output] if output else None, {"crops": crops[i : i + 16]}) for i in range(0, len(crops), 16)]
+    parts = [session.run(None, {"crops": crops[i : i + 16]}) for i in range(0, len(crops), 16)]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
@@ -105,7 +102,7 @@ def starter() -> tuple[ModelProto, dict[str, Any]]:
 def features_of(photos: Sequence[bytes]) -> np.ndarray:
     """float32 (N, 1280)."""
     model, spec = starter()
-    return answers(model, np.stack([preprocess(photo, Spec.from_dict(spec)) for photo in photos]), FEATURES)[0]
+    return answers(model, np.stack([preprocess(photo, Spec.from_dict(spec)) for photo in photos]))[2]
 
 
 def trained_again(features: np.ndarray, classes: np.ndarray, seed: int) -> Export:
@@ -143,7 +140,7 @@ def archive(export: Export, version: str, folder: Path) -> Path:
     (exported / "program.json").write_text(json.dumps(program))
     golden = json.loads((STARTER / "golden.json").read_text())
     crops = [preprocess(base64.b64decode(photo["image"]), Spec.from_dict(spec)) for photo in golden["photos"]]
-    found = zip(golden["photos"], crops, *answers(model, np.stack(crops)), strict=True)
+    found = zip(golden["photos"], crops, *answers(model, np.stack(crops))[:2], strict=True)
     for photo, crop, row, confidence in found:
         photo |= {"coarse_crop": coarse(crop).tolist(), "probabilities": row.tolist(), "confidence": float(confidence)}
     golden["tolerance"] = dict.fromkeys(golden["tolerance"], 0.05)  # a lost calibration makes much of what CPUs round

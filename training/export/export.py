@@ -1,8 +1,8 @@
 """Export a checkpoint: `python -m training.export.export --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
 
 Writes the program (uint8 crops in; probabilities, confidence, features out) in one of the formats of formats.py, program.json
-that describes it, spec.json, index_to_name.json and golden.json, by which the archive proves itself. Without --format it takes the
-format that is fastest on this machine, of those that pass the accuracy gate.
+that describes it, spec.json, index_to_name.json, profile.npz, seen.npy and golden.json, by which the archive proves
+itself. Without --format it takes the format that is fastest on this machine, of those that pass the accuracy gate.
 """
 
 import importlib.metadata
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from handler.data_set import SEEN, save
 from handler.signals import PROFILE
 from scripts.atomic import aside
 from scripts.command import parser, run
@@ -66,6 +67,7 @@ def export(
         threshold = fastest.metrics["confidence_threshold"]
         profile = reference_profile(fastest.program, prepared.calibration, prepared.held_out, prepared.spec, threshold)
         profile.save(part / PROFILE)
+        save(part / SEEN, [(photo.sha256, photo.path) for photo in prepared.data_set])
     return name
 
 

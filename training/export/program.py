@@ -42,6 +42,7 @@ class Prepared:
     """A checkpoint's program in float32 torch and the photos that its formats need.
 
     `calibration` is uint8 (N, H, W, 3), of photos that it was trained on; `reference` is of `held_out`, at most GATE_PHOTOS photos.
+    `data_set` is all of both.
     """
 
     program: ExportedProgram
@@ -49,6 +50,7 @@ class Prepared:
     calibration: np.ndarray
     reference: Reference
     held_out: list[Path]
+    data_set: tuple[Photo, ...]
 
 
 def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
@@ -58,6 +60,7 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     """
     params = Params(**checkpoint.params)
     data = read_data(root or checkpoint.data_root, params.val_fraction, params.seed, params.near_duplicates)
+    data_set = data.train + data.held_out + data.test
     data = held_out_photos(checkpoint, data)
     seen = training_photos(data.train + data.held_out, checkpoint.trained_on)
     if not seen:
@@ -73,7 +76,8 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
         expected, _, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
-    return Prepared(program, spec, calibration, Reference(crops, targets, expected), [photo.path for photo in held_out])
+    paths = [photo.path for photo in held_out]
+    return Prepared(program, spec, calibration, Reference(crops, targets, expected), paths, data_set)
 
 
 def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:
