@@ -26,7 +26,14 @@ LEAVES_FOR_TRAINING = {f"scripts.{name}" for name in ("atomic", "command", "erro
 # preflight installs from the index that the set-up used; install.py runs before anything is installed, so it imports nothing
 COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
 # an archive must hold all that its handler imports; training conforms to these of its files
-HANDLER_FOR_TRAINING = {"handler.limits", "handler.photo_file", "handler.preprocess", "handler.program", "handler.signals"}
+HANDLER_FOR_TRAINING = {
+    "handler.data_set",
+    "handler.limits",
+    "handler.photo_file",
+    "handler.preprocess",
+    "handler.program",
+    "handler.signals",
+}
 
 # what each part may import of what its extra installs
 PACKAGES = {

@@ -128,6 +128,7 @@ LISTS = [
     ("image", "DOCKER"),
 ]
 FLAGS = [
+    ("retrain", "NEW_CLASSES"),
     ("serve", "TLS", "--tls"),
     ("predict", "HTML", "--html"),
     ("compose", "PROMETHEUS_IMAGE", "--profile"),
