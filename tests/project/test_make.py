@@ -128,7 +128,6 @@ LISTS = [
     ("image", "DOCKER"),
 ]
 FLAGS = [
-    ("retrain", "NEW_CLASSES"),
     ("serve", "TLS", "--tls"),
     ("predict", "HTML", "--html"),
     ("compose", "PROMETHEUS_IMAGE", "--profile"),
@@ -136,6 +135,7 @@ FLAGS = [
     ("collect", "REVIEWED", "--reviewed"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
     ("review", "NEW_CLASSES", "--new-classes"),
+    ("retrain", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),
     ("rollout", "UNWATCHED", "--unwatched"),
