@@ -187,9 +187,9 @@ track: .venv/installed-train ## Send the records of a run that a tracking server
 mlflow: .venv/installed-train ## Show all runs and models in MLflow's UI until Ctrl-C: [PORT=5000]
 	@exec $(python) training.tracking.ui $(own_port)
 
-retrain: .venv/installed-train ## Retrain on reviewed photos, in steps that go on; a version only if it is better: [FROM="labels.csv ..." PHOTOS=captured VERSION=1.1.0 ALPHA=0.05 UNTIL=step]
+retrain: .venv/installed-train ## Retrain on reviewed photos, in steps that go on; a version only if it is better: [FROM="labels.csv ..." PHOTOS=captured VERSION=1.1.0 ALPHA=0.05 UNTIL=step NEW_CLASSES=1]
 	@$(python) scripts.retrain.retrain $(call list,--from,FROM) $(call option,--photos,PHOTOS) $(call option,--version,VERSION) \
-		$(call option,--alpha,ALPHA) $(call option,--until,UNTIL)
+		$(call option,--alpha,ALPHA) $(call option,--until,UNTIL) $(call flag,--new-classes,NEW_CLASSES)
 
 ##@ Package
 

@@ -47,6 +47,24 @@ def came_in(before: Split | None, after: Split) -> dict[str, dict[str, int]]:
     }
 
 
+def corrected(before: Split | None, after: Split) -> list[dict[str, Any]]:
+    """Which labels were changed on photos that `before` had, and of how many: {"from", "to", "photos"}."""
+    old = before.train | before.held_out if before else {}
+    now = after.train | after.held_out
+    changes = Counter((old[one], label) for one, label in now.items() if one in old and old[one] != label)
+    return [{"from": one, "to": other, "photos": count} for (one, other), count in sorted(changes.items())]
+
+
+def check_classes(before: Split | None, after: Split) -> None:
+    """ValueError if a class of the champion has no photo any more: what lacks a class cannot be compared with it."""
+    gone = sorted(set(before.labels) - set(after.labels)) if before else []
+    if gone:
+        raise ValueError(
+            f"the champion has classes of which there is no photo any more ({', '.join(gone)}): give some again, or start over "
+            "without them: make pipeline, and release its archive"
+        )
+
+
 def remarks(before: Split | None, after: Split, new: dict[str, dict[str, int]]) -> list[str]:
     """What a person should look at before they merge."""
     found = []

@@ -42,6 +42,12 @@ def next_version(version: str) -> str:
     return f"{numbers[1]}.{int(numbers[2]) + 1}.0"
 
 
+def free_version(version: str) -> str:
+    """The first minor version after that is not packed. ValueError as next_version."""
+    version = next_version(version)
+    return free_version(version) if archive_of(version).exists() else version
+
+
 def set_version(version: str) -> None:
     """Write the version into dvc.yaml; its comments stay."""
     text, count = VERSION_LINE.subn(rf"\g<1>{version}", DVC_YAML.read_text(encoding="utf-8"))

@@ -60,6 +60,9 @@ def incoming(check: Mapping[str, Any], refused: Mapping[str, int]) -> str:
     total = [str(sum(sides[side] for sides in check["new"].values())) for side in ("train", "held_out")]
     parts = [table(("class", "to train on", "held out"), [*rows, ("all", *total)])] if rows else ["No photo came in."]
     parts.append(f"The data set has {counted(check['train'], 'photo')} to train on and {check['held_out']} held out.")
+    if check["corrected"]:
+        changes = (f"{change['photos']} from {change['from']} to {change['to']}" for change in check["corrected"])
+        parts.append(f"Labels corrected, the newest counts: {', '.join(changes)}.")
     if refused:
         parts.append("Refused: " + ", ".join(f"{count} {reason}" for reason, count in refused.items()) + ".")
     parts += [f"- To look at: {remark}" for remark in check["remarks"]]

@@ -19,6 +19,10 @@ from scripts.errors import SeeFoodError
 
 FOLDER = Path("build/retrain")
 STEPS_FILE = "steps.json"
+CHAMPION = "champion"  # in a run's folder: what training replaces
+KEPT = 10  # finished runs whose reports stay
+# the step that reads an option: up to its end another value may be given. FROM is none of them: its photos may be in the data set
+READ_BY = {"new_classes": "ingest", "alpha": "promote", "version": "archive", "photos": "shadow"}
 
 
 class RetrainError(SeeFoodError):
@@ -89,19 +93,34 @@ class Run:
             raise RetrainError(f"`{' '.join(map(str, words))}` ended with {status}, see its output above")
 
 
-def find_run(options: dict[str, Any], again: str, lock: int, last: str) -> Run:
-    """The run that is not finished (its step `last` is not done), else a new one. ValueError if it was started otherwise."""
+def find_run(options: dict[str, Any], again: str, lock: int, last: str, defaults: dict[str, Any] | None = None) -> Run:
+    """The run that is not finished (its step `last` is not done), else a new one; what is not given (None) is as it was.
+
+    ValueError if the run was started with another value that a step has read. `defaults` are those of a new run.
+    """
     for path in sorted(FOLDER.glob(f"*/{STEPS_FILE}"), reverse=True):
         content = json.loads(path.read_text(encoding="utf-8"))
-        if last in content["done"]:
+        before, done = content["options"], content["done"]
+        if last in done:
             continue
-        if content["options"] != options:
+        options = before | {name: value for name, value in options.items() if value is not None}
+        other = {name for name in options if options[name] != before.get(name)}
+        if any(name not in READ_BY or READ_BY[name] in done for name in other):
             raise ValueError(
-                f"{path.parent} is not finished, and was started with {content['options']}, not {options}: "
+                f"{path.parent} is not finished, and was started with {before}, not {options}: "
                 f"go on with those values, or remove the folder to start anew"
             )
-        print(f"going on with {path.parent}: {', '.join(content['done']) or 'no step'} done")
-        return Run(path.parent, options, again, lock, content["done"])
+        print(f"going on with {path.parent}: {', '.join(done) or 'no step'} done")
+        return Run(path.parent, options, again, lock, done)
+    options = {name: (defaults or {}).get(name) if value is None else value for name, value in options.items()}
     run = Run(FOLDER / time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime()), options, again, lock)
     run.write()
     return run
+
+
+def tidy(last: str) -> None:
+    """Of finished runs leave no copy of a champion, and the folders of the newest KEPT."""
+    files = sorted(FOLDER.glob(f"*/{STEPS_FILE}"), reverse=True)
+    finished = [path.parent for path in files if last in json.loads(path.read_text(encoding="utf-8"))["done"]]
+    for number, folder in enumerate(finished):
+        shutil.rmtree(folder if number >= KEPT else folder / CHAMPION, ignore_errors=True)

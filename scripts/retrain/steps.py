@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from scripts.atomic import copy, write_json, write_text
 from scripts.phrases import counted
 from scripts.retrain import pipeline, report, shadow
-from scripts.retrain.photos import Split, came_in, read_json, refused, remarks
-from scripts.retrain.run import Run
+from scripts.retrain.photos import Split, came_in, check_classes, corrected, read_json, refused, remarks
+from scripts.retrain.run import CHAMPION, Run
 
 SOME_FAILED = 3  # make predict: the labels are written, and some photos have none
 
@@ -28,7 +28,9 @@ def pull(run: Run) -> dict[str, Any]:
 
 def champion(run: Run) -> dict[str, Any]:
     """The champion's checkpoint, split and dvc.lock, kept aside in the run's folder: training replaces them."""
-    found = pipeline.keep_champion(run.folder / "champion")
+    found = pipeline.keep_champion(run.folder / CHAMPION)
+    # before the training, and once: the step archive may be killed when it has packed it
+    found["next"] = run.options["version"] or (pipeline.free_version(found["version"]) if found["champion"] else found["version"])
     print(f"the champion is {found['version']}" if found["champion"] else "there is no champion yet")
     return found
 
@@ -37,7 +39,8 @@ def ingest(run: Run) -> dict[str, Any]:
     """The reviewed photos in the data set, each by make ingest."""
     files = [run.folder / f"refused-{number}.csv" for number in range(len(run.options["from"]))]
     for source, file in zip(run.options["from"], files, strict=True):
-        run.command("training.data.ingest", "--data", pipeline.values()["data"], "--refused", file, "--", source)
+        options = ["--reviewed", *(["--new-classes"] if run.options["new_classes"] else [])]
+        run.command("training.data.ingest", *options, "--data", pipeline.values()["data"], "--refused", file, "--", source)
     if not files:
         print("no reviewed photos are given (FROM=labels.csv): the data set is taken as it is")
     return {"from": run.options["from"], "refused": refused(files)}
@@ -54,13 +57,15 @@ def check(run: Run) -> dict[str, Any]:
     if not changed or (record is not None and record["data"] == after.fingerprint):
         since = f"the retraining of {record['at'][:10]}" if record else f"{run.done['champion']['version']} was trained"
         return {"nothing": f"nothing new: no photo since {since}; make review labels some, make ingest adds others"}
-    before = Split.read(run.folder / "champion/split.json") if run.done["champion"]["champion"] else None
+    before = Split.read(run.folder / CHAMPION / "split.json") if run.done["champion"]["champion"] else None
+    check_classes(before, after)
     new = came_in(before, after)
     found = remarks(before, after, new)
     print(f"{counted(sum(sum(sides.values()) for sides in new.values()), 'photo')} came in, of {counted(len(new), 'class')}")
     for remark in found:
         print(f"  to look at: {remark}")
-    return {"data": after.fingerprint, "new": new, "remarks": found, "train": len(after.train), "held_out": len(after.held_out)}
+    found_here = {"data": after.fingerprint, "new": new, "corrected": corrected(before, after), "remarks": found}
+    return found_here | {"train": len(after.train), "held_out": len(after.held_out)}
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def evaluate(run: Run) -> dict[str, Any]:
 
 def promote(run: Run) -> dict[str, Any]:
     """The verdict; if the challenger is no better, the champion's files are put back."""
-    out, kept = run.folder / "comparison.json", run.folder / "champion"
+    out, kept = run.folder / "comparison.json", run.folder / CHAMPION
     if not out.is_file():
         options: list[str | Path] = [
             "--challenger",
@@ -106,8 +111,7 @@ def archive(run: Run) -> dict[str, Any]:
     """The challenger as the next version in model_store, exported through the accuracy gate, by the pipeline's stages."""
     if not is_better(run):
         return skipped("the champion stays")
-    before = run.done["champion"]
-    version = run.options["version"] or (pipeline.next_version(before["version"]) if before["champion"] else before["version"])
+    version = run.options["version"] or run.done["champion"]["next"]
     pipeline.set_version(version)
     run.command("dvc", "repro", "archive")
     return {"version": version, "archive": str(pipeline.archive_of(version))}

@@ -140,7 +140,7 @@ def test_captured_photos_come_with_answers_and_again_when_feedback_came(collect,
     assert collect(folder, "--reviewed").stdout == "nothing new (3 looked at before)\n"
     (orphan := folder / "ab" / "1-ab.feedback").parent.mkdir(exist_ok=True)
     orphan.write_text('{"id": "gone", "label": "pho"}')
-    assert "1 feedback without its photo" in collect(folder).stderr
+    assert "1 feedback whose photo is gone" in collect(folder).stderr
     orphan.unlink()
     with moto_server("us-east-1"):  # the same files on S3
         bucket.client.cache_clear()
@@ -190,6 +190,19 @@ def test_a_captured_photo_waits_for_its_answer_unless_an_earlier_version_wrote_n
     (place / "1-abcd.json").write_text('{"id": "a", "at": "2026-11-27T10:00:00+00:00"}')
     assert collect(tmp_path / "captured").returncode == 0
     assert [photo.id for photo in newest(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("reviewed", [(), ("--reviewed",)])
+def test_feedback_whose_photo_is_gone_is_counted(collect, tmp_path, reviewed):
+    place = tmp_path / "captured" / "ab"
+    place.mkdir(parents=True)
+    (place / "1-abcd.feedback").write_text('{"id": "a", "label": "soup"}')
+    (place / "2-abcd.feedback").write_text('{"id": "b", "label": "soup"}')
+    (place / "2-abcd.json").write_text('{"id": "b", "at": "2026-11-27T10:00:00+00:00"}')
+    (place / "3-abcd.json").write_text('{"id": "c", "at": "2026-11-27T10:00:00+00:00"}')
+    done = collect(tmp_path / "captured", *reviewed)
+    assert (done.returncode, done.stdout) == (0, "nothing new\n")
+    assert "2 feedback whose photo is gone" in done.stderr
 
 
 def test_the_sources_example_of_the_readme_works(tmp_path):

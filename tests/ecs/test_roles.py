@@ -147,3 +147,35 @@ def test_deploy_role_may_roll_out_a_model_of_any_name(asked, archive):
     assert refused("DeployRole", asked) == []
     others = {("s3:DeleteObject", f"arn:aws:s3:::models/{key}") for key in ("release.json", archive.name)}
     assert refused("DeployRole", others) == sorted(others)
+
+
+def test_retrain_role_reads_photos_and_adds_data_and_nothing_else():
+    found = stacks(GitHubSubject=SUBJECT)
+    role, bucket = resource(found, "RetrainRole"), resource(found, "ModelBucket").identifiers["arn"]
+    (statement,) = statements(role.get("AssumeRolePolicyDocument"))
+    claim = statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
+    assert claim == SUBJECT.replace(":environment:production", ":environment:retrain")
+    for key in ("captured/1.photo", "reviewed/labels.csv", "dvc/a"):
+        assert may(found, role, "s3:GetObject", f"{bucket}/{key}")
+        assert may(found, role, "s3:PutObject", f"{bucket}/{key}") is (key == "dvc/a")
+    for key in ("release.json", "flowers-1.0.0.mar", "release.status/a.json"):
+        assert not any(may(found, role, f"s3:{one}", f"{bucket}/{key}") for one in ("GetObject", "PutObject", "DeleteObject"))
+    s3 = {"GetBucketVersioning", "GetObject", "GetObjectVersion", "ListBucket", "ListBucketVersions", "PutObject"}
+    assert actions(role) == {"cloudformation:DescribeStacks", *(f"s3:{one}" for one in s3)}
+    assert "RetrainRole" not in {one.name for one in stacks().resources}
+
+
+def test_deploy_role_reads_no_photo_of_a_stranger_and_changes_no_data():
+    found = stacks(GitHubSubject=SUBJECT)
+    role, bucket = resource(found, "DeployRole"), resource(found, "ModelBucket").identifiers["arn"]
+    assert may(found, role, "s3:GetObject", f"{bucket}/dvc/a")
+    for action, key in (("GetObject", "captured/a"), ("GetObject", "reviewed/a"), ("PutObject", "dvc/a")):
+        assert not may(found, role, f"s3:{action}", f"{bucket}/{key}")
+
+
+def test_tasks_may_keep_photos_only_where_a_share_is_set():
+    for share, kept in (("0", False), ("0.01", True), ("1", True)):
+        found = stacks(CaptureShare=share)
+        address = f"{resource(found, 'ModelBucket').identifiers['arn']}/captured/a"
+        role = resource(found, "TaskRole")
+        assert [may(found, role, f"s3:{one}", address) for one in ("GetObject", "PutObject")] == [kept, kept]

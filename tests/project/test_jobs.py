@@ -182,12 +182,14 @@ def test_a_canary_that_is_not_promoted_by_hand_stays_one(tmp_path):
 DRIFT, RETRAIN, PROPOSE = (("retrain.yml", job) for job in ("drift", "train", "propose"))
 AWS = """#!/bin/bash
 echo "aws $*" >> "$CALLS"
+[ "$1" != cloudformation ] || echo models
+[ "$2" != ls ] || printf '%s' "$LISTED"
 """
 CHANGES = """#!/bin/bash
 echo "make $*" >> "$CALLS"
 [ "$1" = retrain ] || exit 0
 echo "  - version: 1.1.0" > dvc.yaml
-echo "{}" > data/retrained.json
+printf '{\\n  "data": "0123456789abcdef",\\n  "at": "now"\\n}\\n' > data/retrained.json
 mkdir -p build/retrain
 echo "# Retraining of today" > build/retrain/report.md
 """
@@ -215,12 +217,77 @@ def retrained(tmp_path, monkeypatch, make):
 def test_a_retraining_leaves_its_change_as_a_patch(tmp_path, monkeypatch):
     played = retrained(tmp_path, monkeypatch, CHANGES)
     assert not played.failed, played.printed
-    sync = "aws s3 sync --only-show-errors s3://models/reviewed collected"
-    assert played.calls == ["make .venv/installed-train .venv/installed-cloud", sync, "make retrain"]
+    assert played.calls[0] == "make .venv/installed-train"
+    assert played.calls[1].startswith("aws cloudformation describe-stacks --stack-name seefood-storage ")
+    only = "--exclude * --include labels.csv --include */photos/*"
+    sync = f"aws s3 sync --only-show-errors {only} s3://models/reviewed collected"
+    assert played.calls[2:] == [sync, "aws s3 ls s3://models/captured/", "make retrain PHOTOS="]
     assert played.outputs["changed"] == {"changed": "true"}
     patch = (tmp_path / "build/retrain/change.patch").read_text()
     assert "+  - version: 1.1.0" in patch
     assert "+++ b/data/retrained.json" in patch
+
+
+def test_versions_are_compared_on_captured_photos_where_there_are_any(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.project.test_jobs.AWS", AWS.replace("$LISTED", "PRE 2026/\n"))
+    played = retrained(tmp_path, monkeypatch, CHANGES)
+    assert played.calls[-1] == "make retrain PHOTOS=s3://models/captured/"
+
+
+GH = """#!/bin/bash
+echo "gh $1 $2" >> "$CALLS"
+[ "$2" != list ] || { echo "gh ${*:3:4}" >> "$CALLS"; printf '%s' "$PULLS"; }
+"""
+GIT = """#!/bin/bash
+[ "$1" = push ] || exec /usr/bin/git "$@"
+echo "git push ${*: -1}" >> "$CALLS"
+"""
+
+
+@pytest.mark.parametrize("pulls", ["", "https://example.org/pull/7 (OPEN)", "https://example.org/pull/7 (CLOSED)"])
+def test_the_same_photos_get_one_pull_request(tmp_path, monkeypatch, pulls):
+    retrained(tmp_path, monkeypatch, CHANGES)
+    subprocess.run(["git", "reset", "-q", "--hard"], cwd=tmp_path, check=True, timeout=LIMIT_S)
+    (tmp_path / "data/retrained.json").unlink(missing_ok=True)
+    (tmp_path / "calls").unlink()
+    shutil.rmtree(tmp_path / "scripts")
+    for name, text in {"gh": GH.replace("$PULLS", pulls), "git": GIT}.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    played = Played(PROPOSE, tmp_path, **{"github.token": "t", "github.repository": "org/repo"})
+    assert not played.failed, played.printed
+    asked = ["gh pr list", "gh --head retrain-0123456789ab --state all"]
+    opened = ["git push HEAD:refs/heads/retrain-0123456789ab", "gh pr create"]
+    assert played.calls == (asked if pulls else asked + opened)
+    assert ("these photos have a pull request: https://example.org/pull/7" in played.printed) is bool(pulls)
+
+
+@pytest.mark.parametrize(
+    ("before", "is_new"),
+    [
+        ("  - name: flowers\n  - version: 1.1.0 # the same\n", False),
+        ("  - name: flowers\n  - version: 1.0.0\n", True),
+        ("  - name: other\n  - version: 1.1.0\n", True),
+        (None, True),
+    ],
+)
+def test_a_changed_lock_without_a_new_version_releases_nothing(tmp_path, before, is_new):
+    repository(tmp_path)
+    commit = "0" * 40
+    if before is not None:
+        (tmp_path / "dvc.yaml").write_text(before)
+        for command in ("add -A", "-c user.name=t -c user.email=t@example.org commit -qm before"):
+            subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, timeout=LIMIT_S)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    (tmp_path / "dvc.yaml").write_text("vars:\n  - name: flowers # a comment\n  - data: data/food\n  - version: 1.1.0\n")
+    played = Played(("model-release.yml", "new"), tmp_path, **{"github.event.before": commit})
+    assert not played.failed, played.printed
+    assert played.outputs["new"] == ({} if is_new else {"is_new": "false"})
+    assert ("nothing to release" in played.printed) is not is_new
+    condition = " ".join(job_of(RELEASE)["if"].split())
+    assert condition.startswith("!cancelled() && needs.new.result != 'failure' && needs.new.outputs.is_new != 'false' && ")
 
 
 def test_a_retraining_with_nothing_new_proposes_nothing(tmp_path, monkeypatch):

@@ -135,6 +135,7 @@ FLAGS = [
     ("collect", "REVIEWED", "--reviewed"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
     ("review", "NEW_CLASSES", "--new-classes"),
+    ("retrain", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),
     ("rollout", "UNWATCHED", "--unwatched"),

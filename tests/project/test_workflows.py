@@ -28,11 +28,13 @@ PERMISSIONS = {
     ("main.yml", "deploy"): {"contents": "read", "id-token": "write"},
     ("audit.yml", "audit"): {"contents": "read"},
     ("nightly.yml", "slow"): {"contents": "read"},
+    ("model-release.yml", "new"): {"contents": "read"},
     ("model-release.yml", "release"): {"contents": "read", "id-token": "write"},
     ("retrain.yml", "drift"): {"contents": "read", "id-token": "write"},
     ("retrain.yml", "train"): {"contents": "read", "id-token": "write"},
     ("retrain.yml", "propose"): {"contents": "write", "pull-requests": "write"},
 }
+RETRAINS = ("retrain.yml", "train")  # by a role and an environment of its own
 TO_AWS = [where for where in JOBS if "id-token" in PERMISSIONS[where]]
 
 
@@ -101,11 +103,12 @@ def test_what_may_deploy_restores_no_cache_and_installs_before_it_has_credential
     credentials = used.index("aws-actions/configure-aws-credentials")
     assert any(step.startswith("make .venv/installed-") for step in used[:credentials])
     given = steps_of(where)[credentials]["with"]
-    assert given["role-to-assume"] == "${{ vars.AWS_DEPLOY_ROLE }}"
+    name = "Retrain" if where == RETRAINS else "Deploy"
+    assert given["role-to-assume"] == f"${{{{ vars.AWS_{name.upper()}_ROLE }}}}"
     assert given["aws-region"] == "${{ steps.deployment.outputs.region }}"
     # the credentials outlive the job, and the role lets them
     seconds = int(given.get("role-duration-seconds", 3600))
-    role = read_template("identity")["Resources"]["DeployRole"]["Properties"]
+    role = read_template("identity")["Resources"][f"{name}Role"]["Properties"]
     assert 60 * int(job_of(where)["timeout-minutes"]) <= seconds <= role["MaxSessionDuration"]
 
 
@@ -200,13 +203,21 @@ def subjects():
     return [one.replace("ORGID", "1").replace("REPOID", "2") for one in [*filter(None, given), *examples]]
 
 
-DEPLOYING = {" ".join(where): job_of(where) for where in JOBS}
+DEPLOYING = {" ".join(where): job_of(where) for where in JOBS if where != RETRAINS}
 
 
 def test_aws_trusts_the_jobs_that_deploy():
-    assert sum("id-token" in job["permissions"] for job in DEPLOYING.values()) == 5
+    assert sum("id-token" in job["permissions"] for job in DEPLOYING.values()) == 4
     for subject in subjects():
         assert disagreements(DEPLOYING, trust(), subject) == []
+
+
+def test_the_job_that_decodes_strangers_photos_cannot_become_the_deploy_role():
+    job = job_of(RETRAINS)
+    assert (job["environment"], job["permissions"]) == ("retrain", {"contents": "read", "id-token": "write"})
+    for subject in subjects():
+        found = disagreements({"train": job}, trust(), subject)
+        assert found == [f"train says environment:retrain, AWS trusts {subject[subject.index('environment:') :]}"]
 
 
 SUBJECT = "repo:ORG/REPO:environment:production"

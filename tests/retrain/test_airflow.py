@@ -20,7 +20,7 @@ from airflow.models.dagbag import DagBag
 bag = DagBag(sys.argv[1], include_examples=False)
 dags = [
     {"id": dag.dag_id, "catchup": dag.catchup, "active": dag.max_active_runs,
-     "tasks": [[t.task_id, t.bash_command, t.cwd, t.retries] for t in dag.topological_sort()]}
+     "tasks": [[t.task_id, t.bash_command, t.cwd, t.retries, *t.skip_on_exit_code] for t in dag.topological_sort()]}
     for dag in bag.dags.values()
 ]
 print("FOUND " + json.dumps({"errors": bag.import_errors, "dags": dags}))
@@ -65,6 +65,24 @@ def test_airflow_reads_the_dag(airflow, tmp_path, source):
     assert found["errors"] == {}
     (dag,) = found["dags"]
     assert (dag["id"], dag["catchup"], dag["active"]) == ("seefood_retrain", False, 1)
-    steps = [[step.name, f"make retrain UNTIL={step.name}", "/srv/seefood", 2] for step in STEPS]
-    collect = [["collect", """make collect SOURCE='s3://photos/it'"'"'s new'""", "/srv/seefood", 2]]
-    assert dag["tasks"] == (collect if source else []) + steps
+    names = ["collect"] * bool(source) + [step.name for step in STEPS]
+    assert [task[0] for task in dag["tasks"]] == names
+    assert all(task[2:] == ["/srv/seefood", 2, 99] for task in dag["tasks"])
+    for name, command, *_ in dag["tasks"]:
+        expected = "-m scripts.collection.collect -- s3://photos/it's new"
+        if name != "collect":
+            expected = f"-m scripts.retrain.retrain --nothing-new-status 99 --until {name}"
+        for status in (0, 1, 3, 99):
+            # of a collection some photos may be missing; another status is the task's
+            ended = 0 if name == "collect" and status == 3 else bool(status) if name == "collect" else status
+            assert played(tmp_path, command, status) == (ended, expected)
+
+
+def played(folder, command, status):
+    """(the status of a task's command, what its Python was given), where that ends with `status`."""
+    (folder / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    (folder / "Makefile").write_text(".venv/installed-train .venv/installed-serve:\n\t@true\n")
+    (folder / ".venv/bin/python").write_text(f'#!/bin/bash\nprintf %s "$*"\nexit {status}\n')
+    (folder / ".venv/bin/python").chmod(0o755)
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    return done.returncode, done.stdout

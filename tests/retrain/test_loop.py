@@ -1,6 +1,6 @@
 """The loop, end to end: 200 wrong answers of a server corrected by people, retrained on, released, and asked of that server again.
 
-A bare repository, moto's S3 for DVC and for the release, a real server, real photos, and a champion of twelve photos a class.
+A bare repository, moto's S3 for DVC and for the release, a real server, real photos, and a champion of three photos a class.
 `pytest -s tests/retrain/test_loop.py` prints the figures.
 """
 
@@ -27,13 +27,14 @@ RELEASE = "s3://models/release.json"
 WRONG = 200
 CLIENTS = 4
 # of each class: to train on, to choose the epoch by, never trained on nor chosen by, and of those that people send
-TRAIN, VAL, TEST, SENT = 12, 6, 40, 80
-# weak on purpose, and trained in seconds an epoch
+TRAIN, VAL, TEST, SENT = 3, 6, 40, 60
+# weak on purpose, as it has seen little: the head alone is trained, in seconds an epoch
 PARAMS = {
     "model": "mobilenetv2_035",
     "model_args": {"pad_type": "same"},
     "weights": str(SHARED / "weights/mobilenetv2_035_imagenet.pth"),
     "spec": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 128, 128], "crop_pct": 0.95},
+    "freeze": ["conv_stem", "bn1", "blocks", "conv_head", "bn2"],
     "train_size": 128,
     "crop_scale_min": 0.5,
     "augment": "none",
@@ -43,8 +44,7 @@ PARAMS = {
     "epochs": 12,
     "global_batch_size": 32,
     "workers": 0,
-    "lr": 0.001,
-    "head_lr": 0.003,
+    "head_lr": 0.01,
     "warmup_epochs": 1.0,
     "ema_decay": 0.9,
     "precision": "float32",
@@ -166,8 +166,8 @@ def test_at_least_half_of_what_was_wrong_is_right_after_retraining(project, serv
     assert "1.1.0 is packed" in said, said
     project.commit("Retraining")
     with seconds("make rollout"):
-        # the last photos are those that were corrected: other answers to them are what was asked for
-        print(roll_out(project, "1.1.0", "--shadow", "50", "--bake", "5", "--answers", "differ"))
+        # most of the photos that were kept have feedback: they are left out of the comparison
+        print(roll_out(project, "1.1.0", "--shadow", "50", "--bake", "5"))
 
     after, right = share_right(server, untouched), share_right(server, wrong)
     report = (project.folder / "build/retrain/report.md").read_text()

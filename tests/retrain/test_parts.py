@@ -9,10 +9,12 @@ import time
 
 import pytest
 
+from scripts.command import run as run_command
 from scripts.retrain import pipeline, shadow
-from scripts.retrain.photos import Split, came_in, refused, remarks
+from scripts.retrain import retrain as command
+from scripts.retrain.photos import Split, came_in, check_classes, corrected, refused, remarks
 from scripts.retrain.report import captured, compared, incoming, table
-from scripts.retrain.run import FOLDER, RetrainError, Run, find_run, locked
+from scripts.retrain.run import FOLDER, KEPT, RetrainError, Run, find_run, locked, tidy
 from tests.conftest import LIMIT_S, ROOT
 
 
@@ -111,7 +113,9 @@ def test_the_report_shows_old_and_new_held_out_photos_apart():
 
 def test_the_report_shows_what_came_in_and_what_was_refused():
     check = {"new": {"pie": {"train": 2, "held_out": 1}}, "train": 50, "held_out": 9, "remarks": ["pie is rare"]}
+    check["corrected"] = [{"from": "pie", "to": "tea", "photos": 2}, {"from": "tea", "to": "pie", "photos": 1}]
     text = incoming(check, {"near-duplicate": 4})
+    assert "Labels corrected, the newest counts: 2 from pie to tea, 1 from tea to pie." in text
     assert "| pie | 2 | 1 |\n| all | 2 | 1 |" in text
     assert "Refused: 4 near-duplicate." in text
     assert "- To look at: pie is rare" in text
@@ -138,6 +142,95 @@ def test_a_run_goes_on_until_its_last_step_is_done(here):
     while time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime()) == first.name:
         time.sleep(0.05)  # runs are named by the second
     assert find_run({"from": ["b.csv"]}, "make retrain", 0, "report").folder != first.folder
+
+
+def test_what_no_step_has_read_yet_may_be_another_value(here):
+    options = {"from": ["a.csv"], "alpha": "7", "version": None, "new_classes": None, "photos": None}
+    first = find_run(options, "make retrain", 0, "report")
+    for step in ("pull", "champion"):
+        first.finish(step, {}, 1.0)
+    changed = options | {"alpha": "0.05", "version": "2.0.0", "new_classes": True}
+    again = find_run(changed, "make retrain", 0, "report")
+    assert (again.folder, again.options) == (first.folder, changed)
+    for step in ("ingest", "promote"):
+        again.finish(step, {}, 1.0)
+    # what is not given is as it was
+    assert find_run(dict.fromkeys(options), "make retrain", 0, "report").options == changed
+    assert find_run({"version": "3.0.0"}, "make retrain", 0, "report").options == changed | {"version": "3.0.0"}
+    for late in ({"alpha": "0.1"}, {"from": ["b.csv"]}):
+        with pytest.raises(ValueError, match="is not finished, and was started with"):
+            find_run(dict.fromkeys(options) | late, "make retrain", 0, "report")
+
+
+def test_a_list_that_came_after_a_run_was_begun_is_for_the_next_one(here):
+    given = {"from": None, "alpha": None}
+    first = find_run(given, "make retrain", 0, "report", {"from": []})
+    first.finish("pull", {}, 1.0)
+    again = find_run(given, "make retrain", 0, "report", {"from": ["collected/labels.csv"]})
+    assert (again.folder, again.options["from"]) == (first.folder, [])
+
+
+def test_finished_runs_keep_no_champion_and_only_the_newest_stay(here):
+    for number in range(KEPT + 4):
+        folder = FOLDER / f"2026-01-{number + 1:02}T00-00-00"
+        (folder / "champion").mkdir(parents=True)
+        (folder / "champion/checkpoint.pt").touch()
+        done = {} if number == 0 else {"report": {}}
+        (folder / "steps.json").write_text(json.dumps({"options": {}, "done": done}))
+        (folder / "report.md").touch()
+    tidy("report")
+    left = sorted(path.parent.name for path in FOLDER.glob("*/report.md"))
+    assert len(left) == KEPT + 1  # one is not finished
+    assert left[0] == "2026-01-01T00-00-00"
+    assert [path.parent.name for path in FOLDER.glob("*/champion")] == left[:1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--version", "1.1"], "version is '1.1', expected a semantic version such as 1.0.0"),
+        (["--version", ""], "version is '', expected a semantic version"),
+        (["--alpha", "0,05"], "ALPHA is '0,05', expected a probability between 0 and 1 such as 0.05"),
+        (["--alpha", "5"], "ALPHA is '5', expected a probability"),
+        (["--alpha", "nan"], "ALPHA is 'nan', expected a probability"),
+        (["--from", "nowhere.csv"], "FROM is nowhere.csv, which does not exist"),
+        (["--version", "1.3.0"], "model_store/food-1.3.0.mar exists, and a version is never overwritten: choose another VERSION"),
+    ],
+)
+def test_what_no_step_could_use_is_refused_before_the_first(here, monkeypatch, capsys, arguments, message):
+    packed(here)
+    monkeypatch.setattr(sys, "argv", ["retrain", *arguments])
+    assert run_command(command.main) == 1
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "---" not in said.out
+    # and the right values go on, or begin
+    assert find_run({"from": None, "version": "1.4.0", "alpha": None}, "", 0, "report").done == {}
+
+
+def packed(folder):
+    """A dvc.yaml of version 1.0.0, and archives of two versions after it."""
+    (folder / "dvc.yaml").write_text("vars:\n  - name: food\n  - data: data/food\n  - version: 1.0.0\n")
+    (folder / "model_store").mkdir()
+    for version in ("1.1.0", "1.3.0"):
+        (folder / f"model_store/food-{version}.mar").touch()
+
+
+def test_the_next_version_is_one_that_is_not_packed(here):
+    packed(here)
+    assert pipeline.free_version("1.0.0") == "1.2.0"
+    assert pipeline.free_version("1.2.0") == "1.4.0"
+
+
+def test_changed_labels_are_counted_and_a_class_that_is_gone_is_an_error():
+    before = split({"a": "pie", "b": "soup"}, {"c": "pie"})
+    after = split({"a": "soup", "b": "soup"}, {"c": "pie", "d": "soup"})
+    assert corrected(before, after) == [{"from": "pie", "to": "soup", "photos": 1}]
+    assert corrected(None, after) == []
+    check_classes(None, after)
+    check_classes(before, split(after.train, after.held_out, ("pie", "soup", "tea")))
+    with pytest.raises(ValueError, match=r"the champion has classes of which there is no photo any more \(pie\): give some again"):
+        check_classes(before, split({}, {}, ("soup", "tea")))
 
 
 def test_a_command_that_fails_is_named_with_its_status(here):

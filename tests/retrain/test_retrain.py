@@ -1,6 +1,7 @@
 """make retrain in a copy of the project: killed at each step, run twice, a challenger that is no better, a step that fails."""
 
 import csv
+import hashlib
 import json
 import shutil
 
@@ -40,6 +41,12 @@ def project(tmp_path_factory, s3, tiny_params):  # noqa: F811
     return project
 
 
+def photos_listed(project, *rows):
+    """collected/labels.csv with these rows after those that it has."""
+    with (project.folder / "collected/labels.csv").open("a", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
 def version(project):
     return next(part["version"] for part in yaml.safe_load((project.folder / "dvc.yaml").read_text())["vars"] if "version" in part)
 
@@ -72,6 +79,49 @@ def test_run_twice_it_changes_nothing(project):
     assert project.changed() == ""
     assert len(list((project.folder / "build/retrain").glob("20*"))) == 1
     assert "--- train" not in said
+
+
+def test_nothing_new_can_have_a_status_of_its_own(project):
+    """For the DAG, whose other steps are then skipped."""
+    assert "nothing new" in project.retrain("--until", "check", "--nothing-new-status", "99", code=99)
+    (project.folder / "empty.csv").write_text("path,label\n")
+    said = project.retrain("--from", "empty.csv", "--nothing-new-status", "99", code=99)
+    assert "empty.csv has no row yet: nothing is added" in said
+    (project.folder / "empty.csv").unlink()
+    assert project.changed() == ""
+
+
+def test_a_class_that_is_a_typo_is_refused_before_the_training_and_goes_on_when_corrected(project, tmp_path):
+    pictures = generate(tmp_path / "pictures", num_classes=3, per_class=120)
+    photo, new = sorted((pictures / "class_1").iterdir())[-2:]
+    labels = project.folder / "collected/labels.csv"
+    before = labels.read_text()
+    photos_listed(project, (photo, "class1"))
+    said = project.retrain(code=1)
+    assert f"unknown classes: 'class1' (collected/labels.csv, line {len(before.splitlines()) + 1}; close: class_1" in said
+    assert "else correct them" in said
+    assert "--- check" not in said
+    # the class is new after all: but a data set with a test split has no photo to test it
+    assert "a data set with a test split takes no new ones" in project.retrain("--new-classes", code=1)
+    labels.write_text(before)
+    photos_listed(project, (photo, "class_1"), (new, "class_0"))
+    said = project.retrain("--until", "check")
+    assert "going on with build/retrain/" in said
+    assert "2 photos came in" in said
+    labels.write_text(before)
+    photos_listed(project, (photo, "class_1"), (new, "class_1"))
+    shutil.rmtree(next(path.parent for path in (project.folder / "build/retrain").glob("*/champion")))
+    said = project.retrain("--until", "check")
+    assert "1 corrected" in said
+    assert len(list((project.folder / "data/food").rglob(f"{sha16(new)}.jpg"))) == 1
+    assert (project.folder / "data/food/train/class_1" / f"{sha16(new)}.jpg").is_file()
+    shutil.rmtree(next(path.parent for path in (project.folder / "build/retrain").glob("*/champion")))
+    project.commit("Two photos more")
+
+
+def sha16(photo):
+    """The start of a photo's name in the data set."""
+    return hashlib.sha256(photo.read_bytes()).hexdigest()[:16]
 
 
 def test_a_challenger_that_is_no_better_releases_nothing(project, tmp_path):

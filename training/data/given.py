@@ -1,5 +1,6 @@
 """The labelled photos that someone gives to `make ingest`: a folder of class folders, or a CSV."""
 
+import re
 import sys
 import unicodedata
 from collections import Counter
@@ -9,15 +10,19 @@ from scripts.class_names import class_problem
 from scripts.folders import files_below, not_taken, read_folder
 from training.data.foreign import foreign
 from training.data.label_lists import LIST_SUFFIXES, read_label_list
+from training.data.list_columns import is_label
+from training.data.list_text import read_text
 from training.data.photo_names import PhotoNames
 from training.data.selection import GivenPhoto
 
 
-def read_given(source: Path) -> list[GivenPhoto]:
+def read_given(source: Path, reviewed: bool = False) -> list[GivenPhoto]:
     """The labelled photos in a folder or a CSV; what is passed over is said on stderr.
 
-    ValueError if it is neither, holds no photo, or a folder cannot be a class's.
+    `reviewed`: a list may have no row yet. ValueError if it is neither, holds no photo, or a folder cannot be a class's.
     """
+    if reviewed and _has_no_row(source):
+        return []
     if source.is_dir():
         given, remark = _in_class_folders(source)
     elif source.suffix.lower() in LIST_SUFFIXES and source.is_file():
@@ -33,6 +38,14 @@ def read_given(source: Path) -> list[GivenPhoto]:
     return given
 
 
+def _has_no_row(source: Path) -> bool:
+    """Whether it is a list with a header and nothing else."""
+    if source.suffix.lower() not in LIST_SUFFIXES or not source.is_file():
+        return False
+    lines = [line for line in read_text(source).text.splitlines() if line.strip()]
+    return len(lines) == 1 and any(is_label(cell.strip(" \"'")) for cell in re.split(r"[,;\t|]", lines[0]))
+
+
 def _nothing_in(source: Path) -> str:
     """What to tell people about a folder without photos in class folders."""
     lists = sorted(path for path in source.rglob("*") if path.suffix.lower() in LIST_SUFFIXES and path.is_file())
@@ -44,7 +57,7 @@ def _in_list(source: Path) -> tuple[list[GivenPhoto], str]:
     found = read_label_list(source, PhotoNames(files, elsewhere=True))
     given: dict[GivenPhoto, None] = {}  # once, in whatever splits the list has it; those not there are refused later, by name
     for row in found.rows:
-        photo = GivenPhoto(row.path, row.label)
+        photo = GivenPhoto(row.path, row.label, f"{source}, line {row.line}")
         try:
             check_label(photo)
             given[photo] = None

@@ -5,6 +5,9 @@ the worker reads it, turned upright, made smaller and saved as JPEG without meta
 the same command again changes nothing. Val and test splits stay as they are. Duplicates, near-duplicates and unreadable files
 are refused and listed. Where the project uses DVC, it then tracks the new version.
 
+With --reviewed, FROM is a list that people go on with, as make review writes it: of a photo's labels the last counts, a photo that
+the data set has under another label moves to it, and a list of which nothing can be added is no error.
+
 Exit status: 0 if photos were added or are present already, 1 if every one was refused or nothing could be done.
 """
 
@@ -13,8 +16,8 @@ import difflib
 import fcntl
 import hashlib
 import io
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,16 +31,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from handler.preprocess import PhotoError, read_photo
-from scripts.atomic import aside, write_text
+from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
 from scripts.folders import shown
 from scripts.phrases import counted
 from training.data.given import read_given
 from training.data.growth import print_growth
-from training.data.photo_folders import read_tree, what_instead
+from training.data.photo_folders import what_instead
+from training.data.place import class_folders, correct, place
 from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
-from training.data.sets import HASH_CACHE, Data, food101_folder, layout_of, read_data
+from training.data.sets import HASH_CACHE, Data, read_data
 from training.data.thumbnail import thumbnail
 from training.params import Params, read_params
 from training.tracking.provenance import dvc_version
@@ -45,6 +49,7 @@ from training.tracking.provenance import dvc_version
 # a training crop of a quarter of the area still has 256 px then: more than the 224 that most networks take
 SHORT_SIDE = 512
 JPEG_QUALITY = 90
+SHOWN = 10  # unknown classes in one message
 
 
 class IngestError(SeeFoodError):
@@ -53,13 +58,29 @@ class IngestError(SeeFoodError):
 
 def check_labels(given: list[GivenPhoto], known: KnownPhotos, new_classes: bool) -> None:
     """ValueError if a class is unknown and may not be new."""
-    unknown = sorted({photo.label for photo in given} - set(known.labels)) if known.labels else []
+    first = {photo.label: photo for photo in reversed(given)} if known.labels else {}
+    unknown = sorted(first.keys() - set(known.labels))
     if unknown and any(photo.split for photo in known.photos):
-        raise ValueError(f"unknown classes: {unknown}; a data set with a test split takes no new ones: nothing would test them")
+        lines = [first[label].where for label in unknown if first[label].where][:SHOWN]
+        raise ValueError(
+            f"unknown classes: {unknown}; a data set with a test split takes no new ones: nothing would test them. Correct them"
+            + (f" ({'; '.join(lines)})" if lines else "")
+        )
     if unknown and not new_classes:
-        close = {label: difflib.get_close_matches(label, known.labels, cutoff=0.5) for label in unknown}
-        named = [f"{label!r}" + (f" (close: {', '.join(names)})" if names else "") for label, names in close.items()]
-        raise ValueError(f"unknown classes: {', '.join(named)}; if they are new, add --new-classes (NEW_CLASSES=1)")
+        named = [named_unknown(first[label], known.labels) for label in unknown]
+        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        raise ValueError(
+            f"unknown classes: {', '.join(named[:SHOWN])}{more}; if they are new, add --new-classes (NEW_CLASSES=1), "
+            "else correct them"
+        )
+
+
+def named_unknown(photo: GivenPhoto, labels: tuple[str, ...]) -> str:
+    """A photo's unknown class, with its line in a list and the classes that are close: 'soop' (labels.csv, line 7; close: soup)."""
+    plain = {re.sub(r"[\W_]+", " ", label.casefold()): label for label in labels}  # Pad-Thai is pad_thai
+    close = difflib.get_close_matches(re.sub(r"[\W_]+", " ", photo.label.casefold()), plain, cutoff=0.5)
+    about = [photo.where, f"close: {', '.join(plain[one] for one in close)}" if close else ""]
+    return repr(photo.label) + (f" ({'; '.join(filter(None, about))})" if any(about) else "")
 
 
 def jpeg_of(photo_bytes: bytes) -> bytes:
@@ -122,50 +143,6 @@ def staging_folder(root: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def class_folders(root: Path, known: KnownPhotos) -> Path:
-    """The folder in `root` whose class folders take new photos. ValueError if its layout has none."""
-    official = food101_folder(root)
-    if official:
-        return official / "images"
-    if not known.labels:
-        return root
-    folder = layout_of(read_tree(root, Counter())).class_folder
-    if folder is None:
-        raise ValueError(f"{root} has no folder that new photos could go into: expected class folders, or train/CLASS")
-    return folder
-
-
-def place(added: list[Candidate], root: Path, target: Path, staging: Path) -> None:
-    """Move photos, each whole, into the class folders in `target`: stopped anywhere, `root` is a data set and can grow on."""
-    classes = staging / "classes"
-    for candidate in added:
-        (classes / candidate.given.label).mkdir(parents=True, exist_ok=True)
-        candidate.jpeg.rename(classes / candidate.given.label / candidate.name)
-    os.sync()  # content first, then names: a power cut leaves no empty photo
-    if not target.exists() or not any(target.iterdir()):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        classes.rename(target)  # a new data set appears in one step
-        return
-    for folder in sorted(classes.iterdir()):
-        if not (target / folder.name).is_dir():
-            folder.rename(target / folder.name)  # and so does a new class
-            continue
-        for path in sorted(folder.iterdir()):
-            path.replace(target / folder.name / path.name)
-    official = food101_folder(root)
-    if official:
-        # after the photos: a list that names photos which are not there yet would break the data set
-        list_in_food101(official / "meta" / "train.json", added)
-
-
-def list_in_food101(path: Path, added: list[Candidate]) -> None:
-    """Add photos to Food-101's list of training photos, whole or not at all."""
-    listed = json.loads(path.read_text(encoding="utf-8"))
-    for candidate in added:
-        listed[candidate.given.label].append(f"{candidate.given.label}/{Path(candidate.name).stem}")
-    write_text(path, json.dumps(listed))
-
-
 def write_refused(refused: list[Refusal], path: Path) -> None:
     """Every refused photo with its reason on stdout and in a CSV, which has only its header if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,27 +187,41 @@ def update_dvc(root: Path, before: str) -> None:
 def print_counts(selection: Selection, report: Path) -> None:
     """How many photos were added, present already and refused, and for which reasons."""
     refused = selection.refused
-    counts = f"{counted(len(selection.added), 'photo')} added, {selection.present} present already, {len(refused)} refused"
+    for correction in selection.corrected:
+        print(f"corrected {correction}")
+    counts = [f"{counted(len(selection.added), 'photo')} added", f"{selection.present} present already", f"{len(refused)} refused"]
+    if selection.corrected:
+        counts.insert(1, f"{len(selection.corrected)} corrected")
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in refused).most_common())
-    print(counts + (f": {reasons} ({report})" if refused else ""))
+    print(", ".join(counts) + (f": {reasons} ({report})" if refused else ""))
 
 
-def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: Path) -> None:
-    """Add the new photos of `source` to the data set in `root`. IngestError, ValueError or OSError if there is none to add."""
-    given = read_given(source)
+def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: Path, reviewed: bool = False) -> None:
+    """Add the new photos of `source` to the data set in `root`. IngestError, ValueError or OSError if there is none to add.
+
+    `reviewed`: as --reviewed in the module's docstring.
+    """
+    given = read_given(source, reviewed)
+    if not given:
+        print(f"{source} has no row yet: nothing is added")
+        return
     with staging_folder(root) as staging:
         known = read_known_photos(root, HASH_CACHE)
         check_labels(given, known, new_classes)
         before, version = read_split(root, params, quiet=True) if known.photos else None, dvc_version(root)
-        selection = known.select(stage(given, known, staging), params.near_duplicates)
+        selection = known.select(stage(given, known, staging), params.near_duplicates, reviewed)
         write_refused(selection.refused, report)
         if selection.added:
             if not known.labels and len({candidate.given.label for candidate in selection.added}) < 2:
                 label = selection.added[0].given.label
                 raise ValueError(f"only class {label!r} has photos to add; a data set needs two classes")
             place(selection.added, root, class_folders(root, known), staging)
+        if selection.corrected:
+            correct(selection.corrected, root, class_folders(root, known))
     print_counts(selection, report)
-    if not selection.added and not selection.present:
+    if not selection.added and not selection.corrected and not selection.present:
+        if reviewed:
+            return
         raise IngestError("no photo could be added")
     after = read_split(root, params)
     if after is not None:
@@ -245,9 +236,12 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, required=True)
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="for val_fraction, seed and near_duplicates")
     arguments.add_argument("--new-classes", action="store_true", help="add classes that the data set does not have")
+    arguments.add_argument(
+        "--reviewed", action="store_true", help="of a photo's labels the last counts; nothing to add is no error"
+    )
     arguments.add_argument("--refused", type=Path, default=Path("build/ingest-refused.csv"))
     args = arguments.parse_args()
-    ingest(args.source, args.data, read_params(args.params), args.new_classes, args.refused)
+    ingest(args.source, args.data, read_params(args.params), args.new_classes, args.refused, args.reviewed)
 
 
 if __name__ == "__main__":

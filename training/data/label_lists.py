@@ -175,8 +175,8 @@ def _problem(name: str, label: str) -> str:
 
 def _add(rows: list[Row], found: LabelList) -> None:
     """Add the rows of one photo: once for each split, however often it is listed; all of its labels, and said, if they differ."""
-    different = {(row.label, row.split): row for row in reversed(rows)}
-    # conflicts are given on: ingest lists each of them with the reason
+    different = {(row.label, row.split): row for row in rows}
+    # conflicts are given on: ingest lists each of them with the reason, or takes the last
     found.rows += different.values()
     first = rows[0]
     if other := next((row for row in rows if row.label != first.label), None):

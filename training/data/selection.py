@@ -16,10 +16,11 @@ from training.data.thumbnail import PIXELS
 
 @dataclass(frozen=True)
 class GivenPhoto:
-    """A photo that someone wants in the data set."""
+    """A photo that someone wants in the data set. `where` it is listed is for people: "labels.csv, line 7", or "" in a folder."""
 
     path: Path
     label: str
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,24 @@ class Refusal:
         return f"{shown(self.given.path)}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
 
 
+@dataclass(frozen=True)
+class Correction:
+    """A photo that gets another label: `copies` is where the data set has it, under one label or several."""
+
+    given: Candidate
+    copies: list[KnownPhoto]
+
+    def __str__(self) -> str:
+        labels = " and ".join(sorted({copy.label for copy in self.copies}))
+        return f"{shown(self.given.given.path)}: {labels} -> {self.given.given.label}"
+
+
 @dataclass
 class Selection:
     """Candidates to add, the number of those that an earlier ingest added, and refusals, in the order of the candidates."""
 
     added: list[Candidate] = field(default_factory=list)
+    corrected: list[Correction] = field(default_factory=list)
     present: int = 0
     refused: list[Refusal] = field(default_factory=list)
 
@@ -78,11 +92,14 @@ class KnownPhotos:
     thumbnails: np.ndarray = field(default_factory=lambda: np.zeros((0, PIXELS), np.uint8))
     by_content: dict[str, KnownPhoto] = field(default_factory=dict)  # by sha256 and by file name
 
-    def select(self, candidates: list[Candidate], limit: float) -> Selection:
+    def select(self, candidates: list[Candidate], limit: float, reviewed: bool = False) -> Selection:
         """Which candidates to add. Each added one is known from then on, so that a second copy of it is refused.
 
-        `limit` is as in near_duplicate_pairs.
+        `limit` is as in near_duplicate_pairs. `reviewed`: of a photo's labels the last counts, also over the one that it has in the
+        data set, unless it is held out there by a split of its own.
         """
+        if reviewed:
+            candidates = _last_of_each(candidates)
         selection = Selection()
         labels_of = _labels_by_content(candidates)
         ingested = {(photo.path.name, photo.label) for photo in self.photos if photo.split not in OFFICIAL}
@@ -93,7 +110,9 @@ class KnownPhotos:
             labels = labels_of.get(candidate.sha256, set())
             # one label: a photo that is present and given under two labels is a conflict
             is_present = (candidate.name, candidate.given.label) in ingested and len(labels) == 1
-            if is_present and candidate.sha256 not in present:
+            if reviewed and (copies := self._under_other_labels(candidate)):
+                selection.corrected.append(Correction(candidate, copies))
+            elif is_present and candidate.sha256 not in present:
                 present.add(candidate.sha256)
             elif (refusal := self._refusal(candidate, labels, [known[k] for k in near[number] if k in known])) is not None:
                 selection.refused.append(refusal)
@@ -122,6 +141,16 @@ class KnownPhotos:
             return Refusal(given, "label conflict", f"{kind} of {known.path}, which is {known.label}")
         return Refusal(given, kind, str(known.path))
 
+    def _under_other_labels(self, candidate: Candidate) -> list[KnownPhoto]:
+        """The photo where the data set has it under another label; [] if a published split has it, which stays as it is."""
+        if candidate.problem:
+            return []
+        held = self.by_content.get(candidate.sha256)
+        copies = [one for one in self.photos if one.path.name == candidate.name or one is held]
+        if any(one.split in OFFICIAL for one in copies):
+            return []
+        return [one for one in copies if one.label != candidate.given.label]
+
     def _near_duplicates(self, candidates: list[Candidate], limit: float) -> dict[int, list[int]]:
         """Of each candidate's number, the numbers of its near-duplicates: the photos here come first, then the candidates."""
         old = len(self.thumbnails)
@@ -140,6 +169,12 @@ class KnownPhotos:
         self.by_content[candidate.sha256] = photo
         self.photos.append(photo)
         return photo
+
+
+def _last_of_each(candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates, of those with the same content the last."""
+    last = {candidate.sha256: number for number, candidate in enumerate(candidates) if not candidate.problem}
+    return [one for number, one in enumerate(candidates) if one.problem or last[one.sha256] == number]
 
 
 def _labels_by_content(candidates: Iterable[Candidate]) -> dict[str, set[str]]:

@@ -12,6 +12,7 @@ the verdict. Where MLflow is used, the version that the run registered gets the 
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +27,50 @@ from training.params import Params
 from training.tracking.paired import ALPHA, Paired, beside_chance, why_not
 from training.tracking.registry import Registry, store_errors_in_one_line
 from training.tracking.store import CHAMPION, TrackingError, tracking_uri
-from training.tracking.unseen import check_labels, correct_answers, without_trained_on
+from training.tracking.unseen import correct_answers, without_trained_on
 
 Right = dict[str, bool]  # whether a model names a photo's class, by the photo's sha256
 
 
 def right_answers(checkpoint: Checkpoint, data: Data) -> Right:
-    """Of each held-out photo that can be read."""
-    correct, read = correct_answers(checkpoint, data)
-    return {data.held_out[position].sha256: one for position, one in zip(read.tolist(), correct.tolist(), strict=True)}
+    """Of each held-out photo that can be read. Of a class that the model does not have, it has none right."""
+    index_of = {label: index for index, label in enumerate(checkpoint.labels)}
+    label_of = {photo.sha256: data.labels[photo.index] for photo in data.held_out}
+    held_out = tuple(
+        replace(photo, index=index_of[label]) for photo in data.held_out if (label := label_of[photo.sha256]) in index_of
+    )
+    if not held_out:
+        return dict.fromkeys(label_of, False)
+    correct, read = correct_answers(checkpoint, replace(data, labels=checkpoint.labels, held_out=held_out))
+    right = {held_out[position].sha256: one for position, one in zip(read.tolist(), correct.tolist(), strict=True)}
+    return {sha256: False for sha256, label in label_of.items() if label not in index_of} | right
+
+
+def check_classes(challenger: Checkpoint, champion: Checkpoint | None) -> None:
+    """ValueError if the challenger lacks a class of the champion: on the photos that are left it would look better than it is."""
+    gone = sorted(set(champion.labels) - set(challenger.labels)) if champion is not None else []
+    if gone:
+        raise ValueError(
+            f"the challenger lacks classes of the champion ({', '.join(gone[:10])}) and cannot be compared; to start over with its "
+            "own, run make pipeline and release its archive"
+        )
 
 
 def unseen_photos(challenger: Checkpoint, champion: Checkpoint | None, split: Path) -> Data:
     """The data set of `split` with the held-out photos that neither was trained on. ValueError if there is none."""
-    check_labels(challenger, champion, "run make pipeline and release its archive")
+    check_classes(challenger, champion)
     params = Params(**challenger.params)
     data = read_data(split, params.val_fraction, params.seed, params.near_duplicates)
     return without_trained_on(held_out_photos(challenger, data, ask_test=True), champion, ": hold others out, in a folder test/")
 
 
-def held_out_before(path: Path | None) -> set[str]:
-    """The sha256 of all photos that an earlier split.json held out."""
+def held_out_before(path: Path | None) -> dict[str, str]:
+    """The label by sha256 of all photos that an earlier split.json held out."""
     if path is None:
-        return set()
+        return {}
     values = json.loads(path.read_text(encoding="utf-8"))
-    return {sha256 for side in ("held_out", "test") for *_, sha256 in values.get(side, [])}
+    labels = values["labels"]
+    return {sha256: labels[index] for side in ("held_out", "test") for _, index, _, sha256 in values.get(side, [])}
 
 
 def beside(photos: list[Photo], right: Right, champion: Right | None) -> dict[str, Any] | None:
@@ -79,12 +99,15 @@ def why_chance(photos: list[Photo], right: Right, alpha: float) -> str:
     return beside_chance(sum(right[photo.sha256] for photo in photos), len(photos), chance, alpha)[0]
 
 
-def compare(challenger: Checkpoint, champion: Checkpoint | None, data: Data, before: set[str], alpha: float) -> dict[str, Any]:
+def compare(
+    challenger: Checkpoint, champion: Checkpoint | None, data: Data, before: dict[str, str], alpha: float
+) -> dict[str, Any]:
     """The verdict, and the figures behind it: of photos held out before, of those that came in since, of each class."""
     right = right_answers(challenger, data)
     of_champion = right_answers(champion, data) if champion is not None else None
-    old = [photo for photo in data.held_out if photo.sha256 in before]
-    new = [photo for photo in data.held_out if photo.sha256 not in before]
+    # one whose label was corrected was chosen, too
+    old = [photo for photo in data.held_out if before.get(photo.sha256) == data.labels[photo.index]]
+    new = [photo for photo in data.held_out if before.get(photo.sha256) != data.labels[photo.index]]
     deciding = old or new
     if of_champion is None:
         why = why_chance(deciding, right, alpha)

@@ -30,8 +30,8 @@ class Captured:
         for _, group in groupby(files_of(self.address, passed), key=lambda file: _split(file.name)[0]):
             files = {_split(file.name)[1]: file for file in group}
             if PHOTO not in files:
-                if FEEDBACK in files:
-                    passed["feedback without its photo"] += 1
+                if FEEDBACK in files:  # the photo has expired before anybody collected it
+                    passed["feedback whose photo is gone"] += 1
                 continue
             if ANSWER not in files and PLACE.fullmatch(files[PHOTO].name.split("/")[-2]):
                 passed["without its answer yet"] += 1  # the photo is written first

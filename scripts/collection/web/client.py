@@ -1,7 +1,6 @@
 """Asks for photos politely: a request a second for each host, what robots.txt allows, and later where a host is busy.
 
-robots.txt is read as RFC 9309 has it (a host whose file cannot be had for an error of its own is not asked), by Python's parser,
-which does not read `*` within a path.
+robots.txt is read as RFC 9309 has it (robots.py): a host whose file cannot be had for an error of its own is not asked.
 """
 
 import time
@@ -10,11 +9,11 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
-from urllib.robotparser import RobotFileParser
 
 from handler.limits import MAX_BYTES
 from scripts.collection.web.addresses import Url, parse, resolve
 from scripts.collection.web.connection import OK, Answer, Check, ask
+from scripts.collection.web.robots import Robots
 from scripts.predict.photo import UnreadError, unusable
 from scripts.settings import Settings
 
@@ -41,7 +40,7 @@ class Web:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._hosts: dict[str, _Host] = {}
-        self._robots: dict[str, RobotFileParser | None] = {}  # by origin; None: it cannot be had
+        self._robots: dict[str, Robots | None] = {}  # by origin; None: it cannot be had
 
     def photo(self, address: str) -> bytes:
         """The bytes of a photo. UnreadError."""
@@ -110,16 +109,15 @@ class Web:
         robots = self._robots[url.origin]
         if robots is None:
             raise UnreadError(f"the robots.txt of {url.host} cannot be had: it is not asked in this run", 503)
-        if not robots.can_fetch(AGENT, str(url)):
+        if not robots.allows(AGENT, str(url)):
             raise UnreadError(f"robots.txt of {url.host} does not allow it", 403)
-        delay_s = float(robots.crawl_delay(AGENT) or 0)
+        delay_s = robots.delay_s(AGENT)
         if delay_s > MOST_WAIT_S:
             raise UnreadError(f"robots.txt of {url.host} asks for {delay_s:g} s between two requests", 403)
         host = self._host(url)
         host.free_at = max(host.free_at, host.free_at + delay_s - self._settings.collect_interval_s)
 
-    def _read_robots(self, origin: str) -> RobotFileParser | None:
-        parser = RobotFileParser()
+    def _read_robots(self, origin: str) -> Robots | None:
         try:
             answer = self._follow(f"{origin}/robots.txt", is_for_robots=True, check=lambda _: None, most_bytes=MAX_ROBOTS_BYTES)
         except UnreadError as error:
@@ -128,8 +126,7 @@ class Web:
             return None
         if answer.status >= 500:
             return None
-        parser.parse(answer.body.decode("utf-8", "replace").splitlines() if answer.status == OK else [])
-        return parser
+        return Robots(answer.body if answer.status == OK else b"")
 
 
 def _check_photo(headers: Message) -> None:

