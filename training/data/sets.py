@@ -1,6 +1,6 @@
 """Data sets for training, read and split: Food-101, folders of class folders, generated pictures, or a file of prepare.py's.
 
-A further layout is one more case in layouts.py. download.py downloads the real Food-101.
+A further layout is one more case in layouts.py. published.py downloads the sets that have a name.
 """
 
 import contextlib
