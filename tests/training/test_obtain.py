@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from tests.conftest import picture_bytes
+from scripts.command import run
+from tests.conftest import free_port, picture_bytes
 from training.data import obtain as command
 from training.data.published import PUBLISHED, DownloadError, obtain
 from training.data.sets import find_photos
@@ -196,6 +197,15 @@ def test_files_copied_from_another_machine_serve_without_a_network(host, tmp_pat
         target.write_bytes((tmp_path / "host" / Path(path).name).read_bytes())
     assert laid_out(obtain("pets", tmp_path / "data")) == expected
     assert not asked
+
+
+def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.Food101, "_URL", f"http://127.0.0.1:{free_port()}/food-101.tar.gz")
+    monkeypatch.setattr("sys.argv", ["obtain", "food101", "--data", str(tmp_path)])
+    assert run(command.main) == 1
+    errors = capsys.readouterr().err
+    assert "could not be downloaded" in errors
+    assert "make train DATA=" in errors
 
 
 def test_set_with_fewer_photos_than_published_is_refused(host, tmp_path, monkeypatch):

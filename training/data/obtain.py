@@ -11,9 +11,9 @@ from pathlib import Path
 
 from scripts.command import parser, run
 from scripts.phrases import counted
-from training.data.prepare import print_summary
 from training.data.published import PUBLISHED, obtain
 from training.data.sets import read_data
+from training.data.summary import print_summary
 from training.data.tensors import Normalisation, convert, has_tensors
 from training.params import read_params
 
