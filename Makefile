@@ -12,9 +12,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, REDDIT_, UV_.
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
-	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MODEL MOVE \
+	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
 	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
-	SECONDS SHADOW SOURCE SPACE STACK TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
+	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -114,8 +114,9 @@ $(ASKED:%=given-%): given-%:
 
 ##@ Data
 
-data: .venv/installed-train ## Download and verify the real Food-101 into DATA (default: data), about 5 GB
-	@$(python) training.data.download -- $(call quoted,DATA,data)
+data: .venv/installed-train ## Download and verify a published data set, or convert and check one of yours: SET=food101|cifar10|flowers102|pets|eurosat|folder|list.csv [DATA=data MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225]
+	@$(python) training.data.obtain --data=$(call quoted,DATA,data) --params=$(call quoted,PARAMS) $(call option,--mean,MEAN) \
+		$(call option,--std,STD) -- $(call quoted,SET,food101)
 
 collect: given-SOURCE .venv/installed-serve ## New photos of a source, for review: SOURCE=folder|s3://...|addresses.csv|captured:folder|reddit:name [OUT=collected LIMIT=100 REVIEWED=1]
 	@$(python) scripts.collection.collect $(call option,--out,OUT) $(call option,--limit,LIMIT) $(call flag,--reviewed,REVIEWED) \

@@ -17,7 +17,7 @@ tests/project/test_errors.py:
       ChampionError - scripts.retrain.pipeline
       DeployError - scripts.ecs.deploy.watch
       DeploymentError - scripts.ecs.stacks
-      DownloadError - training.data.download
+      DownloadError - training.data.published
       HangsError - scripts.serving.repair
       ImageError - scripts.ecs.deploy.image
       IngestError - training.data.ingest

@@ -1,23 +1,17 @@
-import functools
-import hashlib
-import http.server
 import json
 import re
 import shutil
 import sys
-import tarfile
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from torchvision.datasets import Food101
 
 from scripts.command import run
-from tests.conftest import ROOT, SHARED, free_port, needs_photos
-from training.data import download, known_pairs, prepare
+from tests.conftest import ROOT, SHARED, needs_photos
+from training.data import known_pairs, prepare
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.sets import find_photos, read_data, write_prepared
 from training.data.split import hash_photos
@@ -212,39 +206,6 @@ def test_wrong_hyper_parameter_is_refused_by_name(tmp_path, change, message):
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(ValueError, match=message):
         read_params(path)
-
-
-@pytest.mark.slow
-def test_food101_is_downloaded_verified_and_found(tmp_path, generated, monkeypatch, capsys):
-    food101(tmp_path / "food-101", generated)
-    archive = tmp_path / "served" / "food-101.tar.gz"
-    archive.parent.mkdir()
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "food-101", "food-101")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=archive.parent)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(Food101, "_URL", f"http://127.0.0.1:{server.server_port}/food-101.tar.gz")
-    monkeypatch.setattr(Food101, "_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
-    monkeypatch.setattr(download, "FOOD101_PHOTOS", {"train": 80, "test": 40})
-    monkeypatch.setattr(sys, "argv", ["download.py", str(tmp_path / "data")])
-    assert run(download.main) == 0
-    server.shutdown()
-    server.server_close()
-    assert "is complete" in capsys.readouterr().out
-    assert len(read(tmp_path / "data").held_out) == 40
-    monkeypatch.setattr(download, "FOOD101_PHOTOS", {"train": 81, "test": 40})
-    assert run(download.main) == 1
-    assert "lists 80 train photos, expected 81" in capsys.readouterr().err
-
-
-def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Food101, "_URL", f"http://127.0.0.1:{free_port()}/food-101.tar.gz")
-    monkeypatch.setattr(sys, "argv", ["download.py", str(tmp_path)])
-    assert run(download.main) == 1
-    errors = capsys.readouterr().err
-    assert "could not be downloaded" in errors
-    assert "make train DATA=" in errors
 
 
 def test_pairs_of_near_duplicates_are_looked_for_once(tmp_path, monkeypatch):

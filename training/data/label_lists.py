@@ -1,4 +1,4 @@
-"""Lists of photos and labels: a CSV as spreadsheets and data sets have it, its rows read or refused with their lines.
+"""Lists of photos and labels: a CSV as spreadsheets and data sets have it, or Parquet, its rows read or refused with their lines.
 
 list_text.py decodes it, list_table.py makes rows of it, list_columns.py finds the columns, photo_names.py the photos.
 """
@@ -12,11 +12,12 @@ from pathlib import Path
 from scripts.class_names import as_in_lists, cell_problem
 from scripts.phrases import counted
 from training.data.list_columns import YES, Columns, find_columns, is_label
-from training.data.list_table import read_table
-from training.data.list_text import GUESSED, encoded_twice, encoding_problem, looks_right, read_text
+from training.data.list_table import read_parquet, read_table
+from training.data.list_text import GUESSED, ListText, encoded_twice, encoding_problem, looks_right, read_text
 from training.data.photo_names import PhotoNames, looks_like_photo, slashed
 
-LIST_SUFFIXES = (".csv", ".tsv")
+PARQUET = ".parquet"
+LIST_SUFFIXES = (".csv", ".tsv", PARQUET)
 SHOWN = 10  # so many bad rows are named
 MANY_SEVERAL = 0.1  # of a list's rows with several classes: it is one of several labels a photo
 
@@ -61,9 +62,10 @@ class LabelList:
 
 def read_label_list(path: Path, names: PhotoNames) -> LabelList:
     """The rows of a list; those of photos that do not exist stay in it, not `there`. ValueError if it cannot be read as one."""
-    text = read_text(path)
+    text = ListText("") if path.suffix.lower() == PARQUET else read_text(path)
     try:
-        table = read_table(text.text, lambda cell: names.match(cell) or looks_like_photo(cell), is_label)
+        is_photo = lambda cell: names.match(cell) or looks_like_photo(cell)  # noqa: E731
+        table = read_parquet(path) if path.suffix.lower() == PARQUET else read_table(text.text, is_photo, is_label)
         columns = find_columns(table, names)
         found = LabelList(path, problems=table.problems, remarks=columns.remarks, sure=columns.sure)
         header = table.header or [""] * table.width

@@ -1,4 +1,7 @@
-"""Rows of a list's text: separator, quotes and header are found; a quote that is not closed spoils its own line alone."""
+"""Rows of a list, from its text or from Parquet.
+
+Of a text, separator, quotes and header are found; a quote that is not closed spoils its own line alone.
+"""
 
 import csv
 import io
@@ -6,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 SEPARATORS = ",;\t|"
 SAMPLED = 50  # lines by which the separator is found
@@ -55,6 +59,26 @@ def read_table(text: str, is_photo: IsPhoto, is_label: Callable[[str], bool]) ->
         width = table.width
         table.rows = [(line, _trimmed(cells, width)) for line, cells in table.rows]
     return table
+
+
+def read_parquet(path: Path) -> Table:
+    """The table of a Parquet file, as text; its lines are those of a CSV of the same rows. ValueError if it cannot be read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        content = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"is no Parquet file: {error}") from error
+    # columns of bytes and lists are a photo's, or none of ours
+    plain = [field.name for field in content.schema if not pyarrow.types.is_nested(field.type) and not _is_bytes(field.type)]
+    rows = content.select(plain).to_pylist()
+    cells = (["" if row[name] is None else str(row[name]).strip() for name in plain] for row in rows)
+    return Table(plain, list(enumerate(cells, 2)))
+
+
+def _is_bytes(kind: object) -> bool:
+    return "binary" in str(kind)
 
 
 def _trimmed(cells: list[str], width: int) -> list[str]:

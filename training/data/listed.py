@@ -41,6 +41,24 @@ def find_listed(tree: PhotoFolder, guess: bool = True) -> tuple[Layout | None, l
     return layout, []
 
 
+def read_list(path: Path) -> Layout:
+    """The layout that one list gives, of photos relative to its folder or anywhere on this machine.
+
+    ValueError if it cannot be read, or gives less than two classes; and if none of its photos is there.
+    """
+    if not path.is_file():
+        raise ValueError(f"no list {path}")
+    files = (file for file in files_below(path.parent, Counter()) if file.suffix.lower() not in LIST_SUFFIXES)
+    found = read_label_list(path, PhotoNames(files, elsewhere=True))
+    if not any(row.there for row in found.rows):
+        raise ValueError("; ".join(found.said()) or f"{path} has no row")
+    layout = Layout(path.name, {}, None, found.said())
+    for row, split in _merged([found], path.parent, layout):
+        layout.splits.setdefault(split, {}).setdefault(row.label, []).append(row.path)
+    _check_listed(layout, path.parent)
+    return layout
+
+
 def _read_lists(tree: PhotoFolder) -> tuple[list[LabelList], list[str]]:
     """The lists below a folder that name photos in it, and what is wrong with others."""
     paths = [path for path in files_below(tree.path, Counter()) if path.suffix.lower() in LIST_SUFFIXES]

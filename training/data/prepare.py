@@ -5,25 +5,12 @@ takes it in place of the folder, and trains on the very same photos. The photos 
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 from scripts.command import parser, run
-from scripts.phrases import counted
-from training.data.sets import Data, read_data, write_prepared
+from training.data.sets import read_data, write_prepared
+from training.data.summary import print_summary
 from training.params import read_params
-
-
-def print_summary(data: Data) -> None:
-    """Print how many photos of each class are trained on, held out and, where there are any, for the test alone."""
-    train, held_out, test = (Counter(photo.index for photo in photos) for photos in (data.train, data.held_out, data.test))
-    width = max(len(label) for label in data.labels)
-    print(f"{'class':{width}}  train  held out" + ("   test" if test else ""))
-    for index, label in enumerate(data.labels):
-        print(f"{label:{width}} {train[index]:6d} {held_out[index]:9d}" + (f" {test[index]:6d}" if test else ""))
-    counts = f"{counted(len(data.train), 'photo')} to train on, {len(data.held_out)} held out"
-    counts += f", {len(data.test)} for make evaluate alone" if test else ""
-    print(f"{data.source}: {counts}; fingerprint {data.fingerprint[:12]}")
 
 
 def main() -> None:

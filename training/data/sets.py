@@ -1,6 +1,6 @@
 """Data sets for training, read and split: Food-101, folders of class folders, generated pictures, or a file of prepare.py's.
 
-A further layout is one more case in layouts.py. download.py downloads the real Food-101.
+A further layout is one more case in layouts.py. published.py downloads the sets that have a name.
 """
 
 import contextlib
@@ -18,8 +18,9 @@ from scripts.folders import not_taken
 from scripts.phrases import counted, some
 from training.data.foreign import class_in_names, foreign_files, unused_splits
 from training.data.known_pairs import known_pairs
+from training.data.label_lists import LIST_SUFFIXES
 from training.data.layouts import Layout, find_layout
-from training.data.listed import find_listed
+from training.data.listed import find_listed, read_list
 from training.data.photo_folders import PhotoFolder, kinds, read_tree
 from training.data.pictures import generate
 from training.data.split import OFFICIAL, Photo, cache_file, hash_photos, split_photos
@@ -79,6 +80,8 @@ def read_data(
     remarks: list[str] = []
     labels, photos, layout = find_photos(folder, remarks)
     source = f"{layout} in {root.resolve().name}" if root else "generated pictures, not photos (DATA=folder trains on photos)"
+    if is_list(folder):
+        source = f"the list {folder.name} in {photos_folder(folder).resolve().name}"
     photos, thumbnails = hash_photos(folder, photos, cache)
     _check_classes(labels, [photo for photo in photos if photo.split not in OFFICIAL], f"readable photo in {folder}")
     pairs = known_pairs(thumbnails, near_duplicates, cache and cache_file(cache, folder, "pairs"))
@@ -132,8 +135,9 @@ def write_prepared(data: Data, val_fraction: float, seed: int, path: Path, near_
     root = Path(os.path.relpath(data.root)) if data.root.resolve().is_relative_to(Path.cwd()) else data.root.resolve()
     values: dict[str, object] = {"kind": PREPARED, "source": data.source, "root": str(root), "fingerprint": data.fingerprint}
     values |= {"val_fraction": val_fraction, "seed": seed, "near_duplicates": near_duplicates, "labels": data.labels}
+    folder = photos_folder(data.root)
     rows = {
-        side: [json.dumps([str(p.path.relative_to(data.root)), p.index, p.split, p.sha256]) for p in photos]
+        side: [json.dumps([os.path.relpath(p.path, folder), p.index, p.split, p.sha256]) for p in photos]
         for side, photos in (("train", data.train), ("held_out", data.held_out), ("test", data.test))
     }
     # a line a photo, so that versions of the file can be compared
@@ -148,9 +152,10 @@ def _read_prepared(path: Path, params: dict[str, float]) -> Data:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         root, made_with = Path(values["root"]), {name: values.get(name) for name in params}
+        folder = photos_folder(root)
         values.setdefault("test", [])  # most data sets have none
         train, held_out, test = (
-            tuple(Photo(root / name, index, split, sha256) for name, index, split, sha256 in values[side])
+            tuple(Photo(folder / name, index, split, sha256) for name, index, split, sha256 in values[side])
             for side in ("train", "held_out", "test")
         )
         data = Data(tuple(values["labels"]), train, held_out, values["fingerprint"], values["source"], root, test)
@@ -162,8 +167,10 @@ def _read_prepared(path: Path, params: dict[str, float]) -> Data:
         raise ValueError(f"{path} was not written by training/data/prepare.py ({type(error).__name__}: {error})") from error
     if made_with != params:
         raise ValueError(f"{path} was prepared with {made_with}, the parameters are {params}: {again}")
-    if not root.is_dir():
-        raise ValueError(f"the photos of {path} are gone: no folder {root} (relative to {Path.cwd()})")
+    if not root.exists():
+        raise ValueError(
+            f"the photos of {path} are gone: no {'list' if is_list(root) else 'folder'} {root} (relative to {Path.cwd()})"
+        )
     # now, as training replaces a photo that it cannot read: the run would not be that of the prepared data
     gone = [photo.path for photo in train + held_out + test if not photo.path.is_file()]
     if gone:
@@ -179,6 +186,12 @@ def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str
     """
     if official := food101_folder(root):
         return *_food101(official), "Food-101"
+    if is_list(root):
+        layout = read_list(root)
+        check_names(layout.labels)
+        if remarks is not None:
+            remarks += layout.remarks
+        return layout.labels, _in_layout(layout), layout.name
     if not root.is_dir():
         problem = "it is a file, expected a folder (of an archive, unpack it)" if root.is_file() else "the folder does not exist"
         raise ValueError(f"no data set at {root}: {problem}")
@@ -186,19 +199,33 @@ def find_photos(root: Path, remarks: list[str] | None = None) -> tuple[tuple[str
     tree = read_tree(root, passed)
     layout = layout_of(tree)
     check_names(layout.labels)
-    index = {label: number for number, label in enumerate(layout.labels)}
-    photos = [
-        Photo(path, index[label], split)
-        for split, classes in layout.splits.items()
-        for label in sorted(classes)
-        for path in classes[label]
-    ]
+    photos = _in_layout(layout)
     # of photos first: they are the likeliest to be missed
     loose = tree.count - len(photos) - layout.left_out
     others = Counter({f"{counted(loose, 'photo').partition(' ')[2]} without a class": loose}) + kinds(tree.all_others()) + passed
     if remarks is not None:
         remarks += filter(None, [*layout.remarks, not_taken(root, others)])
     return layout.labels, photos, layout.name
+
+
+def is_list(root: Path) -> bool:
+    """Whether a data set is given as a list of photos, not as a folder."""
+    return root.suffix.lower() in LIST_SUFFIXES and not root.is_dir()
+
+
+def photos_folder(root: Path) -> Path:
+    """The folder to which a data set's photos are relative."""
+    return root.parent if is_list(root) else root
+
+
+def _in_layout(layout: Layout) -> list[Photo]:
+    index = {label: number for number, label in enumerate(layout.labels)}
+    return [
+        Photo(path, index[label], split)
+        for split, classes in layout.splits.items()
+        for label in sorted(classes)
+        for path in classes[label]
+    ]
 
 
 def layout_of(tree: PhotoFolder) -> Layout:

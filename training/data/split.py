@@ -4,6 +4,7 @@ The split depends on each photo's content and the seed alone: a data set can gro
 """
 
 import hashlib
+import os
 import sys
 import zipfile
 from collections import Counter, defaultdict
@@ -59,7 +60,7 @@ def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[li
         try:
             stat = photo.path.stat()
             # by size and time, not content: to read it is what the cache saves
-            key = f"{photo.path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}"
+            key = f"{os.path.relpath(photo.path, root)} {stat.st_size} {stat.st_mtime_ns}"
             if key in cached:
                 return key, *cached[key]
             photo_bytes = photo.path.read_bytes()
