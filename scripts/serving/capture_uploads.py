@@ -106,7 +106,8 @@ class CaptureUploads(Collector):
             self.kept_s = self.store.kept_s()
         except DeniedError as error:
             self.steps("for how long S3 keeps photos is not known", why=error)
-        except (StoreError, FileNotFoundError):  # away: said of the photos
+        except (StoreError, FileNotFoundError) as error:
+            self._note(str(error))
             self._look_at_rules = 0.0
 
     def copy(self) -> bool:

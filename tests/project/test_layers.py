@@ -65,7 +65,7 @@ PACKAGES = {
     },
     "training": {
         *("boto3", "botocore", "matplotlib", "mlflow", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optuna", "PIL"),
-        *("psutil", "pydantic", "scipy", "timm", "torch", "torchvision", "tqdm", "yaml"),
+        *("psutil", "pyarrow", "pydantic", "scipy", "timm", "torch", "torchvision", "tqdm", "yaml"),
         *("huggingface_hub", "safetensors"),  # timm's own
     },
 }

@@ -75,7 +75,7 @@ def project(tmp_path):
 
 # the values that each target takes; a target twice where one value leaves out others
 TAKEN = [
-    ("data", "DATA"),
+    ("data", "SET DATA PARAMS MEAN STD"),
     ("collect", "SOURCE OUT LIMIT"),
     ("ingest", "FROM DATA PARAMS"),
     ("review", "BATCH OUT EXPORT IMPORT PORT"),

@@ -5,10 +5,9 @@ import timeit
 
 import pytest
 
-from scripts.drift.statistics import Compared
 from scripts.release.document import entry_of, make, write
 from scripts.release.folder_store import FolderStore
-from scripts.release.status import SCHEMA, Fleet, status_table, unreadable
+from scripts.release.status import Fleet, status_table, unreadable
 from scripts.settings import Settings
 from tests.rollout.rolling import report
 
@@ -38,9 +37,6 @@ def store(tmp_path):
 
 WRONG = {
     "wrong types": {"outcomes": ["answered"], "seconds": None},
-    "drift of another program": {"drift": {"250": {"score": 3}}},
-    "drift without a window": {"drift": {"lately": {"signals": {}, "estimated_accuracy": 1}}},
-    "drift of other signals": {"drift": {"250": {"signals": {"top1": {"p": 0.1}}, "estimated_accuracy": 1}}},
 }
 
 
@@ -60,11 +56,6 @@ def test_what_is_no_status_is_left_out_and_the_others_count(store, kind):
     table = status_table(store, Settings())
     assert "\na " in table
     assert ("no status of an instance" in table) == (kind not in ("truncated", "empty", "no UTF-8", "nested too deep", "a folder"))
-
-
-def test_schema_takes_what_make_drift_reads():
-    compared = json.loads(SCHEMA.read_text())["$defs"]["compared"]
-    assert set(compared["required"]) == set(compared["properties"]) == set(Compared._fields)
 
 
 def test_two_hundred_pairs_are_read_in_a_fraction_of_a_poll(store):

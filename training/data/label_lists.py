@@ -177,8 +177,9 @@ def _problem(name: str, label: str) -> str:
 
 def _add(rows: list[Row], found: LabelList) -> None:
     """Add the rows of one photo: once for each split, however often it is listed; all of its labels, and said, if they differ."""
-    different = {(row.label, row.split): row for row in rows}
+    alike = len({row.label for row in rows}) == 1
     # conflicts are given on: ingest lists each of them with the reason, or takes the last
+    different = {(row.label, row.split): row for row in (reversed(rows) if alike else rows)}
     found.rows += different.values()
     first = rows[0]
     if other := next((row for row in rows if row.label != first.label), None):
