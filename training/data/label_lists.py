@@ -62,10 +62,13 @@ class LabelList:
 
 def read_label_list(path: Path, names: PhotoNames) -> LabelList:
     """The rows of a list; those of photos that do not exist stay in it, not `there`. ValueError if it cannot be read as one."""
-    text = ListText("") if path.suffix.lower() == PARQUET else read_text(path)
+    is_parquet = path.suffix.lower() == PARQUET
+    text = ListText("") if is_parquet else read_text(path)
     try:
-        is_photo = lambda cell: names.match(cell) or looks_like_photo(cell)  # noqa: E731
-        table = read_parquet(path) if path.suffix.lower() == PARQUET else read_table(text.text, is_photo, is_label)
+        if is_parquet:
+            table = read_parquet(path)
+        else:
+            table = read_table(text.text, lambda cell: names.match(cell) or looks_like_photo(cell), is_label)
         columns = find_columns(table, names)
         found = LabelList(path, problems=table.problems, remarks=columns.remarks, sure=columns.sure)
         header = table.header or [""] * table.width

@@ -82,7 +82,7 @@ def _food101(root: Path) -> Iterator[Entry]:
             yield Entry(split, found.classes[index], path.name, path)
 
 
-# numbers of photos as the sets' own pages have them, which a test compares with nothing: the real ones were never downloaded here
+# sizes and numbers of photos are from the sets' own pages; no real download has confirmed them here
 PUBLISHED = {
     # Bossard et al. 2014, https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/
     "food101": Published(

@@ -98,7 +98,8 @@ def _photos(folder: Path) -> Iterator[Saved]:
     paths = sorted(path for path in files_below(folder, Counter()) if path.suffix.lower() in TENSOR_SUFFIXES)
     first = _load(paths[0])
     if first.ndim == 4:
-        for path in paths:
+        yield from _of_all(paths[0], first)
+        for path in paths[1:]:
             yield from _of_all(path, _load(path))
         return
     layout = layout_of(_tree(read_folder(folder, Counter())))
