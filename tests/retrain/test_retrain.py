@@ -98,8 +98,8 @@ def test_a_class_that_is_a_typo_is_refused_before_the_training_and_goes_on_when_
     before = labels.read_text()
     photos_listed(project, (photo, "class1"))
     said = project.retrain(code=1)
-    assert f"unknown classes: 'class1' (collected/labels.csv, line {len(before.splitlines()) + 1}; close: class_1" in said
-    assert "else correct them" in said
+    assert f"unknown classes: 'class1' (collected/labels.csv, line {len(before.splitlines()) + 1}; close: class_1" in said, said
+    assert "a data set with a test split takes no new ones, as nothing would test them: correct them" in said
     assert "--- check" not in said
     # the class is new after all: but a data set with a test split has no photo to test it
     assert "a data set with a test split takes no new ones" in project.retrain("--new-classes", code=1)
