@@ -18,6 +18,7 @@ from scripts.retrain.report import captured, compared, expected_answers, incomin
 from scripts.retrain.run import FOLDER, KEPT, RetrainError, Run, find_run, locked, tidy
 from scripts.rollout.pairs import Answer
 from tests.conftest import LIMIT_S, ROOT
+from tests.ecs.scripted_aws import moto_server, outside
 
 
 def split(train, held_out, labels=("pie", "soup"), fingerprint="f"):
@@ -143,15 +144,41 @@ def test_answers_are_read_from_what_predict_writes(tmp_path):
     }
 
 
-def test_of_a_folder_of_captured_photos_those_without_feedback_are_asked(tmp_path):
+CAPTURED = ("1-ab.photo", "1-ab.json", "2-ab.photo", "2-ab.json", "2-ab.feedback", "10-ab.photo", "10-ab.json")
+
+
+def listed(tmp_path, place):
+    assert shadow.photos_of(place, tmp_path) == str(tmp_path / "captured.txt")
+    return (tmp_path / "captured.txt").read_text().splitlines()
+
+
+def test_of_a_folder_of_captured_photos_the_newest_without_feedback_are_asked(tmp_path, monkeypatch):
     place = tmp_path / "captured/ab"
     place.mkdir(parents=True)
-    for name in ("1-ab.photo", "1-ab.json", "2-ab.photo", "2-ab.json", "2-ab.feedback"):
+    for name in CAPTURED:
         (place / name).touch()
-    assert shadow.photos_of("s3://bucket/captured", tmp_path) == "s3://bucket/captured"
-    listed = shadow.photos_of(str(tmp_path / "captured"), tmp_path)
-    assert (tmp_path / "captured.txt").read_text() == f"{place / '1-ab.photo'}\n"
-    assert listed == str(tmp_path / "captured.txt")
+    assert listed(tmp_path, str(tmp_path / "captured")) == [f"{place}/10-ab.photo", f"{place}/1-ab.photo"]
+    monkeypatch.setattr(shadow, "MOST", 1)
+    assert listed(tmp_path, str(tmp_path / "captured")) == [f"{place}/10-ab.photo"]
+
+
+def test_of_captured_photos_on_s3_the_newest_without_feedback_are_asked(tmp_path, monkeypatch):
+    with moto_server():
+        client = outside("s3")
+        client.create_bucket(Bucket="photos", CreateBucketConfiguration={"LocationConstraint": client.meta.region_name})
+        for name in CAPTURED:
+            time_and_id, _, end = name.partition(".")
+            time, photo_id = time_and_id.split("-")
+            client.put_object(Bucket="photos", Key=f"captured/ab/{photo_id}-{time}.{end}", Body=b"x")
+        for other in ("drawn/pie.jpg", "captured2/ab/ab-11.photo"):
+            client.put_object(Bucket="photos", Key=other, Body=b"x")
+        photos = [f"s3://photos/captured/ab/ab-{time}.photo" for time in (10, 1)]
+        assert listed(tmp_path, "s3://photos/captured") == photos
+        monkeypatch.setattr(shadow, "MOST", 1)
+        assert listed(tmp_path, "s3://photos/captured") == photos[:1]
+        assert shadow.photos_of("s3://photos/drawn", tmp_path) == "s3://photos/drawn"
+        with pytest.raises(shadow.ShadowError, match=r"s3://none/captured: .*does not exist"):
+            shadow.photos_of("s3://none/captured", tmp_path)
 
 
 def test_the_report_shows_old_and_new_held_out_photos_apart():
