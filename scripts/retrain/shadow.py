@@ -2,7 +2,7 @@
 
 import json
 import re
-import zipfile
+import tempfile
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -12,6 +12,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from handler.captured import FEEDBACK, PHOTO
+from scripts.archive.read import unpack
 from scripts.atomic import write_text
 from scripts.errors import SeeFoodError
 from scripts.rollout.judge import Verdict
@@ -63,9 +64,10 @@ def _on_s3(address: str) -> list[tuple[int, str]]:
 
 
 def labels_of(archive: Path) -> set[str]:
-    """The classes of an archive."""
-    with zipfile.ZipFile(archive) as file:
-        return set(json.loads(file.read("index_to_name.json")).values())
+    """The classes of an archive. ValueError for a damaged one."""
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(archive, Path(folder) / "archive")
+        return set(json.loads((Path(folder) / "archive/index_to_name.json").read_text(encoding="utf-8")).values())
 
 
 def answers_in(path: Path, others: Collection[str]) -> dict[str, Answer]:
