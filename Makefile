@@ -343,7 +343,7 @@ destroy: .venv/installed-cloud ## Delete a deployment; asks first, and lists wha
 setup: .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
 
 test: lint $(STARTER) ## Lint, check types and run the tests
-	@$(python) pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	@$(python) pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder
 
 test-all: lint $(STARTER) ## The same with the slow tests
 	@$(python) pytest -n 2 --dist loadfile

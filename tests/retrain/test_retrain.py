@@ -150,7 +150,7 @@ def test_a_challenger_that_is_no_better_releases_nothing(project, tmp_path):
 def test_a_step_that_fails_names_itself_and_the_command_that_goes_on(project, tmp_path):
     (tmp_path / "bad.csv").write_text("path,label\nnowhere.jpg,soup\n")
     said = project.retrain("--from", str(tmp_path / "bad.csv"), code=1)
-    assert "error: step ingest failed: `training.data.ingest --data data/food" in said
+    assert "error: step ingest failed: `training.data.ingest --reviewed --data data/food" in said
     assert f"Mend that, then go on: make retrain FROM={tmp_path / 'bad.csv'}" in said
     other = project.retrain("--from", str(tmp_path), code=1)
     assert "is not finished, and was started with" in other
