@@ -134,7 +134,7 @@ def starter_server(tmp_path_factory):
         yield server
 
 
-class Scheduling(LoadFileScheduling):
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
     """A process gets the tests of a file together, and those of all files that ask starter_server: else each process starts one."""
 
     def _split_scope(self, nodeid: str) -> str:
