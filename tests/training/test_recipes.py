@@ -37,6 +37,7 @@ from training.recipes.choose import DATA_SETS, FOLDER, fill_in, recipe_names
 from training.run import check_sizes
 from training.speed import bench, profiling
 from training.sweep import sweep
+from training.sweep.space import read_settings
 
 NAMES = recipe_names()
 SIDES = {"cifar10": 32, "cifar10-64": 64, "flowers102": 224, "food101": 224, "starter": 224}
@@ -123,6 +124,11 @@ def test_every_command_that_takes_parameters_to_train_with_takes_a_recipe(monkey
     monkeypatch.setattr(sys, "argv", [command.__name__, "--recipe=none", *(["--out=runs/none"] if command is sweep else [])])
     with pytest.raises(ValueError, match="RECIPE is 'none': no such recipe"):
         command.main()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_committed_sweep_searches_around_every_recipe(name):
+    assert "lr" in read_settings(ROOT / "training/sweep/sweep.yaml", params_of(name)).space
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -230,7 +236,7 @@ def test_a_list_of_pictures_of_32_pixels_is_learned_by_two_processes(trained):
 @pytest.mark.slow
 @pytest.mark.server
 def test_a_server_of_a_network_for_32_pixels_answers_pictures_of_any_size(trained):
-    export(Checkpoint.load(trained / "run/checkpoint.pt"), trained / "1.0.0")
+    export(Checkpoint.load(trained / "run/checkpoint.pt"), trained / "1.0.0", format_name="openvino")
     pack(trained / "1.0.0", "1.0.0", trained / "store")  # which answers its golden photos
     server = Server(trained / "store", free_port(), model="small").wait_ready()
     try:

@@ -30,6 +30,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+def recipes_of(folder: Path) -> list[str]:
+    """The names of the recipes for the data set in `folder`; none, unless it is where they look for it."""
+    return [name for name, data_set in DATA_SETS.items() if data_set.folder == folder]
+
+
 def add_options(line: ArgumentParser, default: str = str(DEFAULT)) -> None:
     """Add --params, which is None unless given, and --recipe; `default` is for the help."""
     line.add_argument("--params", type=Path, help=f"parameter file; default: {default}")

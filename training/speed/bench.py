@@ -123,7 +123,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--data", type=Path)
     add_options(arguments)
-    arguments.add_argument("--models", nargs="+", default=MODELS, help="networks that timm knows")
+    arguments.add_argument("--models", nargs="+", help=f"networks that timm knows; default: the recipe's, or {' '.join(MODELS)}")
     arguments.add_argument("--pairs", type=int, default=5)
     arguments.add_argument("--steps", type=int, default=40)
     arguments.add_argument("--batch", type=int, default=32)
@@ -136,7 +136,8 @@ def main() -> None:
         photos = sample(data, round(args.steps * args.batch / (1 - params.val_fraction)) + args.batch, Path(folder))
         # no cache: the folder is gone afterwards
         data = read_data(photos, params.val_fraction, params.seed, params.near_duplicates, cache=None)
-        for model in args.models:
+        # a recipe's model_args and sizes of crops are for its own network
+        for model in args.models or ([params.model] if args.recipe else MODELS):
             ratio = compare(data, params.model_copy(update={"model": model}), args.pairs)
             print(f"{model}: the loop reaches {ratio:.3f} of the bare loop's images/s (median of {args.pairs} pairs)")
 
