@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -34,6 +36,7 @@ from training.export.program import ExportedProgram
 from training.model import Checkpoint, Classifier, build
 from training.params import read_params
 from training.recipes.choose import DATA_SETS, FOLDER, fill_in, recipe_names
+from training.resume import read_run
 from training.run import check_sizes
 from training.speed import bench, profiling
 from training.sweep import sweep
@@ -198,18 +201,39 @@ def test_every_recipe_is_exported_for_crops_of_its_size(tmp_path, name):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of cifar10's recipe, shortened, by two processes, on a list of PNG pictures of 32 x 32 pixels."""
-    folder = tmp_path_factory.mktemp("recipe")
-    (folder / "pictures").mkdir()
-    rng = random.Random(0)
+def pictures(tmp_path_factory):
+    """A folder with PNG pictures of 32 x 32 pixels in data/cifar10, as make data lays them out, and a list of them."""
+    folder, rng = tmp_path_factory.mktemp("recipe"), random.Random(0)
     with (folder / "pictures.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "split"])
         for number in range(160):
-            path = folder / "pictures" / f"{number}.png"
+            split, label = "train" if number < 128 else "test", f"class_{number % 4}"
+            path = folder / "data/cifar10" / split / label / f"{number:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
             draw(number % 4, rng, (32, 32)).save(path)
-            rows.writerow([f"pictures/{path.name}", f"class_{number % 4}", "train" if number < 128 else "test"])
+            rows.writerow([path.relative_to(folder), label, split])
+    return folder
+
+
+@pytest.mark.slow
+def test_a_recipe_as_it_stands_trains_on_the_set_where_make_data_puts_it(pictures):
+    command = [sys.executable, "-u", "-m", "training.train", "--recipe=cifar10", "--out=whole", "--make", "RECIPE=cifar10"]
+    process = subprocess.Popen(
+        command, cwd=pictures, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    printed = next((line for line in process.stdout if line.startswith("epoch 1/100:")), "")
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=LIMIT_S)[1]
+    assert (process.returncode, bool(printed)) == (130, True), errors
+    assert errors.endswith("to go on from the last saved state: make train RESUME=whole\n")
+    assert read_run(pictures / "whole", None) == ("cifar10", Path("data/cifar10"), params_of("cifar10"))
+
+
+@pytest.fixture(scope="module")
+def trained(pictures):
+    """A run of cifar10's recipe, shortened, by two processes, on a list of pictures of 32 x 32 pixels."""
+    folder = pictures
     short = {"epochs": 3, "global_batch_size": 16, "warmup_epochs": 1.0, "workers": 0, "ema_decay": 0.8}
     (folder / "params.yaml").write_text(yaml.safe_dump(params_of("cifar10").model_dump() | short))
     command = [sys.executable, "-m", "training.train", "--model=small", "--processes=2"]
@@ -244,7 +268,7 @@ def test_a_server_of_a_network_for_32_pixels_answers_pictures_of_any_size(traine
             answer = httpx.post(server.url, content=bytes_of(noise(*size), "PNG"), timeout=LIMIT_S)
             assert answer.status_code == 200, answer.text
             assert len(answer.json()["predictions"]) == 4
-        own = (trained / "pictures/1.png").read_bytes()
+        own = (trained / "data/cifar10/train/class_1/00001.png").read_bytes()
         assert httpx.post(server.url, content=own, timeout=LIMIT_S).json()["predictions"][0]["label"] == "class_1"
         explained = httpx.post(server.url.replace("predictions", "explanations"), content=own, timeout=LIMIT_S).json()
         assert explained["label"] == "class_1"
