@@ -7,5 +7,5 @@ duplicates.py what counts as a near-duplicate, by thumbnail.py and among the pai
 are which new photos to take, loader.py the augmentation and the batches, workers.py the processes that make them,
 pictures.py generated pictures, published.py the sets that have a name, tensors.py photos saved as tensors. Commands: ingest,
 measure_duplicates, obtain, prepare, remote. Everything else in training/ may import this room; it imports handler/,
-training/params.py, training/tracking/provenance.py and the leaves of scripts/.
+training/params.py, training/recipes/choose.py, training/tracking/provenance.py and the leaves of scripts/.
 """
