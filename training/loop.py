@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from training.data.balance import expected_draws, loss_weights
+from training.data.balance import expected_draws, logit_shift, loss_weights
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.split import check_unreadable
 from training.params import Params
@@ -87,6 +87,7 @@ def train(
     run = start(name, root, params, out, start_over)
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
     weights = loss_weights(run.data.train, run.data.labels, params.class_weights)
+    shift = logit_shift(run.data.train, len(run.data.labels), params.logit_adjustment).to(device)
     expected = expected_draws(run.data.train, params.class_balance) if params.class_balance else None
     batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step, expected)
     steps = batches.steps_per_epoch
@@ -125,8 +126,9 @@ def train(
                     with part_of_step(model, last=part == params.accumulate - 1):
                         with run.autocast:
                             logits = model(mix_crops(crops, mix) if mix else crops)  # (B, num_classes)
-                            loss = share * counts * criterion(logits, targets)  # (B,)
-                            loss = (loss + (1 - share) * of_others * criterion(logits, others)).mean()
+                            shifted = logits + shift
+                            loss = share * counts * criterion(shifted, targets)  # (B,)
+                            loss = (loss + (1 - share) * of_others * criterion(shifted, others)).mean()
                         (loss / params.accumulate).backward()
                     hits = (logits.detach().argmax(1) == (targets if share >= 0.5 else others)).sum()
                     sums += torch.stack([loss.detach() * len(targets), hits])

@@ -34,6 +34,7 @@ class Params(BaseModel):
     val_fraction: float = Field(gt=0, lt=1)
     near_duplicates: float = Field(NEAR_DUPLICATES, ge=0, le=1)
     class_balance: float = Field(0.0, ge=0, le=1)
+    logit_adjustment: float = Field(0.0, ge=0, le=1)
     class_weights: dict[str, Positive] = Field(default_factory=dict)
     train_size: int = Field(ge=16)
     crop_scale_min: float = Field(gt=0, le=1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from training.data.balance import draw, expected_draws, imbalance, loss_weights
+from training.data.balance import draw, expected_draws, imbalance, logit_shift, loss_weights
 from training.data.loader import Batches, TrainPhotos
 from training.data.split import Photo
 from training.params import read_params
@@ -78,6 +78,12 @@ def test_weights_of_all_ranks_and_parts_are_those_of_a_weighted_mean(tiny_params
         assert torch.stack(parts).mean().item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_logits_are_shifted_by_the_classes_shares():
+    shift = logit_shift(photos_of((6, 3, 1)), 3, 0.5)
+    assert torch.allclose(shift.exp() ** 2, torch.tensor([0.6, 0.3, 0.1]))
+    assert logit_shift(photos_of((6, 3, 1)), 3, 0.0).tolist() == [0.0, 0.0, 0.0]
+
+
 def test_weight_is_that_of_the_photo_times_that_of_its_class():
     photos = [*photos_of((1, 1)), *photos_of((1,), weight=3.0)]
     assert loss_weights(photos, ("pie", "soup"), {"soup": 2.0}).tolist() == [1.0, 2.0, 3.0]
@@ -90,13 +96,14 @@ def test_weight_is_that_of_the_photo_times_that_of_its_class():
     [
         ({"class_balance": 1.5}, "class_balance: Input should be less than or equal to 1"),
         ({"class_balance": -0.1}, "class_balance: Input should be greater than or equal to 0"),
+        ({"logit_adjustment": 2}, "logit_adjustment: Input should be less than or equal to 1"),
         ({"class_weights": {"pie": 0}}, "class_weights.pie: Input should be greater than 0"),
         ({"class_weights": {"pie": ".inf"}}, "class_weights.pie: Input should be a valid number"),
     ],
 )
 def test_wrong_value_is_refused_by_name(tmp_path, values, message):
     path = tmp_path / "params.yaml"
-    text = re.sub(r"^class_\w+:.*\n", "", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^(class_\w+|logit_adjustment):.*\n", "", (ROOT / "params.yaml").read_text(), flags=re.MULTILINE)
     path.write_text(text)
     assert (read_params(path).class_balance, read_params(path).class_weights) == (0.0, {})  # a file of before
     path.write_text(text + "".join(f"{name}: {value}\n" for name, value in values.items()))

@@ -25,7 +25,7 @@ from training.model import Checkpoint
 from training.resume import Stopped, load_state
 
 pytestmark = pytest.mark.slow
-BALANCED = {"class_balance": 0.5, "class_weights": {"class_1": 2.0}, "model": "test_vit"}
+BALANCED = {"class_balance": 0.5, "logit_adjustment": 0.3, "class_weights": {"class_1": 2.0}, "model": "test_vit"}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_weighted_run_goes_on_bit_for_bit_after_a_signal(tmp_path, listed, weigh
     assert same_bits(history(tmp_path / "run"), history(one))
 
 
-@pytest.mark.parametrize("changed", [{"class_balance": 0.0}, {"class_weights": {}}, "weight"], ids=str)
+@pytest.mark.parametrize("changed", [{"class_balance": 0.0}, {"logit_adjustment": 0.0}, {"class_weights": {}}, "weight"], ids=str)
 def test_each_kind_of_weight_changes_what_is_learnt(tmp_path, listed, weighted, changed):
     params, one = weighted  # noqa: F811
     root = listed

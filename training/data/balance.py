@@ -1,5 +1,6 @@
 """How often each photo is drawn in an epoch, and how much it counts in the loss: by its class, and by its own weight.
 
+Photos of small classes are drawn more often, and are not weighed instead: a step of a few heavy photos is a noisy one.
 Held-out photos are neither drawn more often nor weighed: they keep the data's own distribution, and so do the accuracy, the
 temperature and the thresholds that are measured on them.
 """
@@ -42,6 +43,15 @@ def draw(expected: Tensor, generator: torch.Generator) -> Tensor:
     return (photos + nth * count)[torch.randperm(len(photos), generator=generator)]
 
 
+def logit_shift(photos: Sequence[Photo], num_classes: int, adjustment: float) -> Tensor:
+    """What is added to the logits in the loss alone, float32 (C,): the logarithm of each class's share, times `adjustment`.
+
+    A network that learns beside it needs no bias for frequent classes: logit adjustment, arXiv:2007.07314.
+    """
+    sizes = torch.bincount(torch.tensor([photo.index for photo in photos]), minlength=num_classes)
+    return adjustment * (sizes / sizes.sum()).log()
+
+
 def loss_weights(photos: Sequence[Photo], labels: Sequence[str], class_weights: Mapping[str, float]) -> Tensor:
     """How much each photo counts in the loss, float64 (N,): its own weight times its class's, 1 for a class that has none.
 
@@ -62,5 +72,5 @@ def imbalance(photos: Sequence[Photo], labels: Sequence[str], class_balance: flo
         return ""
     return (
         f"class {labels[largest]!r} has {most} training photos, {labels[smallest]!r} {least}: small classes may be missed; "
-        "class_balance: 0.5 in the parameters draws their photos more often"
+        "class_balance: 0.5 in the parameters draws their photos more often, logit_adjustment: 0.3 makes up for more"
     )
