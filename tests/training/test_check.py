@@ -10,13 +10,13 @@ import torch
 from PIL import Image, ImageFilter
 
 from scripts.command import run
-from tests.conftest import ROOT, needs_photos
+from tests.conftest import ROOT, SHARED, needs_photos
 from tests.training.dishes import dishes
 from training.check import check, features
 from training.check.check import main
 from training.check.features import features_of
 from training.check.labels import Judged, fold_of, judge, most_suspicious, out_of_fold, scaled
-from training.check.photos import far_above, measure, oddities
+from training.check.photos import distances, far_above, measure, oddities
 from training.data.ingest import main as ingest
 from training.params import read_params
 
@@ -186,3 +186,13 @@ def test_most_flipped_labels_of_real_dishes_are_in_the_first_tenth_of_the_list(o
         with capsys.disabled():
             print(f"\nseed {seed}: {share:.1%} of {len(flipped)} flipped labels are in the first tenth of the list", end="")
         assert share >= 0.8
+
+
+@pytest.mark.slow
+@needs_photos
+def test_photos_of_other_things_are_outliers_among_dishes(once):
+    _, of_dishes, params = dishes(once)
+    others = sorted(path for path in (SHARED / "data/not_food").rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    found = far_above(distances(torch.cat([of_dishes, features_of(others[:30], params)[0]])))
+    assert found[-30:].sum() >= 24
+    assert found[:-30].sum() <= 0.02 * len(of_dishes)

@@ -24,7 +24,7 @@ from training.check.photos import Measures, distances, far_above, measure_all, o
 from training.data.duplicates import groups_of
 from training.data.foreign import foreign_files
 from training.data.known_pairs import known_pairs
-from training.data.sets import HASH_CACHE, find_photos, photos_folder
+from training.data.sets import HASH_CACHE, find_photos, is_list
 from training.data.split import Photo, cache_file, hash_photos
 from training.params import Params, read_params
 
@@ -44,7 +44,8 @@ def check(root: Path, params: Params, cache: Path | None = HASH_CACHE) -> Checke
     """Look for all of it in a data set. ValueError if it is none, nothing of it can be read, or there are no weights."""
     remarks: list[str] = []
     labels, photos, _ = find_photos(root, remarks)
-    remarks += foreign_files(photos_folder(root))
+    if not is_list(root):  # a list's folder may hold anything
+        remarks += foreign_files(root)
     measures = measure_all([photo.path for photo in photos])
     unread = [
         Problem("unreadable", labels[photo.index], photo.path, one)
@@ -60,15 +61,14 @@ def check(root: Path, params: Params, cache: Path | None = HASH_CACHE) -> Checke
     features, by = features_of([photo.path for photo in photos], params)
     remarks.append(f"photos are compared by {by}")
     targets = torch.tensor([photo.index for photo in photos])
-    rows = scaled(features)
-    judged = judge(out_of_fold(rows, targets, torch.from_numpy(groups), len(labels)), targets)
+    judged = judge(out_of_fold(scaled(features), targets, torch.from_numpy(groups), len(labels)), targets)
     problems = unread + of_pairs(photos, labels, pairs) + of_classes(photos, labels, groups, params.val_fraction)
-    problems += _outliers(photos, labels, rows) + _odd(photos, labels, measures)
+    problems += _outliers(photos, labels, features) + _odd(photos, labels, measures)
     return Checked(labels, photos, judged, problems, remarks)
 
 
-def _outliers(photos: list[Photo], labels: tuple[str, ...], rows: Tensor) -> list[Problem]:
-    far = distances(rows)
+def _outliers(photos: list[Photo], labels: tuple[str, ...], features: Tensor) -> list[Problem]:
+    far = distances(features)
     numbers = [i for i in far.argsort(descending=True).tolist() if far_above(far)[i]]
     return [Problem("outlier", labels[photos[i].index], photos[i].path, f"distance {float(far[i]):.2f}") for i in numbers]
 

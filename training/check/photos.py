@@ -77,7 +77,8 @@ def far_above(values: Tensor) -> Tensor:
 
 
 def distances(features: Tensor) -> Tensor:
-    """The mean cosine distance (N,) of each photo to its nearest NEIGHBOURS, by features (N, F) of one length each."""
+    """The mean cosine distance (N,) of each photo to its nearest NEIGHBOURS, by features (N, F)."""
+    # as they are: without their mean, photos of other things were no farther away than those of dishes
     unit = torch.nn.functional.normalize(features)
     count = min(NEIGHBOURS, len(unit) - 1)
     nearest = [(part @ unit.T).topk(count + 1, 1).values[:, 1:].mean(1) for part in unit.split(CHUNK)]
