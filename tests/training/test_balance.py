@@ -10,8 +10,10 @@ import torch
 from tests.conftest import ROOT
 from training.data.balance import draw, expected_draws, imbalance, logit_shift, loss_weights
 from training.data.loader import Batches, TrainPhotos
+from training.data.sets import Data
 from training.data.split import Photo
 from training.params import read_params
+from training.resume import OtherRunError, check_same_run
 
 SIZES = (200, 40, 4)
 
@@ -109,6 +111,15 @@ def test_wrong_value_is_refused_by_name(tmp_path, values, message):
     path.write_text(text + "".join(f"{name}: {value}\n" for name, value in values.items()))
     with pytest.raises(ValueError, match=message):
         read_params(path)
+
+
+def test_run_of_before_these_parameters_goes_on(tiny_params):
+    data = Data(("pie", "soup"), (), (), "print", "photos")
+    old = {name: value for name, value in tiny_params.model_dump().items() if not name.startswith(("class_", "logit_"))}
+    state = {"name": "food", "params": old, "labels": data.labels, "fingerprint": "print"}
+    check_same_run(state, "food", tiny_params, data, Path("run"))
+    with pytest.raises(OtherRunError, match=r"class_balance 0.0 -> 0.5"):
+        check_same_run(state, "food", tiny_params.model_copy(update={"class_balance": 0.5}), data, Path("run"))
 
 
 @pytest.mark.parametrize(("sizes", "said"), [((100, 10), False), ((101, 10), True), ((5000, 900, 400), True)])
