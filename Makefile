@@ -86,7 +86,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup test test-all container-test lint format dashboards clean \
-	data collect review ingest pipeline remote push pull \
+	data check-data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
 	serve key stop rollout rollback status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
@@ -118,6 +118,10 @@ data: .venv/installed-train ## Download and verify a published data set, or conv
 	@$(python) training.data.obtain --data=$(call quoted,DATA,data) --params=$(call quoted,PARAMS) $(call option,--mean,MEAN) \
 		$(call option,--std,STD) -- $(call quoted,SET,food101)
 
+check-data: .venv/installed-train ## What may be wrong in a data set: labels, near-duplicates, outliers, bad photos, small classes: DATA=photos [OUT=build/check-data PARAMS=file WEIGHTS=file]
+	@$(python) training.check.check --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS) \
+		$(call option,--out,OUT)
+
 collect: given-SOURCE .venv/installed-serve ## New photos of a source, for review: SOURCE=folder|s3://...|addresses.csv|captured:folder|reddit:name [OUT=collected LIMIT=100 REVIEWED=1]
 	@$(python) scripts.collection.collect $(call option,--out,OUT) $(call option,--limit,LIMIT) $(call flag,--reviewed,REVIEWED) \
 		-- $(call quoted,SOURCE)
@@ -127,9 +131,9 @@ review: given-BATCH .venv/installed-serve ## Label a batch's photos on a local p
 		$(call option,--export,EXPORT) $(call option,--import,IMPORT) $(call flag,--new-classes,NEW_CLASSES) \
 		$(own_port) -- $(call quoted,BATCH)
 
-ingest: given-FROM .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]
+ingest: given-FROM .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]; REVIEWED=1: corrected labels, too
 	@$(python) training.data.ingest --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) \
-		$(call flag,--new-classes,NEW_CLASSES) -- $(call quoted,FROM)
+		$(call flag,--new-classes,NEW_CLASSES) $(call flag,--reviewed,REVIEWED) -- $(call quoted,FROM)
 
 data_of_pipeline = $(shell sed -n 's/^ *- data: *\([^ ]*\).*/\1/p' dvc.yaml)
 

@@ -76,6 +76,7 @@ def project(tmp_path):
 # the values that each target takes; a target twice where one value leaves out others
 TAKEN = [
     ("data", "SET DATA PARAMS MEAN STD"),
+    ("check-data", "DATA PARAMS WEIGHTS OUT"),
     ("collect", "SOURCE OUT LIMIT"),
     ("ingest", "FROM DATA PARAMS"),
     ("review", "BATCH OUT EXPORT IMPORT PORT"),
@@ -134,6 +135,7 @@ FLAGS = [
     ("compose", "GRAFANA_IMAGE", "--profile"),
     ("collect", "REVIEWED", "--reviewed"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
+    ("ingest", "REVIEWED", "--reviewed"),
     ("review", "NEW_CLASSES", "--new-classes"),
     ("retrain", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
