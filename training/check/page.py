@@ -14,6 +14,7 @@ from PIL import Image
 
 from handler.preprocess import PhotoError, read_photo
 from scripts.atomic import write_text
+from scripts.page_style import style_of
 from training.check.findings import Problem
 from training.check.labels import Judged, most_suspicious
 from training.data.split import Photo
@@ -47,7 +48,7 @@ def _parts(page: Page) -> Iterator[str]:
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
-        f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+        f"<style>\n{style_of(STYLE)}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
         f"<p>{len(page.photos):,} photos of {len(page.labels):,} classes. "
         "All rows: <code>labels.csv</code>, <code>problems.csv</code>. Nothing was changed.</p>\n"
     )
