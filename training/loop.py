@@ -17,7 +17,7 @@ from tqdm import tqdm
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.split import check_unreadable
 from training.params import Params
-from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
+from training.recipe import choose_mix, lr_factor, mix_crops, mix_sides, swap_neighbours
 from training.record import check_finite, end_epoch, evaluate_average, recorded
 from training.resume import Signals, Stopped, agree, total
 from training.run import Run, no_terminal, start
@@ -87,7 +87,7 @@ def train(
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
     batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step)
     steps = batches.steps_per_epoch
-    train_photos = train_loader(run.data.train, params, batches)
+    train_photos = train_loader(run.data.train, params, batches, run.spec.text)
     held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
     schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
@@ -112,14 +112,15 @@ def train(
                 torch.manual_seed(params.seed + 100_003 * (progress.step * run.world_size + run.rank))  # for dropout: by step
                 for part in range(params.accumulate):
                     requested = time.perf_counter()
-                    crops, targets, skipped = next(loader)  # uint8 (B, S, S, 3), (B,), (B,)
+                    crops, targets, skipped, *sides = next(loader)  # uint8 (B, S, S, 3), (B,), (B,); with texts (B, L), (B,)
                     waited += time.perf_counter() - requested
                     note_unreadable(run, skipped, unreadable)
-                    crops, targets = crops.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+                    crops, targets, *sides = (part.to(device, non_blocking=True) for part in (crops, targets, *sides))
                     others, share = (swap_neighbours(targets), mix.share) if mix else (targets, 1.0)
                     with part_of_step(model, last=part == params.accumulate - 1):
                         with run.autocast:
-                            logits = model(mix_crops(crops, mix) if mix else crops)  # (B, num_classes)
+                            shown = (mix_crops(crops, mix), *mix_sides(sides, mix)) if mix else (crops, *sides)
+                            logits = model(*shown)  # (B, num_classes)
                             loss = share * criterion(logits, targets) + (1 - share) * criterion(logits, others)
                         (loss / params.accumulate).backward()
                     hits = (logits.detach().argmax(1) == (targets if share >= 0.5 else others)).sum()

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-# what params.yaml says; also of parameter files and checkpoints that are older than this parameter
+# what params.yaml says; also of parameter files and checkpoints that are older than these parameters
 NEAR_DUPLICATES = 0.3
+TEXT_BUCKETS, TEXT_WIDTH, SIDE_DROPOUT = 65_536, 32, 0.4
 
 
 class Params(BaseModel):
@@ -17,7 +18,7 @@ class Params(BaseModel):
     # strict: a value of another type is refused, not converted (PyYAML reads 1e-3 as text and yes as true)
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    # no defaults but one: params.yaml is the only place that holds values, so a checkpoint's params are complete
+    # no defaults but those above: params.yaml is the only place that holds values, so a checkpoint's params are complete
     seed: int = Field(ge=0)
     deterministic: bool
     model: str
@@ -31,6 +32,9 @@ class Params(BaseModel):
     precision: Literal["float32", "bfloat16"]
     val_fraction: float = Field(gt=0, lt=1)
     near_duplicates: float = Field(NEAR_DUPLICATES, ge=0, le=1)
+    text_buckets: int = Field(TEXT_BUCKETS, ge=2)
+    text_width: int = Field(TEXT_WIDTH, ge=1)
+    side_dropout: float = Field(SIDE_DROPOUT, ge=0, lt=1)
     train_size: int = Field(ge=16)
     crop_scale_min: float = Field(gt=0, le=1)
     augment: Literal["none", "trivial", "rand"]

@@ -23,9 +23,11 @@ def lr_factor(step: int, warmup_steps: int, total_steps: int) -> float:
 def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, Any]]:
     """Groups for AdamW, each with its `peak_lr`: the head has a rate of its own, the body's falls by layer_decay a layer.
 
-    Norms and biases (one dimension) do not decay. Layers as timm counts them (arXiv:2106.08254).
+    The text tower, which is new like the head, has the head's rate. Norms and biases (one dimension) do not decay. Layers as timm
+    counts them (arXiv:2106.08254).
     """
-    head = {id(p) for module in heads(classifier.network).values() for p in module.parameters()}
+    anew = [*heads(classifier.network).values(), *([classifier.tower] if classifier.tower else [])]
+    head = {id(p) for module in anew for p in module.parameters()}
     scale: dict[int, float] = {}
     if params.layer_decay < 1:
         for group in param_groups_layer_decay(classifier.network, layer_decay=params.layer_decay):
@@ -99,6 +101,11 @@ def mix_crops(crops: Tensor, mix: Mix) -> Tensor:
     mixed = crops.clone()
     mixed[:, mix.box[0], mix.box[1]] = others[:, mix.box[0], mix.box[1]]
     return mixed
+
+
+def mix_sides(sides: list[Tensor], mix: Mix) -> list[Tensor]:
+    """Texts' ids (B, L), and whether photos count (B,), for `mix`: of each pair, those of the photo that has the larger share."""
+    return sides if mix.share >= 0.5 else [swap_neighbours(side) for side in sides]
 
 
 class Average:

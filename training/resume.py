@@ -80,7 +80,9 @@ def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
 
 def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data, path: Path) -> None:
     """OtherRunError, naming what differs, unless a state is of this model, these parameters and this data."""
-    old, new = state["params"], params.model_dump()
+    new = params.model_dump()
+    # of a run that is older than a parameter: what that parameter's default does
+    old = {name: field.default for name, field in Params.model_fields.items() if not field.is_required()} | state["params"]
     names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
     advice = f"{path} holds another run; to start over, choose another folder (RUN=, --out)"
     if state.get("name", name) != name:

@@ -47,6 +47,7 @@ class Photo:
     index: int
     split: str = ""
     sha256: str = ""
+    text: str = ""
 
 
 def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[list[Photo], np.ndarray]:

@@ -50,10 +50,16 @@ def _described(operation: Operation, state: State, keys: bool, rates: bool) -> d
         "responses": _responses(operation, keys, rates),
     }
     if operation.takes:
-        described["requestBody"] = {"required": True, "content": takes(operation.takes)}
+        described["requestBody"] = {"required": True, "content": takes(operation.takes, reads_text(state))}
     if keys and not _is_open(operation):
         described["security"] = [{"bearer": []}, {"header": []}]
     return described
+
+
+def reads_text(state: State) -> bool:
+    """Whether a version that is served reads texts."""
+    versions = (version for model in state.models.values() for version in model["versions"].values())
+    return any("text" in version.get("spec", {}) for version in versions)
 
 
 def _is_open(operation: Operation) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from handler.text import MAX_BYTES, MAX_CHARACTERS
 from scripts.door.forms.limits import MAX_INSTANCES
 from scripts.door.protocols.tensors import INPUT, OUTPUTS
 
@@ -22,6 +23,13 @@ BASE64: Schema = {
 }
 TOP_K: Schema = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "description": "number of classes to answer with"}
 
+WORDS: Schema = {
+    "type": "string",
+    "maxLength": MAX_CHARACTERS,
+    "description": f"what was written beside the photo; at most {MAX_BYTES:,} bytes of UTF-8. For models that read texts: others "
+    "answer 400. It may come without a photo",
+}
+
 
 def ref(name: str) -> Schema:
     """A schema by its name."""
@@ -38,11 +46,17 @@ def record(**members: Schema) -> Schema:
     return {"type": "object", "properties": members, "required": list(members)}
 
 
-def takes(kind: str) -> Schema:
-    """The content of a request body, by content type."""
+def optional(schema: Schema, more: Schema) -> Schema:
+    """An object that may have these members, too."""
+    return {**schema, "properties": {**schema["properties"], **more}}
+
+
+def takes(kind: str, with_text: bool = False) -> Schema:
+    """The content of a request body, by content type; `with_text`: a model that is served reads texts."""
+    more = {"text": WORDS} if with_text else {}
     if kind == "photo":
-        fields = record(image=BASE64)
-        form = record(image={"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1})
+        fields = optional(record(image=BASE64), more)
+        form = optional(record(image={"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}), more)
         return {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}},
             "multipart/form-data": {"schema": form},
@@ -51,7 +65,10 @@ def takes(kind: str) -> Schema:
         }
     if kind == "instances":
         inside = record(b64=BASE64)
-        forms = [BASE64, record(image=BASE64), record(image=inside), record(image_bytes=inside)]
+        forms = [
+            BASE64,
+            *(optional(form, more) for form in (record(image=BASE64), record(image=inside), record(image_bytes=inside))),
+        ]
         schema = record(instances=array({"anyOf": forms}, minItems=1, maxItems=MAX_INSTANCES))
         return {"application/json": {"schema": schema, "example": {"instances": [{"image": {"b64": EXAMPLE}}]}}}
     if kind == "feedback":
@@ -59,13 +76,13 @@ def takes(kind: str) -> Schema:
         return {"application/json": {"schema": feedback() | {"additionalProperties": False}, "example": example}}
     tensors = [_tensor(number) for number in range(1, MAX_INSTANCES + 1)]
     outputs = array(record(name={"enum": list(OUTPUTS)}))
-    optional = {
+    may_have = {
         "id": {"type": ["string", "null"]},
         "parameters": {"type": "object", "properties": {"top_k": TOP_K | {"type": ["integer", "null"]}}},
         "outputs": outputs,
     }
     schema = record(inputs=array({"anyOf": tensors}, minItems=1, maxItems=1))
-    schema["properties"] |= optional
+    schema["properties"] |= may_have
     one = {"name": INPUT, "datatype": "BYTES", "shape": [1], "data": [EXAMPLE]}
     return {"application/json": {"schema": schema, "example": {"inputs": [one]}}}
 

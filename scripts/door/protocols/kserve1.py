@@ -56,4 +56,4 @@ class Kserve1:
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
         with self.predictions.begin(request.scope, request.receive) as in_flight:
             asked = await self.predictions.read(in_flight, Body(request.scope))
-            return await answers(self.predictions, in_flight, model, None, asked.photos, asked.top_k, explain)
+            return await answers(self.predictions, in_flight, model, None, asked, explain)
