@@ -48,6 +48,7 @@ tests/project/test_errors.py:
         OnnxError - training.export.formats
       VersionError - scripts.backend.torchserve.versions
         UnansweredError - scripts.backend.torchserve.versions
+      WeightError - training.data.extras
 """
 
 import errno
