@@ -48,15 +48,7 @@ PARAMS = {
     "label_smoothing": 0.0,
 }
 TEMPLATES = {
-    "train": [
-        "{}",
-        "Homemade {}",
-        "The {} at Joe's",
-        "my first {}!!",
-        "{} for dinner",
-        "Sunday {} with the family",
-        "best {} in town",
-    ],
+    "train": ["{}", "Homemade {}", "The {} at Joe's", "my first {}!!", "{} for dinner", "Sunday {} with us", "best {} in town"],
     "val": ["{} again", "Our {}", "a plate of {}"],
     "test": ["Tried the {} today", "{} (so good)", "grandma's {}", "You must order the {}", "{} #foodie", "lunch: {}"],
 }
@@ -66,9 +58,8 @@ WRONG, NONE, SLIPS = 0.2, 0.3, 0.2
 def slip(name, rng):
     """A name with two letters swapped, one left out, or one doubled."""
     at = rng.randrange(1, len(name) - 1)
-    return rng.choice(
-        [name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :], name[:at] + name[at + 1 :], name[:at] + name[at:]]
-    )
+    swapped = name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :]
+    return rng.choice([swapped, name[:at] + name[at + 1 :], name[:at] + name[at - 1 :]])
 
 
 def title(label, labels, split, rng):
@@ -130,7 +121,7 @@ def paired(one, other):
 def answers(checkpoints):
     """Answers of the test photos by who is asked, and the photos."""
     found = {}
-    for name, checkpoint in checkpoints.items():
+    for checkpoint in checkpoints.values():
         data = read_data(checkpoint.data_root, 0.1, 0, cache=None)
         photos = data.test
         program, spec = load_program(checkpoint, training_photos(data.train, checkpoint.trained_on))
@@ -153,11 +144,8 @@ def test_titles_help_and_each_side_answers_alone(answers):
     before = answers["photos alone, trained without titles"]
     print(f"\n{len(titled)} test photos, {titled.sum()} with a title")
     for name, one in answers.items():
-        probability = one.probabilities.max(1)[titled].mean()
-        confidence = one.confidence[titled].mean()
-        print(
-            f"{name:38s} top-1 {one.right.mean():.4f}; where titled: top probability {probability:.3f}, confidence {confidence:.3f}"
-        )
+        probability, confidence = one.probabilities.max(1)[titled].mean(), one.confidence[titled].mean()
+        print(f"{name:40s} top-1 {one.right.mean():.4f}; where titled, probability {probability:.3f}, confidence {confidence:.3f}")
     for name, pair in {
         "photo and title over photo alone": paired(both, photo),
         "photo and title over title alone": paired(both, title_alone),
@@ -165,11 +153,11 @@ def test_titles_help_and_each_side_answers_alone(answers):
         "photo alone over the model without titles": paired(photo, before),
     }.items():
         low, high = pair.interval
-        print(
-            f"{name}: {pair.points:+.2f} points ({low:+.2f} to {high:+.2f}), p = {pair.p_value:.3g}, {pair.gained} to {pair.lost}"
-        )
-    assert paired(both, photo).points > 0 and paired(both, photo).p_value < 0.001
-    assert paired(both, title_alone).points > 0 and paired(both, title_alone).p_value < 0.001
+        interval = f"{low:+.2f} to {high:+.2f}"
+        print(f"{name}: {pair.points:+.2f} points ({interval}), p = {pair.p_value:.3g}, {pair.gained} to {pair.lost}")
+    for alone in (photo, title_alone):
+        assert both.right.mean() > alone.right.mean()
+        assert paired(both, alone).p_value < 0.001
     assert paired(photo, before).points >= -1
     # either alone is less sure than both together
     for alone in (photo, title_alone):
