@@ -44,7 +44,7 @@ def test_words_have_one_spelling_in_any_script(text, found):
     assert words(text) == found
 
 
-@pytest.mark.parametrize("text", ["Crème brûlée", "STRASSE", "\u0390 \u1fd3", "ﷺ ﬁsh", "İstanbul", "Å Å", "ꭰ Ꭰ"])
+@pytest.mark.parametrize("text", ["Crème brûlée", "STRASSE", "\u0390 \u1fd3", "ﷺ ﬁsh", "İstanbul", "Å Å", "\uab70 \u13a0"])
 def test_spelling_is_the_same_however_a_text_was_composed_and_when_it_is_taken_again(text):
     ways = {tuple(words(unicodedata.normalize(form, text))) for form in ("NFC", "NFD", "NFKC", "NFKD")}
     assert len(ways) == 1
@@ -65,7 +65,8 @@ def test_no_text_is_all_zeros_and_no_word_is_a_zero():
 def test_long_text_keeps_its_words_and_loses_n_grams():
     spec = TextSpec(20, 65_536, 3, 5)
     ids = text_ids(LONG, spec)
-    assert len(ids) == 20 and 0 not in ids
+    assert len(ids) == 20
+    assert 0 not in ids
     assert ids[:9] == text_ids(" ".join(dict.fromkeys(words(LONG))), spec)[:9]
     assert set(text_ids("noodles", TextSpec(1, 65_536, 3, 5))) <= set(ids)
 
