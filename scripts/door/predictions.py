@@ -123,7 +123,7 @@ class Predictions:
             # chosen as late as can be: the default may have changed, and the one before may be gone
             chosen = request.state["version"] = self.state.chosen(model, version)
             # here, too: an archive that is older than texts would leave one out, and say nothing
-            if text and "text" not in self.state.described(model, chosen).get("spec", {}):
+            if text and not self.state.reads_text(model, chosen):
                 raise DoorError(READS_NO_TEXT)
             return Question(model, chosen, photo, headers, explain)
 

@@ -58,8 +58,7 @@ def _described(operation: Operation, state: State, keys: bool, rates: bool) -> d
 
 def reads_text(state: State) -> bool:
     """Whether a version that is served reads texts."""
-    versions = (version for model in state.models.values() for version in model["versions"].values())
-    return any("text" in version.get("spec", {}) for version in versions)
+    return any(state.reads_text(name, version) for name, model in state.models.items() for version in model["versions"])
 
 
 def _is_open(operation: Operation) -> bool:

@@ -27,7 +27,7 @@ WORDS: Schema = {
     "type": "string",
     "maxLength": MAX_CHARACTERS,
     "description": f"what was written beside the photo; at most {MAX_BYTES:,} bytes of UTF-8. For models that read texts: others "
-    "answer 400. It may come without a photo",
+    "answer 400",
 }
 
 
@@ -46,17 +46,20 @@ def record(**members: Schema) -> Schema:
     return {"type": "object", "properties": members, "required": list(members)}
 
 
-def optional(schema: Schema, more: Schema) -> Schema:
-    """An object that may have these members, too."""
-    return {**schema, "properties": {**schema["properties"], **more}}
+def with_words(photo: Schema, reads_text: bool) -> Schema:
+    """An object with a photo; where texts are read one may stand beside it, or alone."""
+    if not reads_text:
+        return photo
+    either = [{"required": [name]} for name in (*photo["required"], "text")]
+    return {"type": "object", "properties": {**photo["properties"], "text": WORDS}, "anyOf": either}
 
 
-def takes(kind: str, with_text: bool = False) -> Schema:
-    """The content of a request body, by content type; `with_text`: a model that is served reads texts."""
-    more = {"text": WORDS} if with_text else {}
+def takes(kind: str, reads_text: bool = False) -> Schema:
+    """The content of a request body, by content type; `reads_text`: a model that is served reads texts."""
     if kind == "photo":
-        fields = optional(record(image=BASE64), more)
-        form = optional(record(image={"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}), more)
+        fields = with_words(record(image=BASE64), reads_text)
+        file = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
+        form = with_words(record(image=file), reads_text)
         return {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}},
             "multipart/form-data": {"schema": form},
@@ -67,7 +70,7 @@ def takes(kind: str, with_text: bool = False) -> Schema:
         inside = record(b64=BASE64)
         forms = [
             BASE64,
-            *(optional(form, more) for form in (record(image=BASE64), record(image=inside), record(image_bytes=inside))),
+            *(with_words(form, reads_text) for form in (record(image=BASE64), record(image=inside), record(image_bytes=inside))),
         ]
         schema = record(instances=array({"anyOf": forms}, minItems=1, maxItems=MAX_INSTANCES))
         return {"application/json": {"schema": schema, "example": {"instances": [{"image": {"b64": EXAMPLE}}]}}}

@@ -29,8 +29,12 @@ class Kserve1:
         ]
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models: the models' names."""
-        return JSONResponse({"models": list(self.state.models)})
+        """GET /v1/models: the models' names; beyond the protocol, which of them read texts, if any do."""
+        reading = [name for name, model in self.state.models.items() if self._reads_text(name, model["default"])]
+        return JSONResponse({"models": list(self.state.models), **({"texts": reading} if reading else {})})
+
+    def _reads_text(self, model: str, version: str | None) -> bool:
+        return version in self.state.models[model]["versions"] and self.state.reads_text(model, str(version))
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/NAME: whether it is ready; 503 if it is not, as KServe's own server answers."""
