@@ -118,16 +118,16 @@ def exported(once, tiny_run) -> Path:
 
 
 @pytest.fixture(scope="session")
-def texts(once, generated) -> Path:
+def titled(once, generated) -> Path:
     """A list of the generated pictures with texts that name their classes."""
     return once("texts", lambda folder: write_texts(generated, folder / "list.csv")) / "list.csv"
 
 
 @pytest.fixture(scope="session")
-def text_run(once, texts, tiny_params) -> Path:
+def text_run(once, titled, tiny_params) -> Path:
     """Folder of a finished run on generated pictures with texts."""
     params = tiny_params.model_copy(update={"epochs": 5, "head_lr": 0.1, "side_dropout": 0.6})
-    return once("text-run", lambda folder: train("seefood", texts, params, folder))
+    return once("text-run", lambda folder: train("seefood", titled, params, folder))
 
 
 @pytest.fixture(scope="session")

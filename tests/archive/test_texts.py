@@ -32,12 +32,13 @@ def text_archive(text_exported, tmp_path_factory):
     return build(text_exported, "1.0.0", tmp_path_factory.mktemp("model_store"))
 
 
-@pytest.fixture
-def handler(text_archive, tmp_path):
+@pytest.fixture(scope="module")
+def handler(text_archive, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unpacked")
     with zipfile.ZipFile(text_archive) as content:
-        content.extractall(tmp_path)
+        content.extractall(folder)
     with modules_of_a_worker():
-        yield load_handler(tmp_path)
+        yield load_handler(folder)
 
 
 def told(text, **more):
@@ -55,6 +56,7 @@ def test_golden_answers_are_of_photos_of_texts_and_of_both(text_exported):
     assert found.photos.count(b"") == 1
 
 
+@pytest.mark.slow
 def test_archive_whose_texts_are_read_otherwise_does_not_prove_itself(text_exported, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -116,6 +118,7 @@ def test_text_alone_is_explained_by_its_words_and_no_part_of_a_photo(handler):
     assert [one["word"] for one in explained["words"]] == ["pizza"]
 
 
+@pytest.mark.slow
 def test_archive_of_photos_alone_refuses_a_text(unpacked):
     context = Context(told("soup"), {})
     refused, answered = (json.loads(body) for body in load_handler(unpacked).handle([{"body": picture_bytes(1)}] * 2, context))

@@ -127,8 +127,8 @@ def test_text_in_a_runs_spec_is_refused(tiny_params):
         build(tiny_params.model_copy(update={"spec": {"text": {"length": 3}}}), 4)
 
 
-def test_loader_gives_each_photos_own_text(texts, tiny_params):
-    data = read_data(texts, tiny_params.val_fraction, tiny_params.seed)
+def test_loader_gives_each_photos_own_text(titled, tiny_params):
+    data = read_data(titled, tiny_params.val_fraction, tiny_params.seed)
     params = tiny_params.model_copy(update={"side_dropout": 0.0, "epochs": 1})
     batches = Batches(len(data.train), params, 0, 1)
     with_side = train_loader(data.train, params, batches, SPEC)
@@ -146,11 +146,11 @@ def spec_with(text):
     return Spec((3, 8, 8), "bicubic", (0,) * 3, (1,) * 3, 1.0, "center", text)
 
 
-def test_run_reads_photos_and_texts_and_its_checkpoint_answers_by_either(text_run, texts, tiny_params):
+def test_run_reads_photos_and_texts_and_its_checkpoint_answers_by_either(text_run, titled, tiny_params):
     checkpoint = Checkpoint.load(text_run / "checkpoint.pt")
     assert checkpoint.spec["text"] == {"length": 512, "buckets": 65_536, "shortest": 3, "longest": 5}
     classifier, spec = checkpoint.classifier()
-    photos = [photo for photo in read_data(texts, tiny_params.val_fraction, 0).held_out if photo.text]
+    photos = [photo for photo in read_data(titled, tiny_params.val_fraction, 0).held_out if photo.text]
     targets = np.array([photo.index for photo in photos])
     ids = torch.from_numpy(ids_of([photo.text for photo in photos], spec))
     with torch.no_grad():
@@ -184,17 +184,17 @@ def test_run_without_texts_gives_its_weights_to_one_with_them(tiny_run, tiny_par
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_run_ends_in_the_bits_of_one_that_was_not(texts, tiny_params, tmp_path):
+def test_stopped_and_resumed_run_ends_in_the_bits_of_one_that_was_not(titled, tiny_params, tmp_path):
     params = tiny_params.model_copy(update={"epochs": 2, "mixup": 0.2, "workers": 1})
-    whole = Checkpoint.load(train("seefood", texts, params, tmp_path / "whole"))
+    whole = Checkpoint.load(train("seefood", titled, params, tmp_path / "whole"))
 
     def stop(step):
         if step == 3:
             raise Stopped(0)
 
     with pytest.raises(Stopped):
-        train("seefood", texts, params.model_copy(update={"checkpoint_minutes": 0.0}), tmp_path / "resumed", on_step=stop)
-    resumed = Checkpoint.load(train("seefood", texts, params, tmp_path / "resumed"))
+        train("seefood", titled, params.model_copy(update={"checkpoint_minutes": 0.0}), tmp_path / "resumed", on_step=stop)
+    resumed = Checkpoint.load(train("seefood", titled, params, tmp_path / "resumed"))
     for one, other in ((whole.weights, resumed.weights), (whole.tower, resumed.tower)):
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
