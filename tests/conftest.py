@@ -126,7 +126,7 @@ def titled(once, generated) -> Path:
 @pytest.fixture(scope="session")
 def text_run(once, titled, tiny_params) -> Path:
     """Folder of a finished run on generated pictures with texts."""
-    params = tiny_params.model_copy(update={"epochs": 5, "head_lr": 0.1, "side_dropout": 0.6})
+    params = tiny_params.model_copy(update={"epochs": 5, "text_lr": 0.1, "side_dropout": 0.6})
     return once("text-run", lambda folder: train("seefood", titled, params, folder))
 
 

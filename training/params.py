@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 # what params.yaml says; also of parameter files and checkpoints that are older than these parameters
 NEAR_DUPLICATES = 0.3
-TEXT_BUCKETS, TEXT_WIDTH, SIDE_DROPOUT = 65_536, 32, 0.4
+TEXT_BUCKETS, TEXT_WIDTH, TEXT_LR, SIDE_DROPOUT = 65_536, 32, 0.01, 0.4
 
 
 class Params(BaseModel):
@@ -34,6 +34,7 @@ class Params(BaseModel):
     near_duplicates: float = Field(NEAR_DUPLICATES, ge=0, le=1)
     text_buckets: int = Field(TEXT_BUCKETS, ge=2)
     text_width: int = Field(TEXT_WIDTH, ge=1)
+    text_lr: float = Field(TEXT_LR, gt=0)
     side_dropout: float = Field(SIDE_DROPOUT, ge=0, lt=1)
     train_size: int = Field(ge=16)
     crop_scale_min: float = Field(gt=0, le=1)
