@@ -20,7 +20,7 @@ from tests.door.without_server import application, application_of, predictions
 from tests.serving.server import Server
 
 TITLE = "Crème brûlée 🍮"
-READS = {"spec": {"text": {}}}
+READS: dict[str, dict[str, dict[str, int]]] = {"spec": {"text": {}}}
 STATE = State(
     models={"dishes": {"default": "1", "versions": {"1": READS, "0": {}}}, "old": {"default": "1", "versions": {"1": {}}}}
 )
