@@ -168,7 +168,8 @@ class SeefoodHandler:
         inference = ""
         if cropped:
             before = time.monotonic()
-            inferred = self.inference([request.crop for request in cropped], [request.text for request in cropped])
+            texts = [[request.text for request in cropped]] if self.spec.text else []
+            inferred = self.inference([request.crop for request in cropped], *texts)
             inference = timing("inference", before, time.monotonic() - before) + f";batch={len(cropped)}"
             answers = self.postprocess(inferred, [request.top_k for request in cropped])
             for request, answer, row in zip(cropped, answers, inferred.probabilities, strict=True):
