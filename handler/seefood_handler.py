@@ -105,8 +105,7 @@ class SeefoodHandler:
         """ValueError unless this machine computes training's answers, in batches of these sizes and of all golden photos."""
         crops = []
         for photo in golden["photos"]:
-            # no image: a text alone
-            (crop,) = self.preprocess([base64.b64decode(photo["image"])]) if photo["image"] else [blank(self.spec)]
+            (crop,) = self.preprocess([base64.b64decode(photo["image"])]) if photo["image"] else [blank(self.spec)]  # text alone
             if isinstance(crop, PhotoError):
                 raise ValueError(f"golden photo {photo['name']!r}: {crop}")
             crops.append(crop)
