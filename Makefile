@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, REDDIT_, UV_.
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
-	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
+	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RECIPE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
 	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
@@ -153,22 +153,25 @@ pull: .venv/installed-train ## Fetch the data and models of this commit from the
 
 # what the command line has given, and the file does not
 given = $(filter override,$(origin $(1)))
-new_run = --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS) \
+# a recipe brings its parameters, its name and its data set; PARAMS beside it is refused by the commands
+params = $(call option,--recipe,RECIPE) $(if $(or $(call given,PARAMS),$(if $(RECIPE),,none)),--params=$(call quoted,PARAMS))
+model = $(if $(RECIPE),$(named_model),--model=$(call quoted,MODEL))
+new_run = $(model) $(call option,--data,DATA) $(params) $(call option,--weights,WEIGHTS) \
 	$(if $(call given,RUN),--out=$(call quoted,RUN))
-resumed_run = --resume --out=$(call quoted,RESUME) $(named_model) $(if $(call given,PARAMS),--params=$(call quoted,PARAMS))
+resumed_run = --resume --out=$(call quoted,RESUME) $(named_model) $(if $(or $(RECIPE),$(call given,PARAMS)),$(params))
 
-train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RUN=folder RESUME=runs/X]; no DATA: generated pictures
+train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood RECIPE=cifar10 PARAMS=file WEIGHTS=file GPUS=4 RUN=folder RESUME=runs/X]; no DATA: generated pictures
 	@$(python) training.train --processes=$(call quoted,GPUS) $(if $(RESUME),$(resumed_run),$(new_run)) \
-		--make $(foreach name,DATA MODEL PARAMS WEIGHTS GPUS RUN RESUME,$(if $(call given,$(name)),$(name)=$(call quoted,$(name))))
+		--make $(foreach name,DATA MODEL RECIPE PARAMS WEIGHTS GPUS RUN RESUME,$(if $(call given,$(name)),$(name)=$(call quoted,$(name))))
 
-profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos PARAMS=file WEIGHTS=file]
-	@$(python) training.speed.profiling $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
+profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos RECIPE=cifar10 PARAMS=file WEIGHTS=file]
+	@$(python) training.speed.profiling $(call option,--data,DATA) $(params) $(call option,--weights,WEIGHTS)
 
-bench-train: .venv/installed-train ## Measure the training loop beside a bare loop over timm's loader: [DATA=photos PARAMS=file]
-	@$(python) training.speed.bench $(call option,--data,DATA) --params=$(call quoted,PARAMS)
+bench-train: .venv/installed-train ## Measure the training loop beside a bare loop over timm's loader: [DATA=photos RECIPE=cifar10 PARAMS=file]
+	@$(python) training.speed.bench $(call option,--data,DATA) $(params)
 
-sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 PARAMS=params.yaml NAME=sweep SPACE=file]
-	@$(python) training.sweep.sweep --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) \
+sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 RECIPE=cifar10 PARAMS=params.yaml NAME=sweep SPACE=file]
+	@$(python) training.sweep.sweep $(model) $(call option,--data,DATA) $(params) \
 		$(call option,--space,SPACE) --out=runs/$(call quoted,NAME) --trials=$(call quoted,TRIALS)
 
 evaluate: .venv/installed-train ## Measure a run on photos never trained on: metrics, tables, plots: [RUN=runs/latest DATA=photos UNKNOWN=folder]
@@ -343,7 +346,7 @@ destroy: .venv/installed-cloud ## Delete a deployment; asks first, and lists wha
 setup: .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
 
 test: lint $(STARTER) ## Lint, check types and run the tests
-	@$(python) pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	@$(python) pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder
 
 test-all: lint $(STARTER) ## The same with the slow tests
 	@$(python) pytest -n 2 --dist loadfile

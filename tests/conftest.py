@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from xdist.scheduler import LoadFileScheduling
 
 from handler.preprocess import Spec
+from scripts.archive.build import build
 from scripts.settings import PORT_NAMES
 from tests.training.texts import write_texts
 from training.data.pictures import draw, generate
@@ -138,6 +141,35 @@ def text_exported(once, text_run) -> Path:
         export(Checkpoint.load(text_run / "checkpoint.pt"), folder / "1.0.0", format_name="openvino")
 
     return once("text-exported", make) / "1.0.0"
+
+
+@pytest.fixture(scope="session")
+def packed(once, exported) -> Path:
+    """A model store with the tiny run's archive, version 1.0.0. Shared by all processes: copy it before changing anything."""
+    return once("packed", lambda folder: build(exported, "1.0.0", folder))
+
+
+@pytest.fixture(scope="session")
+def starter_server(tmp_path_factory):
+    """The starter behind the door, which serves the page: one for all rooms."""
+    from tests.serving.server import serving_starter
+
+    with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
+        yield server
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A process gets the tests of a file together, and those of all files that ask starter_server: else each process starts one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid).partition("::")[0]
+        asks = file.startswith(("tests/door/", "tests/web/")) and "mark.server" in (ROOT / file).read_text(encoding="utf-8")
+        return "starter_server" if asks else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """That of `--dist loadfile`."""
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from handler.preprocess import Spec
 from scripts.atomic import aside
 from training.folder import check_exists, process_at_work
 from training.params import Params
+from training.small_resnet import resnet18_small as resnet18_small  # registers it with timm
 from training.text.tower import TextTower, fuse, not_black, take_tower, text_spec
 from training.weights.file import read_weights
 from training.weights.fit import take

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 
+from scripts.phrases import printable
 from scripts.release.document import ReleaseError, default_of, fingerprint, parse
 from scripts.release.store import Store
 from scripts.settings import Settings
@@ -77,6 +78,7 @@ def running(store: Store, settings: Settings) -> list[str]:
 
 
 def _table(rows: list[list[str]]) -> str:
+    rows = [[printable(cell) for cell in row] for row in rows]  # names and reasons come from whoever can write to the store
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -95,9 +97,9 @@ def status_table(store: Store, settings: Settings) -> str:
     assert present is not None
     document = parse(present[0])
     canary = f", canary {document['canary']['version']} for {document['canary']['percent']:g} %" if "canary" in document else ""
-    head = (
+    head = printable(
         f"{store.address}: {document['model']} {document['default']} ({document['stage']}{canary}), "
-        f"written {document['written'][:19]} UTC by {document['by']}: {document['why']}"
+        f"written {document['written'][:19]} UTC by {document['by']}: {' '.join(document['why'].split())}"
     )
     rows = [["instance", "versions", "default", "state", "ready", "since", "why"]]
     for age_s, status in store.statuses():
@@ -114,7 +116,7 @@ def status_table(store: Store, settings: Settings) -> str:
                 f"stale for {_ago(age_s)}" if stale else state,
                 "yes" if status["ready"] and not stale else "no",
                 _ago(time.time() - status["since"]),
-                status["why"],
+                " ".join(status["why"].split()),
             ]
         )
     return head + "\n" + (_table(rows) if len(rows) > 1 else "no running instance follows it: make serve starts one")

@@ -7,5 +7,6 @@ that are not read. split.py chooses which photos are held out, duplicates.py wha
 among the pairs of neighbours.py. given.py and selection.py are which new photos to take, loader.py the augmentation and the
 batches, workers.py the processes that make them, pictures.py generated pictures, published.py the sets that have a name, tensors.py
 photos saved as tensors. Commands: ingest, measure_duplicates, obtain, prepare, remote. Everything else in training/ may import this
-room; it imports handler/, training/params.py, training/tracking/provenance.py and the leaves of scripts/.
+room; it imports handler/, training/params.py, training/recipes/choose.py, training/text/dropout.py,
+training/tracking/provenance.py and the leaves of scripts/.
 """
