@@ -21,6 +21,7 @@ from xdist.scheduler import LoadFileScheduling
 from handler.preprocess import Spec
 from scripts.archive.build import build
 from scripts.settings import PORT_NAMES
+from tests.training.texts import write_texts
 from training.data.pictures import draw, generate
 from training.export.export import export
 from training.loop import train
@@ -117,6 +118,29 @@ def exported(once, tiny_run) -> Path:
         export(Checkpoint.load(tiny_run / "checkpoint.pt"), folder / "1.0.0", format_name="openvino")
 
     return once("exported", make) / "1.0.0"
+
+
+@pytest.fixture(scope="session")
+def titled(once, generated) -> Path:
+    """A list of the generated pictures with texts that name their classes."""
+    return once("texts", lambda folder: write_texts(generated, folder / "list.csv")) / "list.csv"
+
+
+@pytest.fixture(scope="session")
+def text_run(once, titled, tiny_params) -> Path:
+    """Folder of a finished run on generated pictures with texts."""
+    params = tiny_params.model_copy(update={"epochs": 5, "text_lr": 0.1, "side_dropout": 0.6})
+    return once("text-run", lambda folder: train("seefood", titled, params, folder))
+
+
+@pytest.fixture(scope="session")
+def text_exported(once, text_run) -> Path:
+    """That run, exported."""
+
+    def make(folder: Path) -> None:
+        export(Checkpoint.load(text_run / "checkpoint.pt"), folder / "1.0.0", format_name="openvino")
+
+    return once("text-exported", make) / "1.0.0"
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from training.data.balance import expected_draws, logit_shift, loss_weights
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.split import check_unreadable
 from training.params import Params
-from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
+from training.recipe import choose_mix, lr_factor, mix_crops, mix_sides, swap_neighbours
 from training.record import check_finite, end_epoch, evaluate_average, recorded
 from training.resume import Signals, Stopped, agree, total
 from training.run import Run, no_terminal, start
@@ -91,7 +91,7 @@ def train(
     expected = expected_draws(run.data.train, params.class_balance) if params.class_balance else None
     batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step, expected)
     steps = batches.steps_per_epoch
-    train_photos = train_loader(run.data.train, params, batches)
+    train_photos = train_loader(run.data.train, params, batches, run.spec.text)
     held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
     schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing, reduction="none")
@@ -116,16 +116,18 @@ def train(
                 torch.manual_seed(params.seed + 100_003 * (progress.step * run.world_size + run.rank))  # for dropout: by step
                 for part in range(params.accumulate):
                     requested = time.perf_counter()
-                    crops, targets, skipped = next(loader)  # uint8 (B, S, S, 3), (B,), (B,)
+                    crops, targets, skipped, *sides = next(loader)  # uint8 (B, S, S, 3), (B,), (B,); with texts (B, L), (B,)
                     waited += time.perf_counter() - requested
                     note_unreadable(run, skipped, unreadable)
                     counts = batches.weights(progress.step, part, weights)  # (B,)
-                    crops, targets, counts = (t.to(device, non_blocking=True) for t in (crops, targets, counts))
+                    moved = (t.to(device, non_blocking=True) for t in (crops, targets, counts, *sides))
+                    crops, targets, counts, *sides = moved
                     others, share = (swap_neighbours(targets), mix.share) if mix else (targets, 1.0)
                     of_others = swap_neighbours(counts) if mix else counts
                     with part_of_step(model, last=part == params.accumulate - 1):
                         with run.autocast:
-                            logits = model(mix_crops(crops, mix) if mix else crops)  # (B, num_classes)
+                            shown = (mix_crops(crops, mix), *mix_sides(sides, mix)) if mix else (crops, *sides)
+                            logits = model(*shown)  # (B, num_classes)
                             shifted = logits + shift
                             loss = share * counts * criterion(shifted, targets)  # (B,)
                             loss = (loss + (1 - share) * of_others * criterion(shifted, others)).mean()

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-# what params.yaml says; also of parameter files and checkpoints that are older than this parameter
+# what params.yaml says; also of parameter files and checkpoints that are older than these parameters
 NEAR_DUPLICATES = 0.3
 Positive = Annotated[float, Field(gt=0)]
+TEXT_BUCKETS, TEXT_WIDTH, TEXT_LR, SIDE_DROPOUT = 65_536, 32, 0.01, 0.4
 
 
 class Params(BaseModel):
@@ -36,6 +37,10 @@ class Params(BaseModel):
     class_balance: float = Field(0.0, ge=0, le=1)
     logit_adjustment: float = Field(0.0, ge=0, le=1)
     class_weights: dict[str, Positive] = Field(default_factory=dict)
+    text_buckets: int = Field(TEXT_BUCKETS, ge=2)
+    text_width: int = Field(TEXT_WIDTH, ge=1)
+    text_lr: float = Field(TEXT_LR, gt=0)
+    side_dropout: float = Field(SIDE_DROPOUT, ge=0, lt=1)
     train_size: int = Field(ge=16)
     crop_scale_min: float = Field(gt=0, le=1)
     augment: Literal["none", "trivial", "rand"]

@@ -151,7 +151,7 @@ def judge(run: Run, metrics: dict[str, float]) -> tuple[bool, bool]:
 
 def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, float]) -> Checkpoint:
     """The checkpoint of this epoch."""
-    network = run.average.averaged.get_submodule("network")
+    network, tower = run.average.averaged.get_submodule("network"), getattr(run.average.averaged, "tower", None)
     return Checkpoint(
         weights={name: value.cpu() for name, value in network.state_dict().items()},
         spec=run.spec.to_dict(),
@@ -165,6 +165,7 @@ def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, 
         git=run.git,
         name=run.name,
         held_out=[photo.sha256 for photo in run.data.held_out],
+        tower=None if tower is None else {name: value.cpu() for name, value in tower.state_dict().items()},
     )
 
 

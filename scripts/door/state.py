@@ -73,3 +73,7 @@ class State:
         """What a version says of itself."""
         described: Mapping[str, Any] = self.models[model]["versions"][version]
         return described
+
+    def reads_text(self, model: str, version: str) -> bool:
+        """Whether a version reads texts. Archives that are older than texts do not say so, and read none."""
+        return "text" in self.described(model, version).get("spec", {})

@@ -36,6 +36,7 @@ HANDLER_FOR_TRAINING = {
     "handler.preprocess",
     "handler.program",
     "handler.signals",
+    "handler.text",
 }
 
 # what each part may import of what its extra installs

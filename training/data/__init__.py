@@ -8,5 +8,6 @@ among the pairs of neighbours.py. given.py and selection.py are which new photos
 and how much it counts, loader.py the augmentation and the batches, workers.py the processes that make them, pictures.py
 generated pictures, published.py the sets that have a name, tensors.py photos saved as tensors. Commands: ingest,
 measure_duplicates, obtain, prepare, remote. Everything else in training/ may import this room; it imports handler/,
-training/params.py, training/recipes/choose.py, training/tracking/provenance.py and the leaves of scripts/.
+training/params.py, training/recipes/choose.py, training/text/dropout.py, training/tracking/provenance.py and the leaves of
+scripts/.
 """

@@ -17,11 +17,13 @@ from torch.utils.data import Dataset, Sampler
 from torchvision import transforms
 
 from handler.preprocess import PhotoError, Spec, preprocess, read_photo
+from handler.text import TextSpec, text_ids
 from scripts.phrases import counted
 from training.data.balance import draw
 from training.data.split import UNREADABLE, Photo
 from training.data.workers import Loader
 from training.params import Params
+from training.text.dropout import shown
 
 # so many unreadable photos in a row are not a few bad files: the folder is gone
 MAX_UNREADABLE_RUN = 20
@@ -31,11 +33,12 @@ class TrainPhotos(Dataset[Any]):
     """Augmented training crops by (epoch, position): uint8 (S, S, 3), S = params.train_size, class index, position or -1.
 
     A position beyond the last photo begins with the first again, with other augmentation: see balance.draw.
-    A photo that cannot be read is replaced by the next one, and its position is the third value, else -1.
+    A photo that cannot be read is replaced by the next one, and its position is the third value, else -1. With `text`, two more:
+    the text's ids int64 (L,), and float32 1, or 0 where the photo is left out.
     """
 
-    def __init__(self, photos: Sequence[Photo], params: Params) -> None:
-        self.photos, self.seed = photos, params.seed
+    def __init__(self, photos: Sequence[Photo], params: Params, text: TextSpec | None = None) -> None:
+        self.photos, self.seed, self.text, self.side_dropout = photos, params.seed, text, params.side_dropout
         bicubic = transforms.InterpolationMode.BICUBIC
         policy: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
             "none": [],
@@ -53,7 +56,7 @@ class TrainPhotos(Dataset[Any]):
             ]
         )
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, position = key
         image, index = self._readable(position)
         # a seed for each photo and epoch: a resumed run, or one with other workers, sees the same crops
@@ -62,8 +65,9 @@ class TrainPhotos(Dataset[Any]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int.from_bytes(seed[:7]))
             crop = np.array(self.augment(image))
-        number = position % len(self.photos)
-        return crop, self.photos[index].index, -1 if index == number else number
+        photo, number = self.photos[index], position % len(self.photos)
+        sides = () if self.text is None else shown(photo.text, self.text, self.side_dropout, self.seed, epoch, position)
+        return crop, photo.index, -1 if index == number else number, *sides
 
     def _readable(self, position: int) -> tuple[Image.Image, int]:
         # the next one by position, not a random one: the replacement, too, is the same in every run
@@ -78,7 +82,8 @@ class TrainPhotos(Dataset[Any]):
 class EvalPhotos(Dataset[Any]):
     """Evaluation crops exactly as the worker makes them: uint8 (H, W, 3), class index, position in `photos`.
 
-    The class index of a photo that cannot be read is UNREADABLE, and its crop is black.
+    Ids int64 (L,), too, where the spec reads texts. The class index of a photo that cannot be read is UNREADABLE, and its crop is
+    black.
     """
 
     def __init__(self, photos: Sequence[Photo], spec: Spec, rank: int = 0, world_size: int = 1) -> None:
@@ -89,14 +94,15 @@ class EvalPhotos(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
         position = self.positions[i]
         photo = self.photos[position]
+        ids = () if self.spec.text is None else (np.array(text_ids(photo.text, self.spec.text), np.int64),)
         try:
-            return preprocess(photo.path.read_bytes(), self.spec), photo.index, position
+            return preprocess(photo.path.read_bytes(), self.spec), photo.index, position, *ids
         except (PhotoError, OSError):
             _, height, width = self.spec.input_size
-            return np.zeros((height, width, 3), np.uint8), UNREADABLE, position
+            return np.zeros((height, width, 3), np.uint8), UNREADABLE, position, *ids
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -157,13 +163,19 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return shares[part * self.world_size + self.rank]
 
 
-def train_loader(photos: Sequence[Photo], params: Params, batches: Batches) -> Loader:
-    """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,))."""
+def train_loader(photos: Sequence[Photo], params: Params, batches: Batches, text: TextSpec | None = None) -> Loader:
+    """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,)).
+
+    With `text` each also has ids int64 (B, L) and whether photos count, float32 (B,).
+    """
     ahead = 4 if params.workers else None
-    return Loader(TrainPhotos(photos, params), params.workers, batch_sampler=batches, prefetch_factor=ahead)
+    return Loader(TrainPhotos(photos, params, text), params.workers, batch_sampler=batches, prefetch_factor=ahead)
 
 
 def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> Loader:
-    """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks."""
+    """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks.
+
+    Ids int64 (B, L), too, where the spec reads texts.
+    """
     size = max(1, params.global_batch_size // (params.accumulate * world_size))
     return Loader(EvalPhotos(photos, spec, rank, world_size), params.workers, batch_size=size)
