@@ -24,7 +24,7 @@ OF_PHOTO = ("brightness", "contrast", "saturation", "redness", "sharpness", "fla
 OF_FEATURES = ("t2", "residual")
 SIGNALS = (*OF_ANSWER, *OF_PHOTO, *OF_FEATURES)
 COLUMNS = ("class", *SIGNALS)
-EVERY = 8  # th row and column
+EVERY = 16  # th row and column
 FLAT = 1  # of 255: steps of JPEG's coarse quantisation leave areas without any
 
 
@@ -50,7 +50,8 @@ def photo_signals(crops: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]])
         spread.mean(axis=1),
         red.mean(axis=1) - blue.mean(axis=1),
         np.log(bend.sum(axis=1, dtype=np.int32) / bend.shape[1] + 0.01),
-        np.count_nonzero(bend <= FLAT, axis=1) / bend.shape[1],
+        # a row at a time: along an axis it takes four times as long
+        np.array([np.count_nonzero(row) for row in bend <= FLAT]) / bend.shape[1],
         width * height / 1e6,
         width / height,
     )

@@ -47,7 +47,7 @@ def measure(handler: Any, folder: Path) -> tuple[np.ndarray, Counter[str]]:
 
 def in_words(others: Counter[str]) -> str:
     """The counts, the largest first."""
-    return ", ".join(f"{count} {printable(why)}" for why, count in others.most_common())
+    return ", ".join(f"{count} {printable(why)}" for why, count in sorted(others.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _batches(files: Iterator[Path], others: Counter[str]) -> Iterator[list[bytes]]:

@@ -268,7 +268,7 @@ def test_resume_flag_takes_data_and_parameters_from_the_run(tmp_path, generated,
     assert "resuming after step 1" in done.stdout
     done = subprocess.run([*command, str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "no run to resume" in done.stderr
+    assert "error: there is no run" in done.stderr
 
 
 @contextlib.contextmanager
