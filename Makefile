@@ -89,7 +89,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 	data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
-	serve key stop rollout rollback status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
+	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -247,8 +247,11 @@ rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERS
 		$(call option,--bake,BAKE) $(call option,--answers,ANSWERS) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call option,--url,URL) \
 		$(call option,--management-url,MANAGEMENT_URL) $(call option,--mar,MAR) -- $(call quoted,VERSION)
 
-rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://...]
-	@$(rollout) back
+rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://... MODEL=name]
+	@$(rollout) back $(named_model)
+
+withdraw: .venv/installed-serve ## Release a model no more, where others are: MODEL=name [RELEASE=s3://...]
+	@$(rollout) withdraw $(named_model)
 
 status: .venv/installed-serve ## Show each instance's versions, default version, state and errors: [RELEASE=s3://...]
 	@$(rollout) status

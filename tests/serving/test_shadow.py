@@ -76,14 +76,13 @@ def test_status_holds_the_most_frequent_classes_of_loaded_versions():
     total = {"outcomes": {"answered": 1}, "seconds": {}, "answers": answers}
     instance = SimpleNamespace(
         desired=SimpleNamespace(document=None, instance="a"),
-        health=SimpleNamespace(readiness=lambda: (True, {}), worker_restarts={}),
-        state="reconciled",
-        problems={},
-        default="1.0.0",
-        loaded={"1.0.0": None},
-        shadow=None,
+        health=SimpleNamespace(of=lambda model: {"ready": True}, models={}),
+        state_of=lambda model: "reconciled",
+        released=[
+            SimpleNamespace(name="seefood", release=None, all_problems=[], default="1.0.0", loaded={"1.0.0": None}, shadow=None)
+        ],
     )
-    figures = status_of(instance, {"1.0.0": total, "0.9.0": total}, 0)["figures"]
+    figures = status_of(instance, {"seefood": {"1.0.0": total, "0.9.0": total}}, {})["figures"]
     assert len(figures["1.0.0"]["answers"]["classes"]) == MAX_CLASSES
     assert f"dish {3 * MAX_CLASSES - 1}" in figures["1.0.0"]["answers"]["classes"]
     assert "answers" not in figures["0.9.0"]

@@ -36,7 +36,7 @@ class Kserve1:
         """GET /v1/models/NAME: whether it is ready; 503 if it is not, as KServe's own server answers."""
         model = request.path_params["model"]
         self.state.chosen(model, None)
-        ready, why = self.state.readiness()
+        ready, why = self.state.readiness(model)
         if not ready:
             raise DoorError(f"{model} is not ready: {why.get('why')}", 503, "UnavailableError", retry_after_s=2)
         return JSONResponse({"name": model, "ready": True})

@@ -76,7 +76,7 @@ class OpenInference:
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/NAME[/versions/V]/ready."""
         model, version = self._chosen(request)
-        ready, why = self.state.readiness()
+        ready, why = self.state.readiness(model)
         if not ready:
             raise DoorError(f"{model} {version} is not ready: {why.get('why')}", 503, "UnavailableError", retry_after_s=2)
         return JSONResponse({"name": model, "version": version, "ready": True})
