@@ -89,7 +89,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 	data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
-	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
+	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-models bench-attacks photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -278,6 +278,9 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, beside TorchServe's own socket: [PHOTOS=folder CONCURRENCY="1 16" SECONDS=5]
 	@$(python) scripts.bench.door_cost $(call option,--photos,PHOTOS) $(call list,--concurrency,CONCURRENCY) \
 		$(call option,--seconds,SECONDS) $(named_model)
+
+bench-models: .venv/installed-serve ## Measure what several models on one server cost each other: [PHOTOS=folder SECONDS=20]
+	@$(python) scripts.bench.several_models $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS)
 
 bench-attacks: .venv/installed-serve $(STARTER) ## Measure what ordinary clients get while the door is attacked: [PHOTOS=folder SECONDS=10]
 	@$(python) scripts.bench.under_attack $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS) $(named_model)

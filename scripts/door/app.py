@@ -120,7 +120,7 @@ class Photo:
         model, version = path["model"], path.get("version")
         # before the body is read; named here for the log of a photo that gets no further
         scope["state"]["version"] = predictions.state.chosen(model, version)
-        with predictions.begin(scope, receive) as request:
+        with predictions.begin(scope, receive, model) as request:
             asked = await predictions.read(request, Body(scope))
             return await predictions.answer(request, model, version, asked.only_photo(), asked.top_k, self.explain)
 

@@ -51,11 +51,12 @@ class Predictions:
     timeout_s: float
 
     def __post_init__(self) -> None:
-        self._alone, self._large = asyncio.Lock(), asyncio.Semaphore(LARGE_AT_A_TIME)
+        self._alone: dict[str, asyncio.Lock] = {}
+        self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
 
-    def begin(self, scope: Scope, receive: Receive) -> InFlight:
-        """A request with photos, for `with`: read it, then ask for an answer to each. Its bytes count as held until the end."""
-        return InFlight(scope, receive, self.bytes_in_flight)
+    def begin(self, scope: Scope, receive: Receive, model: str = "") -> InFlight:
+        """A request with photos for a model, for `with`: read it, then ask for answers. Until the end its bytes count as held."""
+        return InFlight(scope, receive, self.bytes_in_flight, model)
 
     async def read(self, request: InFlight, body: Body) -> Asked:
         """What the request's body asks. DoorError, ClientDisconnect."""
@@ -128,13 +129,13 @@ class Predictions:
         cost = self._cost(model, version, photo, explain)
         began = time.monotonic()
         try:
-            await admission.enter(cost)
+            await admission.enter(cost, model)
         finally:
             request.times.queued(began, number)
         try:
             answer = await self._ask(question, request.times, number)
         finally:
-            admission.leave(cost)
+            admission.leave(cost, model)
         request.state.setdefault("captured", {})[number or 0] = "seefood-captured" in answer.headers
         return answer
 
@@ -152,9 +153,10 @@ class Predictions:
             return await self._ask_once(question(), times, number)
         except BackendDownError:
             self.metrics.retries.inc()
-        async with self._alone:
+        again = question()
+        async with self._alone.setdefault(again.model, asyncio.Lock()):
             try:
-                return await self._ask_once(question(), times, number)
+                return await self._ask_once(again, times, number)
             except PredictionFailedError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"{error} on this photo", 500, "ModelError") from error

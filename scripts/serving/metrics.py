@@ -93,10 +93,10 @@ class MetricsServer(HttpServer):
             for sample in metric.samples:
                 versions = totals.setdefault(sample.labels.get("model", ""), {})
                 _count(versions.setdefault(sample.labels.get("version", ""), _nothing()), sample)
-        for (version, window), (signals, estimate) in self.drift.now().items():
+        for (model, version, window), (signals, estimate) in self.drift.now().items():
             of_window = {"signals": {name: one._asdict() for name, one in signals.items()}, "estimated_accuracy": estimate}
-            for versions in totals.values():
-                if version in versions:
+            for name, versions in totals.items():
+                if version in versions and model in ("", name):
                     versions[version].setdefault("drift", {})[str(window)] = of_window
         return totals
 

@@ -66,7 +66,7 @@ def shadow_of(document: Mapping[str, Any], loaded: Mapping[str, Version], captur
     limit_s = settings.rollout_s / 2 if document["stage"] == "shadow" else settings.bake_photos_s
     timeout_s = min(settings.shadow_timeout_s, limit_s)
     seen = frozenset().union(*(data_set.load(loaded[version].folder) for version in versions))
-    photos = captured.uncorrected(document["shadow"]["photos"], seen)
+    photos = captured.uncorrected(document["shadow"]["photos"], seen, document["model"])
     return Shadow(document["model"], (old, new), labels, list(golden), photos, timeout_s, fingerprint(document), limit_s)
 
 

@@ -54,6 +54,6 @@ class Kserve1:
     async def _answers(self, request: Request, explain: bool) -> list[dict[str, object]]:
         model = request.path_params["model"]
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
-        with self.predictions.begin(request.scope, request.receive) as in_flight:
+        with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, Body(request.scope))
             return await answers(self.predictions, in_flight, model, None, asked.photos, asked.top_k, explain)

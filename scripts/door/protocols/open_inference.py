@@ -90,7 +90,7 @@ class OpenInference:
         model, _ = self._chosen(request)
         body = TensorBody(request.scope)
         named = request.path_params.get("version")  # None is chosen when its turn comes: the default may have changed
-        with self.predictions.begin(request.scope, request.receive) as in_flight:
+        with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, body)
             found = await answers(self.predictions, in_flight, model, named, asked.photos, asked.top_k)
         return _response({"model_name": model, "model_version": found[0]["version"]}, body.wanted, found)

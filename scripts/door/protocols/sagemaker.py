@@ -54,7 +54,7 @@ class SageMaker:
         """POST /invocations: a photo in any form; {"instances": [...]} is answered with {"predictions": [...]}."""
         model = self._model(request.headers.get(TARGET))
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
-        with self.predictions.begin(request.scope, request.receive) as in_flight:
+        with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, AttributesBody(request.scope))
             if asked.instances:
                 found = await answers(self.predictions, in_flight, model, None, asked.photos, asked.top_k)
