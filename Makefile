@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
 	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
-	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
+	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -242,9 +242,9 @@ stop: .venv/installed-serve ## Stop a server that runs in another terminal: [POR
 
 rollout = $(python) scripts.rollout.rollout $(call option,--release,RELEASE)
 
-rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 ANSWERS=differ|unjudged RELEASE=s3://... MODEL=name URL=http://...:8080]
+rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 ANSWERS=differ|unjudged RELEASE=s3://... MODEL=name UNVERIFIED=1 URL=http://...:8080]
 	@$(rollout) start $(named_model) $(call option,--canary,CANARY) $(call option,--shadow,SHADOW) \
-		$(call option,--bake,BAKE) $(call option,--answers,ANSWERS) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call option,--url,URL) \
+		$(call option,--bake,BAKE) $(call option,--answers,ANSWERS) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call flag,--unverified,UNVERIFIED) $(call option,--url,URL) \
 		$(call option,--management-url,MANAGEMENT_URL) $(call option,--mar,MAR) -- $(call quoted,VERSION)
 
 rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://... MODEL=name]

@@ -30,6 +30,7 @@ from scripts.door.protocols.open_inference import OpenInferenceErrors
 from scripts.door.protocols.routes import protocol_routes
 from scripts.door.state import State
 from scripts.door.times import Times
+from scripts.door.unverified import pass_through
 
 if TYPE_CHECKING:
     from scripts.door.tracing.spans import Spans
@@ -119,7 +120,9 @@ class Photo:
         predictions, path = self.predictions, scope["path_params"]
         model, version = path["model"], path.get("version")
         # before the body is read; named here for the log of a photo that gets no further
-        scope["state"]["version"] = predictions.state.chosen(model, version)
+        chosen = scope["state"]["version"] = predictions.state.chosen(model, version)
+        if predictions.state.described(model, chosen).get("unverified") and not self.explain:
+            return await pass_through(predictions, scope, receive, model, version)
         with predictions.begin(scope, receive, model) as request:
             asked = await predictions.read(request, Body(scope))
             return await predictions.answer(request, model, version, asked.only_photo(), asked.top_k, self.explain)

@@ -63,7 +63,15 @@ class State:
             why = self.not_ready.get(model, "")
             ready = not why
         one = self.models.get(model) if model is not None else next(iter(self.models.values()), None)
-        return ready, {"ready": ready, "version": one["default"] if one else None} | ({} if ready else {"why": why})
+        status = {"ready": ready, "version": one["default"] if one else None}
+        if one and _is_unverified(one):
+            status["unverified"] = True
+        return ready, status if ready else status | {"why": why}
+
+    @property
+    def ours(self) -> list[str]:
+        """The models whose default version's archive is ours: the others answer what they like, in no protocol but their own."""
+        return [name for name, one in self.models.items() if not _is_unverified(one)]
 
     def chosen(self, model: str, version: str | None) -> str:
         """The version that answers: the one that is named, or the default. DoorError 404, or 503 for none yet."""
@@ -84,3 +92,8 @@ class State:
         """What a version says of itself."""
         described: Mapping[str, Any] = self.models[model]["versions"][version]
         return described
+
+
+def _is_unverified(model: Mapping[str, Any]) -> bool:
+    """Whether the archive of its default version is not ours."""
+    return bool(model.get("versions", {}).get(model.get("default"), {}).get("unverified"))

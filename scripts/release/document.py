@@ -102,7 +102,7 @@ def _contradiction(release: Mapping[str, Any]) -> str:
 
 
 def make(
-    versions: Mapping[str, Mapping[str, str]], default: str, stage: str, why: str, by: str | None = None, **parts: object
+    versions: Mapping[str, Mapping[str, Any]], default: str, stage: str, why: str, by: str | None = None, **parts: object
 ) -> dict[str, Any]:
     """A new release of the model that the archives are of, checked; `parts` are canary and shadow. ReleaseError."""
     who = by or f"{getpass.getuser()}@{socket.gethostname()}"
@@ -111,7 +111,7 @@ def make(
     return parse(write(stamped({**document, "by": who, "why": why})))
 
 
-def _model_of(versions: Mapping[str, Mapping[str, str]]) -> str:
+def _model_of(versions: Mapping[str, Mapping[str, Any]]) -> str:
     names = [entry["archive"] for entry in versions.values()]
     try:
         models = {split_name(Path(name))[0] for name in names}
@@ -127,9 +127,9 @@ def stamped(release: Mapping[str, Any]) -> dict[str, Any]:
     return {**release, "written": datetime.now(UTC).isoformat(timespec="microseconds")}
 
 
-def entry_of(archive: Path) -> dict[str, str]:
-    """An archive's entry in a document."""
-    return {"archive": archive.name, "sha256": sha256(archive)}
+def entry_of(archive: Path, unverified: bool = False) -> dict[str, Any]:
+    """An archive's entry in a document. `unverified`: it is not ours."""
+    return {"archive": archive.name, "sha256": sha256(archive), **({"unverified": True} if unverified else {})}
 
 
 def write(document: Mapping[str, Any]) -> str:

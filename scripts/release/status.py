@@ -142,9 +142,10 @@ def _head(address: str, release: Mapping[str, Any]) -> str:
 def _row(status: Mapping[str, Any], age_s: float, release: Mapping[str, Any], settings: Settings) -> list[str]:
     stale = age_s >= settings.stale_s  # its last state may not be true any more, so the table does not show it
     state = status["state"] if status["release"] == fingerprint(release) else f"{status['state']}, another document"
+    unverified = status.get("unverified") or []
     return [
         status["instance"],
-        " ".join(status["versions"]) or "-",
+        " ".join(f"{version} (unverified)" if version in unverified else version for version in status["versions"]) or "-",
         status["default"] or "-",
         f"stale for {_ago(age_s)}" if stale else state,
         "yes" if status["ready"] and not stale else "no",

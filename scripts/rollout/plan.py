@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
     path: Path
     model: str
     version: str
-    entry: dict[str, str]
+    entry: dict[str, Any]
 
 
 class Options(NamedTuple):
@@ -41,6 +41,7 @@ class Options(NamedTuple):
     unwatched: bool = False
     bake_photos: int = Settings.bake_photos  # captured ones, answered by both versions while the new one is watched
     answers: str | None = None  # one of ANSWERS
+    unverified: bool = False  # an archive that is not ours
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ def plan_start(
         raise ValueError("a canary needs a release before it: leave CANARY out")
     if before is not None:
         _check_against(before, new)
+    unverified = [entry for entry in (new.entry, _default_entry(before)) if entry.get("unverified")]
+    if unverified and (asked.canary is not None or asked.photos is not None):
+        raise ValueError(f"{unverified[0]['archive']} is not verified, so there is nothing to compare: leave CANARY and SHADOW out")
+    if unverified:
+        asked = asked._replace(answers=asked.answers or "unjudged", bake_photos=0)
     if (before is not None or others) and not instances:
         if not asked.unwatched:
             raise ValueError(
@@ -92,6 +98,11 @@ def plan_start(
         raise ValueError(f"{new.version} is served already")
     chosen = tuple(canaries(instances, asked.canary)) if asked.canary is not None else ()
     return Plan(new.model, _stages(before, new, asked), True, new.path, old, new.version, chosen, asked.answers)
+
+
+def _default_entry(release: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The entry of a release's default version, {} without a release."""
+    return dict(release["versions"][release["default"]]) if release else {}
 
 
 def _check_against(before: Mapping[str, Any], new: Candidate) -> None:
@@ -140,7 +151,7 @@ def _stages(before: Mapping[str, Any], new: Candidate, asked: Options) -> list[d
 def _asked_of(other: str, default: str, asked: Options) -> dict[str, Any]:
     """The part of a document by which the other version, too, is asked photos while the new one is watched."""
     # where a canary is taken back by rolling the default version out there is no other
-    return {} if other == default else {"shadow": {"version": other, "photos": asked.bake_photos}}
+    return {} if other == default or not asked.bake_photos else {"shadow": {"version": other, "photos": asked.bake_photos}}
 
 
 def plan_back(

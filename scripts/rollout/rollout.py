@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from scripts.archive.foreign import unpack_foreign
 from scripts.archive.name import choose_archive
 from scripts.command import parser, run
 from scripts.paths import ROOT
@@ -32,9 +33,10 @@ from scripts.steps import Steps
 
 def start(rollout: Rollout, archive: Path, asked: Options) -> None:
     """Roll an archive out. RolloutError, with all as it was, if that fails; ValueError, with nothing changed, if it is refused."""
+    unpack = unpack_foreign if asked.unverified else unpack_as_named
     with tempfile.TemporaryDirectory() as folder:
-        model, version = unpack_as_named(archive, archive.name, Path(folder) / "archive")
-    candidate = Candidate(archive, model, version, entry_of(archive))
+        model, version = unpack(archive, archive.name, Path(folder) / "archive")
+    candidate = Candidate(archive, model, version, entry_of(archive, asked.unverified))
     released = rollout.released
     rollout.run(plan_start(rollout.store.address, released.before, rollout.instances, candidate, asked, released.others))
 
@@ -66,6 +68,7 @@ def _arguments() -> argparse.Namespace:
     starter.add_argument(
         "--answers", metavar="differ", help="on purpose: not restored for it; or unjudged: though too few are seen"
     )
+    starter.add_argument("--unverified", action="store_true", help="an archive that make archive has not packed")
     starter.add_argument("--bake", type=float, metavar="SECONDS", help="watch the new version for so long")
     starter.add_argument("--url", help="a TorchServe without a release document: where it answers predictions, http://host:8080")
     starter.add_argument("--management-url", help="with --url: its management address; default: the port after")
@@ -80,8 +83,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def _start_by_url(args: argparse.Namespace, settings: Settings, steps: Steps) -> None:
-    if args.canary is not None or args.shadow is not None or args.keep or args.answers is not None:
-        raise ValueError("CANARY, SHADOW, KEEP and ANSWERS need a release document, and URL is for a TorchServe without one")
+    if args.canary is not None or args.shadow is not None or args.keep or args.answers is not None or args.unverified:
+        raise ValueError(
+            "CANARY, SHADOW, KEEP, ANSWERS and UNVERIFIED need a release document, and URL is for a TorchServe without one"
+        )
     archive = choose_archive(args.model_store, args.version, args.model)
     server = unmanaged_server(args.url, args.management_url)
     model = start_unmanaged(server, archive, args.mar or archive.name, settings, steps)
@@ -110,7 +115,7 @@ def main() -> None:
     rollout = Rollout(store, settings, steps, args.model)
     released = rollout.released
     if args.command == "start":
-        options = Options(args.canary, args.shadow, args.keep, args.unwatched, settings.bake_photos, args.answers)
+        options = Options(args.canary, args.shadow, args.keep, args.unwatched, settings.bake_photos, args.answers, args.unverified)
         start(rollout, choose_archive(args.model_store, args.version, released.model), options)
     elif args.command == "back":
         back(rollout)

@@ -70,7 +70,8 @@ def expected(store: Store, folder: Path, settings: Settings, steps: Steps) -> li
         paths = {release["default"]: model}
         if "canary" in release:
             paths = {version: f"{model}/{version}" for version in (release["default"], release["canary"]["version"])}
-        for version, path in paths.items():
+        # of an archive that is not ours there is nothing to check
+        for version, path in ((one, path) for one, path in paths.items() if not release["versions"][one].get("unverified")):
             archive = fetch(store, folder, version, release["versions"][version], settings, steps)
             found.append(Expected(model, version, path, read_golden(archive)))
     return found

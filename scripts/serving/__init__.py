@@ -5,7 +5,7 @@ supervisor.py     runs TorchServe, restarts it, announces it, stops it
 door.py           runs scripts/door before it, tells it what is served, restarts it
 desired.py        what shall be served: the release document, polled
 own_document.py   the document that a server writes itself, where nobody has rolled anything out
-instance.py       what is served, and one pass of reconciling it with what shall be;  served_model.py  of one model
+instance.py       what is served, and one pass of reconciling it with what shall be;  served_model.py, loading.py  of one model
 health.py         what /livez and /readyz say;  model_health.py  of one model
 metrics.py        /metrics;  worker_files.py  what workers count, by model;  http_server.py  its server
 instance_metrics.py  what /metrics says of the instance itself

@@ -99,7 +99,7 @@ class DesiredState:
         """The version that shall be this instance's default of a model that is released, canaries considered."""
         return default_of(self.releases[model], self.instance, self._peers)
 
-    def proved(self, model: str, version: str, entry: Mapping[str, str]) -> bool:
+    def proved(self, model: str, version: str, entry: Mapping[str, Any]) -> bool:
         """Whether this very archive was part of the model's last release that was wholly served here."""
         return model in self.last_good and self.last_good[model]["versions"].get(version) == entry
 

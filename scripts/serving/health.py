@@ -32,6 +32,7 @@ class Health:
         """`progress(model, version)` is another number after each answer of its workers; `door_answers()` as the name says."""
         self.settings, self.steps, self.progress, self.door_answers = settings, steps, progress, door_answers
         self.models: dict[str, ModelHealth] = {}  # those that have a default version, and those that shall
+        self.unverified: set[str] = set()  # of those, the ones that do not count
         self.draining = False
         self.ready, self.why = False, "starting"
         self.silent_s = 0.0  # for how long the front end has answered nothing
@@ -53,8 +54,9 @@ class Health:
         """The main loop calls this to show that it runs."""
         self._beat_at = time.monotonic()
 
-    def expect(self, models: Collection[str]) -> None:
-        """Ready is what has each of these models ready. What was known of others is forgotten."""
+    def expect(self, models: Collection[str], unverified: Collection[str] = ()) -> None:
+        """Ready is what has each of these models ready, but for those whose archive is not ours. Others are forgotten."""
+        self.unverified = set(unverified)
         kept = {name: one for name, one in self.models.items() if name in models}
         new = {name: ModelHealth(self.settings, self._progress, self._wake.set) for name in models if name not in kept}
         if new or len(kept) < len(self.models):
@@ -108,21 +110,20 @@ class Health:
         if ready and self._is_old:
             ready, why = False, "the last look is too long ago"
         if len(models) > 1:
-            parts = {name: self._of(models[name]) for name in sorted(models)}
+            parts = {name: self.of(name) for name in sorted(models)}
             return ready, {"ready": ready, "models": parts} | ({} if ready else {"why": why})
         default = next((one.default for one in models.values()), None)
         status = {"ready": ready, "version": default.version if default else None}
         return ready, status if ready else status | {"why": why}
 
-    def of(self, model: str) -> dict[str, Any]:
-        """What readiness() says of one model."""
-        return self._of(self.models[model]) if model in self.models else {"ready": False, "version": None, "why": "not served yet"}
-
-    def _of(self, model: ModelHealth) -> dict[str, Any]:
-        ready, why, default = model.ready, model.why, model.default
+    def of(self, name: str) -> dict[str, Any]:
+        """What readiness() says of one model; with "unverified" if its archive is not ours."""
+        model = self.models.get(name)
+        ready, why, default = (model.ready, model.why, model.default) if model else (False, "not served yet", None)
         if ready and self._is_old:
             ready, why = False, "the last look is too long ago"
-        status = {"ready": ready, "version": default.version if default else None}
+        status: dict[str, Any] = {"ready": ready, "version": default.version if default else None}
+        status |= {"unverified": True} if name in self.unverified else {}
         return status if ready else status | {"why": why}
 
     def _run(self) -> None:
@@ -143,7 +144,8 @@ class Health:
                 if models[name].default is defaults[name] and not self.draining:
                     models[name].ready, models[name].why = not why, why
             if models is self.models and not self.draining:
-                self._set(*_of_all({name: model.why for name, model in models.items() if not model.ready}, len(models)))
+                counted = {name: model for name, model in models.items() if name not in self.unverified} or models
+                self._set(*_of_all({name: model.why for name, model in counted.items() if not model.ready}, len(counted)))
             self._looked_at = time.monotonic()
 
     def _look(self, models: Mapping[str, ModelHealth], defaults: Mapping[str, DefaultVersion | None]) -> None:

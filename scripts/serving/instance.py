@@ -99,7 +99,8 @@ class Instance:
         self._complete = self._complete or (bool(self.released) and all(model.default for model in self.released))
         known = self.health.models
         new = not self._complete
-        self.health.expect([model.name for model in self.released if new or model.default or model.name in known])
+        expected = [model for model in self.released if new or model.default or model.name in known]
+        self.health.expect([model.name for model in expected], [model.name for model in expected if model.is_unverified])
 
     def _note(self, problem: Problem | None) -> None:
         if problem is None:

@@ -109,6 +109,7 @@ def _part(instance: Instance, model: ServedModel, totals: Mapping[str, Any], sin
     """What the status says of one model."""
     release, shadow, health = model.release, model.shadow, instance.health.of(model.name)
     checked = instance.health.models.get(model.name)
+    unverified = sorted(version for version, one in model.loaded.items() if one and one.golden is None)
     return {
         "state": instance.state_of(model),
         "since": round(since, 1),
@@ -116,6 +117,7 @@ def _part(instance: Instance, model: ServedModel, totals: Mapping[str, Any], sin
         "release": fingerprint(release) if release else None,
         "default": model.default,
         "versions": sorted(model.loaded),
+        **({"unverified": unverified} if unverified else {}),
         "ready": health["ready"],
         # not what was found under another release, in the moment in which this one is taken over
         "shadow": shadow if shadow and release and shadow["release"] == fingerprint(release) else None,

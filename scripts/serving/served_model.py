@@ -10,38 +10,24 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.backend.torchserve.process import TorchServe
-from scripts.backend.torchserve.versions import Golden, VersionError, forget, load, prove, read_golden, remove
+from scripts.backend.torchserve.versions import VersionError, remove
 from scripts.release.document import fingerprint
 from scripts.release.fetch import fetch
 from scripts.release.store import DeniedError, StoreError
 from scripts.serving.captured import Captured
 from scripts.serving.desired import DesiredState, Problem
 from scripts.serving.health import Health
+from scripts.serving.loading import Loaded, register
 from scripts.serving.probe import DefaultVersion
 from scripts.serving.repair import Repair, undo_changes
 from scripts.serving.shadow import compare, shadow_of
 from scripts.settings import Settings
 from scripts.steps import Steps
-
-
-class Loaded(NamedTuple):
-    """A version that has answered its golden photos."""
-
-    sha256: str
-    folder: Path
-    golden: Golden
-    description: Mapping[str, Any]  # what it says of itself: SeefoodHandler.describe
-    workers: management.Workers  # that its model-config.yaml asks for
-
-    @property
-    def precision(self) -> str:
-        """That its worker computes in."""
-        return str(self.description["precision"])
 
 
 class NotWantedError(RuntimeError):
@@ -89,6 +75,12 @@ class ServedModel:
     def release(self) -> dict[str, Any] | None:
         """Its part of the document, None if it is released no more."""
         return self.desired.releases.get(self.name)
+
+    @property
+    def is_unverified(self) -> bool:
+        """Whether the archive of its default version is not ours."""
+        release = self.release
+        return bool(release and release["versions"][release["default"]].get("unverified"))
 
     @property
     def all_problems(self) -> list[Problem]:
@@ -193,7 +185,7 @@ class ServedModel:
                 self._make_default(version)
                 return
 
-    def _load(self, version: str, entry: Mapping[str, str]) -> None:
+    def _load(self, version: str, entry: Mapping[str, Any]) -> None:
         """Have a version loaded, or note why it is not. ManagementError."""
         loaded = self.loaded.get(version)
         if loaded and loaded.sha256 != entry["sha256"]:
@@ -209,7 +201,14 @@ class ServedModel:
         started = time.monotonic()
         try:
             folder = fetch(self.desired.store, self.around.run_dir, version, entry, self.settings, self.steps)
-            self._register(version, entry, folder)
+            try:
+                assert self.around.torchserve is not None
+                log, watch = self.around.torchserve.log, self._watch(version)
+                self.loaded[version] = register(self.around.server, self.name, version, entry, folder, log, self.settings, watch)
+            except (VersionError, NotWantedError):
+                if not self.desired.proved(self.name, version, entry):
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
         except NotWantedError:
             return self.steps("not wanted any more", version=version)
         except StoreError as error:
@@ -226,25 +225,6 @@ class ServedModel:
             return self._note(version, Problem(f"{entry['archive']} cannot be unpacked: {error.strerror}", True))
         self.steps("loaded", version=version, precision=self.loaded[version].precision, took_s=time.monotonic() - started)
         return self._note(version, None)
-
-    def _register(self, version: str, entry: Mapping[str, str], folder: Path) -> None:
-        """Load a version and have it prove itself; one that fails leaves nothing. VersionError, NotWantedError, ManagementError."""
-        server, name, settings, watch = self.around.server, self.name, self.settings, self._watch(version)
-        assert self.around.torchserve is not None
-        try:
-            load(server, name, version, folder.name, settings.load_timeout_s, self.around.torchserve.log, watch)
-            try:
-                golden = read_golden(folder)
-                description = prove(server, name, version, golden, settings.golden_timeout_s, watch)
-                workers = management.Workers.of(management.version(server, name, version))
-            except BaseException:
-                forget(server, name, version)
-                raise
-        except (VersionError, NotWantedError):
-            if not self.desired.proved(name, version, entry):
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        self.loaded[version] = Loaded(entry["sha256"], folder, golden, description, workers)
 
     def _watch(self, version: str) -> Callable[[], None]:
         """What goes on while a version loads, which may take minutes, until it is not wanted any more."""

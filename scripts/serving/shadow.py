@@ -44,8 +44,8 @@ class Version(Protocol):
     """A loaded one."""
 
     @property
-    def golden(self) -> Golden:
-        """Its archive's golden photos."""
+    def golden(self) -> Golden | None:
+        """Its archive's golden photos, None if it is not ours."""
 
     @property
     def folder(self) -> Path:
@@ -62,7 +62,8 @@ def shadow_of(document: Mapping[str, Any], loaded: Mapping[str, Version], captur
     old, new = versions[::-1] if document["stage"] == "baking" else versions
     labels = {version: loaded[version].description["labels"] for version in versions}
     # in the old archive lie the old version's right answers, in the new one what it was packed with: each photo once
-    golden = dict.fromkeys(photo for version in (old, new) for photo in loaded[version].golden.photos)
+    both = [one for version in (old, new) if (one := loaded[version].golden)]
+    golden = dict.fromkeys(photo for one in both for photo in one.photos)
     limit_s = settings.rollout_s / 2 if document["stage"] == "shadow" else settings.bake_photos_s
     timeout_s = min(settings.shadow_timeout_s, limit_s)
     seen = frozenset().union(*(data_set.load(loaded[version].folder) for version in versions))

@@ -140,6 +140,7 @@ FLAGS = [
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),
     ("rollout", "UNWATCHED", "--unwatched"),
+    ("rollout", "UNVERIFIED", "--unverified"),
     ("deploy", "YES", "--yes"),
     ("destroy", "YES", "--yes"),
 ]

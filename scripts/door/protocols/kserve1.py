@@ -30,7 +30,7 @@ class Kserve1:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models: the models' names."""
-        return JSONResponse({"models": list(self.state.models)})
+        return JSONResponse({"models": self.state.ours})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/NAME: whether it is ready; 503 if it is not, as KServe's own server answers."""

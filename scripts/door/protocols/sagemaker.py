@@ -64,7 +64,7 @@ class SageMaker:
 
     def _model(self, target: str | None) -> str:
         """The model that is named, else the only one."""
-        names = sorted(self.state.models)
+        names = sorted(self.state.ours)
         if target:
             return target.removesuffix(".tar.gz")
         if len(names) > 1:
