@@ -2,7 +2,7 @@
 
 A worker that ends by itself is restarted by TorchServe, and a TorchServe that ends by supervisor.py. Repair is for what goes on
 running and answers nothing: a stopped process, a dead thread of the front end behind a worker that is "READY". First the
-default version's workers are restarted, then, if that does not help, TorchServe.
+default version's workers are restarted, then, if that does not help, TorchServe, unless other models are served well by it.
 """
 
 import time
@@ -46,7 +46,8 @@ class Repair:
             described = management.version(default.server, default.model, default.version)["workers"]
             if any(_starts(worker) for worker in described) and health.stuck_s < self.settings.load_timeout_s:
                 return
-            if self._restarted_at is not None:
+            # where other models are served well it is this one's workers: they are restarted again, and not all with TorchServe
+            if self._restarted_at is not None and not any(one.ready for one in self.health.models.values()):
                 raise HangsError(f"new workers have not helped: {health.why}")
             self._restarted_at = now
             self.steps("repair", what="workers restarted", version=default.version, why=health.why)

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -202,6 +203,20 @@ def test_stall_restarts_the_workers_first_and_then_torchserve(health, front_end,
     versions = "/models/flowers/1.0.0?min_worker="
     assert front_end.calls == [f"{versions}0&max_worker=0", f"{versions}1&max_worker=2"]
     assert capsys.readouterr().out.count('repair: what="workers restarted" version=1.0.0') == 1
+
+
+def test_torchserve_is_not_restarted_for_one_model_while_others_are_served_well(front_end):
+    default = DefaultVersion(front_end.server, "flowers", "1.0.0", None, "f32")
+    hangs = SimpleNamespace(stuck_s=99.0, default=default, why="requests wait", ready=False)
+    health = SimpleNamespace(silent_s=0.0, models={"flowers": hangs, "birds": SimpleNamespace(ready=True)})
+    repair = Repair(health, "flowers", Settings(repair_s=0.05), Steps(False))
+    deadline = time.monotonic() + LONG_S
+    while len(front_end.calls) < 6:  # its workers are, time and again
+        assert time.monotonic() < deadline
+        repair(Workers(1, 1))
+    health.models["birds"].ready = False
+    with pytest.raises(HangsError, match="new workers have not helped"):
+        repair_for_long(repair, Workers(1, 1))
 
 
 def test_time_in_which_this_process_was_stopped_counts_for_nothing(health, front_end, monkeypatch):
