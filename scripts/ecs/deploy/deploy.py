@@ -168,8 +168,7 @@ def first_release(address: str, model_store: Path, model: str | None) -> None:
     except FileNotFoundError:
         release_newest(store, model_store, model)
         return
-    released = releases_of(parse(text))
-    if model is not None and model not in released:
+    if model is not None and model not in (released := releases_of(parse(text))):
         raise ValueError(f"{address} releases the model {' and '.join(map(repr, released))}, but --model is {model!r}")
     log(f"{address} exists and is left as it is: make rollout RELEASE={address} VERSION=... changes it")
 
