@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, REDDIT_, UV_.
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
-	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
+	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RECIPE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
 	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
@@ -86,7 +86,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup test test-all container-test lint format dashboards clean \
-	data collect review ingest pipeline remote push pull \
+	data check-data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
 	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-models bench-attacks photo-costs tune \
@@ -118,6 +118,10 @@ data: .venv/installed-train ## Download and verify a published data set, or conv
 	@$(python) training.data.obtain --data=$(call quoted,DATA,data) --params=$(call quoted,PARAMS) $(call option,--mean,MEAN) \
 		$(call option,--std,STD) -- $(call quoted,SET,food101)
 
+check-data: .venv/installed-train ## What may be wrong in a data set: labels, near-duplicates, outliers, bad photos, small classes: DATA=photos [OUT=build/check-data PARAMS=file WEIGHTS=file]
+	@$(python) training.check.check --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS) \
+		$(call option,--out,OUT)
+
 collect: given-SOURCE .venv/installed-serve ## New photos of a source, for review: SOURCE=folder|s3://...|addresses.csv|captured:folder|reddit:name [OUT=collected LIMIT=100 REVIEWED=1]
 	@$(python) scripts.collection.collect $(call option,--out,OUT) $(call option,--limit,LIMIT) $(call flag,--reviewed,REVIEWED) \
 		-- $(call quoted,SOURCE)
@@ -127,9 +131,9 @@ review: given-BATCH .venv/installed-serve ## Label a batch's photos on a local p
 		$(call option,--export,EXPORT) $(call option,--import,IMPORT) $(call flag,--new-classes,NEW_CLASSES) \
 		$(own_port) -- $(call quoted,BATCH)
 
-ingest: given-FROM .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]
+ingest: given-FROM .venv/installed-train ## New labelled photos become a new data version: FROM=folder|list.csv [DATA=data/food NEW_CLASSES=1]; REVIEWED=1: corrected labels, too
 	@$(python) training.data.ingest --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) \
-		$(call flag,--new-classes,NEW_CLASSES) -- $(call quoted,FROM)
+		$(call flag,--new-classes,NEW_CLASSES) $(call flag,--reviewed,REVIEWED) -- $(call quoted,FROM)
 
 data_of_pipeline = $(shell sed -n 's/^ *- data: *\([^ ]*\).*/\1/p' dvc.yaml)
 
@@ -153,22 +157,25 @@ pull: .venv/installed-train ## Fetch the data and models of this commit from the
 
 # what the command line has given, and the file does not
 given = $(filter override,$(origin $(1)))
-new_run = --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS) \
+# a recipe brings its parameters, its name and its data set; PARAMS beside it is refused by the commands
+params = $(call option,--recipe,RECIPE) $(if $(or $(call given,PARAMS),$(if $(RECIPE),,none)),--params=$(call quoted,PARAMS))
+model = $(if $(RECIPE),$(named_model),--model=$(call quoted,MODEL))
+new_run = $(model) $(call option,--data,DATA) $(params) $(call option,--weights,WEIGHTS) \
 	$(if $(call given,RUN),--out=$(call quoted,RUN))
-resumed_run = --resume --out=$(call quoted,RESUME) $(named_model) $(if $(call given,PARAMS),--params=$(call quoted,PARAMS))
+resumed_run = --resume --out=$(call quoted,RESUME) $(named_model) $(if $(or $(RECIPE),$(call given,PARAMS)),$(params))
 
-train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood PARAMS=file WEIGHTS=file GPUS=4 RUN=folder RESUME=runs/X]; no DATA: generated pictures
+train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood RECIPE=cifar10 PARAMS=file WEIGHTS=file GPUS=4 RUN=folder RESUME=runs/X]; no DATA: generated pictures
 	@$(python) training.train --processes=$(call quoted,GPUS) $(if $(RESUME),$(resumed_run),$(new_run)) \
-		--make $(foreach name,DATA MODEL PARAMS WEIGHTS GPUS RUN RESUME,$(if $(call given,$(name)),$(name)=$(call quoted,$(name))))
+		--make $(foreach name,DATA MODEL RECIPE PARAMS WEIGHTS GPUS RUN RESUME,$(if $(call given,$(name)),$(name)=$(call quoted,$(name))))
 
-profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos PARAMS=file WEIGHTS=file]
-	@$(python) training.speed.profiling $(call option,--data,DATA) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS)
+profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos RECIPE=cifar10 PARAMS=file WEIGHTS=file]
+	@$(python) training.speed.profiling $(call option,--data,DATA) $(params) $(call option,--weights,WEIGHTS)
 
-bench-train: .venv/installed-train ## Measure the training loop beside a bare loop over timm's loader: [DATA=photos PARAMS=file]
-	@$(python) training.speed.bench $(call option,--data,DATA) --params=$(call quoted,PARAMS)
+bench-train: .venv/installed-train ## Measure the training loop beside a bare loop over timm's loader: [DATA=photos RECIPE=cifar10 PARAMS=file]
+	@$(python) training.speed.bench $(call option,--data,DATA) $(params)
 
-sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 PARAMS=params.yaml NAME=sweep SPACE=file]
-	@$(python) training.sweep.sweep --model=$(call quoted,MODEL) $(call option,--data,DATA) --params=$(call quoted,PARAMS) \
+sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 RECIPE=cifar10 PARAMS=params.yaml NAME=sweep SPACE=file]
+	@$(python) training.sweep.sweep $(model) $(call option,--data,DATA) $(params) \
 		$(call option,--space,SPACE) --out=runs/$(call quoted,NAME) --trials=$(call quoted,TRIALS)
 
 evaluate: .venv/installed-train ## Measure a run on photos never trained on: metrics, tables, plots: [RUN=runs/latest DATA=photos UNKNOWN=folder]
@@ -349,7 +356,7 @@ destroy: .venv/installed-cloud ## Delete a deployment; asks first, and lists wha
 setup: .venv/installed-dev ## Install everything into .venv (serve alone needs far less)
 
 test: lint $(STARTER) ## Lint, check types and run the tests
-	@$(python) pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	@$(python) pytest -m "not slow" -n 4 --dist loadfile --no-loadscope-reorder
 
 test-all: lint $(STARTER) ## The same with the slow tests
 	@$(python) pytest -n 2 --dist loadfile

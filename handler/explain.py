@@ -1,4 +1,4 @@
-"""Which part of a photo an answer rests on: a heat map by occlusion, which works with every export format.
+"""Which part of a photo, and which words beside it, an answer rests on: by occlusion, which works with every export format.
 
 Part after part of the crop is covered, and the program run again. Sliding patches were measured beside RISE
 (arXiv:1806.07421) by that paper's deletion and insertion metrics: as good as its random masks at a third of their cost.
@@ -19,6 +19,8 @@ POSITIONS = 10
 PATCH = 0.2
 HEAT_MAP_CROPS = POSITIONS**2 + 1  # that the program answers for one heat map
 GRID = 14
+# of a text, the first words that are left out in turn: the network runs once for each
+MAX_WORDS = 24
 BATCH_SIZE = 8
 # a map of differences below this is not stretched to full colour: it would show noise
 FULL_COLOUR_FROM = 0.002
@@ -53,6 +55,25 @@ def heat_map(program: Callable[[np.ndarray], Answers], crop: np.ndarray, index: 
     down, across = _overlaps(rows, crop.shape[0]), _overlaps(columns, crop.shape[1])  # (POSITIONS, GRID)
     heat = (down.T @ falls @ across) / np.outer(down.sum(axis=0), across.sum(axis=0))
     return np.asarray(heat, np.float32)
+
+
+def word_falls(program: Callable[..., Answers], crop: np.ndarray, text: str, index: int) -> list[dict[str, Any]]:
+    """How much leaving out each of a text's first MAX_WORDS words lowers the probability of class `index`, the most first.
+
+    `program` takes crops (B, H, W, 3) and B texts. Below 0 where the class is more probable without the word. Words as they were
+    written, parted by white space.
+    """
+    words = text.split()
+    texts = [" ".join(words[:left_out] + words[left_out + 1 :]) for left_out in range(min(len(words), MAX_WORDS))]
+    probabilities: list[float] = []
+    for start in range(0, len(texts) + 1, BATCH_SIZE):
+        batch = [text, *texts][start : start + BATCH_SIZE]
+        probabilities += program(np.repeat(crop[None], len(batch), axis=0), batch).probabilities[:, index].tolist()
+    falls = [
+        {"word": word, "fall": round(probabilities[0] - probability, 4) + 0.0}
+        for word, probability in zip(words, probabilities[1:], strict=False)
+    ]
+    return sorted(falls, key=lambda one: -one["fall"])
 
 
 def _patches(side: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ Leaves out normalisation (it is the first step of the exported program) and augm
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -20,6 +20,7 @@ from handler.jpeg import has_all_scans, with_ends
 from handler.kinds import unread_variant
 from handler.limits import STRIP_PIXELS, factor_for
 from handler.photo_file import open_photo, text_error, unsupported
+from handler.text import TextSpec, text_ids
 
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -42,7 +43,7 @@ UPRIGHT = {
 
 @dataclass(frozen=True)
 class Spec:
-    """timm's six data-config values: how this network was trained to see a photo.
+    """timm's six data-config values: how this network was trained to see a photo. `text`: how it reads one, None if it does not.
 
     input_size is (3, size, size); mean and std are for channels in 0..1; crop_mode is "center" or "squash".
     """
@@ -53,15 +54,18 @@ class Spec:
     std: tuple[float, float, float]
     crop_pct: float
     crop_mode: str
+    text: TextSpec | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Spec":
-        """Spec of a mapping that holds exactly the six keys. ValueError names the key that is missing or wrong."""
-        names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+        """Spec of a mapping that holds exactly the six keys, and text or not. ValueError names the key that is missing or wrong."""
+        names = {field.name for field in fields(cls)} - {"text"}
+        if set(values) - {"text"} != names:
+            missing, unknown = sorted(names - set(values)), sorted(set(values) - names - {"text"})
             raise ValueError(f"spec needs exactly the keys {sorted(names)}: missing {missing}, unknown {unknown}")
         exact: dict[str, Any] = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in values.items()}
+        if "text" in values:
+            exact["text"] = TextSpec.from_dict(values["text"])
         spec = cls(**exact)
         spec._check()
         return spec
@@ -81,8 +85,8 @@ class Spec:
                 raise ValueError(f"spec's {name} is {channels}, expected three values, one a channel")
 
     def to_dict(self) -> dict[str, Any]:
-        """The six values as JSON can hold them."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """The values as JSON can hold them; without text, if it reads none."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if v is not None}
 
 
 def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:
@@ -212,6 +216,16 @@ def preprocess(photo_bytes: bytes, spec: Spec) -> np.ndarray:
     Equals `crop` of the photo at full size where its short side is under twice the resized one.
     """
     return crop(read_photo(photo_bytes, resized_side(spec)), spec)
+
+
+def blank(spec: Spec) -> np.ndarray:
+    """The crop that stands for no photo where a text comes alone: black, uint8 (H, W, 3)."""
+    return np.zeros((*spec.input_size[1:], 3), np.uint8)
+
+
+def ids_of(texts: Sequence[str], spec: Spec) -> np.ndarray | None:
+    """The ids of texts, int64 (B, L); None for a model that reads none."""
+    return None if spec.text is None else np.array([text_ids(text, spec.text) for text in texts], np.int64)
 
 
 def coarse(crop: np.ndarray) -> np.ndarray:

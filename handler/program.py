@@ -1,5 +1,6 @@
 """The exported program on this machine: uint8 crops -> probabilities, confidence, features, by OpenVINO, ONNX Runtime or torch.
 
+The program of a model that reads texts takes their ids beside the crops (text.py).
 An archive holds one export format; program.json names it, its file and the precisions that passed the accuracy gate.
 """
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     import openvino as ov
 
 
+# by the names that an ONNX file has for them; the second where the model reads texts
+INPUTS = ("crops", "ids")
+
+
 class Answers(NamedTuple):
     """For B crops, all float32: probabilities (B, num_classes), confidence (B,), the last layer's input, features (B, D)."""
 
@@ -24,11 +29,16 @@ class Answers(NamedTuple):
 
 
 class Program(Protocol):
-    """uint8 crops (B, H, W, 3) -> Answers, for any B from 1."""
+    """uint8 crops (B, H, W, 3) -> Answers, for any B from 1; with int64 ids (B, L) of texts, where the model reads them."""
 
     precision: str
 
-    def __call__(self, crops: np.ndarray) -> Answers: ...
+    def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers: ...
+
+
+def inputs(crops: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """What a program takes: crops, and ids where there are any."""
+    return (crops,) if ids is None else (crops, ids)
 
 
 def choose(precisions: Sequence[str], possible: Sequence[str], library: str) -> str:
@@ -77,11 +87,11 @@ class OpenVinoProgram:
         # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
         self._sized = {}
         for size in batch_sizes:
-            model.reshape([size, *model.input(0).partial_shape[1:]])
+            model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
             self._sized[size] = core.compile_model(model, "CPU", options).create_infer_request()
 
-    def __call__(self, crops: np.ndarray) -> Answers:
-        answers = self._sized.get(len(crops), self._any_size).infer({0: crops})
+    def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
+        answers = self._sized.get(len(crops), self._any_size).infer(dict(enumerate(inputs(crops, ids))))
         # copies: OpenVINO's own memory is overwritten by the next call
         return Answers(*(np.array(answers[index]) for index in range(len(Answers._fields))))
 
@@ -99,8 +109,8 @@ class OnnxRuntimeProgram:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         check_outputs(len(self._session.get_outputs()))
 
-    def __call__(self, crops: np.ndarray) -> Answers:
-        return Answers(*self._session.run(None, {"crops": crops}))
+    def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
+        return Answers(*self._session.run(None, dict(zip(INPUTS, inputs(crops, ids), strict=False))))
 
 
 class TorchProgram:
@@ -122,11 +132,11 @@ class TorchProgram:
         check_outputs(len(program.graph_signature.user_outputs))
         self._module = (move_to_device_pass(program, self._device) if on_gpu else program).module()
 
-    def __call__(self, crops: np.ndarray) -> Answers:
+    def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
         torch = self._torch
         half = torch.autocast(self._device.type, self._half or torch.bfloat16, enabled=self._half is not None)
         with torch.inference_mode(), half:
-            outputs = self._module(torch.from_numpy(crops).to(self._device))
+            outputs = self._module(*(torch.from_numpy(given).to(self._device) for given in inputs(crops, ids)))
         return Answers(*(output.float().cpu().numpy() for output in outputs))
 
 

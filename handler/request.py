@@ -1,6 +1,7 @@
-"""One request as TorchServe hands it to the worker -> the photo's bytes and the number of classes to answer with.
+"""One request as TorchServe hands it to the worker -> the photo's bytes, its text, and the number of classes to answer with.
 
-A photo comes in one form, as the raw body. Whoever takes others (multipart, JSON, base64) stands in front: scripts/door.
+A photo comes in one form, as the raw body, its text as base64 of UTF-8 in the header x-text; one of both may be missing where the
+model reads texts. Whoever takes other forms (multipart, JSON, base64) stands in front: scripts/door.
 """
 
 import hmac
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from handler.errors import PhotoError
+from handler.text import READS_NO_TEXT, TEXT_HEADER, TextError, decode_header
 
 RAW_FIELDS = ("body", "data")  # TorchServe's names for a body that is no form
 
 
 class RequestError(ValueError):
-    """The request holds no photo where one is expected, or a top_k that cannot be; the message says what was expected.
+    """The request holds no photo where one is expected, a text that is not read, or a top_k that cannot be; the message says which.
 
-    `status` is HTTP's: 400; 413 where the photo is over the limit; 503 for a heat map over the batch's budget.
+    `status` is HTTP's: 400; 413 where photo or text are over a limit; 503 for a heat map over the batch's budget.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -38,6 +40,7 @@ class Request:
     headers: Mapping[str, Any]  # by name in lower case, however the client wrote it
     photo: bytes = field(init=False)
     top_k: int = field(init=False)
+    text: str = ""
     crop: np.ndarray = field(init=False)  # uint8 (H, W, 3)
     size: tuple[int, int] = field(init=False)  # (width, height) of the upright photo, in whatever scale it was decoded
     decode_started: float = field(init=False)  # by the monotonic clock
@@ -51,6 +54,11 @@ class Request:
 
     def __post_init__(self) -> None:
         self.headers = {name.lower(): value for name, value in self.headers.items()}
+
+    @property
+    def is_text_alone(self) -> bool:
+        """Whether there is a text, and no photo."""
+        return bool(self.text) and not self.photo
 
     @property
     def id(self) -> str:
@@ -74,6 +82,19 @@ def read_request(request: Request, num_classes: int, default_top_k: int) -> tupl
             f"expected a photo's bytes as the body, found {found[:200]}: send other forms (multipart, JSON, base64) to the door"
         )
     return bytes(value), _top_k(request.headers.get("x-top-k"), num_classes, default_top_k)
+
+
+def read_text(request: Request, reads_text: bool) -> str:
+    """The text of one request, "" without one. RequestError, also for a text where the model reads none."""
+    header = str(request.headers.get(TEXT_HEADER, ""))
+    if not header:
+        return ""
+    if not reads_text:
+        raise RequestError(READS_NO_TEXT)
+    try:
+        return decode_header(header)
+    except TextError as error:
+        raise RequestError(str(error), error.status) from error
 
 
 def _top_k(value: Any, num_classes: int, default: int) -> int:

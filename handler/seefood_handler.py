@@ -1,4 +1,4 @@
-"""TorchServe's entry into the archive: a photo in, the most probable classes out.
+"""TorchServe's entry into the archive: a photo in, or a text beside it, the most probable classes out.
 
 Reads nothing but the archive: program.json and the program, spec.json, index_to_name.json, golden.json and model-config.yaml.
 """
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from handler.capture import Capture
-from handler.decoders import Budget, Decoders
-from handler.explain import HEAT_MAP_CROPS, explanation, heat_map, overlay
+from handler.decoders import Budget, Decoded, Decoders
+from handler.explain import HEAT_MAP_CROPS, MAX_WORDS, explanation, heat_map, overlay, word_falls
 from handler.metrics import Metrics
 from handler.parts import check_parts
-from handler.preprocess import PhotoError, Spec, coarse
-from handler.program import Answers, load_program
+from handler.preprocess import PhotoError, Spec, blank, coarse, ids_of
+from handler.program import Answers, inputs, load_program
 from handler.recent import Recent
-from handler.request import Request, RequestError, is_probe, read_request
+from handler.request import Request, RequestError, is_probe, read_request, read_text
 from handler.signals import PROFILE, Profile
 
 PHRASES = {
@@ -107,7 +107,7 @@ class SeefoodHandler:
         """ValueError unless this machine computes training's answers, in batches of these sizes and of all golden photos."""
         crops = []
         for photo in golden["photos"]:
-            (crop,) = self.preprocess([base64.b64decode(photo["image"])])
+            (crop,) = self.preprocess([base64.b64decode(photo["image"])]) if photo["image"] else [blank(self.spec)]  # text alone
             if isinstance(crop, PhotoError):
                 raise ValueError(f"golden photo {photo['name']!r}: {crop}")
             crops.append(crop)
@@ -119,9 +119,10 @@ class SeefoodHandler:
             raise ValueError(f"label map has {len(self.labels)} names, golden answers have {expected.shape[1]} classes")
         expected_confidence = np.array([photo["confidence"] for photo in golden["photos"]])  # (B,)
         tolerance = golden["tolerance"][self.program.precision]
+        given = inputs(np.stack(crops), ids_of([photo.get("text", "") for photo in golden["photos"]], self.spec))
         for size in {*batch_sizes, len(crops)}:
             chosen = np.arange(size) % len(crops)
-            probabilities, confidence, _ = self.program(np.stack(crops)[chosen])
+            probabilities, confidence, _ = self.program(*(one[chosen] for one in given))
             if probabilities.shape[1] != len(self.labels):
                 raise ValueError(f"label map has {len(self.labels)} names, model has {probabilities.shape[1]} outputs")
             off = np.maximum(np.abs(probabilities - expected[chosen]).max(axis=1), np.abs(confidence - expected_confidence[chosen]))
@@ -134,15 +135,16 @@ class SeefoodHandler:
 
     def _warm_up(self, batch_size: int) -> None:
         """Every batch size that can occur, twice: the first of each compiles what the others use. Measures what they cost."""
-        crops, cpu_s = np.zeros((batch_size, *self.spec.input_size[1:], 3), np.uint8), {}
+        crops, cpu_s = np.stack([blank(self.spec)] * batch_size), {}
+        given = inputs(crops, ids_of([""] * batch_size, self.spec))
         for size in [*range(1, batch_size + 1)] * 2:
             before = time.process_time()  # of all threads
-            self.program(crops[:size])
+            self.program(*(one[:size] for one in given))
             cpu_s[size] = time.process_time() - before
         if self.profile is not None:  # one that does not fit would fail clients' photos, and no golden one
-            self.profile.measure([crops[0]], [(crops.shape[2], crops.shape[1])], self.program(crops[:1]))
+            self.profile.measure([crops[0]], [(crops.shape[2], crops.shape[1])], self.program(*(one[:1] for one in given)))
         self.inference_cpu_s = cpu_s[1]
-        self.heat_map_cpu_s = cpu_s[batch_size] / batch_size * HEAT_MAP_CROPS
+        self.heat_map_cpu_s = cpu_s[batch_size] / batch_size * (HEAT_MAP_CROPS + (MAX_WORDS if self.spec.text else 0))
 
     def handle(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
         """One body a request, in their order: JSON, or a heat map's PNG. A request with a bad photo gets its own error."""
@@ -167,7 +169,8 @@ class SeefoodHandler:
         inference = ""
         if cropped:
             before = time.monotonic()
-            inferred = self.inference([request.crop for request in cropped])
+            texts = [[request.text for request in cropped]] if self.spec.text else []
+            inferred = self.inference([request.crop for request in cropped], *texts)
             inference = timing("inference", before, time.monotonic() - before) + f";batch={len(cropped)}"
             answers = self.postprocess(inferred, [request.top_k for request in cropped])
             for request, answer, row in zip(cropped, answers, inferred.probabilities, strict=True):
@@ -191,7 +194,7 @@ class SeefoodHandler:
 
     def _watch(self, requests: Sequence[Request], inferred: Answers) -> None:
         """Keep the signals of clients' photos, for drift."""
-        chosen = [i for i, request in enumerate(requests) if not is_probe(request)]
+        chosen = [i for i, request in enumerate(requests) if not is_probe(request) and not request.is_text_alone]
         if self.profile is None or self.recent is None or not chosen:
             return
         answers = Answers(*(output[chosen] for output in inferred))
@@ -199,9 +202,10 @@ class SeefoodHandler:
         self.recent.add(self.profile.measure(crops, sizes, answers))
 
     def _read(self, request: Request) -> None:
-        """Fill in the request's photo and top_k, or its error."""
+        """Fill in the request's photo, top_k and text, or its error."""
         try:
             request.photo, request.top_k = read_request(request, len(self.labels), self.top_k)
+            request.text = read_text(request, self.spec.text is not None)
         except RequestError as error:
             drop_traceback(error)
             request.error = error
@@ -230,9 +234,11 @@ class SeefoodHandler:
         """The requests that now have a crop, and may go on; the others have their error."""
         # golden photos first: whatever the others cost, some of the budget is left for these
         ordered = sorted(requests, key=lambda request: not is_probe(request))
-        outcomes, cpu_s = self.decoders.decode([request.photo for request in ordered])
+        decoded, cpu_s = self.decoders.decode([request.photo for request in ordered if not request.is_text_alone])
+        outcomes, without_photo = iter(decoded), Decoded(blank(self.spec), self.spec.input_size[1:], time.monotonic(), 0.0)
         cpu_left, maps = self.budget.batch_cpu_s - cpu_s, 0
-        for request, outcome in zip(ordered, outcomes, strict=True):
+        for request in ordered:
+            outcome = without_photo if request.is_text_alone else next(outcomes)
             if isinstance(outcome, PhotoError):
                 request.error = outcome
                 continue
@@ -248,10 +254,10 @@ class SeefoodHandler:
         """The crop of each photo, uint8 (H, W, 3), or why there is none."""
         return [outcome if isinstance(outcome, PhotoError) else outcome.crop for outcome in self.decoders.decode(photos)[0]]
 
-    def inference(self, crops: Sequence[np.ndarray]) -> Answers:
-        """The program's answers to B crops uint8 (H, W, 3)."""
+    def inference(self, crops: Sequence[np.ndarray], texts: Sequence[str] = ()) -> Answers:
+        """The program's answers to B crops uint8 (H, W, 3), and to their texts, if there are any, where the model reads them."""
         started = time.perf_counter()
-        answers = self.program(np.stack(crops))
+        answers = self.program(*inputs(np.stack(crops), ids_of(texts or [""] * len(crops), self.spec)))
         self.metrics.inferred(time.perf_counter() - started)
         return answers
 
@@ -268,10 +274,16 @@ class SeefoodHandler:
     def explain(self, request: Request) -> tuple[bytes, str]:
         """(heat map of the most probable class, its content type): a PNG over the photo if that is accepted, else JSON."""
         best = request.answer["predictions"][0]
-        heat = heat_map(self.program, request.crop, best["index"])
+
+        def answer(crops: np.ndarray, texts: Sequence[str] = ()) -> Answers:
+            return self.program(*inputs(crops, ids_of(texts or [request.text] * len(crops), self.spec)))
+
+        heat = heat_map(answer, request.crop, best["index"])
         if "image/png" in request.headers.get("accept", ""):
             return overlay(request.crop, heat), "image/png"
         explained = explanation(best["label"], best["index"], best["probability"], heat, request.size, self.spec)
+        if request.text:
+            explained["words"] = word_falls(answer, request.crop, request.text, best["index"])
         return to_json(explained | {name: request.answer[name] for name in ("sure", "model", "version")}), "application/json"
 
     def describe(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ tests/project/test_errors.py:
       ReviewError - scripts.review.answers
       RolloutError - scripts.rollout.guarded
       ServeError - scripts.backend.torchserve.sockets
+      ShadowError - scripts.retrain.shadow
       SmokeError - scripts.rollout.smoke
       StackError - scripts.ecs.stack
         LimitError - scripts.ecs.stack
@@ -48,6 +49,7 @@ tests/project/test_errors.py:
         OnnxError - training.export.formats
       VersionError - scripts.backend.torchserve.versions
         UnansweredError - scripts.backend.torchserve.versions
+      WeightError - training.data.extras
 """
 
 import errno

@@ -11,13 +11,17 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from xdist.scheduler import LoadFileScheduling
 
 from handler.preprocess import Spec
+from scripts.archive.build import build
 from scripts.settings import PORT_NAMES
+from tests.training.texts import write_texts
 from training.data.pictures import draw, generate
 from training.export.export import export
 from training.loop import train
@@ -114,6 +118,58 @@ def exported(once, tiny_run) -> Path:
         export(Checkpoint.load(tiny_run / "checkpoint.pt"), folder / "1.0.0", format_name="openvino")
 
     return once("exported", make) / "1.0.0"
+
+
+@pytest.fixture(scope="session")
+def titled(once, generated) -> Path:
+    """A list of the generated pictures with texts that name their classes."""
+    return once("texts", lambda folder: write_texts(generated, folder / "list.csv")) / "list.csv"
+
+
+@pytest.fixture(scope="session")
+def text_run(once, titled, tiny_params) -> Path:
+    """Folder of a finished run on generated pictures with texts."""
+    params = tiny_params.model_copy(update={"epochs": 5, "text_lr": 0.1, "side_dropout": 0.6})
+    return once("text-run", lambda folder: train("seefood", titled, params, folder))
+
+
+@pytest.fixture(scope="session")
+def text_exported(once, text_run) -> Path:
+    """That run, exported."""
+
+    def make(folder: Path) -> None:
+        export(Checkpoint.load(text_run / "checkpoint.pt"), folder / "1.0.0", format_name="openvino")
+
+    return once("text-exported", make) / "1.0.0"
+
+
+@pytest.fixture(scope="session")
+def packed(once, exported) -> Path:
+    """A model store with the tiny run's archive, version 1.0.0. Shared by all processes: copy it before changing anything."""
+    return once("packed", lambda folder: build(exported, "1.0.0", folder))
+
+
+@pytest.fixture(scope="session")
+def starter_server(tmp_path_factory):
+    """The starter behind the door, which serves the page: one for all rooms."""
+    from tests.serving.server import serving_starter
+
+    with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
+        yield server
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A process gets the tests of a file together, and those of all files that ask starter_server: else each process starts one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid).partition("::")[0]
+        asks = file.startswith(("tests/door/", "tests/web/")) and "mark.server" in (ROOT / file).read_text(encoding="utf-8")
+        return "starter_server" if asks else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """That of `--dist loadfile`."""
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture

@@ -40,12 +40,18 @@ class Again:
         """The command for a shell; `with_params` if it must read the parameter file again, as resuming otherwise does not."""
         if self.make is None:
             words = [*self.started]
-            if self.saved and with_params and "--resume" in words and not any(word.startswith("--params") for word in words):
+            if (
+                self.saved
+                and with_params
+                and "--resume" in words
+                and not any(word.startswith(("--params", "--recipe")) for word in words)
+            ):
                 words += ["--params", "params.yaml"]
             return shlex.join(words)
         given = dict(value.partition("=")[::2] for value in self.make)
         if self.saved:
-            params = {"PARAMS": given.get("PARAMS", "params.yaml")} if with_params else {}
+            file = {"RECIPE": given["RECIPE"]} if "RECIPE" in given else {"PARAMS": given.get("PARAMS", "params.yaml")}
+            params = file if with_params else {}
             given = {"RESUME": str(self.out)} | {name: given[name] for name in ("GPUS",) if name in given} | params
         return shlex.join(["make", "train", *(f"{name}={value}" for name, value in given.items())])
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from training.data.balance import expected_draws, logit_shift, loss_weights
 from training.data.loader import Batches, eval_loader, train_loader
 from training.data.split import check_unreadable
 from training.params import Params
-from training.recipe import choose_mix, lr_factor, mix_crops, swap_neighbours
+from training.recipe import choose_mix, lr_factor, mix_crops, mix_sides, swap_neighbours
 from training.record import check_finite, end_epoch, evaluate_average, recorded
 from training.resume import Signals, Stopped, agree, total
 from training.run import Run, no_terminal, start
@@ -85,12 +86,15 @@ def train(
     """
     run = start(name, root, params, out, start_over)
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
-    batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step)
+    weights = loss_weights(run.data.train, run.data.labels, params.class_weights)
+    shift = logit_shift(run.data.train, len(run.data.labels), params.logit_adjustment).to(device)
+    expected = expected_draws(run.data.train, params.class_balance) if params.class_balance else None
+    batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step, expected)
     steps = batches.steps_per_epoch
-    train_photos = train_loader(run.data.train, params, batches)
+    train_photos = train_loader(run.data.train, params, batches, run.spec.text)
     held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
     schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
-    criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+    criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing, reduction="none")
     unreadable, saved = set[int](), time.monotonic()
 
     # all workers are forked here: once the first backward has started autograd's threads, a fork can deadlock
@@ -112,15 +116,21 @@ def train(
                 torch.manual_seed(params.seed + 100_003 * (progress.step * run.world_size + run.rank))  # for dropout: by step
                 for part in range(params.accumulate):
                     requested = time.perf_counter()
-                    crops, targets, skipped = next(loader)  # uint8 (B, S, S, 3), (B,), (B,)
+                    crops, targets, skipped, *sides = next(loader)  # uint8 (B, S, S, 3), (B,), (B,); with texts (B, L), (B,)
                     waited += time.perf_counter() - requested
                     note_unreadable(run, skipped, unreadable)
-                    crops, targets = crops.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+                    counts = batches.weights(progress.step, part, weights)  # (B,)
+                    moved = (t.to(device, non_blocking=True) for t in (crops, targets, counts, *sides))
+                    crops, targets, counts, *sides = moved
                     others, share = (swap_neighbours(targets), mix.share) if mix else (targets, 1.0)
+                    of_others = swap_neighbours(counts) if mix else counts
                     with part_of_step(model, last=part == params.accumulate - 1):
                         with run.autocast:
-                            logits = model(mix_crops(crops, mix) if mix else crops)  # (B, num_classes)
-                            loss = share * criterion(logits, targets) + (1 - share) * criterion(logits, others)
+                            shown = (mix_crops(crops, mix), *mix_sides(sides, mix)) if mix else (crops, *sides)
+                            logits = model(*shown)  # (B, num_classes)
+                            shifted = logits + shift
+                            loss = share * counts * criterion(shifted, targets)  # (B,)
+                            loss = (loss + (1 - share) * of_others * criterion(shifted, others)).mean()
                         (loss / params.accumulate).backward()
                     hits = (logits.detach().argmax(1) == (targets if share >= 0.5 else others)).sum()
                     sums += torch.stack([loss.detach() * len(targets), hits])

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,39 +19,53 @@ from handler.preprocess import Spec
 from scripts.atomic import aside
 from training.folder import check_exists, process_at_work
 from training.params import Params
+from training.small_resnet import resnet18_small as resnet18_small  # registers it with timm
+from training.text.tower import TextTower, fuse, not_black, take_tower, text_spec
 from training.weights.file import read_weights
 from training.weights.fit import take
 from training.weights.hub import offline_if_unreachable
 
 
 class Classifier(nn.Module):
-    """Crops (B, H, W, 3) with values in 0..255 -> logits (B, num_classes): normalisation, then timm's network."""
+    """Crops (B, H, W, 3) with values in 0..255 -> logits (B, num_classes): normalisation, then timm's network.
+
+    With a `tower`, ids int64 (B, L) of texts count, too; a black crop then stands for no photo.
+    """
 
     mean: Tensor
     std: Tensor
     start = ""  # what its starting weights are, in a sentence
 
-    def __init__(self, network: nn.Module, spec: Spec, channels_last: bool = True) -> None:
+    def __init__(self, network: nn.Module, spec: Spec, channels_last: bool = True, tower: TextTower | None = None) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
         # times 255, as crops hold 0..255; not in the state dict, as the spec carries these values
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.tower = tower
 
-    def forward(self, crops: Tensor) -> Tensor:
+    def forward(self, crops: Tensor, ids: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """See the class. `seen` (B,), in training: 0 for a photo that is left out."""
         x = crops.permute(0, 3, 1, 2).to(self.mean.dtype, memory_format=self.memory_format)  # (B, 3, H, W)
         logits: Tensor = self.network((x - self.mean) / self.std)
-        return logits
+        if self.tower is None or ids is None:
+            return logits
+        fused: Tensor = fuse(logits, self.tower(ids), not_black(crops) if seen is None else seen)  # type: ignore[assignment]
+        return fused
 
 
-def build(params: Params, num_classes: int, load_weights: bool = True, labels: Sequence[str] = ()) -> tuple[Classifier, Spec]:
-    """timm's network params.model, and the spec that its weights were trained with.
+def build(
+    params: Params, num_classes: int, load_weights: bool = True, labels: Sequence[str] = (), with_text: bool = False
+) -> tuple[Classifier, Spec]:
+    """timm's network params.model, and the spec that its weights were trained with; `with_text`: and a text tower beside it.
 
     params.weights is "hub", "none", a file or the folder of a run. The head is new, but for classes of `labels` that a run of
     ours knows. ValueError if timm does not know the model or the weights do not fit.
     """
     check_network(params.model)
+    if "text" in params.spec:
+        raise ValueError(f"spec.text is {params.spec['text']!r}, expected none: text_buckets says how texts are read")
     starts = params.weights if load_weights else "none"
     source = read_weights(starts) if starts not in ("hub", "none") else None
     network = create(params, num_classes, from_hub=starts == "hub")
@@ -64,8 +78,15 @@ def build(params: Params, num_classes: int, load_weights: bool = True, labels: S
             start += f"; that run had model_args {source.model_args}, this one has {params.model_args}"
     # what timm or the run records of these weights, unless the parameters correct it: the one source of mean, size and crop
     config = resolve_data_config(model=network) | (source.spec if source else {}) | params.spec
+    config.pop("text", None)  # of a run with texts; whether this one has them is its data's matter
     spec = Spec.from_dict({key: config[key] for key in config if key in Spec.__annotations__ or key in params.spec})
-    classifier = Classifier(network, spec, params.channels_last)
+    tower = None
+    if with_text:
+        spec = replace(spec, text=text_spec(params.text_buckets))
+        tower = TextTower(text_spec(params.text_buckets), params.text_width, num_classes)
+        if source is not None:
+            start += f"; {take_tower(tower, source.tensors, source.labels, labels)}"
+    classifier = Classifier(network, spec, params.channels_last, tower)
     classifier.start = start
     return classifier, spec
 
@@ -124,7 +145,8 @@ class Checkpoint:
 
     `temperature` divides the logits; `data` holds source, root, fingerprint and counts; `git` is commit and "dirty" or "clean";
     `name` is the model's, None in checkpoints that are older than names (`params["model"]` is timm's network). `held_out` is
-    the sha256 of each photo by which epoch and temperature were chosen, None in older checkpoints.
+    the sha256 of each photo by which epoch and temperature were chosen, None in older checkpoints. `tower` are the weights of
+    the text tower, None without one.
     """
 
     weights: dict[str, Tensor]
@@ -139,6 +161,7 @@ class Checkpoint:
     git: str
     name: str | None = None
     held_out: Sequence[str] | None = None
+    tower: dict[str, Tensor] | None = None
 
     def save(self, path: Path) -> None:
         """Write the file whole. OSError if the disk is full."""
@@ -164,8 +187,10 @@ class Checkpoint:
 
     def classifier(self) -> tuple[Classifier, Spec]:
         """The trained network in evaluation mode, and its spec."""
-        classifier, _ = build(Params(**self.params), len(self.labels), load_weights=False)
+        classifier, _ = build(Params(**self.params), len(self.labels), load_weights=False, with_text=self.tower is not None)
         spec = Spec.from_dict(self.spec)
-        classifier = Classifier(classifier.network, spec)
+        classifier = Classifier(classifier.network, spec, tower=classifier.tower)
         classifier.network.load_state_dict(self.weights)
+        if self.tower is not None and classifier.tower is not None:
+            classifier.tower.load_state_dict(self.tower)
         return classifier.eval(), spec

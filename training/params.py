@@ -2,13 +2,15 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-# what params.yaml says; also of parameter files and checkpoints that are older than this parameter
+# what params.yaml says; also of parameter files and checkpoints that are older than these parameters
 NEAR_DUPLICATES = 0.3
+Positive = Annotated[float, Field(gt=0)]
+TEXT_BUCKETS, TEXT_WIDTH, TEXT_LR, SIDE_DROPOUT = 65_536, 32, 0.01, 0.4
 
 
 class Params(BaseModel):
@@ -17,7 +19,8 @@ class Params(BaseModel):
     # strict: a value of another type is refused, not converted (PyYAML reads 1e-3 as text and yes as true)
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    # no defaults but one: params.yaml is the only place that holds values, so a checkpoint's params are complete
+    # params.yaml is the only place that holds values, so a checkpoint's params are complete; defaults are those of parameters
+    # that older files and checkpoints lack, and change nothing there
     seed: int = Field(ge=0)
     deterministic: bool
     model: str
@@ -31,6 +34,13 @@ class Params(BaseModel):
     precision: Literal["float32", "bfloat16"]
     val_fraction: float = Field(gt=0, lt=1)
     near_duplicates: float = Field(NEAR_DUPLICATES, ge=0, le=1)
+    class_balance: float = Field(0.0, ge=0, le=1)
+    logit_adjustment: float = Field(0.0, ge=0, le=1)
+    class_weights: dict[str, Positive] = Field(default_factory=dict)
+    text_buckets: int = Field(TEXT_BUCKETS, ge=2)
+    text_width: int = Field(TEXT_WIDTH, ge=1)
+    text_lr: float = Field(TEXT_LR, gt=0)
+    side_dropout: float = Field(SIDE_DROPOUT, ge=0, lt=1)
     train_size: int = Field(ge=16)
     crop_scale_min: float = Field(gt=0, le=1)
     augment: Literal["none", "trivial", "rand"]
@@ -52,6 +62,12 @@ class Params(BaseModel):
     best_metric: Literal["top1", "top5", "f1", "loss"]
     patience: int = Field(ge=0)
     checkpoint_minutes: float = Field(ge=0)
+
+
+def defaults() -> dict[str, Any]:
+    """The values of parameters that older files and checkpoints lack."""
+    fields = Params.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
 
 
 def read_params(path: Path) -> Params:

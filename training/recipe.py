@@ -23,9 +23,10 @@ def lr_factor(step: int, warmup_steps: int, total_steps: int) -> float:
 def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, Any]]:
     """Groups for AdamW, each with its `peak_lr`: the head has a rate of its own, the body's falls by layer_decay a layer.
 
-    Norms and biases (one dimension) do not decay. Layers as timm counts them (arXiv:2106.08254).
+    So has the text tower. Norms and biases (one dimension) do not decay. Layers as timm counts them (arXiv:2106.08254).
     """
-    head = {id(p) for module in heads(classifier.network).values() for p in module.parameters()}
+    own = {id(p): params.head_lr for module in heads(classifier.network).values() for p in module.parameters()}
+    own |= {id(p): params.text_lr for p in classifier.tower.parameters()} if classifier.tower else {}
     scale: dict[int, float] = {}
     if params.layer_decay < 1:
         for group in param_groups_layer_decay(classifier.network, layer_decay=params.layer_decay):
@@ -33,7 +34,7 @@ def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, A
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for p in classifier.parameters():
         # the rate is part of the key: AdamW has one rate a group, and layer_decay one a layer
-        peak_lr = params.head_lr if id(p) in head else params.lr * scale.get(id(p), 1.0)
+        peak_lr = own.get(id(p), params.lr * scale.get(id(p), 1.0))
         groups.setdefault((peak_lr, p.ndim > 1), []).append(p)
     return [
         {"params": ps, "peak_lr": peak_lr, "lr": peak_lr, "weight_decay": params.weight_decay if decays else 0.0}
@@ -99,6 +100,11 @@ def mix_crops(crops: Tensor, mix: Mix) -> Tensor:
     mixed = crops.clone()
     mixed[:, mix.box[0], mix.box[1]] = others[:, mix.box[0], mix.box[1]]
     return mixed
+
+
+def mix_sides(sides: list[Tensor], mix: Mix) -> list[Tensor]:
+    """Texts' ids (B, L), and whether photos count (B,), for `mix`: of each pair, those of the photo that has the larger share."""
+    return sides if mix.share >= 0.5 else [swap_neighbours(side) for side in sides]
 
 
 class Average:

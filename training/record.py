@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from scripts.atomic import aside
 from scripts.phrases import counted
+from training.data.balance import imbalance
 from training.evaluation.metrics import fit_temperature, predict, summarise
 from training.model import Checkpoint
 from training.resume import STATE, Progress, Signals, Stopped
@@ -45,6 +46,8 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
     data, params = run.data, run.params
     photos = f"{counted(len(data.train), 'training photo')}, {len(data.held_out)} held-out"
     run.say(f"data: {data.source}: {counted(len(data.labels), 'class')}, {photos}")
+    if uneven := imbalance(data.train, data.labels, params.class_balance):
+        run.say(f"warning: {uneven}")
     millions = sum(p.numel() for p in run.classifier.parameters()) / 1e6
     run.say(f"model {run.name}: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
     run.say(f"on {machine(run)}; code: commit {run.git}")
@@ -148,7 +151,7 @@ def judge(run: Run, metrics: dict[str, float]) -> tuple[bool, bool]:
 
 def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, float]) -> Checkpoint:
     """The checkpoint of this epoch."""
-    network = run.average.averaged.get_submodule("network")
+    network, tower = run.average.averaged.get_submodule("network"), getattr(run.average.averaged, "tower", None)
     return Checkpoint(
         weights={name: value.cpu() for name, value in network.state_dict().items()},
         spec=run.spec.to_dict(),
@@ -162,6 +165,7 @@ def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, 
         git=run.git,
         name=run.name,
         held_out=[photo.sha256 for photo in run.data.held_out],
+        tower=None if tower is None else {name: value.cpu() for name, value in tower.state_dict().items()},
     )
 
 

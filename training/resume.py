@@ -18,7 +18,7 @@ from scripts.command import ending_signals
 from scripts.errors import SeeFoodError
 from training.data.sets import Data
 from training.model import save_whole
-from training.params import Params
+from training.params import Params, defaults
 
 STATE = "last.pt"
 # parameters that a resumed run may change: they do not touch the result, accumulate no more than the number of processes does
@@ -80,7 +80,7 @@ def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
 
 def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data, path: Path) -> None:
     """OtherRunError, naming what differs, unless a state is of this model, these parameters and this data."""
-    old, new = state["params"], params.model_dump()
+    old, new = defaults() | state["params"], params.model_dump()  # a run of an older version goes on
     names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
     advice = f"{path} holds another run; to start over, choose another folder (RUN=, --out)"
     if state.get("name", name) != name:

@@ -201,7 +201,8 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     if state is not None:
         check_same_run(state, name, params, data, out)
     torch.manual_seed(params.seed)
-    classifier, spec = build(params, len(data.labels), load_weights=state is None, labels=data.labels)
+    with_text = any(photo.text for photo in data.train)
+    classifier, spec = build(params, len(data.labels), state is None, data.labels, with_text)
     if rank == 0 and classifier.start:
         print(classifier.start)
     check_sizes(classifier, spec, params, world_size)

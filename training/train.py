@@ -4,9 +4,10 @@
     python -m training.train --model food --data PATH --out runs/mine --processes 4
     torchrun --nnodes=2 --nproc-per-node=4 --max-restarts=3 ... -m training.train --model food --data PATH --out runs/mine
 
-Hyper-parameters come from params.yaml; without --data it trains on generated pictures, for demonstrations. With --out the same
-command resumes a run that was stopped or killed, from its last saved state. Writes checkpoint.pt (the best epoch's averaged
-weights), history.csv and last.pt (the state) into the run's folder, and logs to MLflow.
+Hyper-parameters come from params.yaml, another file (--params) or a recipe (--recipe), which has a data set, too; without either
+it trains on generated pictures, for demonstrations. With --out the same command resumes a run that was stopped or killed, from its
+last saved state. Writes checkpoint.pt (the best epoch's averaged weights), history.csv and last.pt (the state) into the run's
+folder, and logs to MLflow.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from training.folder import BOTH, RANK_0, STARTER, at_work, check_exists, is_lat
 from training.launch import BY_US, end_for_good, follow_launcher, launch, number_of_processes
 from training.loop import train
 from training.params import Params, read_params
+from training.recipes.choose import DEFAULT, add_options, fill_in
 from training.remedies import PEER, WORKER, remedy
 from training.resume import Stopped, read_run
 
@@ -38,9 +40,7 @@ def arguments() -> argparse.ArgumentParser:
     line = parser(__doc__)
     line.add_argument("--model", help="name to register, archive and serve the model under; with --resume the run's own")
     line.add_argument("--data", type=Path, help="class folders, alone or below folders of splits, Food-101, or split.json")
-    line.add_argument(
-        "--params", type=Path, help="default: params.yaml; with --resume the run's own, or a file that changes workers"
-    )
+    add_options(line, default="params.yaml; with --resume the run's own, or a file that changes workers")
     line.add_argument("--weights", help="starting weights: a file, 'hub' or 'none'; default: as in the parameter file")
     line.add_argument("--out", type=Path, help="folder of the run, which is resumed if it was stopped; default: a new one in runs/")
     line.add_argument("--resume", action="store_true", help="take model name, data and parameters from the run in --out")
@@ -57,7 +57,7 @@ def settings(args: argparse.Namespace, out: Path) -> tuple[str, Path | None, Par
         name, root, params = read_run(out, args.model)
         params = read_params(args.params) if args.params else params
     else:
-        name, root, params = args.model, args.data, read_params(args.params or Path("params.yaml"))
+        name, root, params = args.model, args.data, read_params(args.params or DEFAULT)
     return name, root, params.model_copy(update={"weights": args.weights}) if args.weights else params
 
 
@@ -121,6 +121,7 @@ def main() -> int:
     """Command line; see the module's docstring."""
     line = arguments()
     args = line.parse_args()
+    fill_in(args)
     if not args.resume and not args.model:
         line.error("--model is missing: a name such as food")
     if args.resume and not args.out:

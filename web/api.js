@@ -23,8 +23,19 @@ export class Failure extends Error {
   }
 }
 
+// {models, texts}: their names, and of which a text may stand beside the photo.
 export async function models(signal, waiting) {
-  return (await patient("GET", "/v1/models", null, signal, waiting)).content.models;
+  const { models, texts = [] } = (await patient("GET", "/v1/models", null, signal, waiting)).content;
+  return { models, texts };
+}
+
+// A photo, or a form of it with what was written beside it.
+export function asked(photo, words) {
+  if (!words) return photo;
+  const form = new FormData();
+  form.append("image", photo);
+  form.append("text", words);
+  return form;
 }
 
 // {content, ms, headers}: the answer, and how long the server took for it
@@ -69,7 +80,7 @@ async function ask(method, path, body, signal) {
   const headers = { accept: "application/json" };
   if (key) headers["x-api-key"] = key;
   const isPhoto = !body || body.type !== "application/json";
-  if (body) headers["content-type"] = !isPhoto || body.type.startsWith("image/") ? body.type : "application/octet-stream";
+  if (body instanceof Blob) headers["content-type"] = !isPhoto || body.type.startsWith("image/") ? body.type : "application/octet-stream";
   try {
     const response = await fetch(path, { method, headers, body, signal, keepalive: !isPhoto });
     if (response.ok) return { content: await response.json(), headers: response.headers };

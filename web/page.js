@@ -1,6 +1,6 @@
 // The page: a photo in, its classes out. Text alone is put into it, never HTML; it stores nothing.
 
-import { Failure, classes, explain, hasKey, models, useKey } from "./api.js";
+import { Failure, asked as askedOf, classes, explain, hasKey, models, useKey } from "./api.js";
 import { offer, useHelpers } from "./feedback.js";
 import { heated, hottest, prepare } from "./photo.js";
 import { language, number, percent, text, texts } from "./texts.js";
@@ -10,10 +10,12 @@ const LARGEST_BYTES = 20 * 1024 * 1024;
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const select = page.models.querySelector("select");
 const keyInput = page.key.querySelector("input");
-const remembered = []; // the newest first: {file, photo, answer, ms, id, keptS, heat, button}; keptS: seconds, 0 if it was not kept, Infinity if nothing says for how long
+const titleInput = page.title.querySelector("input");
+const remembered = []; // the newest first: {file, photo, body, answer, ms, id, keptS, heat, button}; keptS: seconds, 0 if it was not kept, Infinity if nothing says for how long
 let shown = null;
 let abort = new AbortController();
 let asked = null; // the last photo's file: another model may be asked about it
+let reading = []; // the models that read a text beside the photo
 let again = null; // what was asked last, for once a key is given
 
 document.documentElement.lang = language;
@@ -75,10 +77,12 @@ function next() {
 
 async function knowModels(signal) {
   if (select.value) return;
-  const names = await models(signal, waiting);
+  const { models: names, texts } = await models(signal, waiting);
   if (!names.length) throw new Failure("starting");
   select.replaceChildren(...names.map((model) => new Option(name(model), model)));
   show(page.models, names.length > 1);
+  reading = texts;
+  show(page.title, reading.includes(select.value));
 }
 
 async function take(file) {
@@ -96,9 +100,11 @@ async function take(file) {
     draw(photo.canvas);
     if (photo.body.size > LARGEST_BYTES) throw new Failure("status", "", 413);
     await knowModels(signal);
-    const { content, ms, headers } = await classes(select.value, photo.body, signal, waiting);
+    const words = reading.includes(select.value) ? titleInput.value.trim() : "";
+    const body = askedOf(photo.body, words);
+    const { content, ms, headers } = await classes(select.value, body, signal, waiting);
     const keptS = headers.get("seefood-captured") === "1" ? Number(headers.get("seefood-captured-s") ?? Infinity) : 0;
-    remember({ file, photo, answer: content, ms, id: headers.get("x-request-id"), keptS, heat: null, button: null });
+    remember({ file, photo, body, answer: content, ms, id: headers.get("x-request-id"), keptS, heat: null, button: null });
   } catch (error) {
     fail(error);
   }
@@ -210,7 +216,7 @@ async function toggleHeat() {
   try {
     if (!entry.heat) {
       say(text("heating"));
-      entry.heat = await explain(entry.answer.model, entry.answer.version, entry.photo.body, signal, waiting);
+      entry.heat = await explain(entry.answer.model, entry.answer.version, entry.body, signal, waiting);
     }
     draw(heated(entry.photo.canvas, entry.heat));
     say(whereIsIt(entry.heat));
@@ -252,6 +258,10 @@ document.addEventListener("paste", (event) => {
 });
 page.heat.addEventListener("click", toggleHeat);
 select.addEventListener("change", () => {
+  show(page.title, reading.includes(select.value));
+  if (asked) take(asked);
+});
+titleInput.addEventListener("change", () => {
   if (asked) take(asked);
 });
 page.key.addEventListener("submit", async (event) => {

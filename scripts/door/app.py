@@ -125,7 +125,8 @@ class Photo:
             return await pass_through(predictions, scope, receive, model, version)
         with predictions.begin(scope, receive, model) as request:
             asked = await predictions.read(request, Body(scope))
-            return await predictions.answer(request, model, version, asked.only_photo(), asked.top_k, self.explain)
+            photo, text = asked.only_photo(), asked.texts[0]
+            return await predictions.answer(request, model, version, photo, asked.top_k, self.explain, text=text)
 
 
 def _json(content: Any, status: int = 200) -> Response:

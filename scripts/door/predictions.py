@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from handler.cost import Cost, photo_cost
+from handler.text import READS_NO_TEXT, TEXT_HEADER, encode_text
 from scripts.backend.answer import Answer, Backend, BackendDownError, PredictionFailedError, Question
 from scripts.door.admission import Admission
 from scripts.door.errors import DoorError
@@ -123,8 +124,9 @@ class Predictions:
         as_json: bool = False,
         number: int | None = None,
         content_type: bytes | None = None,
+        text: str = "",
     ) -> Answer:
-        """The worker's answer to one photo, or its error. DoorError without one.
+        """The worker's answer to one photo with its text, or its error. DoorError without one, and where no text is read.
 
         `as_json`: whatever picture the client takes. `number`: the photo's among several of the request, from 0. `content_type`: of
         what is sent to a model whose archive is not ours.
@@ -141,17 +143,22 @@ class Predictions:
             headers[b"content-type"] = content_type
         if top_k is not None:
             headers[b"x-top-k"] = b"%d" % top_k
+        if text:
+            headers[TEXT_HEADER.encode()] = encode_text(text).encode()
 
         def question() -> Question:
             # chosen as late as can be: the default may have changed, and the one before may be gone
             chosen = request.state["version"] = self.state.chosen(model, version)
+            # here, too: an archive that is older than texts would leave one out, and say nothing
+            if text and not self.state.reads_text(model, chosen):
+                raise DoorError(READS_NO_TEXT)
             return Question(model, chosen, photo, headers, explain)
 
         admission = self.heat_maps if explain else self.admission
         if admission is None:
             raise DoorError("heat maps are switched off here", 403, "HeatMapError")
         request.end_after(self.timeout_s)
-        request.state["version"] = self.state.chosen(model, version)  # for the log, if its turn never comes
+        question()  # for the log, if its turn never comes; and for what is refused whatever its turn
         cost = self._cost(model, version, photo, explain)
         began = time.monotonic()
         try:
@@ -172,7 +179,7 @@ class Predictions:
             return Cost(len(photo), UNVERIFIED_CPU_S)
         network_s = described.get("heat_map_cpu_s" if explain else "inference_cpu_s", UNKNOWN_CPU_S)
         # the worker refuses what takes over half of a batch's budget, without decoding it
-        decoding_s = min(photo_cost(photo).cpu_s, self.admission.limits.running_cpu_s / 2)
+        decoding_s = min(photo_cost(photo).cpu_s, self.admission.limits.running_cpu_s / 2) if photo else 0.0
         return Cost(len(photo), decoding_s + network_s)
 
     async def _ask(self, question: Callable[[], Question], times: Times, number: int | None) -> Answer:

@@ -93,6 +93,10 @@ class State:
         described: Mapping[str, Any] = self.models[model]["versions"][version]
         return described
 
+    def reads_text(self, model: str, version: str) -> bool:
+        """Whether a version reads texts. Archives that are older than texts do not say so, and read none."""
+        return "text" in self.described(model, version).get("spec", {})
+
 
 def _is_unverified(model: Mapping[str, Any]) -> bool:
     """Whether the archive of its default version is not ours."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from scripts.atomic import write_text
 from scripts.drift.statistics import THRESHOLD, Compared, drifted
+from scripts.page_style import style_of
 from scripts.phrases import printable
 
 STYLE = Path(__file__).with_name("drift_page.css")
@@ -61,7 +62,7 @@ def _page(lines: Sequence[Line]) -> Iterator[str]:
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>Drift</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<header>\n<h1>{verdict}</h1>\n"
+        f"<title>Drift</title>\n<style>\n{style_of(STYLE)}</style>\n</head>\n<body>\n<header>\n<h1>{verdict}</h1>\n"
         f"<p>Recent photos and answers beside the reference profile, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. The number is "
         f"&minus;log<sub>10</sub> of a p-value; over {THRESHOLD:g} is drift.</p>\n"
         '<p class="key"><span class="swatch reference"></span> reference <span class="swatch found"></span> recent</p>\n'

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointProviderErro
 from urllib3.exceptions import HTTPError
 
 from scripts.folders import leftover, shown
-from scripts.predict.photo import PredictError, UnreadError, unusable
+from scripts.predict.photo import PredictError, UnreadError, stamp_of, unusable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -100,6 +100,7 @@ class StoredPhoto:
     bucket: str
     key: str
     tag: str = ""
+    text: str = ""
 
     @property
     def name(self) -> str:
@@ -108,7 +109,7 @@ class StoredPhoto:
 
     def stamp(self) -> str:
         """Its ETag."""
-        return self.tag
+        return stamp_of(self.tag, self.text)
 
     def read(self) -> bytes:
         """See Photo."""

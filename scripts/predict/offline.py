@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from handler.text import TextError, check_text
 from scripts.archive.read import load_handler, read_manifest
 from scripts.predict.in_order import in_order
 from scripts.predict.photo import Photo, UnreadError
@@ -33,10 +34,11 @@ class Read(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A photo's row as far as it goes, and its crop, uint8 (H, W, 3), or the error of the photo."""
+    """A photo's row as far as it goes, its crop, uint8 (H, W, 3), None for an error of the photo, and its text."""
 
     row: Row
     crop: Any
+    text: str = ""
 
 
 def read(photo: Photo) -> Read:
@@ -62,6 +64,8 @@ class Offline:
         self.batch_size = yaml.safe_load(config.read_text(encoding="utf-8"))["batchSize"]
         self.handler = load_handler(unpacked)
         self.top_k = min(self.handler.top_k, len(self.handler.labels))
+        # an archive that is older than texts has a spec without any
+        self.reads_text = getattr(self.handler.spec, "text", None) is not None
 
     def answers(self, photos: Iterator[Photo]) -> Iterator[Row]:
         """{"photo", "stamp", ...the answer} for each photo, in order. PredictError."""
@@ -92,11 +96,15 @@ class Offline:
             (crop,) = self.handler.preprocess([one.content])  # alone it has the whole budget
         if isinstance(crop, Exception):  # the archive's own PhotoError, which is none of our classes
             return Decoded(row | error_answer(crop, getattr(crop, "status", 422), type(crop).__name__), None)
-        return Decoded(row, crop)
+        try:
+            return Decoded(row, crop, check_text(one.photo.text) if self.reads_text else "")
+        except TextError as error:
+            return Decoded(row | error_answer(error, error.status, "RequestError"), None)
 
     def _infer(self, batch: Sequence[Decoded]) -> Iterator[Row]:
         crops = [one.crop for one in batch if one.crop is not None]
-        inferred = self.handler.postprocess(self.handler.inference(crops), [self.top_k] * len(crops)) if crops else []
+        texts = [[one.text for one in batch if one.crop is not None]] if self.reads_text else []
+        inferred = self.handler.postprocess(self.handler.inference(crops, *texts), [self.top_k] * len(crops)) if crops else []
         answers = iter(inferred)
         for one in batch:
             yield one.row if one.crop is None else one.row | next(answers)

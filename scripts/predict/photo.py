@@ -1,5 +1,6 @@
 """A photo on this machine or elsewhere: its name, its bytes, and a stamp that changes with them."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,11 +29,20 @@ class Photo(Protocol):
     def name(self) -> str:
         """Its path or address."""
 
+    @property
+    def text(self) -> str:
+        """What a list has beside it, for a model that reads texts; "" for none."""
+
     def stamp(self) -> str:
         """What is another string once the photo has changed; "" where nothing is known of it."""
 
     def read(self) -> bytes:
         """Its bytes. UnreadError; PredictError where it is not the photo's fault."""
+
+
+def stamp_of(stamp: str, text: str) -> str:
+    """A photo's stamp, which changes with its text, too; "" where nothing is known of the photo."""
+    return f"{stamp} {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:16]}" if stamp and text else stamp
 
 
 def unusable(size: int) -> UnreadError | None:
@@ -56,6 +66,7 @@ class NoPhoto:
 
     name: str
     reason: str
+    text: str = ""
 
     def stamp(self) -> str:
         """Nothing."""
@@ -71,6 +82,7 @@ class LocalPhoto:
     """A file."""
 
     path: Path
+    text: str = ""
 
     @property
     def name(self) -> str:
@@ -83,7 +95,7 @@ class LocalPhoto:
             status = self.path.stat()
         except (OSError, ValueError):  # no such file; a name with a zero byte
             return ""
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return stamp_of(f"{status.st_size} {status.st_mtime_ns}", self.text)
 
     def read(self) -> bytes:
         """See Photo."""

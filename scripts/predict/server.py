@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from handler.text import TEXT_HEADER, TextError, check_text, encode_text
 from scripts.model_name import check_model_name
 from scripts.predict.answer import (
     AGAIN,
@@ -64,6 +65,7 @@ class Server:
         self.last_answer = time.monotonic()
         self.refusal: PredictError | None = None
         self.given_up = 0  # photos, since the last answer
+        self._texts: bool | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -154,17 +156,28 @@ class Server:
             if isinstance(found.content, UnreadError):
                 return row | error_answer(found.content, found.content.status, found.content.kind)
             try:
-                return row | await self._asked(client, found.content)
+                reads = bool(photo.text) and await asyncio.to_thread(self._reads_text)
+                text = {TEXT_HEADER: encode_text(check_text(photo.text))} if reads else {}
+            except TextError as error:
+                return row | error_answer(error, error.status, "RequestError")
+            try:
+                return row | await self._asked(client, found.content, text)
             except PredictError as error:
                 self.refusal = error
                 raise
 
-    async def _asked(self, client: httpx.AsyncClient, content: bytes) -> Row:
+    def _reads_text(self) -> bool:
+        """Whether the model reads texts; asked once, of the first photo that has one."""
+        if self._texts is None:
+            self._texts = self.model in self._get("/v1/models").get("texts", [])
+        return self._texts
+
+    async def _asked(self, client: httpx.AsyncClient, content: bytes, text: dict[str, str]) -> Row:
         first = refused_at = time.monotonic()
         tries = 0  # that are the photo's own: refused, while the server answers
         for number in range(1_000_000):
             try:
-                answer = await self._ask(client, content)
+                answer = await self._ask(client, content, text)
             except AgainError as error:
                 waited = time.monotonic() - max(self.last_answer, first) > PATIENCE_S
                 if waited and (error.status == QUOTA or self.given_up >= AT_A_TIME or not await self._is_ready(client)):
@@ -181,10 +194,10 @@ class Server:
                 return answer
         raise AssertionError("unreachable")
 
-    async def _ask(self, client: httpx.AsyncClient, content: bytes) -> Row:
+    async def _ask(self, client: httpx.AsyncClient, content: bytes, text: dict[str, str]) -> Row:
         """One try. AgainError, PredictError."""
         try:
-            response = await client.post(f"{self.url}/predictions/{self.path}", content=content)
+            response = await client.post(f"{self.url}/predictions/{self.path}", content=content, headers=text)
         except httpx.HTTPError as error:
             if is_final(error):
                 raise PredictError(f"{self.url} does not answer: {described(error)}") from error

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from scripts.folders import shown
+from scripts.page_style import style_of
 from scripts.paths import ROOT
 from scripts.phrases import counted
 from scripts.predict.bucket import SCHEME
@@ -39,7 +40,7 @@ def _page(chosen: Chosen, thumbnails: Thumbnails, folder: Path | None, title: st
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_text(title)}: photos by class</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n"
+        f"<title>{_text(title)}: photos by class</title>\n<style>\n{style_of(STYLE)}</style>\n"
         f"</head>\n<body>\n<header>\n<h1>{_text(title)}</h1>\n"
         f"<p>{chosen.photos:,} photos, {len(chosen.classes):,} classes; <b>{unsure:,} unsure</b>, <b>{chosen.failed:,} failed</b>. "
         f"By {_text(', '.join(chosen.versions) or 'no model')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. "

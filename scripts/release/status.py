@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 
+from scripts.phrases import printable
 from scripts.release.document import ReleaseError, default_of, fingerprint, parse, releases_of
 from scripts.release.store import Store
 from scripts.settings import Settings
@@ -100,6 +101,7 @@ def running(store: Store, settings: Settings) -> list[str]:
 
 
 def _table(rows: list[list[str]]) -> str:
+    rows = [[printable(cell) for cell in row] for row in rows]  # names and reasons come from whoever can write to the store
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -133,9 +135,9 @@ def status_table(store: Store, settings: Settings) -> str:
 
 def _head(address: str, release: Mapping[str, Any]) -> str:
     canary = f", canary {release['canary']['version']} for {release['canary']['percent']:g} %" if "canary" in release else ""
-    return (
+    return printable(
         f"{address}: {release['model']} {release['default']} ({release['stage']}{canary}), "
-        f"written {release['written'][:19]} UTC by {release['by']}: {release['why']}"
+        f"written {release['written'][:19]} UTC by {release['by']}: {' '.join(release['why'].split())}"
     )
 
 
@@ -150,7 +152,7 @@ def _row(status: Mapping[str, Any], age_s: float, release: Mapping[str, Any], se
         f"stale for {_ago(age_s)}" if stale else state,
         "yes" if status["ready"] and not stale else "no",
         _ago(time.time() - status["since"]),
-        status["why"],
+        " ".join(status["why"].split()),
     ]
 
 

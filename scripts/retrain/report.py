@@ -105,7 +105,21 @@ def captured(shadow: Mapping[str, Any]) -> str:
     sentence = f"Both versions agree on {shadow['agree']} of {counted(shadow['photos'], 'photo')}"
     sentence += f" ({percent(shadow['agree'] / shadow['photos'])})."
     rows = [(change["from"], change["to"], str(change["photos"])) for change in shadow["changes"]]
-    return sentence + (f"\n\n{table(('champion', 'challenger', 'photos'), rows)}" if rows else "")
+    parts = [sentence, *([table(("champion", "challenger", "photos"), rows)] if rows else [])]
+    if shadow["broken"]:
+        parts.append(f"**A rollout will be undone**, and `ANSWERS=differ` changes nothing about that: {shadow['broken']}.")
+    elif shadow["differs"]:
+        parts.append(
+            f"**It answers otherwise than the champion**: {shadow['differs']}. A rollout would be undone for that. Whoever merges "
+            "this report accepts it: data/retrained.json says so, and the rollout goes on with `ANSWERS=differ`."
+        )
+    return "\n\n".join(parts)
+
+
+def expected_answers(run: Run) -> str:
+    """ANSWERS of the rollout: "differ" if captured photos show that the watch would restore the champion for its answers."""
+    shadow = run.done["shadow"]
+    return "differ" if shadow.get("differs") and not shadow["broken"] else ""
 
 
 def committed(run: Run, data: str) -> list[str]:
@@ -118,9 +132,10 @@ def next_steps(run: Run, data: str) -> str:
     """The commands that release it, or that gather more photos."""
     commit = f"git add {shlex.join(committed(run, data))} && git commit -m 'Retraining of {run.name}'"
     if run.done["promote"]["better"]:
-        version = run.done["archive"]["version"]
+        answers = expected_answers(run)
+        rollout = f"make rollout VERSION={run.done['archive']['version']} BAKE=300" + (f" ANSWERS={answers}" if answers else "")
         return (
             f"Merged, `model-release.yml` rolls it out, watched and undone if it is worse. By hand:\n\n```sh\n{commit}\n"
-            f"make rollout VERSION={version} BAKE=300    # CANARY=10 first, for a fleet; SHADOW=200 compares captured photos\n```"
+            f"{rollout}    # CANARY=10 first, for a fleet; SHADOW=200 compares captured photos\n```"
         )
     return f"The photos stay, for the next retraining:\n\n```sh\n{commit}\n```\n\nMore of them: `make collect`, `make review`."

@@ -118,19 +118,24 @@ def archive(run: Run) -> dict[str, Any]:
 
 
 def shadow_answers(run: Run) -> dict[str, Any]:
-    """How often champion and challenger agree on the captured photos of PHOTOS."""
+    """How champion and challenger answer the captured photos of PHOTOS."""
     if not is_better(run):
         return skipped("the champion stays")
     if not run.options["photos"]:
         return skipped("no captured photos are given (PHOTOS=folder or s3://...)")
     versions = {"champion": run.done["champion"]["version"], "challenger": run.done["archive"]["version"]}
-    if not run.done["champion"]["champion"] or not pipeline.archive_of(versions["champion"]).is_file():
+    archives = {name: pipeline.archive_of(version) for name, version in versions.items()}
+    if not run.done["champion"]["champion"] or not archives["champion"].is_file():
         return skipped(f"the archive of {versions['champion']} is not in model_store")
     place = shadow.photos_of(run.options["photos"], run.folder)
     for name, version in versions.items():
-        options = ["--out", run.folder / f"{name}.csv", "--model", pipeline.values()["name"], "--version", version]
+        options = ["--out", run.folder / f"{name}.jsonl", "--model", pipeline.values()["name"], "--version", version]
         run.command("scripts.predict.predict", *options, "--", place, good=(0, SOME_FAILED))
-    return shadow.agreement(*(shadow.labels_in(run.folder / f"{name}.csv") for name in versions))
+    labels = {name: shadow.labels_of(archive) for name, archive in archives.items()}
+    return shadow.compared(
+        shadow.answers_in(run.folder / "champion.jsonl", labels["challenger"]),
+        shadow.answers_in(run.folder / "challenger.jsonl", labels["champion"]),
+    )
 
 
 def push(run: Run) -> dict[str, Any]:
@@ -148,6 +153,8 @@ def write_report(run: Run) -> dict[str, Any]:
     copy(run.folder / "report.md", run.folder.parent / "report.md")
     version = run.done["archive"].get("version") or run.done["champion"]["version"]
     record = {"data": run.done["check"]["data"], "at": run.done["check"]["at"], "better": is_better(run), "version": version}
+    if answers := report.expected_answers(run):
+        record["answers"] = answers
     write_json(pipeline.RECORD, record)
     return {"report": str(run.folder / "report.md")}
 
@@ -170,7 +177,7 @@ STEPS = (
     Step("evaluate", "the checkpoint", "runs/pipeline/metrics.json", evaluate),
     Step("promote", "challenger and champion", "RUN/comparison.json; no better: the champion's files again", promote),
     Step("archive", "the checkpoint", "dvc.yaml's version, build/pipeline, model_store/NAME-VERSION.mar", archive),
-    Step("shadow", "PHOTOS, both archives", "RUN/champion.csv, RUN/challenger.csv", shadow_answers),
+    Step("shadow", "PHOTOS, both archives", "RUN/champion.jsonl, RUN/challenger.jsonl", shadow_answers),
     Step("push", "photos and model", "the remote; versions in data/*.dvc and dvc.lock", push),
     Step("report", "RUN/steps.json", "RUN/report.md, build/retrain/report.md, data/retrained.json", write_report),
 )

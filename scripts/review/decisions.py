@@ -161,6 +161,7 @@ class Decisions:
         for path, decision in self.made.items():
             if decision.kind in (LABEL, NONE):
                 key = _name(path) if OF_CONTENT.fullmatch(_name(path)) else path
+                newest.pop(key, None)  # the newest choice is the last row, as lists of several batches are read in order
                 newest[key] = path, decision
         rows = [(path, decision.label) for path, decision in newest.values() if decision.label is not None]
         self._names = {_name(path) for path, decision in self.made.items() if decision.kind in (LABEL, NONE)}

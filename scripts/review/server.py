@@ -18,14 +18,16 @@ from typing import Any, Self
 from PIL import Image
 
 from handler.preprocess import PhotoError, read_photo
+from scripts.page_style import SHARED
 from scripts.review.decisions import Decision, Decisions, check
 from scripts.review.items import Item
 
 PAGE = Path(__file__).parent / "page"
 FILES = {
-    "/": ("index.html", "text/html"),
-    "/review.css": ("review.css", "text/css"),
-    "/review.js": ("review.js", "text/javascript"),
+    "/": (PAGE / "index.html", "text/html"),
+    "/page.css": (SHARED, "text/css"),
+    "/review.css": (PAGE / "review.css", "text/css"),
+    "/review.js": (PAGE / "review.js", "text/javascript"),
 }
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -174,8 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             raise Refused(403, "another site's page may not look at these photos")
         if path in FILES:
-            name, kind = FILES[path]
-            return f"{kind}; charset=utf-8", (PAGE / name).read_bytes()
+            file, kind = FILES[path]
+            return f"{kind}; charset=utf-8", file.read_bytes()
         if path == "/review.json":
             return "application/json", self.server.everything()
         if path.startswith("/photos/"):

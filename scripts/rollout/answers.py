@@ -36,7 +36,7 @@ def differing(differences: Sequence[Difference], settings: Settings) -> str:
     # Bonferroni: none of all comparisons of a bake may be wrong with more than the stated probability
     limit = settings.answers_chance / (max(1, len(differences)) * LOOKS)
     found = [one for one in differences if one.apart >= settings.worse_answers - MARGIN and one.chance < limit]
-    return "; ".join(one.words for one in sorted(found, key=lambda one: -one.apart)[:SHOWN])
+    return "; ".join(one.words for one in sorted(found, key=lambda one: (-one.apart, one.words))[:SHOWN])
 
 
 def is_one_class(new: float, old: float) -> bool:
@@ -46,7 +46,7 @@ def is_one_class(new: float, old: float) -> bool:
 
 def largest(differences: Sequence[Difference], how_many: int = 1) -> str:
     """Those that are farthest apart, as a phrase, whether chance or not."""
-    return "; ".join(one.words for one in sorted(differences, key=lambda one: -one.apart)[:how_many])
+    return "; ".join(one.words for one in sorted(differences, key=lambda one: (-one.apart, one.words))[:how_many])
 
 
 def percent(count: float, total: float) -> str:

@@ -208,7 +208,9 @@ class Rollout:
                 break
             time.sleep(POLL_S)
         if again := still_differs(answers, after, self.settings, self.answers == "differ"):
-            raise RolloutError(f"{new} is worse: {why}; then {old} was served again: {again}{on_purpose(new)}")
+            broken = still_differs(answers, after, self.settings, broken=True)
+            remedy = "" if broken else on_purpose(new)
+            raise RolloutError(f"{new} is worse: {why}; then {old} was served again: {again}{remedy}")
         self.steps("the photos have changed, not the answers", version=new)
         self.write(baking)
         self.wait(self.settings.rollout_s)
@@ -216,7 +218,9 @@ class Rollout:
     def _judged(self, new: str, verdict: Verdict) -> None:
         why = verdict.why(self.settings, self.answers == "differ")
         if why:
-            raise RolloutError(f"{new} is worse: {why}" + ("" if self.answers == "differ" else on_purpose(new)))
+            # ANSWERS=differ would not help a version that nobody rolls out on purpose
+            broken = verdict.why(self.settings, broken=True)
+            raise RolloutError(f"{new} is worse: {why}" + ("" if broken else on_purpose(new)))
         if self.answers == "differ" and (differs := verdict.why(self.settings)):
             self.steps("answers differ, as was asked for", version=new, why=differs)
 

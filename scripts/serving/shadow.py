@@ -63,7 +63,7 @@ def shadow_of(document: Mapping[str, Any], loaded: Mapping[str, Version], captur
     labels = {version: loaded[version].description["labels"] for version in versions}
     # in the old archive lie the old version's right answers, in the new one what it was packed with: each photo once
     both = [one for version in (old, new) if (one := loaded[version].golden)]
-    golden = dict.fromkeys(photo for one in both for photo in one.photos)
+    golden = dict.fromkeys(photo for one in both for photo in one.photos if photo)
     limit_s = settings.rollout_s / 2 if document["stage"] == "shadow" else settings.bake_photos_s
     timeout_s = min(settings.shadow_timeout_s, limit_s)
     seen = frozenset().union(*(data_set.load(loaded[version].folder) for version in versions))

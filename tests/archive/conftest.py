@@ -1,16 +1,16 @@
 """Fixtures of this room: the tiny run's archive, and its content."""
 
+import shutil
 import zipfile
 
 import pytest
 
-from scripts.archive.build import build
 from tests.conftest import modules_of_a_worker
 
 
 @pytest.fixture(scope="session")
-def archive(exported, tmp_path_factory):
-    return build(exported, "1.0.0", tmp_path_factory.mktemp("model_store"))
+def archive(packed, tmp_path_factory):
+    return shutil.copytree(packed, tmp_path_factory.mktemp("model_store"), dirs_exist_ok=True) / "seefood-1.0.0.mar"
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 import pytest
 
 from tests.conftest import SHARED, picture_bytes
-from tests.serving.server import serving_starter
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(starter_server):
     """The starter behind the door."""
-    with serving_starter(tmp_path_factory.mktemp("model_store")) as server:
-        yield server
+    return starter_server
 
 
 @pytest.fixture(scope="module")

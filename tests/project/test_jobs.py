@@ -1,5 +1,6 @@
 """The jobs of the workflows that change something, played with stubs: what each does, and takes back when a step fails."""
 
+import json
 import os
 import re
 import shutil
@@ -127,8 +128,11 @@ def test_an_image_is_pushed_under_a_tag_of_its_own_and_its_digest_is_attested(tm
     assert played.values(attest["with"]) == {"subject-name": "registry/seefood", "subject-digest": "sha256:feed"}
 
 
-def release(tmp_path, fails="", version="1.1.0", model="flowers", canary="", bake="300", event="workflow_dispatch", variable=""):
-    inputs = {"inputs.version": version, "inputs.model": model, "inputs.canary": canary, "inputs.bake": bake}
+BY_HAND = {"version": "1.1.0", "model": "flowers", "canary": "", "bake": "300", "answers": ""}
+
+
+def release(tmp_path, fails="", event="workflow_dispatch", variable="", **given):
+    inputs = {f"inputs.{name}": value for name, value in (BY_HAND | given).items()}
     return Played(RELEASE, tmp_path, fails, **inputs, **{"github.event_name": event, "vars.CANARY": variable})
 
 
@@ -137,10 +141,10 @@ def merged(tmp_path, fails="", variable=""):
     tmp_path.joinpath("dvc.yaml").write_text(
         "vars:\n  - name: flowers # a comment\n  - data: data/food\n  - version: 1.1.0 # another\n"
     )
-    return release(tmp_path, fails, "", "", "", "", "push", variable)
+    return release(tmp_path, fails, "push", variable, **dict.fromkeys(BY_HAND, ""))
 
 
-ROLLOUT = "make rollout VERSION=1.1.0 MODEL=flowers CANARY= BAKE=300 RELEASE=s3://models/release.json"
+ROLLOUT = "make rollout VERSION=1.1.0 MODEL=flowers CANARY= BAKE=300 ANSWERS= RELEASE=s3://models/release.json"
 STATUS = "make status RELEASE=s3://models/release.json"
 
 
@@ -173,6 +177,25 @@ def test_a_merged_model_is_released_to_all(tmp_path):
 def test_a_merged_model_goes_to_a_canary_first_where_one_is_named(tmp_path):
     canary = ROLLOUT.replace("CANARY=", "CANARY=10")
     assert merged(tmp_path, variable="10").calls[4:] == [canary, ROLLOUT.replace("CANARY= ", ""), SMOKE, STATUS]
+
+
+@pytest.mark.parametrize(
+    ("record", "answers"),
+    [
+        ({"version": "1.1.0", "answers": "differ"}, "differ"),
+        ({"version": "1.0.0", "answers": "differ"}, ""),  # of another version: nobody has accepted this one's answers
+        ({"version": "1.1.0"}, ""),
+    ],
+)
+def test_answers_that_a_merged_report_shows_to_differ_are_accepted(tmp_path, record, answers):
+    tmp_path.joinpath("data").mkdir()
+    tmp_path.joinpath("data/retrained.json").write_text(json.dumps(record))
+    canary = ROLLOUT.replace("CANARY=", "CANARY=10").replace("ANSWERS=", f"ANSWERS={answers}")
+    assert merged(tmp_path, variable="10").calls[4:6] == [canary, canary.replace("CANARY=10 ", "")]
+
+
+def test_answers_can_be_accepted_by_hand(tmp_path):
+    assert ROLLOUT.replace("ANSWERS=", "ANSWERS=unjudged") in release(tmp_path, answers="unjudged").calls
 
 
 def test_a_canary_that_is_not_promoted_by_hand_stays_one(tmp_path):
@@ -341,6 +364,7 @@ def test_the_release_before_comes_back(tmp_path, fails, then):
         {"bake": "1801"},
         {"bake": ""},
         {"bake": "0x1"},
+        {"answers": "differ; rm -rf /"},
     ],
     ids=str,
 )

@@ -76,15 +76,16 @@ def project(tmp_path):
 # the values that each target takes; a target twice where one value leaves out others
 TAKEN = [
     ("data", "SET DATA PARAMS MEAN STD"),
+    ("check-data", "DATA PARAMS WEIGHTS OUT"),
     ("collect", "SOURCE OUT LIMIT"),
     ("ingest", "FROM DATA PARAMS"),
     ("review", "BATCH OUT EXPORT IMPORT PORT"),
     ("remote", "BUCKET ENDPOINT"),
-    ("train", "MODEL DATA PARAMS WEIGHTS GPUS RUN"),
-    ("train", "RESUME"),
-    ("profile", "DATA PARAMS WEIGHTS"),
-    ("bench-train", "DATA PARAMS"),
-    ("sweep", "MODEL DATA PARAMS SPACE NAME TRIALS"),
+    ("train", "MODEL DATA RECIPE PARAMS WEIGHTS GPUS RUN"),
+    ("train", "RESUME RECIPE"),
+    ("profile", "DATA RECIPE PARAMS WEIGHTS"),
+    ("bench-train", "DATA RECIPE PARAMS"),
+    ("sweep", "MODEL DATA RECIPE PARAMS SPACE NAME TRIALS"),
     ("evaluate", "RUN DATA UNKNOWN"),
     ("report", "RUN"),
     ("promote", "MODEL RUN DATA ALPHA"),
@@ -135,6 +136,7 @@ FLAGS = [
     ("compose", "GRAFANA_IMAGE", "--profile"),
     ("collect", "REVIEWED", "--reviewed"),
     ("ingest", "NEW_CLASSES", "--new-classes"),
+    ("ingest", "REVIEWED", "--reviewed"),
     ("review", "NEW_CLASSES", "--new-classes"),
     ("retrain", "NEW_CLASSES", "--new-classes"),
     ("remote", "MOVE", "--move"),
@@ -329,6 +331,18 @@ def test_train_is_given_what_to_train_and_the_values_that_the_command_line_gave(
         *("--processes=1", "--resume", "--out=runs/a", "--params=other.yaml"),
         *("--make", "PARAMS=other.yaml", "RESUME=runs/a"),
     ]
+
+
+def test_a_recipe_stands_for_parameters_name_and_data_set(project):
+    ((*command,),) = project.run("train", "RECIPE=cifar10")
+    assert command[3:] == ["--processes=1", "--recipe=cifar10", "--make", "RECIPE=cifar10"]
+    ((*command,),) = project.run("sweep", "RECIPE=cifar10", "MODEL=planes", "DATA=my photos")
+    assert command[3:6] == ["--model=planes", "--data=my photos", "--recipe=cifar10"]
+    ((*command,),) = project.run("train", "RECIPE=cifar10", "PARAMS=params.yaml")  # which the command refuses
+    assert {"--recipe=cifar10", "--params=params.yaml"} <= set(command)
+    ((*command,),) = project.run("train", "RESUME=runs/a", "RECIPE=cifar10")
+    assert command[3:6] == ["--processes=1", "--resume", "--out=runs/a"]
+    assert command[6:] == ["--recipe=cifar10", "--make", "RECIPE=cifar10", "RESUME=runs/a"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,9 +14,11 @@ from scripts.command import run as run_command
 from scripts.retrain import pipeline, shadow
 from scripts.retrain import retrain as command
 from scripts.retrain.photos import Split, came_in, check_classes, corrected, refused, remarks
-from scripts.retrain.report import captured, compared, incoming, table
+from scripts.retrain.report import captured, compared, expected_answers, incoming, next_steps, table
 from scripts.retrain.run import FOLDER, KEPT, RetrainError, Run, find_run, locked, tidy
+from scripts.rollout.pairs import Answer
 from tests.conftest import LIMIT_S, ROOT
+from tests.ecs.scripted_aws import moto_server, outside
 
 
 def split(train, held_out, labels=("pie", "soup"), fingerprint="f"):
@@ -85,22 +88,97 @@ def test_a_champion_whose_files_are_gone_is_an_error_with_the_next_step(tmp_path
         pipeline.keep_champion(tmp_path / "kept")
 
 
-def test_agreement_counts_photos_that_both_have_labelled():
-    found = shadow.agreement({"a": "pie", "b": "pie", "c": "tea"}, {"a": "pie", "b": "soup", "d": "pie"})
-    assert found == {"photos": 2, "agree": 1, "changes": [{"from": "pie", "to": "soup", "photos": 1}]}
+def answer(label, probability=0.8, sure=True, own=False):
+    return Answer(label, probability, sure, own)
+
+
+def test_agreement_counts_photos_that_both_have_answered():
+    champion = {"a": answer("pie"), "b": answer("pie"), "c": answer("tea")}
+    found = shadow.compared(champion, {"a": answer("pie"), "b": answer("soup"), "d": answer("pie")})
+    assert (found["photos"], found["agree"]) == (2, 1)
+    assert found["changes"] == [{"from": "pie", "to": "soup", "photos": 1}]
     assert "agree on 1 of 2 photos (50.0 %)" in captured(found)
     assert "| pie | soup | 1 |" in captured(found)
+    assert not found["differs"]  # two photos show nothing
+    assert "ANSWERS" not in captured(found)
 
 
-def test_of_a_folder_of_captured_photos_the_photos_alone_are_asked(tmp_path):
+def answered(labels, probability):
+    """An answer to each of 90 photos, of so many classes in turn."""
+    return {f"photo-{number}": answer(labels[number % len(labels)], probability) for number in range(90)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "probability", "reason", "answers"),
+    [
+        (("pie", "soup", "tea"), 0.45, "", ""),
+        (("pie", "soup", "tea"), 0.9, "its answers have a mean probability of 90 %, 40 % before", "differ"),
+        (("soup", "tea", "pie"), 0.4, "it calls 100 % of 30 photos soup that were pie", "differ"),
+        (("pie",), 0.4, "it calls 100 % pie, 33 % before", ""),  # nobody wants that
+    ],
+)
+def test_what_a_rollout_would_be_undone_for_is_in_the_report_and_the_record(labels, probability, reason, answers):
+    found = shadow.compared(answered(("pie", "soup", "tea"), 0.4), answered(labels, probability))
+    assert reason in found["differs"]
+    assert bool(found["differs"]) == bool(reason)
+    run = SimpleNamespace(done={"shadow": found, "promote": {"better": True}, "archive": {"version": "1.1.0"}}, name="food")
+    assert expected_answers(run) == answers
+    assert ("`ANSWERS=differ`" in captured(found)) == bool(reason)
+    assert ("ANSWERS=differ" in next_steps(run, "data/food")) == bool(answers)
+
+
+def test_answers_are_read_from_what_predict_writes(tmp_path):
+    lines = [
+        {
+            "photo": "a.jpg",
+            "predictions": [{"label": "pie", "probability": 0.75}, {"label": "tea", "probability": 0.25}],
+            "sure": False,
+        },
+        {"photo": "b.jpg", "message": "no photo", "code": 422},
+        {"photo": "c.jpg", "predictions": [{"label": "=soup", "probability": 0.5}]},
+    ]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert shadow.answers_in(tmp_path / "answers.jsonl", {"pie", "tea"}) == {
+        "a.jpg": answer("pie", 0.75, sure=False),
+        "c.jpg": answer("=soup", 0.5, own=True),
+    }
+
+
+CAPTURED = ("1-ab.photo", "1-ab.json", "2-ab.photo", "2-ab.json", "2-ab.feedback", "10-ab.photo", "10-ab.json")
+
+
+def listed(tmp_path, place):
+    assert shadow.photos_of(place, tmp_path) == str(tmp_path / "captured.txt")
+    return (tmp_path / "captured.txt").read_text().splitlines()
+
+
+def test_of_a_folder_of_captured_photos_the_newest_without_feedback_are_asked(tmp_path, monkeypatch):
     place = tmp_path / "captured/ab"
     place.mkdir(parents=True)
-    for name in ("1-ab.photo", "1-ab.json", "1-ab.feedback"):
+    for name in CAPTURED:
         (place / name).touch()
-    assert shadow.photos_of("s3://bucket/captured", tmp_path) == "s3://bucket/captured"
-    listed = shadow.photos_of(str(tmp_path / "captured"), tmp_path)
-    assert (tmp_path / "captured.txt").read_text() == f"{place / '1-ab.photo'}\n"
-    assert listed == str(tmp_path / "captured.txt")
+    assert listed(tmp_path, str(tmp_path / "captured")) == [f"{place}/10-ab.photo", f"{place}/1-ab.photo"]
+    monkeypatch.setattr(shadow, "MOST", 1)
+    assert listed(tmp_path, str(tmp_path / "captured")) == [f"{place}/10-ab.photo"]
+
+
+def test_of_captured_photos_on_s3_the_newest_without_feedback_are_asked(tmp_path, monkeypatch):
+    with moto_server():
+        client = outside("s3")
+        client.create_bucket(Bucket="photos", CreateBucketConfiguration={"LocationConstraint": client.meta.region_name})
+        for name in CAPTURED:
+            time_and_id, _, end = name.partition(".")
+            time, photo_id = time_and_id.split("-")
+            client.put_object(Bucket="photos", Key=f"captured/ab/{photo_id}-{time}.{end}", Body=b"x")
+        for other in ("drawn/pie.jpg", "captured2/ab/ab-11.photo"):
+            client.put_object(Bucket="photos", Key=other, Body=b"x")
+        photos = [f"s3://photos/captured/ab/ab-{time}.photo" for time in (10, 1)]
+        assert listed(tmp_path, "s3://photos/captured") == photos
+        monkeypatch.setattr(shadow, "MOST", 1)
+        assert listed(tmp_path, "s3://photos/captured") == photos[:1]
+        assert shadow.photos_of("s3://photos/drawn", tmp_path) == "s3://photos/drawn"
+        with pytest.raises(shadow.ShadowError, match=r"s3://none/captured: .*does not exist"):
+            shadow.photos_of("s3://none/captured", tmp_path)
 
 
 def test_the_report_shows_old_and_new_held_out_photos_apart():

@@ -98,8 +98,8 @@ def test_a_class_that_is_a_typo_is_refused_before_the_training_and_goes_on_when_
     before = labels.read_text()
     photos_listed(project, (photo, "class1"))
     said = project.retrain(code=1)
-    assert f"unknown classes: 'class1' (collected/labels.csv, line {len(before.splitlines()) + 1}; close: class_1" in said
-    assert "else correct them" in said
+    assert f"unknown classes: 'class1' (collected/labels.csv, line {len(before.splitlines()) + 1}; close: class_1" in said, said
+    assert "a data set with a test split takes no new ones, as nothing would test them: correct them" in said
     assert "--- check" not in said
     # the class is new after all: but a data set with a test split has no photo to test it
     assert "a data set with a test split takes no new ones" in project.retrain("--new-classes", code=1)
@@ -150,7 +150,7 @@ def test_a_challenger_that_is_no_better_releases_nothing(project, tmp_path):
 def test_a_step_that_fails_names_itself_and_the_command_that_goes_on(project, tmp_path):
     (tmp_path / "bad.csv").write_text("path,label\nnowhere.jpg,soup\n")
     said = project.retrain("--from", str(tmp_path / "bad.csv"), code=1)
-    assert "error: step ingest failed: `training.data.ingest --data data/food" in said
+    assert "error: step ingest failed: `training.data.ingest --reviewed --data data/food" in said
     assert f"Mend that, then go on: make retrain FROM={tmp_path / 'bad.csv'}" in said
     other = project.retrain("--from", str(tmp_path), code=1)
     assert "is not finished, and was started with" in other

@@ -274,6 +274,14 @@ def test_newest_choice_of_a_photo_wins_whichever_batch_it_came_in(tmp_path):
         assert rows() == expected
 
 
+def test_newest_choice_is_the_last_row(tmp_path):
+    decisions = Decisions(tmp_path / "labels.csv")
+    first, second = (f"{letters * 16}.jpg" for letters in ("ab", "cd"))
+    for batch, name, label in (("one", first, "pho"), ("one", second, "ramen"), ("two", first, "soup")):
+        decisions.decide(tmp_path / batch / name, Decision(LABEL, label))
+    assert decisions.table.read_text().splitlines()[1:] == [f"one/{second},ramen", f"two/{first},soup"]
+
+
 @pytest.mark.parametrize("full", ["journal", "table"])
 def test_full_disk_decides_nothing_and_the_next_choice_is_whole(tmp_path, batch, mount_disk, full):
     zero, one, *_ = (item.path for item in read_items(batch))

@@ -222,9 +222,11 @@ def test_version_that_answers_differently_on_purpose_goes_on_unless_it_calls_eve
     rollout("back")
     found["captured"] = [[[label, 0.8, True], [1, 0.8, True]] for label in (0, 2)] * 60
     found["labels"] = ["pho", "ramen", "tacos"]
-    status, steps, error = rollout("start", "1.1.0", "--answers", "differ")
-    assert status == 1
-    assert "it calls 100 % ramen, 0 % before" in error
+    for purpose in ([], ["--answers", "differ"]):
+        status, steps, error = rollout("start", "1.1.0", *purpose)
+        assert status == 1
+        assert "it calls 100 % ramen, 0 % before" in error
+        assert "ANSWERS" not in error  # nobody wants that: no remedy is named
 
 
 def golden_alone(document):
@@ -274,7 +276,7 @@ def test_without_captured_photos_the_old_version_is_served_again_to_see_what_has
         assert stages(store)[-4:] == [("baking", "1.1.0"), ("baking", "1.0.0"), ("baking", "1.1.0"), ("released", "1.1.0")]
     else:
         assert status == 1
-        assert "then 1.0.0 was served again: it calls 100 % ramen, 0 % before" in error
+        assert "then 1.0.0 was served again: it calls 0 % pho, 100 % before; it calls 100 % ramen, 0 % before" in error
         assert stages(store)[-3:] == [("baking", "1.1.0"), ("baking", "1.0.0"), ("released", "1.0.0")]
 
 

@@ -113,7 +113,7 @@ def check_answers(answers, windows):
 
 
 def test_rollouts_and_rollback_under_load_fail_no_request(instance, store, archives):
-    answers, windows = roll_under_load(instance, archives, ["1.1.0", None], clients=8)
+    answers, windows = roll_under_load(instance, archives, ["1.1.0", None], clients=3)
     check_answers(answers, windows)
     assert {answer[3] for answer in answers} == {"1.0.0", "1.1.0"}
     assert instance.registered() == ["1.0.0"]
@@ -152,9 +152,9 @@ def test_five_rollouts_and_two_rollbacks_under_16_clients_fail_none_of_10_000_re
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        pytest.param("2.0.0", "more errors", marks=pytest.mark.slow),
+        pytest.param("2.0.0", "it does not answer", marks=pytest.mark.slow),
         pytest.param("2.1.0", "slower", marks=pytest.mark.slow),
-        pytest.param("2.4.0", "instances have reconciled; ", marks=pytest.mark.slow),
+        pytest.param("2.4.0", "requests wait, and none has been answered", marks=pytest.mark.slow),
         pytest.param("2.2.0", "no such luck", marks=pytest.mark.slow),
     ],
 )

@@ -1,14 +1,13 @@
+import shutil
+
 import pytest
 
-from scripts.archive.build import build
 from tests.conftest import picture_bytes
 
 
 @pytest.fixture(scope="module")
-def model_store(exported, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model_store")
-    build(exported, "1.0.0", folder)
-    return folder
+def model_store(packed, tmp_path_factory):
+    return shutil.copytree(packed, tmp_path_factory.mktemp("model_store"), dirs_exist_ok=True)
 
 
 @pytest.fixture(scope="module")

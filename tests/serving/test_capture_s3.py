@@ -30,6 +30,7 @@ from tests.conftest import LIMIT_S, ROOT, picture_bytes
 from tests.door.asking import ask
 from tests.door.without_server import application
 from tests.ecs.scripted_aws import moto_server, outside
+from tests.serving.server import serving_starter
 
 ADDRESS = "s3://photos/seefood/captured"
 DISH = picture_bytes(0, (16, 12), "PNG")
@@ -194,6 +195,38 @@ def test_feedback_through_any_instance_a_thousand_at_once_none_lost_none_twice(t
         answers = asyncio.run(give_all())
     assert {answer.status_code for answer in answers} == {200}
     assert sorted(kept["id"] for kept in feedback(s3)) == sorted(ids)
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_thousand_feedbacks_at_once_through_a_real_server_none_lost_none_twice(tmp_path, s3, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_CAPTURE_SHARE", "1")
+    monkeypatch.setenv("SEEFOOD_CAPTURE_DIR", ADDRESS)
+    ids = [f"id-{number}" for number in range(1000)]
+
+    async def ask_all(server):
+        limits = httpx.Limits(max_connections=500, max_keepalive_connections=500)
+        address = f"http://127.0.0.1:{server.port}"
+        async with httpx.AsyncClient(base_url=address, timeout=LIMIT_S, limits=limits, trust_env=False) as client:
+            label = (await client.get("/v2/models/seefood/versions/0.2.0")).json()["parameters"]["labels"][0]
+            one_by_one = asyncio.Semaphore(4)
+
+            async def answer(one):
+                async with one_by_one:
+                    return await client.post("/predictions/seefood", content=DISH, headers={"x-request-id": one})
+
+            photos = await asyncio.gather(*map(answer, ids))
+            assert {(photo.status_code, photo.headers.get("seefood-captured")) for photo in photos} == {(200, "1")}
+            # some of the photos are copied by then, and some are not
+            given = [client.post("/feedback", json={"id": one, "label": label}) for one in ids]
+            return await asyncio.gather(*given)
+
+    with serving_starter(tmp_path) as server:
+        answers = asyncio.run(ask_all(server))
+        assert {answer.status_code for answer in answers} == {200}
+        wait_for(lambda: sum(name.endswith(FEEDBACK) for name in names(s3)) == len(ids))
+    assert sorted(kept["id"] for kept in feedback(s3)) == sorted(ids)
+    assert {len([name for name in names(s3) if name.endswith(end)]) for end in (PHOTO, ANSWER, FEEDBACK)} == {len(ids)}
 
 
 def calls_of(store) -> list[str]:

@@ -12,7 +12,6 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scripts.archive.build import build
 from scripts.serving.metrics import MetricsServer
 from scripts.serving.ports import PortError, check_ports
 from scripts.settings import Settings
@@ -181,10 +180,8 @@ def test_host_of_metrics_that_cannot_be_is_named():
 
 
 @pytest.fixture(scope="module")
-def served(exported, tmp_path_factory):
+def served(model_store):
     """A real TorchServe."""
-    model_store = tmp_path_factory.mktemp("model_store")
-    build(exported, "1.0.0", model_store)
     server = Server(model_store, free_port()).wait_ready()
     server.metrics = lambda **labels: values(httpx.get(f"http://127.0.0.1:{server.port + 2}/metrics").text, **labels)
     yield server

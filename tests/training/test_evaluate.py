@@ -20,12 +20,14 @@ from PIL import Image
 from tests.conftest import ROOT
 from training.data.sets import read_data
 from training.evaluation.evaluate import evaluate, fitted_on, print_summary
+from training.evaluation.evaluate import main as evaluate_command
 from training.evaluation.held_out import held_out_photos
 from training.evaluation.metrics import calibration_error
 from training.evaluation.mistakes import Mistake
 from training.evaluation.names import characters, drawable, shortened, width
 from training.evaluation.plots import most_confused, plot_confusion, plot_mistakes
 from training.evaluation.report import calibration, numbered, out_of_distribution, write_report
+from training.evaluation.report import main as report_command
 from training.evaluation.tables import per_class
 from training.model import Checkpoint
 
@@ -39,11 +41,14 @@ def evaluated(tmp_path_factory, tiny_run):
     """A copy of the tiny run, evaluated by the command line, with its page."""
     run = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(tiny_run, run)
-    for command in (["evaluate", "--checkpoint", str(run / "checkpoint.pt"), "--out", str(run)], ["report", str(run)]):
-        done = subprocess.run(
-            [sys.executable, "-m", f"training.evaluation.{command[0]}", *command[1:]], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+    for main, arguments in (
+        (evaluate_command, ["--checkpoint", str(run / "checkpoint.pt"), "--out", str(run)]),
+        (report_command, [str(run)]),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(ROOT)
+            patch.setattr(sys, "argv", ["command", *arguments])
+            assert not main()
     return run
 
 

@@ -75,7 +75,11 @@ SETS = {
     "no header, ids": ({"": 4, "l.csv": "0,pie\n1,pie\n2,soup\n3,soup\n"}, SAME, ""),
     "no header, numbers": ({"": 4, "l.csv": rows("", 0, 0, 1, 1).strip()}, {"": {"0": 2, "1": 2}}, ""),
     "pandas' index": ({"": 4, "l.csv": ",path,label\n0,3.jpg,pie\n1,2.jpg,pie\n2,1.jpg,soup\n3,0.jpg,soup\n"}, SAME, ""),
-    "decimal comma": ({"": 4, "l.csv": "id;breed;weight\n0;pie;1,5\n1;pie;2,5\n2;soup;3,5\n3;soup;4,25\n"}, SAME, ""),
+    "decimal comma": (
+        {"": 4, "l.csv": "id;breed;weight\n0;pie;1,5\n1;pie;2,5\n2;soup;3,5\n3;soup;4,25\n"},
+        SAME,
+        "taken beside a photo's class: 'weight' for its weight",
+    ),
     "cassava: numbers and a map": (
         {
             "train_images": 4,

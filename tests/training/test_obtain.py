@@ -170,6 +170,20 @@ def test_published_set_is_downloaded_once_with_its_published_splits(host, tmp_pa
     assert not (tmp_path / "data" / f"{name}-download").exists()
 
 
+def test_a_set_with_a_recipe_is_trained_on_by_its_name(host, tmp_path, monkeypatch, capsys):
+    host("cifar10")
+    host("pets")
+    monkeypatch.chdir(tmp_path)
+    for arguments, advice in (
+        (["cifar10"], "RECIPE=cifar10"),
+        (["pets"], "DATA=data/pets"),
+        (["cifar10", "--data=elsewhere"], "DATA=elsewhere/cifar10"),
+    ):
+        monkeypatch.setattr("sys.argv", ["obtain", *arguments])
+        assert run(command.main) == 0
+        assert capsys.readouterr().out.endswith(f"Next: make train {advice}\n")
+
+
 def test_each_published_set_has_a_stand_in():
     assert set(STAND_INS) == set(PUBLISHED)
 

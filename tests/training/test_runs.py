@@ -238,6 +238,10 @@ def test_command_that_goes_on_is_the_one_that_started(here):
     assert shlex.split(resumed.command(with_params=True)) == [*resumed.started, "--params", "params.yaml"]
     assert shlex.split(make.command()) == ["make", "train", f"RESUME={out}", "GPUS=2"]
     assert shlex.split(make.command(with_params=True)) == ["make", "train", f"RESUME={out}", "GPUS=2", "PARAMS=p.yaml"]
+    recipe = Again(out, [], ["DATA=my photos", "RECIPE=cifar10"])
+    assert shlex.split(recipe.command(with_params=True)) == ["make", "train", f"RESUME={out}", "RECIPE=cifar10"]
+    resumed = Again(out, ["python", "-m", "training.train", "--resume", "--recipe=cifar10"], None)
+    assert shlex.split(resumed.command(with_params=True)) == [*resumed.started]
 
 
 class Project:

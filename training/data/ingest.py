@@ -60,19 +60,14 @@ def check_labels(given: list[GivenPhoto], known: KnownPhotos, new_classes: bool)
     """ValueError if a class is unknown and may not be new."""
     first = {photo.label: photo for photo in reversed(given)} if known.labels else {}
     unknown = sorted(first.keys() - set(known.labels))
-    if unknown and any(photo.split for photo in known.photos):
-        lines = [first[label].where for label in unknown if first[label].where][:SHOWN]
-        raise ValueError(
-            f"unknown classes: {unknown}; a data set with a test split takes no new ones: nothing would test them. Correct them"
-            + (f" ({'; '.join(lines)})" if lines else "")
-        )
-    if unknown and not new_classes:
-        named = [named_unknown(first[label], known.labels) for label in unknown]
-        more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-        raise ValueError(
-            f"unknown classes: {', '.join(named[:SHOWN])}{more}; if they are new, add --new-classes (NEW_CLASSES=1), "
-            "else correct them"
-        )
+    if not unknown or (new_classes and not any(photo.split for photo in known.photos)):
+        return
+    named = [named_unknown(first[label], known.labels) for label in unknown]
+    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    remedy = "if they are new, add --new-classes (NEW_CLASSES=1), else correct them"
+    if any(photo.split for photo in known.photos):
+        remedy = "a data set with a test split takes no new ones, as nothing would test them: correct them"
+    raise ValueError(f"unknown classes: {', '.join(named[:SHOWN])}{more}; {remedy}")
 
 
 def named_unknown(photo: GivenPhoto, labels: tuple[str, ...]) -> str:

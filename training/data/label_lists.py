@@ -6,11 +6,12 @@ list_text.py decodes it, list_table.py makes rows of it, list_columns.py finds t
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from scripts.class_names import as_in_lists, cell_problem
 from scripts.phrases import counted
+from training.data.extras import NOTHING, Extras, WeightError, read_extras
 from training.data.list_columns import YES, Columns, find_columns, is_label
 from training.data.list_table import read_parquet, read_table
 from training.data.list_text import GUESSED, ListText, encoded_twice, encoding_problem, looks_right, read_text
@@ -32,6 +33,7 @@ class Row:
     label: str
     split: str
     there: bool = True
+    extras: Extras = NOTHING
 
     @property
     def where(self) -> str:
@@ -41,23 +43,36 @@ class Row:
 
 @dataclass
 class LabelList:
-    """The good rows of a list, and what is wrong with the others: "line 7: no label". `sure`: see Columns."""
+    """The good rows of a list, and what is wrong with the others: "line 7: no label". `sure`: see Columns.
+
+    `no_weights` is what is wrong with weights; `repeated` are photos of which rows say different things, beside their labels.
+    """
 
     path: Path
     rows: list[Row] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     sure: bool = True
+    no_weights: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    def check_weights(self) -> None:
+        """WeightError if a photo's weight is none."""
+        if self.no_weights:
+            raise WeightError(f"{self.path}: {_some_lines(self.no_weights)}")
 
     def said(self) -> list[str]:
         """The remarks and problems for people."""
         remarks = [f"{self.path}: {remark}" for remark in self.remarks]
         if not self.problems:
             return remarks
-        more = f"; and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
         problems = sorted(self.problems, key=_line)  # ingest adds some
-        rows = counted(len(self.problems), "row")
-        return [*remarks, f"{self.path}: {rows} not taken: {'; '.join(problems[:SHOWN])}{more}"]
+        return [*remarks, f"{self.path}: {counted(len(problems), 'row')} not taken: {_some_lines(problems)}"]
+
+
+def _some_lines(problems: Sequence[str]) -> str:
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f"{'; '.join(problems[:SHOWN])}{more}"
 
 
 def read_label_list(path: Path, names: PhotoNames) -> LabelList:
@@ -84,9 +99,11 @@ def read_label_list(path: Path, names: PhotoNames) -> LabelList:
     rows = defaultdict(list)
     for (line, cells), name, label, photo in zip(good, written, labels, names.find(written, path), strict=True):
         if row := _row(found, line, name, label, _role(cells, columns, line, found), photo):
-            rows[row.path].append(row)
+            rows[row.path].append(_with_extras(row, cells, columns, found))
     for of_photo in rows.values():
         _add(of_photo, found)
+    if found.repeated:
+        found.remarks.append(f"several rows of a photo differ, the first counts: {_some_lines(found.repeated)}")
     if several := _composed({row.label for row in found.rows}):
         found.remarks.append(f"{several!r} looks like several labels, and is a class of its own: one label a photo is supported")
     found.rows.sort(key=lambda row: row.line)
@@ -167,6 +184,17 @@ def _row(found: LabelList, line: int, name: str, label: str, role: str | None, p
     return Row(found.path, line, found.path.parent / slashed(name), label, role, there=False)
 
 
+def _with_extras(row: Row, cells: list[str], columns: Columns, found: LabelList) -> Row:
+    """The row with what it says beside the label; a weight that is none is noted, if the photo is there."""
+    if not columns.extras or not row.there:
+        return row
+    try:
+        return replace(row, extras=read_extras(cells, columns.extras))
+    except ValueError as error:
+        found.no_weights.append(f"line {row.line}: {error}")
+        return row
+
+
 def _problem(name: str, label: str) -> str:
     """What is wrong with a row's name or label, and the remedy; "" if nothing is."""
     if not name:
@@ -185,6 +213,8 @@ def _add(rows: list[Row], found: LabelList) -> None:
     different = {(row.label, row.split): row for row in (reversed(rows) if alike else rows)}
     found.rows += different.values()
     first = rows[0]
+    if alike and (differs := next((row for row in rows if row.extras != first.extras), None)):
+        found.repeated.append(f"lines {first.line} and {differs.line}: {first.path.name}")
     if other := next((row for row in rows if row.label != first.label), None):
         values = [" in ".join(filter(None, (row.label, row.split))) for row in (first, other)]
         found.problems.append(

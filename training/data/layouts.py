@@ -12,6 +12,7 @@ from pathlib import Path
 from scripts.class_names import TEST, TRAIN, VAL, split_name
 from scripts.folders import listed
 from scripts.phrases import counted, some
+from training.data.extras import Extras
 from training.data.photo_folders import TEXT_SUFFIXES, PhotoFolder, kinds
 
 MAX_WRAPPERS = 6  # folders in each other that hold one folder alone, as unpacked archives do
@@ -25,7 +26,7 @@ class Layout:
     """What was found: photos by split ("" where the data set has none) and label.
 
     `class_folder` is where the class folders are that a new photo goes into, None if there is no such place; `remarks` are for
-    people: what was left out and why; `left_out` is the number of photos that they count.
+    people: what was left out and why; `left_out` is the number of photos that they count; `extras` is what lists say of photos.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Layout:
     class_folder: Path | None
     remarks: list[str] = field(default_factory=list)
     left_out: int = 0
+    extras: dict[Path, Extras] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:

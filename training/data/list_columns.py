@@ -1,7 +1,8 @@
 """Which columns of a list are the photo, the label and the split: by their content first, a label's by its name.
 
 The photo's column is the one whose values are names of photos. The label's has a usual name, or is the only other one with
-text that repeats; or there is a column for each class with one 1 in each row (one-hot).
+text that repeats; or there is a column for each class with one 1 in each row (one-hot). What else a list says of a photo has
+the names of extras.py.
 """
 
 import re
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 from scripts.class_names import TEST, TRAIN, split_name
 from scripts.phrases import counted, some
+from training.data.extras import find_extras, is_extra
 from training.data.list_table import Table
 from training.data.photo_names import PhotoNames, looks_like_photo
 
@@ -44,12 +46,16 @@ class Split:
 
 @dataclass
 class Columns:
-    """Columns by number: `classes` are those of a one-hot list, which has no `label`. `sure`: the label's was known by name."""
+    """Columns by number: `classes` are those of a one-hot list, which has no `label`; `extras` by their names in extras.py.
+
+    `sure`: the label's was known by name.
+    """
 
     photo: int
     label: int | None = None
     classes: tuple[int, ...] = ()
     split: Split | None = None
+    extras: dict[str, int] = field(default_factory=dict)
     sure: bool = True
     remarks: list[str] = field(default_factory=list)
 
@@ -86,6 +92,10 @@ def find_columns(table: Table, names: PhotoNames) -> Columns:
         if plain(header[i]) in SPLITS and (found.split is None or found.split.column != i):
             held = some(map(repr, sorted({*columns[i]} - {""})))
             found.remarks.append(f"the column {header[i]!r} holds {held}, no names of splits: it is not used")
+    found.extras = find_extras([plain(name) for name in header], [i for i in rest if not found.split or i != found.split.column])
+    if found.extras:
+        taken = ", ".join(f"{header[i]!r} for its {extra}" for extra, i in found.extras.items())
+        found.remarks.append(f"taken beside a photo's class: {taken}")
     return found
 
 
@@ -104,6 +114,10 @@ def _find_label(found: Columns, header: Sequence[str], columns: list[tuple[str, 
     texts = [i for i in named if not all(map(_is_number, columns[i]))]
     hot = [i for i in others if header[i] and set(map(str.casefold, columns[i])) <= {*YES, *NO}]
     hot = [i for i in hot if plain(header[i]) not in SPLITS and not _flag(header[i])]
+    # a column of that name is a class if it alone marks a row
+    rows = zip(*([cell.casefold() in YES for cell in columns[i]] for i in hot), strict=True)
+    marked = {hot[row.index(True)] for row in rows if sum(row) == 1}
+    hot = [i for i in hot if i in marked or not is_extra(plain(header[i]))]
     if named:
         found.label = (texts or named)[0]
         if len(texts) > 1:
@@ -118,6 +132,8 @@ def _find_label(found: Columns, header: Sequence[str], columns: list[tuple[str, 
         split = _split_column(header, columns, others)
         free = [i for i in others if _repeats(columns[i]) and (split is None or split.column != i)]
         guesses = [i for i in free if _is_text(columns[i]) or (table.header is None and len(others) == 1)]
+        if len(guesses) > 1:
+            guesses = [i for i in guesses if not is_extra(plain(header[i]))] or guesses
         if len(guesses) != 1:
             raise ValueError(_expected(table, "no column of labels" if not guesses else "several columns that may be the label's"))
         found.label, found.sure = guesses[0], table.header is None

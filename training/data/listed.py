@@ -11,6 +11,7 @@ from pathlib import Path
 from scripts.class_names import TEST, TRAIN, VAL, split_name
 from scripts.folders import files_below
 from scripts.phrases import counted, some
+from training.data.extras import NOTHING
 from training.data.label_lists import LIST_SUFFIXES, SHOWN, LabelList, Row, read_label_list
 from training.data.layouts import Layout, alike_remark
 from training.data.photo_folders import PhotoFolder
@@ -24,7 +25,7 @@ def find_listed(tree: PhotoFolder, guess: bool = True) -> tuple[Layout | None, l
     """The layout that lists give, None if there is no list; and what is said of lists that cannot be read.
 
     Lists whose labels are not sure (see Columns) count only with `guess`.
-    ValueError if the lists give less than two classes.
+    ValueError if the lists give less than two classes; WeightError if one that counts holds a weight that is none.
     """
     lists, unread = _read_lists(tree)
     lists = _used([found for found in lists if guess or found.sure], unread)
@@ -33,6 +34,7 @@ def find_listed(tree: PhotoFolder, guess: bool = True) -> tuple[Layout | None, l
     root = tree.path
     layout = Layout(" and ".join(str(found.path.relative_to(root)) for found in lists), {}, None)
     for found in lists:
+        found.check_weights()
         layout.remarks += found.said()
     layout.remarks += unread
     for row, split in _merged(lists, root, layout):
@@ -44,7 +46,7 @@ def find_listed(tree: PhotoFolder, guess: bool = True) -> tuple[Layout | None, l
 def read_list(path: Path) -> Layout:
     """The layout that one list gives, of photos relative to its folder or anywhere on this machine.
 
-    ValueError if it cannot be read, or gives less than two classes; and if none of its photos is there.
+    ValueError if it cannot be read, or gives less than two classes; if a weight is none; and if none of its photos is there.
     """
     if not path.is_file():
         raise ValueError(f"no list {path}")
@@ -52,6 +54,7 @@ def read_list(path: Path) -> Layout:
     found = read_label_list(path, PhotoNames(files, elsewhere=True))
     if not any(row.there for row in found.rows):
         raise ValueError("; ".join(found.said()) or f"{path} has no row")
+    found.check_weights()
     layout = Layout(path.name, {}, None, found.said())
     for row, split in _merged([found], path.parent, layout):
         layout.splits.setdefault(split, {}).setdefault(row.label, []).append(row.path)
@@ -93,7 +96,10 @@ def _used(lists: list[LabelList], unread: list[str]) -> list[LabelList]:
 
 
 def _merged(lists: list[LabelList], root: Path, layout: Layout) -> list[tuple[Row, str]]:
-    """Each photo's row and split. Conflicts between lists are remarked; those within one are among its problems already."""
+    """Each photo's row and split; what lists say beside goes into the layout, of several the first that says something.
+
+    Conflicts between lists are remarked; those within one are among its problems already.
+    """
     of_photo: dict[Path, list[tuple[Row, str]]] = defaultdict(list)
     for found in lists:
         split = _split_of(found.path, root)
@@ -113,6 +119,8 @@ def _merged(lists: list[LabelList], root: Path, layout: Layout) -> list[tuple[Ro
         if len(splits) > 1:
             places = " and ".join(f"{split} ({row.where})" for split, row in sorted(splits.items()))
             leaks.append(f"{path.name} is in {places}")
+        if extras := next((row.extras for row, _ in entries if row.extras != NOTHING), None):
+            layout.extras[path] = extras
         merged.append((first, next((role for role in (TEST, VAL, TRAIN) if role in splits), "")))
     _remark(layout.remarks, conflicts, "under different labels in lists, left out", "correct a list, or move an old one away")
     _remark(layout.remarks, leaks, "in several splits, not trained on", "correct the lists")

@@ -6,19 +6,24 @@ function of seed, epoch, step and photo alone: not of the number of processes, o
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision import transforms
 
 from handler.preprocess import PhotoError, Spec, preprocess, read_photo
+from handler.text import TextSpec, text_ids
 from scripts.phrases import counted
+from training.data.balance import draw
 from training.data.split import UNREADABLE, Photo
 from training.data.workers import Loader
 from training.params import Params
+from training.text.dropout import shown
 
 # so many unreadable photos in a row are not a few bad files: the folder is gone
 MAX_UNREADABLE_RUN = 20
@@ -27,11 +32,13 @@ MAX_UNREADABLE_RUN = 20
 class TrainPhotos(Dataset[Any]):
     """Augmented training crops by (epoch, position): uint8 (S, S, 3), S = params.train_size, class index, position or -1.
 
-    A photo that cannot be read is replaced by the next one, and its position is the third value, else -1.
+    A position beyond the last photo begins with the first again, with other augmentation: see balance.draw.
+    A photo that cannot be read is replaced by the next one, and its position is the third value, else -1. With `text`, two more:
+    the text's ids int64 (L,), and float32 1, or 0 where the photo is left out.
     """
 
-    def __init__(self, photos: Sequence[Photo], params: Params) -> None:
-        self.photos, self.seed = photos, params.seed
+    def __init__(self, photos: Sequence[Photo], params: Params, text: TextSpec | None = None) -> None:
+        self.photos, self.seed, self.text, self.side_dropout = photos, params.seed, text, params.side_dropout
         bicubic = transforms.InterpolationMode.BICUBIC
         policy: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
             "none": [],
@@ -49,7 +56,7 @@ class TrainPhotos(Dataset[Any]):
             ]
         )
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray, int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, position = key
         image, index = self._readable(position)
         # a seed for each photo and epoch: a resumed run, or one with other workers, sees the same crops
@@ -58,7 +65,9 @@ class TrainPhotos(Dataset[Any]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int.from_bytes(seed[:7]))
             crop = np.array(self.augment(image))
-        return crop, self.photos[index].index, -1 if index == position else position
+        photo, number = self.photos[index], position % len(self.photos)
+        sides = () if self.text is None else shown(photo.text, self.text, self.side_dropout, self.seed, epoch, position)
+        return crop, photo.index, -1 if index == number else number, *sides
 
     def _readable(self, position: int) -> tuple[Image.Image, int]:
         # the next one by position, not a random one: the replacement, too, is the same in every run
@@ -73,7 +82,8 @@ class TrainPhotos(Dataset[Any]):
 class EvalPhotos(Dataset[Any]):
     """Evaluation crops exactly as the worker makes them: uint8 (H, W, 3), class index, position in `photos`.
 
-    The class index of a photo that cannot be read is UNREADABLE, and its crop is black.
+    Ids int64 (L,), too, where the spec reads texts. The class index of a photo that cannot be read is UNREADABLE, and its crop is
+    black.
     """
 
     def __init__(self, photos: Sequence[Photo], spec: Spec, rank: int = 0, world_size: int = 1) -> None:
@@ -84,14 +94,15 @@ class EvalPhotos(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int, int]:
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
         position = self.positions[i]
         photo = self.photos[position]
+        ids = () if self.spec.text is None else (np.array(text_ids(photo.text, self.spec.text), np.int64),)
         try:
-            return preprocess(photo.path.read_bytes(), self.spec), photo.index, position
+            return preprocess(photo.path.read_bytes(), self.spec), photo.index, position, *ids
         except (PhotoError, OSError):
             _, height, width = self.spec.input_size
-            return np.zeros((height, width, 3), np.uint8), UNREADABLE, position
+            return np.zeros((height, width, 3), np.uint8), UNREADABLE, position, *ids
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -99,12 +110,14 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
     Each epoch has an order of its own, cut into global batches, and those into one run of photos a part and rank: the
     photos of a step do not depend on the number of ranks. Photos that do not fill a last global batch are left out of that
-    epoch; the next one's order leaves out others.
+    epoch; the next one's order leaves out others. With `expected` (N,) photos are drawn so often, see balance.draw.
     """
 
     # not torch's DistributedSampler: it deals photos out in turn, so that which photos are neighbours, and mixed, depends on
     # the number of ranks; and it cannot start in the middle of an epoch, as a resumed run must
-    def __init__(self, num_photos: int, params: Params, rank: int, world_size: int, first_step: int = 0) -> None:
+    def __init__(
+        self, num_photos: int, params: Params, rank: int, world_size: int, first_step: int = 0, expected: Tensor | None = None
+    ) -> None:
         parts = params.accumulate * world_size
         self.size = params.global_batch_size // parts
         even = 2 if params.mixup or params.cutmix else 1  # photos are mixed in pairs
@@ -114,30 +127,55 @@ class Batches(Sampler[list[tuple[int, int]]]):
                 f"{counted(world_size, 'process')} x {counted(params.accumulate, 'part')}"
                 + (" x pairs to mix" if even == 2 else "")
             )
-        self.num_photos, self.params, self.first_step = num_photos, params, first_step
+        self.num_photos, self.params, self.first_step, self.expected = num_photos, params, first_step, expected
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = max(1, num_photos // params.global_batch_size)
+        # the loader is ahead of the loop: at the end of an epoch both orders are asked for in turn
+        self._order = lru_cache(maxsize=2)(self._new_order)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, ordered_epoch, global_batch_size = torch.empty(0), -1, self.params.global_batch_size
         for step in range(self.first_step, self.params.epochs * self.steps_per_epoch):
-            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-            if epoch != ordered_epoch:
-                generator = torch.Generator().manual_seed(self.params.seed * 100_003 + epoch)
-                order, ordered_epoch = torch.randperm(self.num_photos, generator=generator), epoch
+            positions = self.positions(step).split(self.size)
             for part in range(self.params.accumulate):
-                start = step_in_epoch * global_batch_size + (part * self.world_size + self.rank) * self.size
-                # modulo: a data set smaller than a global batch fills it by repeating photos
-                yield [(epoch, int(order[i % self.num_photos])) for i in range(start, start + self.size)]
+                yield [(step // self.steps_per_epoch, i) for i in positions[part * self.world_size + self.rank].tolist()]
+
+    def positions(self, step: int) -> Tensor:
+        """The positions of a step's photos over all parts and ranks, int64 (global_batch_size,)."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        size = self.params.global_batch_size
+        # modulo: a data set smaller than a global batch fills it by repeating photos
+        return self._order(epoch)[torch.arange(step_in_epoch * size, (step_in_epoch + 1) * size) % self.num_photos]
+
+    def _new_order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.params.seed * 100_003 + epoch)
+        if self.expected is not None:
+            return draw(self.expected, generator)
+        return torch.randperm(self.num_photos, generator=generator)
+
+    def weights(self, step: int, part: int, of_photos: Tensor) -> Tensor:
+        """The weights of this rank's photos in a part of a step, float32 (B,), by those `of_photos` (N,).
+
+        Over the whole step their mean is 1: the mean of weighted losses over all parts and ranks is the weighted mean.
+        A photo in the place of one that cannot be read has the weight of that one.
+        """
+        weights: Tensor = of_photos[self.positions(step) % self.num_photos]
+        shares: tuple[Tensor, ...] = (weights / weights.mean()).float().split(self.size)
+        return shares[part * self.world_size + self.rank]
 
 
-def train_loader(photos: Sequence[Photo], params: Params, batches: Batches) -> Loader:
-    """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,))."""
+def train_loader(photos: Sequence[Photo], params: Params, batches: Batches, text: TextSpec | None = None) -> Loader:
+    """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,)).
+
+    With `text` each also has ids int64 (B, L) and whether photos count, float32 (B,).
+    """
     ahead = 4 if params.workers else None
-    return Loader(TrainPhotos(photos, params), params.workers, batch_sampler=batches, prefetch_factor=ahead)
+    return Loader(TrainPhotos(photos, params, text), params.workers, batch_sampler=batches, prefetch_factor=ahead)
 
 
 def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> Loader:
-    """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks."""
+    """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks.
+
+    Ids int64 (B, L), too, where the spec reads texts.
+    """
     size = max(1, params.global_batch_size // (params.accumulate * world_size))
     return Loader(EvalPhotos(photos, spec, rank, world_size), params.workers, batch_size=size)

@@ -16,6 +16,7 @@ from training.data.sets import read_data
 from training.data.summary import print_summary
 from training.data.tensors import Normalisation, convert, has_tensors
 from training.params import read_params
+from training.recipes.choose import recipes_of
 
 
 def three(text: str) -> tuple[float, ...]:
@@ -56,7 +57,8 @@ def main() -> None:
         root = own(source, args)
     else:
         raise ValueError(f"SET is {args.set!r}: no such folder or file, and no published set; known are {', '.join(PUBLISHED)}")
-    print(f"Next: make train DATA={root}")
+    recipes = recipes_of(root)
+    print(f"Next: make train RECIPE={recipes[0]}" if recipes else f"Next: make train DATA={root}")
 
 
 if __name__ == "__main__":

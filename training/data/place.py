@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 from scripts.atomic import write_text
+from training.data.folders_or_lists import layout_of
 from training.data.photo_folders import read_tree
 from training.data.selection import Candidate, Correction, KnownPhoto, KnownPhotos
-from training.data.sets import food101_folder, layout_of
+from training.data.sets import food101_folder
 
 
 def class_folders(root: Path, known: KnownPhotos) -> Path:

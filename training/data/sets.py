@@ -3,25 +3,24 @@
 A further layout is one more case in layouts.py. published.py downloads the sets that have a name.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.atomic import write_text
 from scripts.folders import not_taken
 from scripts.phrases import counted, some
-from training.data.foreign import class_in_names, foreign_files, unused_splits
+from training.data.extras import NOTHING
+from training.data.folders_or_lists import check_names, layout_of
 from training.data.known_pairs import known_pairs
 from training.data.label_lists import LIST_SUFFIXES
-from training.data.layouts import Layout, find_layout
-from training.data.listed import find_listed, read_list
-from training.data.photo_folders import PhotoFolder, kinds, read_tree
+from training.data.layouts import Layout
+from training.data.listed import read_list
+from training.data.photo_folders import kinds, read_tree
 from training.data.pictures import generate
 from training.data.split import OFFICIAL, Photo, cache_file, hash_photos, split_photos
 from training.params import NEAR_DUPLICATES
@@ -123,8 +122,9 @@ def _check_classes(labels: tuple[str, ...], photos: list[Photo], what: str) -> N
 def _fingerprint(labels: tuple[str, ...], photos: list[Photo]) -> str:
     digest = hashlib.sha256("\n".join(labels).encode())
     # content and not paths: the same photos in another folder, under other names, are the same data set
-    for photo in sorted(photos, key=lambda p: (p.index, p.sha256, p.split)):
-        digest.update(f"{photo.index} {photo.sha256} {photo.split}\n".encode())
+    # and what a list says of them, where it says something: without such columns a fingerprint is what it was before them
+    for index, sha256, split, said in sorted((p.index, p.sha256, p.split, json.dumps(p.said) * bool(p.said)) for p in photos):
+        digest.update(f"{index} {sha256} {split}{' ' * bool(said)}{said}\n".encode())
     return digest.hexdigest()
 
 
@@ -137,7 +137,7 @@ def write_prepared(data: Data, val_fraction: float, seed: int, path: Path, near_
     values |= {"val_fraction": val_fraction, "seed": seed, "near_duplicates": near_duplicates, "labels": data.labels}
     folder = photos_folder(data.root)
     rows = {
-        side: [json.dumps([os.path.relpath(p.path, folder), p.index, p.split, p.sha256]) for p in photos]
+        side: [json.dumps([os.path.relpath(p.path, folder), p.index, p.split, p.sha256, *filter(None, [p.said])]) for p in photos]
         for side, photos in (("train", data.train), ("held_out", data.held_out), ("test", data.test))
     }
     # a line a photo, so that versions of the file can be compared
@@ -155,7 +155,10 @@ def _read_prepared(path: Path, params: dict[str, float]) -> Data:
         folder = photos_folder(root)
         values.setdefault("test", [])  # most data sets have none
         train, held_out, test = (
-            tuple(Photo(folder / name, index, split, sha256) for name, index, split, sha256 in values[side])
+            tuple(
+                Photo(folder / name, index, split, sha256, **(said[0] if said else {}))
+                for name, index, split, sha256, *said in values[side]
+            )
             for side in ("train", "held_out", "test")
         )
         data = Data(tuple(values["labels"]), train, held_out, values["fingerprint"], values["source"], root, test)
@@ -221,59 +224,11 @@ def photos_folder(root: Path) -> Path:
 def _in_layout(layout: Layout) -> list[Photo]:
     index = {label: number for number, label in enumerate(layout.labels)}
     return [
-        Photo(path, index[label], split)
+        Photo(path, index[label], split, **vars(layout.extras.get(path, NOTHING)))
         for split, classes in layout.splits.items()
         for label in sorted(classes)
         for path in classes[label]
     ]
-
-
-def layout_of(tree: PhotoFolder) -> Layout:
-    """The layout of folders, or of lists where folders give none, or are no classes: images/ and masks/ beside labels.csv.
-
-    ValueError if there is none, with what is there instead.
-    """
-    try:
-        layout = find_layout(tree)
-    except ValueError as error:
-        listed, unread = find_listed(tree)
-        if listed is None:
-            hint = class_in_names(path.name for path in tree.all_photos())
-            raise ValueError("; ".join(filter(None, [str(error), hint, *unread, *foreign_files(tree.path)]))) from error
-        return listed
-    if "" not in layout.splits:
-        return layout
-    listed = None
-    with contextlib.suppress(ValueError):  # a list of something else
-        listed, _ = find_listed(tree, guess=False)
-    if listed is None:
-        layout.remarks += filter(None, [unused_splits(tree.path)])
-        return layout
-    if set(layout.labels) & set(listed.labels) and "" in listed.splits:
-        layout.remarks += filter(None, [_disagreement(layout, listed)])
-        return layout
-    listed.remarks.append(
-        f"classes and splits are those of {listed.name}, not the folders {some(map(repr, sorted(layout.labels)))}"
-    )
-    return listed
-
-
-def _disagreement(folders: Layout, listed: Layout) -> str:
-    """What lists say otherwise than class folders; "" if nothing."""
-    label_of = {path: label for label, paths in folders.splits[""].items() for path in paths}
-    different = [path for label, paths in listed.splits[""].items() for path in paths if label_of.get(path, label) != label]
-    if not different:
-        return ""
-    return f"{listed.name} has other classes for {counted(len(different), 'photo')} than their folders, " + (
-        f"such as {different[0]}: the folders count"
-    )
-
-
-def check_names(labels: Iterable[str]) -> None:
-    """ValueError for a class whose name cannot be written as text."""
-    for label in labels:
-        if not label.isprintable():  # bytes that are no UTF-8 become surrogates, which are not printable
-            raise ValueError(f"the class {label!r} has a name that is no readable text (UTF-8): rename its folder")
 
 
 def food101_folder(root: Path) -> Path | None:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +20,7 @@ from handler.preprocess import PhotoError
 from scripts.atomic import aside
 from scripts.phrases import counted
 from training.data.duplicates import groups_of
+from training.data.extras import NOTHING
 from training.data.thumbnail import PIXELS, thumbnail
 
 # More unreadable photos, by share and by number, mean that something is wrong with the data set and not with a few files
@@ -41,12 +43,23 @@ def check_unreadable(unreadable: int, photos: int, where: str) -> None:
 
 @dataclass(frozen=True)
 class Photo:
-    """One labelled photo. `split` is "train", "val" or "test" where the data set says so, "" where it does not."""
+    """One labelled photo. `split` is "train", "val" or "test" where the data set says so, "" where it does not.
+
+    `text`, `weight` (over 0) and `group` are as a list says, see extras.py.
+    """
 
     path: Path
     index: int
     split: str = ""
     sha256: str = ""
+    text: str = NOTHING.text
+    weight: float = NOTHING.weight
+    group: str = NOTHING.group
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a list says of it: text, weight and group, those alone that differ from the default."""
+        return {name: getattr(self, name) for name, default in vars(NOTHING).items() if getattr(self, name) != default}
 
 
 def hash_photos(root: Path, photos: list[Photo], cache: Path | None) -> tuple[list[Photo], np.ndarray]:

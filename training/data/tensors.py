@@ -18,12 +18,12 @@ from scripts.atomic import aside
 from scripts.class_names import split_name
 from scripts.folders import Folder, files_below, read_folder
 from scripts.phrases import counted
+from training.data.folders_or_lists import check_names, layout_of
 from training.data.label_lists import LIST_SUFFIXES
 from training.data.list_columns import is_label
 from training.data.list_table import Table, read_table
 from training.data.list_text import read_text
 from training.data.photo_folders import PhotoFolder
-from training.data.sets import check_names, layout_of
 
 TENSOR_SUFFIXES = (".pt", ".pth")
 NORMALISED = "normalised: give the mean and std of its normalisation, MEAN=0.485,0.456,0.406 STD=0.229,0.224,0.225 for ImageNet's"

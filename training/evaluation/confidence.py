@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from handler.preprocess import PhotoError, Spec, preprocess
+from handler.preprocess import PhotoError, Spec, ids_of, preprocess
 from scripts.phrases import counted
 from training.data.split import Photo
 from training.model import Classifier
@@ -88,9 +88,39 @@ class Confidence(nn.Module):
         return nearest / length.clamp(min=1e-6)  # clamp: features that are all zero get 0, not NaN
 
 
-def fit_confidence(features: Tensor, logits: Tensor, targets: Tensor) -> Confidence:
-    """Confidence by training photos: features float32 (N, F), logits (N, C), targets int64 (N,). ValueError as class_means."""
-    return Confidence(class_means(features, targets, logits.shape[1]))
+class ConfidenceOfSides(nn.Module):
+    """The mean of the cosines of a photo's and of a text's features to their class means, for the class where it is highest.
+
+    Features are (B, F + D), the text's D last; a side of zeros is not given. Where the sides point to two classes it is lower than
+    either alone.
+    """
+
+    def __init__(self, photo: Confidence, text: Confidence) -> None:
+        super().__init__()
+        self.sides = nn.ModuleList([photo, text])
+        self.sizes = [len(photo.directions), len(text.directions)]
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        """As Confidence; 0 where no side is given."""
+        sums, given = torch.zeros_like(logits), torch.zeros_like(logits[:, 0])
+        for side, part in zip(self.sides, features.split(self.sizes, 1), strict=True):
+            length = torch.linalg.vector_norm(part, dim=1)
+            sums = sums + part @ side.directions / length.clamp(min=1e-6)[:, None]
+            given = given + (length > 0).to(given.dtype)
+        nearest: Tensor = sums.amax(1) / given.clamp(min=1)
+        return nearest
+
+
+def fit_confidence(features: Tensor, logits: Tensor, targets: Tensor, of_text: int = 0) -> nn.Module:
+    """Confidence by training photos: features float32 (N, F), logits (N, C), targets int64 (N,). ValueError as class_means.
+
+    The last `of_text` features are those of a text, zeros where there is none.
+    """
+    means = class_means(features, targets, logits.shape[1])
+    if not of_text:
+        return Confidence(means)
+    photo, text = means[:, :-of_text], means[:, -of_text:]  # a direction does not change with the number of photos without a text
+    return ConfidenceOfSides(Confidence(photo), Confidence(text))
 
 
 def all_scores(features: Tensor, logits: Tensor, targets: Tensor, temperature: float) -> dict[str, Score]:
@@ -172,13 +202,14 @@ def training_photos(photos: Iterable[Photo], trained_on: Iterable[str]) -> list[
 
 @torch.no_grad()
 def extract_features(
-    classifier: Classifier, spec: Spec, paths: Sequence[Path], device: torch.device
+    classifier: Classifier, spec: Spec, paths: Sequence[Path], device: torch.device, texts: Sequence[str] = ()
 ) -> tuple[Tensor, Tensor, list[Path]]:
     """(features float32 (N, F), logits float32 (N, C), left out) of photos preprocessed as in the worker; on the CPU.
 
+    `texts`, one for each path, count where the model reads them; without, it answers by the photos alone.
     Photos that cannot be read are named on stderr and left out. ValueError if none is left.
     """
-    model = Classifier(FeaturesAndLogits(classifier.network), spec).eval().to(device)
+    model = Classifier(FeaturesAndLogits(classifier.network), spec, tower=classifier.tower).eval().to(device)
 
     def read(path: Path) -> np.ndarray | None:
         try:
@@ -195,8 +226,11 @@ def extract_features(
             crops = list(pool.map(read, batch))
             left_out += [path for path, crop in zip(batch, crops, strict=True) if crop is None]
             # stacked here and not by a DataLoader: an unreadable photo is left out of its batch
+            read_ones = [number for number, crop in enumerate(crops) if crop is not None]
             if readable := [torch.from_numpy(crop) for crop in crops if crop is not None]:
-                features, logits = model(torch.stack(readable).to(device))
+                ids = ids_of([texts[start + number] if texts else "" for number in read_ones], spec)
+                given = (torch.stack(readable), *([] if ids is None else [torch.from_numpy(ids)]))
+                features, logits = model(*(one.to(device) for one in given))
                 parts.append((features.float().cpu(), logits.float().cpu()))
     if not parts:
         raise ValueError(f"of {counted(len(paths), 'photo')} none can be read")

@@ -34,6 +34,7 @@ from training.evaluation.confidence import (
     fit_threshold,
     training_photos,
 )
+from training.evaluation.groups import per_group, write_per_group
 from training.evaluation.held_out import held_out_photos, split_of
 from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
 from training.evaluation.mistakes import most_confident_mistakes
@@ -193,6 +194,10 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     report |= {"temperature_fitted_on_these": None if fitted is None else fitted > 0, "temperature_photos": fitted}
     report |= {"unreadable_photos": unreadable, "f1_classes": len(targets.unique())}
     report["f1_per_class"] = {str(row[0]): row[3] for row in classes}
+    groups = per_group(data.held_out, answers.calibrated, answers.targets)
+    write_per_group(groups, out)
+    if groups:
+        report["top1_per_group"] = {str(row[0]): row[2] for row in groups}
     found = evaluate_unknown(checkpoint, data, classifier, unknown_paths) if unknown is not None else None
     if unknown is not None and found is not None:
         report["out_of_distribution"] = {"unknown": unknown.resolve().name} | found.report
@@ -214,7 +219,7 @@ def track(out: Path, metrics: dict[str, float], epoch: int) -> None:
 
 
 def print_summary(out: Path) -> None:
-    """The main metrics, the five worst classes, and how many out-of-distribution photos are detected."""
+    """The main metrics, the five worst groups and classes, and how many out-of-distribution photos are detected."""
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     print(f"{counted(metrics['photos'], metrics['split'] + ' photo')} of {metrics['data']}, none of them trained on")
     if metrics["unreadable_photos"]:
@@ -225,6 +230,8 @@ def print_summary(out: Path) -> None:
         print(f"  {name:18s} {metrics[name]:.4f}" + (over if absent else ""))
     before, after = metrics["calibration_error_before"], metrics["calibration_error"]
     print(f"  {'calibration_error':18s} {after:.4f} (before the temperature of {metrics['temperature']:.2f}: {before:.4f})")
+    for group, top1 in list(metrics.get("top1_per_group", {}).items())[:5]:
+        print(f"  group {group}: top-1 {top1:.4f}")
     with (out / "per_class.csv").open(encoding="utf-8", newline="") as file:
         worst = list(csv.DictReader(file))[:5]
     for row in worst:

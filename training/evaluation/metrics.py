@@ -19,7 +19,10 @@ def predict(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: to
     Photos that cannot be read are left out, and named on stderr. ValueError if they are too many: see check_unreadable.
     """
     model.eval()
-    parts = [(model(crops.to(device)).float().cpu(), targets, positions) for crops, targets, positions in loader]
+    parts = [
+        (model(*(given.to(device) for given in (crops, *ids))).float().cpu(), targets, positions)
+        for crops, targets, positions, *ids in loader
+    ]
     if dist.is_initialized():
         # objects and not tensors: ranks have different numbers of photos, as none is counted twice to even them out
         gathered: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(dist.get_world_size())]

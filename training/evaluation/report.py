@@ -56,6 +56,7 @@ PAGE = Template("""<!doctype html>
 <p>Click a picture to see it at full size, click it again to fit it to the page.</p>
 $pictures
 $out_of_distribution
+$groups
 <h2>Classes, lowest F1 first</h2>
 <div class="wide"><table>$classes</table></div>
 <h2>Provenance and hyper-parameters</h2>
@@ -155,6 +156,18 @@ def numbered(rows: list[list[str]], labels: Sequence[str]) -> list[list[str]]:
     return [*found[:LISTED], ["…", left, *[""] * (len(found[0]) - 2)], *found[-LISTED:]]
 
 
+def groups(run_folder: Path) -> str:
+    """The table of per_group.csv, of many groups the lowest LISTED; empty where photos have no groups."""
+    if not (run_folder / "per_group.csv").is_file():
+        return ""
+    with (run_folder / "per_group.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    more = f"<p>{len(rows) - LISTED:,} more in per_group.csv.</p>" if len(rows) > LISTED else ""
+    table = row([name.replace("_", " ") for name in header], "th") + "".join(row([*cells]) for cells in rows[:LISTED])
+    text = "top1 low and top1 high: the 95 % interval of top-1. A group of few photos tells little."
+    return f'<h2>Groups, lowest top-1 first</h2>\n<p>{text}</p>\n<div class="wide"><table>{table}</table></div>{more}'
+
+
 def write_report(run_folder: Path) -> Path:
     """Write report.html into the folder of a run and return its path.
 
@@ -177,6 +190,7 @@ def write_report(run_folder: Path) -> Path:
         title=escape(f"{named}{checkpoint.params['model']} on {counted(len(checkpoint.labels), 'class')}"),
         pictures="\n".join(picture(run_folder / name, heading) for name, heading in PICTURES.items()),
         classes=row([name.replace("_", " ") for name in header], "th") + "".join(row([*cells]) for cells in rows),
+        groups=groups(run_folder),
         provenance=provenance(checkpoint),
         run=escape(str(run_folder)),
         **parts,

@@ -1,4 +1,4 @@
-"""The tables of an evaluation, each a CSV: per_class.csv, confusion.csv, predictions.csv."""
+"""The tables of an evaluation, each a CSV: per_class.csv, confusion.csv, predictions.csv; groups.py has per_group.csv."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -29,13 +29,13 @@ def per_class(confusion: Tensor, labels: Sequence[str]) -> list[tuple[object, ..
 def write_per_class(rows: Iterable[Sequence[object]], out: Path) -> None:
     """per_class.csv from the rows of per_class()."""
     header = ("label", "precision", "recall", "f1", "support", "most_confused_with", "times")
-    _write_csv(out / "per_class.csv", header, rows)
+    write_csv(out / "per_class.csv", header, rows)
 
 
 def write_confusion(confusion: Tensor, labels: Sequence[str], out: Path) -> None:
     """confusion.csv: a row a true class, a column a predicted one."""
     rows = ([label, *counts] for label, counts in zip(labels, confusion.tolist(), strict=True))
-    _write_csv(out / "confusion.csv", ("true", *labels), rows)
+    write_csv(out / "confusion.csv", ("true", *labels), rows)
 
 
 def write_predictions(data: Data, probabilities: Tensor, out: Path) -> None:
@@ -49,9 +49,10 @@ def write_predictions(data: Data, probabilities: Tensor, out: Path) -> None:
     )
     # DVC's confusion plot in dvc.yaml reads the columns `actual` and `predicted`
     header = ("path", "actual", "predicted", "probability", "probability_of_actual", "correct")
-    _write_csv(out / "predictions.csv", header, rows)
+    write_csv(out / "predictions.csv", header, rows)
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A CSV with a header, whole or not at all."""
     with aside(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from handler.program import inputs
 from scripts.command import parser, run
 from training.export.formats import EXPORT_FORMATS, UnsupportedError, export_to, why, write_torch
 from training.export.gate import BATCH, failure, measure, programs
@@ -26,16 +27,16 @@ BATCHES = (1, BATCH)
 ROUNDS = 15
 
 
-def compiled(program: ExportedProgram, crops: np.ndarray, folder: Path) -> Callable[[np.ndarray], Any]:
+def compiled(program: ExportedProgram, crops: np.ndarray, ids: np.ndarray | None, folder: Path) -> Callable[..., Any]:
     """The program compiled by AOTInductor for this CPU, in float32; needs a C++ compiler."""
-    write_torch(program, crops, folder / "model.pt2")
+    write_torch(program, crops, folder / "model.pt2", ids)
     exported = torch.export.load(folder / "model.pt2")
     package = torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "aoti.pt2"))
     run = torch._inductor.aoti_load_package(package)
 
-    def call(batch: np.ndarray) -> Any:
+    def call(*batch: np.ndarray) -> Any:
         with torch.inference_mode():
-            return tuple(tensor.numpy() for tensor in run(torch.from_numpy(batch)))
+            return tuple(tensor.numpy() for tensor in run(*map(torch.from_numpy, batch)))
 
     return call
 
@@ -46,14 +47,14 @@ class Row:
 
     title: str
     verdict: str
-    program: Callable[[np.ndarray], Any]
+    program: Callable[..., Any]
 
 
 def format_rows(prepared: Prepared, format_name: str, folder: Path) -> list[Row]:
     """A row for each precision of a format that this machine runs, written into `folder`; none if it cannot take the network."""
     print(f"writing {format_name} ...", flush=True)
     try:
-        export_to(format_name, prepared.program, prepared.calibration, folder)
+        export_to(format_name, prepared.program, prepared.calibration, folder, prepared.calibration_ids)
         measured = [(program, measure(program, prepared.reference)) for program in programs(format_name, folder)]
     except UnsupportedError as error:
         print(f"  {format_name} cannot take this network: {error}", flush=True)
@@ -72,24 +73,24 @@ def aoti_rows(prepared: Prepared, folder: Path) -> list[Row]:
     folder.mkdir()
     try:
         with quiet_libraries():
-            program = compiled(prepared.program, prepared.calibration, folder)
+            program = compiled(prepared.program, prepared.calibration, prepared.calibration_ids, folder)
         return [Row(f"{'AOTInductor':17s} f32", "not a format", program)]
     except Exception as error:  # a missing compiler raises whatever it likes
         print(f"AOTInductor does not compile here: {why(error)}", file=sys.stderr)
         return []
 
 
-def times(rows: list[Row], crops: np.ndarray) -> list[list[float]]:
+def times(rows: list[Row], crops: np.ndarray, ids: np.ndarray | None) -> list[list[float]]:
     """Lowest milliseconds per photo of each row at each of BATCHES, over ROUNDS."""
     best = [[float("inf")] * len(BATCHES) for _ in rows]
     # round by round through all programs: other work on the machine slows all of them alike
     for _ in range(ROUNDS):
         for row, lowest in zip(rows, best, strict=True):
             for column, size in enumerate(BATCHES):
-                batch = np.ascontiguousarray(crops[:size])
-                row.program(batch)  # not timed: caches and clock rates are those of the program before
+                batch = [np.ascontiguousarray(given[:size]) for given in inputs(crops, ids)]
+                row.program(*batch)  # not timed: caches and clock rates are those of the program before
                 started = time.perf_counter()
-                row.program(batch)
+                row.program(*batch)
                 lowest[column] = min(lowest[column], 1000 * (time.perf_counter() - started) / size)
     return best
 
@@ -100,7 +101,7 @@ def compare(checkpoint: Checkpoint, root: Path | None) -> None:
     with tempfile.TemporaryDirectory() as temp:
         rows = [row for name in EXPORT_FORMATS for row in format_rows(prepared, name, Path(temp) / name)]
         rows += aoti_rows(prepared, Path(temp) / "aoti")
-        timed = zip(rows, times(rows, prepared.reference.crops), strict=True)
+        timed = zip(rows, times(rows, prepared.reference.crops, prepared.reference.ids), strict=True)
         print(f"{'format':17s} {'':15s} " + " ".join(f"batch {size:2d}" for size in BATCHES) + "  ms per photo, best of rounds")
         for row, milliseconds in sorted(timed, key=lambda pair: pair[1][-1]):
             print(f"{row.title:33s} " + " ".join(f"{value:8.2f}" for value in milliseconds) + f"  {row.verdict}")

@@ -59,11 +59,13 @@ def export(
             "program.json": describe(checkpoint, model, name, passed, prepared, mlflow_run),
             "spec.json": prepared.spec.to_dict(),
             "index_to_name.json": {str(index): label for index, label in enumerate(checkpoint.labels)},
-            "golden.json": golden_answers(prepared.program, prepared.spec, [measured.program for measured in passed]),
+            "golden.json": golden_answers(
+                prepared.program, prepared.spec, [measured.program for measured in passed], checkpoint.labels
+            ),
         }
         for file, content in contents.items():
             (part / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
-        profiles = reference_profiles(passed, prepared.calibration, prepared.held_out, prepared.spec)
+        profiles = reference_profiles(passed, prepared)
         save_profiles(part / PROFILE, profiles)
         save(part / SEEN, [(photo.sha256, photo.path) for photo in prepared.data_set])
     return name
@@ -86,7 +88,7 @@ def choose_format(prepared: Prepared, folder: Path, format_name: str) -> tuple[s
             if isinstance(unsupported, OnnxError) and EXPORT_FORMATS[name].by_onnx:
                 continue  # to trace again what cannot be traced would take as long
             try:
-                export_to(name, prepared.program, prepared.calibration, Path(temp) / name)
+                export_to(name, prepared.program, prepared.calibration, Path(temp) / name, prepared.calibration_ids)
                 passed[name] = gate(name, Path(temp) / name, prepared.reference)
             except UnsupportedError as error:
                 if format_name == "fastest":

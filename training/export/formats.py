@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from handler.program import Answers, openvino_core
+from handler.program import INPUTS, Answers, inputs, openvino_core
 from scripts.errors import SeeFoodError, is_full
 from training.export.quiet import quiet_libraries
 
@@ -26,17 +26,19 @@ class OnnxError(UnsupportedError):
     """The network cannot be written as ONNX, so none of the formats that are made from it can be."""
 
 
-def write_onnx(program: nn.Module, crops: np.ndarray, path: Path) -> None:
-    """model.onnx: inputs crops, outputs probabilities, confidence and features, any batch."""
-    example = torch.from_numpy(crops[:2])
+def write_onnx(program: nn.Module, crops: np.ndarray, path: Path, ids: np.ndarray | None = None) -> None:
+    """model.onnx: inputs crops, and ids where there are any, outputs probabilities, confidence and features, any batch."""
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    example = tuple(torch.from_numpy(given[:2]) for given in inputs(crops, ids))
+    names = INPUTS[: len(example)]
     try:
         torch.onnx.export(
             program,
-            (example,),
+            example,
             path,
-            input_names=["crops"],
+            input_names=list(names),
             output_names=list(Answers._fields),
-            dynamic_shapes={"crops": {0: torch.export.Dim("batch", min=1, max=1024)}},
+            dynamic_shapes={name: {0: batch} for name in names},
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -69,46 +71,50 @@ def remove_traces(path: Path) -> None:
     onnx.save(model, path)
 
 
-def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path) -> None:
+def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path, ids: np.ndarray | None = None) -> None:
     """OpenVINO's own format (model.xml and .bin), weights and activations int8 by NNCF, calibrated on `crops`."""
     import nncf
     import openvino as ov
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        write_onnx(program, crops, file)
+        write_onnx(program, crops, file, ids)
         model = openvino_core().read_model(file)
     # mixed: activations with a zero point of their own; without, MobileNetV2's linear layers lose 9 points
-    quantised = nncf.quantize(
-        model, nncf.Dataset([crop[None] for crop in crops]), preset=nncf.QuantizationPreset.MIXED, subset_size=len(crops)
-    )
+    photos = nncf.Dataset(one_by_one(crops, ids))
+    quantised = nncf.quantize(model, photos, preset=nncf.QuantizationPreset.MIXED, subset_size=len(crops))
     ov.save_model(quantised, path, compress_to_fp16=False)
 
 
-def write_onnxruntime_int8(program: nn.Module, crops: np.ndarray, path: Path) -> None:
+def write_onnxruntime_int8(program: nn.Module, crops: np.ndarray, path: Path, ids: np.ndarray | None = None) -> None:
     """model.onnx with int8 weights and activations by ONNX Runtime's static quantisation, calibrated on `crops`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
 
     class Crops(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = iter(crops)
+            self.left = iter(one_by_one(crops, ids))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            crop = next(self.left, None)
-            return None if crop is None else {"crops": crop[None]}
+            return next(self.left, None)
 
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared = Path(folder) / "plain.onnx", Path(folder) / "prepared.onnx"
-        write_onnx(program, crops, plain)
+        write_onnx(program, crops, plain, ids)
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
         types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
         quantize_static(prepared, path, Crops(), quant_format=QuantFormat.QDQ, per_channel=True, **types)
 
 
-def write_torch(program: nn.Module, crops: np.ndarray, path: Path) -> None:
+def one_by_one(crops: np.ndarray, ids: np.ndarray | None) -> list[dict[str, np.ndarray]]:
+    """What a program takes, by name, in batches of one."""
+    return [dict(zip(INPUTS, (given[None] for given in photo), strict=False)) for photo in zip(*inputs(crops, ids), strict=True)]
+
+
+def write_torch(program: nn.Module, crops: np.ndarray, path: Path, ids: np.ndarray | None = None) -> None:
     """torch.export's program, any batch."""
     batch = torch.export.Dim("batch", min=1, max=1024)
-    exported = torch.export.export(program, (torch.from_numpy(crops[:2]),), dynamic_shapes=({0: batch},))
+    example = tuple(torch.from_numpy(given[:2]) for given in inputs(crops, ids))
+    exported = torch.export.export(program, example, dynamic_shapes=tuple({0: batch} for _ in example))
     torch.export.save(exported, path)
 
 
@@ -118,7 +124,7 @@ class Format:
 
     file: str
     precisions: tuple[str, ...]
-    write: Callable[[nn.Module, np.ndarray, Path], None]
+    write: Callable[[nn.Module, np.ndarray, Path, np.ndarray | None], None]
     by_onnx: bool = True  # whether it is made from an ONNX file
 
 
@@ -135,13 +141,16 @@ EXPORT_FORMATS = {
 FASTEST = ("openvino", "openvino-int8")
 
 
-def export_to(format_name: str, program: nn.Module, crops: np.ndarray, folder: Path) -> None:
-    """Write a format's file into the new folder, calibrated on `crops`. UnsupportedError if its library cannot take the network."""
+def export_to(format_name: str, program: nn.Module, crops: np.ndarray, folder: Path, ids: np.ndarray | None = None) -> None:
+    """Write a format's file into the new folder, calibrated on `crops`, and `ids` of their texts where the model reads them.
+
+    UnsupportedError if its library cannot take the network.
+    """
     export_format = EXPORT_FORMATS[format_name]
     folder.mkdir()
     try:
         with quiet_libraries():
-            export_format.write(program, crops, folder / export_format.file)
+            export_format.write(program, crops, folder / export_format.file, ids)
     except UnsupportedError:
         raise
     except Exception as error:  # torch, OpenVINO, NNCF and ONNX Runtime raise types of many kinds

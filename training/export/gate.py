@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.program import PROGRAMS, Answers, Program
+from handler.program import PROGRAMS, Answers, Program, inputs
 from scripts.errors import SeeFoodError
 from scripts.phrases import counted
 from training.evaluation.confidence import fit_threshold
@@ -29,11 +29,15 @@ class AccuracyGateError(SeeFoodError, ValueError):
 
 @dataclass(frozen=True)
 class Reference:
-    """Held-out photos: crops uint8 (N, H, W, 3), their classes (N,), float32 torch's probabilities (N, num_classes)."""
+    """Held-out photos: crops uint8 (N, H, W, 3), their classes (N,), float32 torch's probabilities (N, num_classes).
+
+    `ids`, int64 (N, L), are of their texts, None where the model reads none.
+    """
 
     crops: np.ndarray
     targets: np.ndarray
     expected: np.ndarray
+    ids: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,9 @@ def programs(format_name: str, folder: Path) -> Iterator[Program]:
             raise UnsupportedError(why(error)) from error
 
 
-def in_batches(program: Callable[[np.ndarray], Iterable[Any]], crops: np.ndarray) -> Answers:
-    """The answers to N crops, BATCH at a time."""
-    parts = [program(crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+def in_batches(program: Callable[..., Iterable[Any]], crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
+    """The answers to N crops, with ids of texts where the program takes them, BATCH at a time."""
+    parts = [program(*(given[i : i + BATCH] for given in inputs(crops, ids))) for i in range(0, len(crops), BATCH)]
     return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -66,7 +70,7 @@ def measure(program: Program, reference: Reference) -> dict[str, float]:
     """Metrics of a program on the held-out photos, beside float32 torch's. UnsupportedError if it does not run."""
     started = time.perf_counter()
     try:
-        probabilities, confidence, _ = in_batches(program, reference.crops)
+        probabilities, confidence, _ = in_batches(program, reference.crops, reference.ids)
     except Exception as error:  # as in programs(): an operator may fail only when it runs
         raise UnsupportedError(why(error)) from error
     elapsed = time.perf_counter() - started

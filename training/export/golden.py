@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handler.preprocess import Spec, coarse, preprocess
-from handler.program import Program
+from handler.preprocess import Spec, blank, coarse, ids_of, preprocess
+from handler.program import Program, inputs
 from training.data.pictures import draw
 
 # float32 on another engine or CPU moves a probability by some 1e-5; a wrong crop or mean moves it by far more
@@ -42,26 +42,42 @@ def golden_pictures() -> dict[str, bytes]:
     }
 
 
-def golden_answers(program: nn.Module, spec: Spec, programs: Sequence[Program]) -> dict[str, Any]:
-    """The content of golden.json: float32 torch's answers, and how far each of `programs` may differ from them."""
+def golden_texts(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """(picture, text) by name, for a model that reads texts: beside a picture, and alone; wide letters, accents."""
+    named = f"{labels[0].upper()}, \uff57\uff49\uff54\uff48 {labels[-1]}"
+    return {
+        "landscape.jpg with a text": ("landscape.jpg", named),
+        "alpha.png with a text": ("alpha.png", "Cre\u0300me bru\u0302le\u0301e \U0001f36e \u62c9\u9762"),
+        "text alone": ("", named),
+    }
+
+
+def golden_answers(program: nn.Module, spec: Spec, programs: Sequence[Program], labels: Sequence[str]) -> dict[str, Any]:
+    """The content of golden.json: float32 torch's answers, and how far each of `programs` may differ from them.
+
+    Of a model that reads texts also answers to a picture with a text, and to a text alone, whose image is empty.
+    """
     pictures = golden_pictures()
-    crops = [preprocess(picture, spec) for picture in pictures.values()]  # (H, W, 3)
-    batch = np.stack(crops)
+    asked = {name: (name, "") for name in pictures} | (golden_texts(labels) if spec.text else {})
+    crops = [preprocess(pictures[name], spec) if name else blank(spec) for name, _ in asked.values()]  # (H, W, 3)
+    ids = ids_of([text for _, text in asked.values()], spec)
+    batch = inputs(np.stack(crops), ids)
     with torch.inference_mode():
-        probabilities, confidence, _ = (tensor.numpy() for tensor in program(torch.from_numpy(batch)))
+        probabilities, confidence, _ = (tensor.numpy() for tensor in program(*map(torch.from_numpy, batch)))
     tolerance = {}
     for other in programs:
-        difference = max(float(np.abs(a - b).max()) for a, b in zip(other(batch)[:2], (probabilities, confidence), strict=True))
+        difference = max(float(np.abs(a - b).max()) for a, b in zip(other(*batch)[:2], (probabilities, confidence), strict=True))
         # twice as much as on this machine, as other CPUs round differently
         tolerance[other.precision] = round(GOLDEN_TOLERANCE + 2 * difference, 6)
     photos = [
         {
             "name": name,
-            "image": base64.b64encode(picture).decode(),
+            "image": base64.b64encode(pictures.get(picture, b"")).decode(),
+            **({"text": text} if text else {}),
             "coarse_crop": coarse(crop).tolist(),
             "probabilities": [round(float(p), 7) for p in row],
             "confidence": round(float(score), 7),
         }
-        for (name, picture), crop, row, score in zip(pictures.items(), crops, probabilities, confidence, strict=True)
+        for (name, (picture, text)), crop, row, score in zip(asked.items(), crops, probabilities, confidence, strict=True)
     ]
     return {"tolerance": tolerance, "crop_tolerance": CROP_TOLERANCE, "photos": photos}

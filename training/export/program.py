@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handler.preprocess import PhotoError, Spec, preprocess
+from handler.preprocess import PhotoError, Spec, ids_of, preprocess
 from training.data.sets import read_data
 from training.data.split import Photo, check_unreadable
-from training.evaluation.confidence import Confidence, FeaturesAndLogits, extract_features, fit_confidence, training_photos
+from training.evaluation.confidence import FeaturesAndLogits, extract_features, fit_confidence, training_photos
 from training.evaluation.held_out import held_out_photos
 from training.export.formats import CALIBRATION_PHOTOS
 from training.export.gate import Reference, in_batches
@@ -24,16 +24,19 @@ GATE_PHOTOS = 2000  # at most so many held-out photos judge a format: 0.5 points
 
 
 class ExportedProgram(nn.Module):
-    """uint8 crops (B, H, W, 3) -> probabilities (B, C), by network, temperature and softmax; confidence (B,); features (B, D)."""
+    """uint8 crops (B, H, W, 3) -> probabilities (B, C), by network, temperature and softmax; confidence (B,); features (B, D).
 
-    def __init__(self, classifier: Classifier, spec: Spec, temperature: float, confidence: Confidence) -> None:
+    With a text tower also int64 ids (B, L) of texts; a black crop stands for no photo.
+    """
+
+    def __init__(self, classifier: Classifier, spec: Spec, temperature: float, confidence: nn.Module) -> None:
         super().__init__()
-        self.classifier = Classifier(FeaturesAndLogits(classifier.network), spec, channels_last=False)
+        self.classifier = Classifier(FeaturesAndLogits(classifier.network), spec, False, classifier.tower)
         self.temperature, self.confidence = temperature, confidence
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, crops: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        features, logits = self.classifier(crops)
+        features, logits = self.classifier(crops, ids)
         return (logits / self.temperature).softmax(1), self.confidence(features, logits), features
 
 
@@ -42,15 +45,16 @@ class Prepared:
     """A checkpoint's program in float32 torch and the photos that its formats need.
 
     `calibration` is uint8 (N, H, W, 3), of photos that it was trained on; `reference` is of `held_out`, at most GATE_PHOTOS photos.
-    `data_set` is all of both.
+    `data_set` is all of both. `calibration_ids`, int64 (N, L), are of their texts, None where the model reads none.
     """
 
     program: ExportedProgram
     spec: Spec
     calibration: np.ndarray
     reference: Reference
-    held_out: list[Path]
+    held_out: list[Photo]
     data_set: tuple[Photo, ...]
+    calibration_ids: np.ndarray | None = None
 
 
 def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
@@ -71,13 +75,19 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     # fixed seeds: the same checkpoint and photos give the same export
     chosen = random.Random(0).sample(data.held_out, min(len(data.held_out), GATE_PHOTOS))
     held_out, crops = crops_of(chosen, spec, "held-out photos")
-    targets = np.array([photo.index for photo in held_out])
-    _, calibration = crops_of(random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS)), spec, "photos for calibration")
+    targets, ids = np.array([photo.index for photo in held_out]), ids_of([photo.text for photo in held_out], spec)
+    calibrating = random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS))
+    calibrating, calibration = crops_of(calibrating, spec, "photos for calibration")
+
+    def by_torch(*batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(t.numpy() for t in program(*map(torch.from_numpy, batch)))
+
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
-        expected, _, _ = in_batches(lambda batch: tuple(t.numpy() for t in program(torch.from_numpy(batch))), crops)
-    paths = [photo.path for photo in held_out]
-    return Prepared(program, spec, calibration, Reference(crops, targets, expected), paths, data_set)
+        expected, _, _ = in_batches(by_torch, crops, ids)
+    reference = Reference(crops, targets, expected, ids)
+    calibration_ids = ids_of([photo.text for photo in calibrating], spec)
+    return Prepared(program, spec, calibration, reference, held_out, data_set, calibration_ids)
 
 
 def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:
@@ -86,9 +96,11 @@ def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[Exporte
     ValueError if none of them can be read.
     """
     classifier, spec = checkpoint.classifier()
-    features, logits, left_out = extract_features(classifier, spec, [photo.path for photo in seen], torch.device("cpu"))
+    paths, texts = [photo.path for photo in seen], [photo.text for photo in seen]
+    features, logits, left_out = extract_features(classifier, spec, paths, torch.device("cpu"), texts)
     targets = torch.tensor([photo.index for photo in seen if photo.path not in left_out])
-    return ExportedProgram(classifier, spec, checkpoint.temperature, fit_confidence(features, logits, targets)).eval(), spec
+    confidence = fit_confidence(features, logits, targets, classifier.tower.table.embedding_dim if classifier.tower else 0)
+    return ExportedProgram(classifier, spec, checkpoint.temperature, confidence).eval(), spec
 
 
 def crops_of(photos: Sequence[Photo], spec: Spec, where: str) -> tuple[list[Photo], np.ndarray]:

@@ -28,6 +28,7 @@ from training.data.split import Photo
 from training.loop import train
 from training.model import build
 from training.params import Params, read_params
+from training.recipes.choose import DEFAULT, add_options, fill_in
 
 NAME = "bench"  # a model's name, which nothing registers
 MODELS = ("levit_128s", "mobilenetv2_100")
@@ -121,20 +122,22 @@ def main() -> None:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("--data", type=Path)
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"))
-    arguments.add_argument("--models", nargs="+", default=MODELS, help="networks that timm knows")
+    add_options(arguments)
+    arguments.add_argument("--models", nargs="+", help=f"networks that timm knows; default: the recipe's, or {' '.join(MODELS)}")
     arguments.add_argument("--pairs", type=int, default=5)
     arguments.add_argument("--steps", type=int, default=40)
     arguments.add_argument("--batch", type=int, default=32)
     args = arguments.parse_args()
+    fill_in(args)
     os.environ["MLFLOW_TRACKING_URI"] = "none"  # MLflow keeps no benchmarks
-    params = read_params(args.params).model_copy(update=BARE | {"epochs": 1, "global_batch_size": args.batch})
+    params = read_params(args.params or DEFAULT).model_copy(update=BARE | {"epochs": 1, "global_batch_size": args.batch})
     data = read_data(args.data, params.val_fraction, params.seed, params.near_duplicates)
     with tempfile.TemporaryDirectory() as folder:
         photos = sample(data, round(args.steps * args.batch / (1 - params.val_fraction)) + args.batch, Path(folder))
         # no cache: the folder is gone afterwards
         data = read_data(photos, params.val_fraction, params.seed, params.near_duplicates, cache=None)
-        for model in args.models:
+        # a recipe's model_args and sizes of crops are for its own network
+        for model in args.models or ([params.model] if args.recipe else MODELS):
             ratio = compare(data, params.model_copy(update={"model": model}), args.pairs)
             print(f"{model}: the loop reaches {ratio:.3f} of the bare loop's images/s (median of {args.pairs} pairs)")
 

@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from scripts.command import parser, run
 from training.loop import train
 from training.params import Params, read_params
+from training.recipes.choose import DEFAULT, add_options, fill_in
 from training.resume import Stopped
 
 WARM_UP, STEPS = 3, 5
@@ -50,12 +51,13 @@ def main() -> None:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("--data", type=Path)
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"))
+    add_options(arguments)
     arguments.add_argument("--weights", help="starting weights: a file, 'hub' or 'none'; default: as in the parameter file")
     arguments.add_argument("--trace", type=Path, default=Path("build/profile/trace.json"))
     args = arguments.parse_args()
+    fill_in(args)
     os.environ["MLFLOW_TRACKING_URI"] = "none"  # MLflow keeps no profiles
-    params = read_params(args.params)
+    params = read_params(args.params or DEFAULT)
     params = params.model_copy(update={"weights": args.weights or params.weights})
     print(profile_steps(args.data, params, args.trace))
     print(f"{args.trace} holds {STEPS} steps: open it at ui.perfetto.dev or chrome://tracing")

@@ -22,6 +22,7 @@ from scripts.atomic import write_text
 from scripts.command import parser, run
 from scripts.model_name import check_model_name
 from training.params import Params, read_params
+from training.recipes.choose import DEFAULT, add_options, fill_in
 from training.sweep.processes import end_left_over, watch
 from training.sweep.space import Settings, read_settings, suggest
 from training.sweep.study import OtherSearchError, next_trial, open_study
@@ -181,14 +182,17 @@ def sweep(model: str, data: Path | None, params: Params, settings: Settings, fol
 def main() -> None:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
-    arguments.add_argument("--model", required=True, help="name to register the trials' models under")
+    arguments.add_argument("--model", help="name to register the trials' models under; default: the recipe's")
     arguments.add_argument("--data", type=Path, help="as of training.train; with build/split.json no trial reads all photos again")
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="for all that is not searched")
+    add_options(arguments, default="params.yaml; for all that is not searched")
     arguments.add_argument("--space", type=Path, default=Path(__file__).with_name("sweep.yaml"))
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--trials", type=int, default=20)
     args = arguments.parse_args()
-    params = read_params(args.params)
+    fill_in(args)
+    if not args.model:
+        arguments.error("--model is missing: a name such as food")
+    params = read_params(args.params or DEFAULT)
     sweep(args.model, args.data, params, read_settings(args.space, params), args.out, args.trials)
 
 

@@ -103,6 +103,8 @@ def of_run(path: Path, content: Mapping[str, Any]) -> Source:
     params = content["params"]
     weights = content["weights"] if "weights" in content else content["average"]
     tensors = {name.removeprefix("network."): tensor for name, tensor in weights.items()}
+    # a checkpoint has those of its text tower apart, a state has them among the others
+    tensors |= {f"tower.{name}": tensor for name, tensor in (content.get("tower") or {}).items()}
     spec = content.get("spec", params["spec"])
     return Source(str(path), tensors, params["model"], tuple(content["labels"]), dict(spec), dict(params["model_args"]))
 

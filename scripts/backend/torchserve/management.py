@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from handler.text import TEXT_HEADER, encode_text
 from scripts.errors import SeeFoodError
 from scripts.settings import Settings
 
@@ -88,9 +89,11 @@ class Server:
             raise ManagementError(f"{method} {path}: {response.status_code} {body.get('message')}", response.status_code)
         return body
 
-    def predict(self, path: str, photo: bytes, top_k: int, timeout_s: float) -> httpx.Response:
-        """The answer of /predictions/<path> to a photo; the probe token keeps it out of the metrics. Raises httpx.HTTPError."""
+    def predict(self, path: str, photo: bytes, top_k: int, timeout_s: float, text: str = "") -> httpx.Response:
+        """The answer of /predictions/<path> to a photo, or a text; the probe token keeps it out of the metrics. httpx.HTTPError."""
         headers = {"x-top-k": str(top_k), "content-type": "application/octet-stream"}
+        if text:
+            headers[TEXT_HEADER] = encode_text(text)
         if self.probe_token:
             headers["x-probe"] = self.probe_token
         if self.inference_token:

@@ -50,6 +50,7 @@ class Golden:
     photos: list[bytes]
     probabilities: list[list[float]]
     tolerance: dict[str, float]  # by precision
+    texts: list[str]  # beside each photo, mostly ""; a text alone has an empty photo
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Golden":
@@ -60,7 +61,13 @@ class Golden:
             [base64.b64decode(photo["image"]) for photo in photos],
             [photo["probabilities"] for photo in photos],
             content["tolerance"],
+            [photo.get("text", "") for photo in photos],
         )
+
+    def ask(self, server: Server, path: str, i: int, top_k: int, timeout_s: float) -> httpx.Response:
+        """The answer of /predictions/<path> to photo `i`, modulo their number. Raises httpx.HTTPError."""
+        i %= len(self.photos)
+        return server.predict(path, self.photos[i], top_k, timeout_s, self.texts[i])
 
     def check(self, server: Server, path: str, version: str, i: int, precision: str, timeout_s: float) -> None:
         """Send photo `i`, modulo their number, to /predictions/<path> and check the answer.
@@ -70,7 +77,7 @@ class Golden:
         i %= len(self.photos)
         name, expected = self.names[i], self.probabilities[i]
         try:
-            response = server.predict(path, self.photos[i], len(expected), timeout_s)
+            response = self.ask(server, path, i, len(expected), timeout_s)
         except httpx.HTTPError as error:
             raise UnansweredError(
                 f"golden photo {name!r} got no answer: {error or type(error).__name__}", isinstance(error, httpx.TimeoutException)
@@ -229,9 +236,8 @@ def _all_answer(server: Server, path: str, golden: Golden, workers: int, deadlin
     """Whether as many golden photos as there are workers, sent at once, are all answered."""
 
     def answers(i: int) -> bool:
-        photo = golden.photos[i % len(golden.photos)]
         try:
-            return server.predict(path, photo, 1, max(0.1, deadline - time.monotonic())).is_success
+            return golden.ask(server, path, i, 1, max(0.1, deadline - time.monotonic())).is_success
         except httpx.HTTPError:
             return False
 

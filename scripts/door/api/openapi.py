@@ -50,10 +50,15 @@ def _described(operation: Operation, state: State, keys: bool, rates: bool) -> d
         "responses": _responses(operation, keys, rates),
     }
     if operation.takes:
-        described["requestBody"] = {"required": True, "content": takes(operation.takes)}
+        described["requestBody"] = {"required": True, "content": takes(operation.takes, reads_text(state))}
     if keys and not _is_open(operation):
         described["security"] = [{"bearer": []}, {"header": []}]
     return described
+
+
+def reads_text(state: State) -> bool:
+    """Whether a version that is served reads texts."""
+    return any(state.reads_text(name, version) for name, model in state.models.items() for version in model["versions"])
 
 
 def _is_open(operation: Operation) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from handler.text import MAX_BYTES, MAX_CHARACTERS
 from scripts.door.forms.limits import MAX_INSTANCES
 from scripts.door.protocols.tensors import INPUT, OUTPUTS
 
@@ -22,6 +23,13 @@ BASE64: Schema = {
 }
 TOP_K: Schema = {"type": "integer", "minimum": 1, "maximum": 999_999_999, "description": "number of classes to answer with"}
 
+WORDS: Schema = {
+    "type": "string",
+    "maxLength": MAX_CHARACTERS,
+    "description": f"what was written beside the photo; at most {MAX_BYTES:,} bytes of UTF-8. For models that read texts: others "
+    "answer 400",
+}
+
 
 def ref(name: str) -> Schema:
     """A schema by its name."""
@@ -38,11 +46,20 @@ def record(**members: Schema) -> Schema:
     return {"type": "object", "properties": members, "required": list(members)}
 
 
-def takes(kind: str) -> Schema:
-    """The content of a request body, by content type."""
+def with_words(photo: Schema, reads_text: bool) -> Schema:
+    """An object with a photo; where texts are read one may stand beside it, or alone."""
+    if not reads_text:
+        return photo
+    either = [{"required": [name]} for name in (*photo["required"], "text")]
+    return {"type": "object", "properties": {**photo["properties"], "text": WORDS}, "anyOf": either}
+
+
+def takes(kind: str, reads_text: bool = False) -> Schema:
+    """The content of a request body, by content type; `reads_text`: a model that is served reads texts."""
     if kind == "photo":
-        fields = record(image=BASE64)
-        form = record(image={"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1})
+        fields = with_words(record(image=BASE64), reads_text)
+        file = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
+        form = with_words(record(image=file), reads_text)
         return {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}},
             "multipart/form-data": {"schema": form},
@@ -51,7 +68,10 @@ def takes(kind: str) -> Schema:
         }
     if kind == "instances":
         inside = record(b64=BASE64)
-        forms = [BASE64, record(image=BASE64), record(image=inside), record(image_bytes=inside)]
+        forms = [
+            BASE64,
+            *(with_words(form, reads_text) for form in (record(image=BASE64), record(image=inside), record(image_bytes=inside))),
+        ]
         schema = record(instances=array({"anyOf": forms}, minItems=1, maxItems=MAX_INSTANCES))
         return {"application/json": {"schema": schema, "example": {"instances": [{"image": {"b64": EXAMPLE}}]}}}
     if kind == "feedback":
@@ -59,13 +79,13 @@ def takes(kind: str) -> Schema:
         return {"application/json": {"schema": feedback() | {"additionalProperties": False}, "example": example}}
     tensors = [_tensor(number) for number in range(1, MAX_INSTANCES + 1)]
     outputs = array(record(name={"enum": list(OUTPUTS)}))
-    optional = {
+    may_have = {
         "id": {"type": ["string", "null"]},
         "parameters": {"type": "object", "properties": {"top_k": TOP_K | {"type": ["integer", "null"]}}},
         "outputs": outputs,
     }
     schema = record(inputs=array({"anyOf": tensors}, minItems=1, maxItems=1))
-    schema["properties"] |= optional
+    schema["properties"] |= may_have
     one = {"name": INPUT, "datatype": "BYTES", "shape": [1], "data": [EXAMPLE]}
     return {"application/json": {"schema": schema, "example": {"inputs": [one]}}}
 

@@ -10,6 +10,7 @@ import multipart
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
+from handler.text import TEXT_HEADER, TextError, decode_header
 from scripts.door.errors import DoorError
 from scripts.door.forms.asked import Asked, Found
 from scripts.door.forms.base64_text import photo_of
@@ -41,6 +42,8 @@ class Body:
                     raise DoorError(f"the body has {int(value):,} bytes, the limit is {MAX_BODY_BYTES:,}", 413)
             elif name == b"x-top-k":
                 self._found.top_k.append(("header x-top-k", value))
+            elif name == TEXT_HEADER.encode():
+                self._found.text.append((f"header {TEXT_HEADER}", _text(value)))
         if not has_length:
             raise DoorError("the request has no body: send the photo with a content-length, or in chunks", 411)
         if scope["query_string"]:
@@ -83,6 +86,8 @@ class Body:
         return self._found.asked()
 
     def _read(self, whole: bytes) -> None:
+        if not whole and self._found.text:
+            return None  # a text alone, in a header
         if not whole:
             raise DoorError("the body is empty: 0 bytes, expected a photo")
         if self._type == "application/json" or self._type.endswith("+json") or begins_as_json(whole):
@@ -92,3 +97,10 @@ class Body:
             return None
         self._found.photos.append(photo_of(whole))
         return None
+
+
+def _text(header: bytes) -> str:
+    try:
+        return decode_header(header.decode("latin-1"))
+    except TextError as error:
+        raise DoorError(str(error), error.status) from error

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from scripts.door.errors import DoorError
-from scripts.door.forms.asked import PHOTO_FIELDS, Found
+from scripts.door.forms.asked import PHOTO_FIELDS, Found, text_of
 from scripts.door.forms.base64_text import from_base64
 from scripts.door.forms.limits import MAX_INSTANCES, MAX_JSON_VALUES
 
@@ -50,7 +50,9 @@ def read_json(whole: bytes, charset: str, found: Found) -> None:
         found.top_k.append(("parameters", parameters.get("top_k")))
     found.top_k.append(("top_k", value.get("top_k")))
     if "instances" not in value:
-        found.photos.append(_photo_in(value, "the JSON"))
+        found.text.append(("the JSON's text", value.get("text")))
+        if not _is_text_alone(value):
+            found.photos.append(_photo_in(value, "the JSON"))
         return
     instances = value["instances"]
     if not isinstance(instances, list) or not 1 <= len(instances) <= MAX_INSTANCES:
@@ -60,7 +62,13 @@ def read_json(whole: bytes, charset: str, found: Found) -> None:
     for number, instance in enumerate(instances):
         if isinstance(instance, dict):
             found.top_k.append((f"instance {number}", instance.get("top_k")))
-        found.photos.append(_photo_in(instance, f"instance {number}"))
+        text = text_of(instance.get("text"), f"instance {number}'s text") if isinstance(instance, dict) else ""
+        found.texts.append(text)
+        found.photos.append(b"" if text and _is_text_alone(instance) else _photo_in(instance, f"instance {number}"))
+
+
+def _is_text_alone(value: dict[str, Any]) -> bool:
+    return bool(value.get("text")) and not any(name in value for name in BASE64_FIELDS)
 
 
 def _photo_in(value: Any, where: str) -> bytes:

@@ -63,13 +63,15 @@ class MultipartForm:
                 raise DoorError(f"the form's field {self._name[:40]!r} has over {limit:,} bytes, the limit", 413)
 
     def _end_of_part(self) -> None:
-        if self._name in (*PHOTO_FIELDS, "top_k"):
+        if self._name in (*PHOTO_FIELDS, "top_k", "text"):
             self._parts.append((self._name, self._encoding, bytes(self._content)))
         self._content = bytearray()
 
     def _take_part(self, name: str, content: bytes) -> None:
         if name == "top_k":
             self._found.top_k.append(("field top_k", content))
+        elif name == "text":
+            self._found.text.append(("field text", content))
         else:
             self._found.photos.append(photo_of(content))
 

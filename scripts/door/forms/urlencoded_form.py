@@ -6,7 +6,7 @@ The photo's text is unescaped in pieces: Python's own parser takes 190 times the
 import binascii
 import re
 from collections.abc import Iterator
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 from scripts.door.errors import DoorError
 from scripts.door.forms.asked import Found
@@ -16,6 +16,7 @@ from scripts.door.forms.limits import MAX_FIELD_BYTES, MAX_PARTS
 
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 LONGEST_NAME = 80  # of a field that is read, each letter escaped
+ESCAPED = 3  # characters for each byte
 
 
 def read_urlencoded(whole: bytes, found: Found) -> bool:
@@ -23,15 +24,16 @@ def read_urlencoded(whole: bytes, found: Found) -> bool:
     if not whole.isascii() or (not re.match(rb"\w{1,20}=", whole) and b"&" not in whole[:64]):
         return False
     fields = list(_fields(whole))
+    found.text += [("field text", _short("text", whole[start:end])) for name, start, end in fields if name == "text"]
     photos = [(name, start, end) for name, start, end in fields if name in BASE64_FIELDS]
     if len(photos) > 1:
         raise DoorError(f"the form holds several photos: {[name for name, _, _ in photos]}, expected one")
     for name, start, end in photos:
         for other, its_start, its_end in fields:
             if other == "top_k":
-                found.top_k.append(("field top_k", _short(whole[its_start:its_end])))
+                found.top_k.append(("field top_k", _short("top_k", whole[its_start:its_end])))
         found.photos.append(from_pieces(_unescaped(whole, start, end), f"the form's {name}"))
-    return bool(photos)
+    return bool(photos or found.text)
 
 
 def _fields(whole: bytes) -> Iterator[tuple[str, int, int]]:
@@ -48,10 +50,11 @@ def _fields(whole: bytes) -> Iterator[tuple[str, int, int]]:
         at = end + 1
 
 
-def _short(value: bytes) -> str:
-    if len(value) > MAX_FIELD_BYTES:
-        raise DoorError(f"the form's field 'top_k' has over {MAX_FIELD_BYTES:,} bytes, the limit", 413)
-    return unquote_plus(value.decode("ascii"))
+def _short(name: str, value: bytes) -> bytes:
+    # before it is unescaped, too: a body may be nothing but escapes
+    if len(value) > ESCAPED * MAX_FIELD_BYTES or len(plain := unquote_to_bytes(value.replace(b"+", b" "))) > MAX_FIELD_BYTES:
+        raise DoorError(f"the form's field {name!r} has over {MAX_FIELD_BYTES:,} bytes, the limit", 413)
+    return plain
 
 
 def _unescaped(whole: bytes, at: int, end: int) -> Iterator[bytes]:

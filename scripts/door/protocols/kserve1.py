@@ -29,8 +29,12 @@ class Kserve1:
         ]
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models: the models' names."""
-        return JSONResponse({"models": self.state.ours})
+        """GET /v1/models: the models' names; beyond the protocol, which of them read texts, if any do."""
+        reading = [name for name in self.state.ours if self._reads_text(name, self.state.models[name]["default"])]
+        return JSONResponse({"models": self.state.ours, **({"texts": reading} if reading else {})})
+
+    def _reads_text(self, model: str, version: str | None) -> bool:
+        return version in self.state.models[model]["versions"] and self.state.reads_text(model, str(version))
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/NAME: whether it is ready; 503 if it is not, as KServe's own server answers."""
@@ -56,4 +60,4 @@ class Kserve1:
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
         with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, Body(request.scope))
-            return await answers(self.predictions, in_flight, model, None, asked.photos, asked.top_k, explain)
+            return await answers(self.predictions, in_flight, model, None, asked, explain)

@@ -92,7 +92,7 @@ class OpenInference:
         named = request.path_params.get("version")  # None is chosen when its turn comes: the default may have changed
         with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, body)
-            found = await answers(self.predictions, in_flight, model, named, asked.photos, asked.top_k)
+            found = await answers(self.predictions, in_flight, model, named, asked)
         return _response({"model_name": model, "model_version": found[0]["version"]}, body.wanted, found)
 
 

@@ -57,9 +57,10 @@ class SageMaker:
         with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, AttributesBody(request.scope))
             if asked.instances:
-                found = await answers(self.predictions, in_flight, model, None, asked.photos, asked.top_k)
+                found = await answers(self.predictions, in_flight, model, None, asked)
                 return JSONResponse({"predictions": found})
-            answer = checked(await self.predictions.answer(in_flight, model, None, asked.photos[0], asked.top_k))
+            photo, text = asked.photos[0], asked.texts[0]
+            answer = checked(await self.predictions.answer(in_flight, model, None, photo, asked.top_k, text=text))
         return Response(answer.body, media_type=answer.headers.get("content-type", "application/json"))
 
     def _model(self, target: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from scripts.backend.answer import Answer
 from scripts.door.errors import DoorError
+from scripts.door.forms.asked import Asked
 from scripts.door.in_flight import InFlight
 from scripts.door.predictions import Predictions
 
@@ -16,8 +17,7 @@ async def answers(
     request: InFlight,
     model: str,
     version: str | None,
-    photos: Sequence[bytes],
-    top_k: int | None,
+    asked: Asked,
     explain: bool = False,
 ) -> list[Any]:
     """The JSON answer to each photo, all of one version.
@@ -26,11 +26,11 @@ async def answers(
     """
 
     def ask(number: int, photo: bytes) -> Awaitable[Answer]:
-        among = number if len(photos) > 1 else None
-        return predictions.answer(request, model, version, photo, top_k, explain, as_json=True, number=among)
+        among, text = number if len(asked.photos) > 1 else None, asked.texts[number]
+        return predictions.answer(request, model, version, photo, asked.top_k, explain, as_json=True, number=among, text=text)
 
     for _ in range(2):  # the default may change between two photos
-        found = await _all_at_once(ask, photos)
+        found = await _all_at_once(ask, asked.photos)
         if len({answer["version"] for answer in found}) == 1:
             break
     return found
