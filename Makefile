@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
 	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RECIPE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
-	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNWATCHED URL VERSION WEIGHTS YES
+	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -89,7 +89,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 	data check-data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
-	serve key stop rollout rollback status releases drift predict smoke bench bench-door bench-attacks photo-costs tune \
+	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-models bench-attacks photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -249,13 +249,16 @@ stop: .venv/installed-serve ## Stop a server that runs in another terminal: [POR
 
 rollout = $(python) scripts.rollout.rollout $(call option,--release,RELEASE)
 
-rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 ANSWERS=differ|unjudged RELEASE=s3://... MODEL=name URL=http://...:8080]
+rollout: given-VERSION .venv/installed-serve ## Release a version, watched: VERSION=1.1.0 [CANARY=10 SHADOW=200 BAKE=60 KEEP=1 ANSWERS=differ|unjudged RELEASE=s3://... MODEL=name UNVERIFIED=1 URL=http://...:8080]
 	@$(rollout) start $(named_model) $(call option,--canary,CANARY) $(call option,--shadow,SHADOW) \
-		$(call option,--bake,BAKE) $(call option,--answers,ANSWERS) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call option,--url,URL) \
+		$(call option,--bake,BAKE) $(call option,--answers,ANSWERS) $(call flag,--keep,KEEP) $(call flag,--unwatched,UNWATCHED) $(call flag,--unverified,UNVERIFIED) $(call option,--url,URL) \
 		$(call option,--management-url,MANAGEMENT_URL) $(call option,--mar,MAR) -- $(call quoted,VERSION)
 
-rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://...]
-	@$(rollout) back
+rollback: .venv/installed-serve ## Go back to the release before: [RELEASE=s3://... MODEL=name]
+	@$(rollout) back $(named_model)
+
+withdraw: .venv/installed-serve ## Release a model no more, where others are: MODEL=name [RELEASE=s3://...]
+	@$(rollout) withdraw $(named_model)
 
 status: .venv/installed-serve ## Show each instance's versions, default version, state and errors: [RELEASE=s3://...]
 	@$(rollout) status
@@ -282,6 +285,9 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, beside TorchServe's own socket: [PHOTOS=folder CONCURRENCY="1 16" SECONDS=5]
 	@$(python) scripts.bench.door_cost $(call option,--photos,PHOTOS) $(call list,--concurrency,CONCURRENCY) \
 		$(call option,--seconds,SECONDS) $(named_model)
+
+bench-models: .venv/installed-serve ## Measure what several models on one server cost each other: [PHOTOS=folder SECONDS=20]
+	@$(python) scripts.bench.several_models $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS)
 
 bench-attacks: .venv/installed-serve $(STARTER) ## Measure what ordinary clients get while the door is attacked: [PHOTOS=folder SECONDS=10]
 	@$(python) scripts.bench.under_attack $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS) $(named_model)

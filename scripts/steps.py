@@ -1,10 +1,12 @@
 """One line on standard output for each step of serving or of a rollout: text, or a JSON object for CloudWatch."""
 
 import contextlib
+import copy
 import json
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 # Of a line of JSON. The door writes to the same pipe, where what is longer may come apart: PIPE_BUF, pipe(7).
@@ -19,10 +21,17 @@ class Steps:
     def __init__(self, as_json: bool) -> None:
         # reentrant: what fails in a destructor is a step, too, and may come within one
         self.as_json, self._lock = as_json, threading.RLock()
+        self._about: Callable[[], dict[str, object]] = dict
+
+    def about(self, details: Callable[[], dict[str, object]]) -> "Steps":
+        """Steps that have these details, too, as they are at the time of each."""
+        steps = copy.copy(self)
+        steps._about = details
+        return steps
 
     def __call__(self, step: str, **details: object) -> None:
         """Print the step with its time, UTC, and its details."""
-        at = datetime.now(UTC)
+        at, details = datetime.now(UTC), self._about() | details
         details = {name: round(value, 3) if isinstance(value, float) else value for name, value in details.items()}
         if self.as_json:
             self._print(one_line({"at": at.isoformat(timespec="milliseconds"), "step": step, **details}))

@@ -15,7 +15,10 @@ class PredictionFailedError(BackendDownError):
 
 
 class Question(NamedTuple):
-    """A photo's bytes for one version of a model, and the headers that its worker shall see, by name in lower case."""
+    """A photo's bytes for one version of a model, and the headers that its worker shall see, by name in lower case.
+
+    With a content-type among them it is whatever that says, for a handler that is not ours.
+    """
 
     model: str
     version: str

@@ -49,13 +49,19 @@ def run_dir_of(port: int) -> Path:
 
 
 @contextlib.contextmanager
-def own_server(archive: Path, model: str | None = None) -> Iterator[str]:
-    """The address of our own server on a free port, serving this archive. BenchError with its output if it does not get ready."""
+def own_server(archive: Path | None = None, model: str | None = None, release: Path | None = None) -> Iterator[str]:
+    """The address of our own server on a free port, serving this archive, or what the release document says.
+
+    BenchError with its output if it does not get ready.
+    """
     port = free_port()
-    # by its version, and without SEEFOOD_RELEASE: a release document would choose another
-    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(port), "--version", split_name(archive)[1]]
-    command += ["--run-dir", str(run_dir_of(port))]
-    command += ["--model-store", str(archive.parent), *(["--model", model] if model else [])]
+    command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(port), "--run-dir", str(run_dir_of(port))]
+    if release is not None:
+        command += ["--release", str(release)]
+    if archive is not None:
+        # by its version, and without SEEFOOD_RELEASE: a release document would choose another
+        command += ["--version", split_name(archive)[1], "--model-store", str(archive.parent)]
+        command += ["--model", model] if model else []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         # a session of its own: Ctrl-C reaches this script alone, which then ends the server
         environment = {name: value for name, value in os.environ.items() if name != "SEEFOOD_RELEASE"}

@@ -9,6 +9,7 @@
     pages.py        the pages for people, files of web/;  feedback.py  what they say that a photo shows
     protocols/      those of others
     predictions.py  a photo -> the backend's answer; admission.py: when it is its turn; in_flight.py: what ends a request early
+    unverified.py   a request to a model whose archive is not ours;  shares.py  what several models share
     log.py          the access log;  metrics.py, times.py  what is counted and measured;  tracing/  spans for a collector
 
 Not imported by anything else in scripts.

@@ -30,6 +30,7 @@ from scripts.door.protocols.open_inference import OpenInferenceErrors
 from scripts.door.protocols.routes import protocol_routes
 from scripts.door.state import State
 from scripts.door.times import Times
+from scripts.door.unverified import pass_through
 
 if TYPE_CHECKING:
     from scripts.door.tracing.spans import Spans
@@ -119,8 +120,10 @@ class Photo:
         predictions, path = self.predictions, scope["path_params"]
         model, version = path["model"], path.get("version")
         # before the body is read; named here for the log of a photo that gets no further
-        scope["state"]["version"] = predictions.state.chosen(model, version)
-        with predictions.begin(scope, receive) as request:
+        chosen = scope["state"]["version"] = predictions.state.chosen(model, version)
+        if predictions.state.described(model, chosen).get("unverified") and not self.explain:
+            return await pass_through(predictions, scope, receive, model, version)
+        with predictions.begin(scope, receive, model) as request:
             asked = await predictions.read(request, Body(scope))
             photo, text = asked.only_photo(), asked.texts[0]
             return await predictions.answer(request, model, version, photo, asked.top_k, self.explain, text=text)

@@ -69,10 +69,16 @@ def http_limits(settings: Settings) -> HttpLimits:
 def predictions_of(backend: Backend, state: State, metrics: Metrics, settings: Settings) -> Predictions:
     """What takes photos to the backend, within the settings' bounds."""
     bounds = Limits(settings.worker_requests, settings.worker_cpu_s, settings.worker_bytes, settings.queue_cpu_s)
-    admission = Admission(bounds)
-    heat_maps = Admission(replace(bounds, running=settings.heat_maps)) if settings.heat_maps else None
-    bodies = BytesInFlight(settings.upload_bytes)
+
+    def models() -> int:
+        return len(state.models)
+
+    admission = Admission(bounds, models)
+    few = replace(bounds, running=settings.heat_maps, each_worker=False)
+    heat_maps = Admission(few, models) if settings.heat_maps else None
+    bodies = BytesInFlight(settings.upload_bytes, models)
     metrics.watch(admission)
+    metrics.watch_models(lambda: list(state.models))
     metrics.watch_bytes(bodies)
     return Predictions(backend, state, admission, heat_maps, bodies, metrics, settings.answer_timeout_s)
 

@@ -1,6 +1,7 @@
 """Requests with photos that are being answered: what may end one early, and the bytes of their bodies."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from scripts.door.errors import DoorError
+from scripts.door.shares import Shares
 from scripts.door.times import Times
 
 RETRY_AFTER_S = 2.0
@@ -20,8 +22,8 @@ class InFlight:
     Its client hangs up, its time is over, or its body gives way to others. It holds `held` bytes of its body.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, all_bytes: "BytesInFlight") -> None:
-        self.scope, self.receive = scope, receive
+    def __init__(self, scope: Scope, receive: Receive, all_bytes: "BytesInFlight", model: str = "") -> None:
+        self.scope, self.receive, self.model = scope, receive, model
         self.state: dict[str, Any] = scope["state"]
         self.times: Times = self.state["times"]
         self.held = 0
@@ -82,28 +84,45 @@ class InFlight:
 
 
 class BytesInFlight:
-    """Bytes of bodies that are held at a time. Without room, the largest body that has not ended gives way."""
+    """Bytes of bodies that are held at a time, shared by models. Without room, the largest body that has not ended gives way."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
+    def __init__(self, limit: int, models: Callable[[], int] = lambda: 1) -> None:
+        """`models()` is how many share the limit now."""
+        self.limit, self.models = limit, models
         self.reading: set[InFlight] = set()
+        self._held: Counter[str] = Counter()  # by model
+
+    @property
+    def held(self) -> int:
+        """All of them."""
+        return self._held.total()
 
     def take(self, request: InFlight, count: int) -> None:
         """Hold so many more of a request. DoorError 503 without room."""
-        larger = [one for one in self.reading if one.held > request.held] if self.held + count > self.limit else []
-        if self.held + count - sum(one.held for one in larger) > self.limit:
-            raise no_room()  # nobody is ended for nothing
-        while self.held + count > self.limit:
-            largest = max(larger, key=lambda one: one.held)
-            largest.end(no_room())
-            self.free(largest)
-        self.held += count
+        shares, held = Shares(self.limit, self.models()), self._held.copy()
+        held[request.model] += count
+        give_way: list[InFlight] = []
+        while not shares.has_room(held[request.model], [bytes_ for model, bytes_ in held.items() if model != request.model]):
+            # of the same model, or of one that holds more than its part
+            larger = [
+                one
+                for one in self.reading - set(give_way)
+                if one.held > request.held and (one.model == request.model or held[one.model] > shares.own)
+            ]
+            if not larger:
+                raise no_room()  # nobody is ended for nothing
+            give_way.append(max(larger, key=lambda one: one.held))
+            held[give_way[-1].model] -= give_way[-1].held
+        for one in give_way:
+            one.end(no_room())
+            self.free(one)
+        self._held[request.model] += count
         request.held += count
 
     def free(self, request: InFlight) -> None:
         """Nothing of it is held any more."""
         self.reading.discard(request)
-        self.held -= request.held
+        self._held[request.model] -= request.held
         request.held = 0
 
 

@@ -1,6 +1,6 @@
 """What the door counts, beside the workers' own metrics: requests, bytes, what waits and what was refused."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -58,6 +58,7 @@ class Metrics:
     """The door's own registry."""
 
     def __init__(self) -> None:
+        self._models: Callable[[], Iterable[str]] = tuple
         disable_created_metrics()  # a series more for each, which nobody reads
         self.registry = CollectorRegistry()
         self.requests = Counter("seefood_door_requests", "requests", ["route", "status"], registry=self.registry)
@@ -83,6 +84,16 @@ class Metrics:
         for outcome, causes in CAUSES.items():  # shown as 0 before the first, or increase() would not see it
             for cause in causes:
                 self.outcomes.labels(outcome, cause)
+        self.model_outcomes = Counter(
+            "seefood_door_model_outcomes", "photos by model, and what became of them", ["model", "outcome"], registry=self.registry
+        )
+        self.model_seconds = Histogram(
+            "seefood_door_model_answer_seconds",
+            "seconds from the whole body of a request with photos to its answer, by model",
+            ["model"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
         self.received = Counter("seefood_door_received_bytes", "bytes of bodies", registry=self.registry)
         self.sent = Counter("seefood_door_sent_bytes", "bytes of answers", registry=self.registry)
         self.in_flight = Gauge("seefood_door_requests_in_flight", "requests that are being answered", registry=self.registry)
@@ -106,6 +117,10 @@ class Metrics:
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
 
+    def watch_models(self, models: Callable[[], Iterable[str]]) -> None:
+        """Show each of these models' photos as 0 before the first."""
+        self._models = models
+
     def watch_bytes(self, bodies: BytesInFlight) -> None:
         """Show how many bytes of bodies are held."""
         name, text = "seefood_door_bytes_in_flight", "bytes of bodies that are held"
@@ -124,11 +139,20 @@ class Metrics:
         outcome = outcome_of("" if route in NO_PHOTO else scope["method"], status, kind)
         if outcome:
             self.outcomes.labels(outcome, kind).inc()
+        # that of a model that is served: a stranger's word is refused before
+        model = scope["state"].get("model")
+        if outcome and model:
+            self.model_outcomes.labels(model, outcome).inc()
         if times.answer_s is not None and outcome and outcome != "shed":  # that takes no time, and would hide what does
             self.answer_seconds.observe(times.answer_s)
+            if model:
+                self.model_seconds.labels(model).observe(times.answer_s)
         self.received.inc(times.received)
         self.sent.inc(sent)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""
+        for model in self._models():
+            for outcome in CAUSES:
+                self.model_outcomes.labels(model, outcome)
         return generate_latest(self.registry)

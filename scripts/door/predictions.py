@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
@@ -17,8 +17,6 @@ from handler.text import READS_NO_TEXT, TEXT_HEADER, encode_text
 from scripts.backend.answer import Answer, Backend, BackendDownError, PredictionFailedError, Question
 from scripts.door.admission import Admission
 from scripts.door.errors import DoorError
-from scripts.door.forms.asked import Asked
-from scripts.door.forms.body import Body
 from scripts.door.in_flight import RETRY_AFTER_S, BytesInFlight, InFlight
 from scripts.door.metrics import Metrics
 from scripts.door.state import State
@@ -28,12 +26,32 @@ from scripts.door.times import Times
 LARGE_BYTES = 1024 * 1024
 LARGE_AT_A_TIME = 2
 UNKNOWN_CPU_S = 0.02  # of a network whose archive does not state it
+UNVERIFIED_CPU_S = 0.1  # of a request to a model whose archive is not ours: a network that is larger than ours
 # of the client's headers, those that the worker gets
 PASSED_ON = frozenset((b"accept", b"traceparent", b"tracestate"))
 PASSED_BYTES = 1024  # TorchServe refuses heads of over 8 kB
 
 
 Result = TypeVar("Result")
+Content = TypeVar("Content", covariant=True)
+
+
+class Taking(Protocol[Content]):
+    """Takes a body chunk by chunk. DoorError from each call."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are so far, unpacked."""
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a small chunk may become a large one."""
+
+    def write(self, chunk: bytes) -> None:
+        """The next bytes of the body."""
+
+    def close(self) -> Content:
+        """What is in it, once it is whole."""
 
 
 @dataclass
@@ -52,13 +70,14 @@ class Predictions:
     timeout_s: float
 
     def __post_init__(self) -> None:
-        self._alone, self._large = asyncio.Lock(), asyncio.Semaphore(LARGE_AT_A_TIME)
+        self._alone: dict[str, asyncio.Lock] = {}
+        self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
 
-    def begin(self, scope: Scope, receive: Receive) -> InFlight:
-        """A request with photos, for `with`: read it, then ask for an answer to each. Its bytes count as held until the end."""
-        return InFlight(scope, receive, self.bytes_in_flight)
+    def begin(self, scope: Scope, receive: Receive, model: str = "") -> InFlight:
+        """A request with photos for a model, for `with`: read it, then ask for answers. Until the end its bytes count as held."""
+        return InFlight(scope, receive, self.bytes_in_flight, model)
 
-    async def read(self, request: InFlight, body: Body) -> Asked:
+    async def read(self, request: InFlight, body: Taking[Content]) -> Content:
         """What the request's body asks. DoorError, ClientDisconnect."""
         times, more = request.times, True
         while more:
@@ -104,16 +123,24 @@ class Predictions:
         explain: bool = False,
         as_json: bool = False,
         number: int | None = None,
+        content_type: bytes | None = None,
         text: str = "",
     ) -> Answer:
         """The worker's answer to one photo with its text, or its error. DoorError without one, and where no text is read.
 
-        `as_json`: whatever picture the client takes. `number`: the photo's among several of the request, from 0.
+        `as_json`: whatever picture the client takes. `number`: the photo's among several of the request, from 0. `content_type`: of
+        what is sent to a model whose archive is not ours.
         """
         request.state["model"] = model
+        is_ours = not self.state.described(model, self.state.chosen(model, version)).get("unverified")
+        if is_ours == (content_type is not None):
+            message = f"the archive of {model} is not ours: send what its handler takes to /predictions/{model}"
+            raise DoorError(message, 404, "NotFoundError")
         headers = _passed_on(request.scope, as_json)
         # no id of a client holds a slash (http/request_id.py)
         headers[b"x-request-id"] = (request.state["request_id"] + ("" if number is None else f"/{number}")).encode()
+        if content_type is not None:
+            headers[b"content-type"] = content_type
         if top_k is not None:
             headers[b"x-top-k"] = b"%d" % top_k
         if text:
@@ -135,19 +162,21 @@ class Predictions:
         cost = self._cost(model, version, photo, explain)
         began = time.monotonic()
         try:
-            await admission.enter(cost)
+            await admission.enter(cost, model)
         finally:
             request.times.queued(began, number)
         try:
             answer = await self._ask(question, request.times, number)
         finally:
-            admission.leave(cost)
+            admission.leave(cost, model)
         request.state.setdefault("captured", {})[number or 0] = "seefood-captured" in answer.headers
         return answer
 
     def _cost(self, model: str, version: str | None, photo: bytes, explain: bool) -> Cost:
         """The CPU that the worker takes for a photo, and its bytes."""
         described = self.state.described(model, self.state.chosen(model, version))
+        if described.get("unverified"):
+            return Cost(len(photo), UNVERIFIED_CPU_S)
         network_s = described.get("heat_map_cpu_s" if explain else "inference_cpu_s", UNKNOWN_CPU_S)
         # the worker refuses what takes over half of a batch's budget, without decoding it
         decoding_s = min(photo_cost(photo).cpu_s, self.admission.limits.running_cpu_s / 2) if photo else 0.0
@@ -159,9 +188,10 @@ class Predictions:
             return await self._ask_once(question(), times, number)
         except BackendDownError:
             self.metrics.retries.inc()
-        async with self._alone:
+        again = question()
+        async with self._alone.setdefault(again.model, asyncio.Lock()):
             try:
-                return await self._ask_once(question(), times, number)
+                return await self._ask_once(again, times, number)
             except PredictionFailedError as error:
                 self.metrics.backend_errors.inc()
                 raise DoorError(f"{error} on this photo", 500, "ModelError") from error

@@ -25,13 +25,14 @@ class State:
     ready: bool = False
     why: str = "starting"
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    not_ready: Mapping[str, str] = field(default_factory=dict)  # why, by model
     captured_s: float | None = None  # for how many seconds photos stay on S3, None where that is not known
     at: float = field(default_factory=time.monotonic)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """The next line."""
         self.live, self.ready, self.why = line["live"], line["ready"], line.get("why", "")
-        self.captured_s = line.get("captured_s")
+        self.captured_s, self.not_ready = line.get("captured_s"), line.get("not_ready", {})
         if line["models"] != self.models:
             self.models = line["models"]
         self.at = time.monotonic()
@@ -46,13 +47,31 @@ class State:
         """Whether serve has not been heard of for too long."""
         return time.monotonic() - self.at > SILENT_S
 
-    def readiness(self) -> tuple[bool, dict[str, Any]]:
-        """(ready, the content of /readyz)."""
+    def readiness(self, model: str | None = None) -> tuple[bool, dict[str, Any]]:
+        """(ready, the content of /readyz): {"ready", "version"}, with "why" if it is not ready. Of one model, if it is named.
+
+        Of several models {"ready", "models": {name: {"ready", "version"}}}, with a "why" for each that is not.
+        """
         ready, why = self.ready, self.why
         if self.silent:
             ready, why = False, "the last look is too long ago"
-        default = next((model["default"] for model in self.models.values()), None)
-        return ready, {"ready": ready, "version": default} | ({} if ready else {"why": why})
+        names = {*self.models, *self.not_ready}
+        if model is None and len(names) > 1:
+            parts = {name: self.readiness(name)[1] for name in sorted(names)}
+            return ready, {"ready": ready, "models": parts} | ({} if ready else {"why": why})
+        if model is not None and not self.silent and len(names) > 1:
+            why = self.not_ready.get(model, "")
+            ready = not why
+        one = self.models.get(model) if model is not None else next(iter(self.models.values()), None)
+        status = {"ready": ready, "version": one["default"] if one else None}
+        if one and _is_unverified(one):
+            status["unverified"] = True
+        return ready, status if ready else status | {"why": why}
+
+    @property
+    def ours(self) -> list[str]:
+        """The models whose default version's archive is ours: the others answer what they like, in no protocol but their own."""
+        return [name for name, one in self.models.items() if not _is_unverified(one)]
 
     def chosen(self, model: str, version: str | None) -> str:
         """The version that answers: the one that is named, or the default. DoorError 404, or 503 for none yet."""
@@ -77,3 +96,8 @@ class State:
     def reads_text(self, model: str, version: str) -> bool:
         """Whether a version reads texts. Archives that are older than texts do not say so, and read none."""
         return "text" in self.described(model, version).get("spec", {})
+
+
+def _is_unverified(model: Mapping[str, Any]) -> bool:
+    """Whether the archive of its default version is not ours."""
+    return bool(model.get("versions", {}).get(model.get("default"), {}).get("unverified"))

@@ -21,7 +21,7 @@ from scripts.monitoring.reported_drift import lines_of
 from scripts.paths import ROOT
 from scripts.phrases import printable
 from scripts.release.address import open_store
-from scripts.release.status import Fleet
+from scripts.release.status import Fleet, parts_of
 from scripts.settings import Settings
 
 DRIFTED = 3
@@ -34,7 +34,9 @@ def reported(address: str) -> Iterator[Line]:
     if not fleet.statuses:
         raise ValueError(f"no running instance follows {address}: make serve starts one; make status shows what else reports")
     for name, status in sorted(fleet.statuses.items()):
-        yield from lines_of(name, status)
+        parts = parts_of(status)
+        for model, part in parts.items():
+            yield from lines_of(f"{name} {model}" if len(parts) > 1 else name, part)
 
 
 def of_photos(archive: Path, photos: Path) -> Iterator[Line]:

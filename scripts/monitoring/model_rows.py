@@ -18,24 +18,40 @@ VERSIONS = Row(
         Panel(
             "Answers",
             "reqps",
-            [Query(rate("seefood_requests_total", "version", 'outcome="answered"'), "{{version}}")],
+            [Query(rate("seefood_requests_total", "model, version", 'outcome="answered"'), "{{model}} {{version}}")],
             "By version",
         ),
         Panel(
             "Errors of the worker",
             "reqps",
-            [Query(rate("seefood_requests_total", "version, outcome", 'outcome=~"failed|busy"'), "{{version}} {{outcome}}")],
+            [
+                Query(
+                    rate("seefood_requests_total", "model, version, outcome", 'outcome=~"failed|busy"'),
+                    "{{model}} {{version}} {{outcome}}",
+                )
+            ],
             "By version",
         ),
-        Panel("A batch, p99", "s", [Query(quantile(0.99, "seefood_handle_seconds", "version"), "{{version}}")], "By version"),
-        Panel("Inference, mean", "s", [Query(mean("seefood_inference_seconds", "version"), "{{version}}")], "A batch, by version"),
+        Panel(
+            "A batch, p99",
+            "s",
+            [Query(quantile(0.99, "seefood_handle_seconds", "model, version"), "{{model}} {{version}}")],
+            "By version",
+        ),
+        Panel(
+            "Inference, mean",
+            "s",
+            [Query(mean("seefood_inference_seconds", "model, version"), "{{model}} {{version}}")],
+            "A batch, by version",
+        ),
         Panel(
             "Share of unsure answers",
             "percentunit",
             [
                 Query(
-                    f"{rate('seefood_unsure_total', 'version')} / {rate('seefood_top1_probability_count', 'version')}",
-                    "{{version}}",
+                    f"{rate('seefood_unsure_total', 'model, version')} "
+                    f"/ {rate('seefood_top1_probability_count', 'model, version')}",
+                    "{{model}} {{version}}",
                 )
             ],
             'Answers with "sure": false; the line is the alert\'s',
@@ -50,7 +66,9 @@ ANSWERS = Row(
             "Probability of the first class",
             "percentunit",
             [
-                Query(quantile(share, "seefood_top1_probability", "version"), f"{{{{version}}}} p{100 * share:g}")
+                Query(
+                    quantile(share, "seefood_top1_probability", "model, version"), f"{{{{model}}}} {{{{version}}}} p{100 * share:g}"
+                )
                 for share in (0.1, 0.5, 0.9)
             ],
             "Calibrated: of answers with 0.8 some 80 % are right, as long as photos are like those of the training",
@@ -95,7 +113,7 @@ DRIFT = Row(
         Panel(
             "Drift by signal, last 500 answers",
             "none",
-            [Query(f"max by (version, signal) ({gauge('seefood_drift', LAST_500)})", "{{version}} {{signal}}")],
+            [Query(f"max by (model, version, signal) ({gauge('seefood_drift', LAST_500)})", "{{model}} {{version}} {{signal}}")],
             "-log10 of a p-value, the worst instance; the line is the alert's",
             width=12,
             limits=(4,),
@@ -103,7 +121,12 @@ DRIFT = Row(
         Panel(
             "Estimated accuracy",
             "percentunit",
-            [Query(f"avg by (version, window) ({gauge('seefood_estimated_accuracy')})", "{{version}} last {{window}}")],
+            [
+                Query(
+                    f"avg by (model, version, window) ({gauge('seefood_estimated_accuracy')})",
+                    "{{model}} {{version}} last {{window}}",
+                )
+            ],
             "Mean calibrated probability; where photos have drifted it may be wrong either way",
             width=12,
         ),

@@ -115,8 +115,11 @@ class Server:
     def _default_version(self) -> str:
         """The version that answers now; of a model whose default no path shows, all that are served; "" if none is shown."""
         ready = self._get("/readyz", lambda body: "version" not in body or bool(body["version"]))
+        of_several = ready.get("models")
+        if isinstance(of_several, dict):
+            return str((of_several.get(self.model) or {}).get("version") or "")
         models = self._get("/v1/models").get("models")
-        if not isinstance(models, list) or models[:1] == [self.model]:  # /readyz is about the first model
+        if not isinstance(models, list) or models[:1] == [self.model]:  # else another server's, whose first model it is about
             return str(ready.get("version", ""))
         versions = self._get(f"/v2/models/{self.model}").get("versions")
         return ", ".join(map(str, versions)) if isinstance(versions, list) else ""

@@ -1,4 +1,8 @@
-"""The release document: which versions of a model are served, and which is the default. Its schema is release.schema.json.
+"""The release document: which versions of each model are served, and which is the default. Its schema is release.schema.json.
+
+A document of one model is that model's release: {"model", "versions", "default", "stage", ...}. One of several models is
+{"models": {name: its release, without "model"}}: what is rolled out of one model leaves the others' as they were, each with the
+time and the reason of its own writing. Code reads both by `releases_of`.
 
 It lies in a file or in a versioned S3 bucket, archives beside it (scripts/release/store.py). scripts/rollout/rollout.py writes it,
 scripts/serving/serve.py reconciles TorchServe to it.
@@ -46,42 +50,68 @@ def parse(text: str) -> dict[str, Any]:
     problems = sorted(_validator().iter_errors(document), key=lambda problem: problem.json_path)
     if problems:
         raise ReleaseError("invalid release document: " + "; ".join(f"{one.json_path}: {one.message}" for one in problems))
-    if problem := _contradiction(document):
-        raise ReleaseError(f"invalid release document: {problem}")
+    for release in releases_of(document).values():
+        if problem := _contradiction(release):
+            raise ReleaseError(f"invalid release document: {problem}")
     return dict(document)
 
 
-def _contradiction(document: Mapping[str, Any]) -> str:
-    """What the schema cannot express: parts of the document that contradict each other, "" if none do."""
-    versions = document["versions"]
-    named = {"default": document["default"]}
-    named |= {part: document[part]["version"] for part in ("canary", "shadow") if part in document}
+def releases_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each model's release by the model's name, sorted: what a document of that model alone would be."""
+    if "models" not in document:
+        return {str(document["model"]): dict(document)}
+    return {name: {"model": name, **release} for name, release in sorted(document["models"].items())}
+
+
+def joined(releases: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The document of these models' releases, at least one."""
+    by_name = {str(release["model"]): dict(release) for release in releases}
+    if len(by_name) == 1:
+        return next(iter(by_name.values()))
+    parts = {name: {key: value for key, value in by_name[name].items() if key != "model"} for name in sorted(by_name)}
+    return {"models": parts}
+
+
+def only_model(document: Mapping[str, Any], address: str, model: str | None) -> str:
+    """The model that is meant: the one that is named, else the only one. ValueError if there are several."""
+    names = list(releases_of(document))
+    if model is None and len(names) > 1:
+        example = f"MODEL={names[0]} (--model {names[0]})"
+        raise ValueError(f"{address} releases the models {', '.join(names)}: choose one, e.g. {example}")
+    return model or names[0]
+
+
+def _contradiction(release: Mapping[str, Any]) -> str:
+    """What the schema cannot express: parts of a model's release that contradict each other, "" if none do."""
+    versions = release["versions"]
+    named = {"default": release["default"]}
+    named |= {part: release[part]["version"] for part in ("canary", "shadow") if part in release}
     for part, version in named.items():
         if version not in versions:
             return f"the {part} version is {version}, its versions are {sorted(versions)}"
     for version, entry in versions.items():
         try:
-            expected = archive_name(document["model"], version)
+            expected = archive_name(release["model"], version)
         except ValueError as error:  # the schema's pattern lets 01.0.0 pass
             return str(error)
         if entry["archive"] != expected:
-            return f"the archive of {version} is {entry['archive']}, expected {expected} as the model is {document['model']}"
-    if document.get("canary", {}).get("version") == document["default"]:
-        return f"the canary is its default version, {document['default']}"
+            return f"the archive of {version} is {entry['archive']}, expected {expected} as the model is {release['model']}"
+    if release.get("canary", {}).get("version") == release["default"]:
+        return f"the canary is its default version, {release['default']}"
     return ""
 
 
 def make(
-    versions: Mapping[str, Mapping[str, str]], default: str, stage: str, why: str, by: str | None = None, **parts: object
+    versions: Mapping[str, Mapping[str, Any]], default: str, stage: str, why: str, by: str | None = None, **parts: object
 ) -> dict[str, Any]:
-    """A new document of the model that the archives are of, checked; `parts` are canary and shadow. ReleaseError."""
+    """A new release of the model that the archives are of, checked; `parts` are canary and shadow. ReleaseError."""
     who = by or f"{getpass.getuser()}@{socket.gethostname()}"
     # the model is not a parameter of its own: it could only contradict the archives' names
     document = {"model": _model_of(versions), "versions": versions, "default": default, **parts, "stage": stage}
     return parse(write(stamped({**document, "by": who, "why": why})))
 
 
-def _model_of(versions: Mapping[str, Mapping[str, str]]) -> str:
+def _model_of(versions: Mapping[str, Mapping[str, Any]]) -> str:
     names = [entry["archive"] for entry in versions.values()]
     try:
         models = {split_name(Path(name))[0] for name in names}
@@ -92,14 +122,14 @@ def _model_of(versions: Mapping[str, Mapping[str, str]]) -> str:
     return models.pop()
 
 
-def stamped(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with the present time as the time of its writing."""
-    return {**document, "written": datetime.now(UTC).isoformat(timespec="microseconds")}
+def stamped(release: Mapping[str, Any]) -> dict[str, Any]:
+    """The release with the present time as the time of its writing."""
+    return {**release, "written": datetime.now(UTC).isoformat(timespec="microseconds")}
 
 
-def entry_of(archive: Path) -> dict[str, str]:
-    """An archive's entry in a document."""
-    return {"archive": archive.name, "sha256": sha256(archive)}
+def entry_of(archive: Path, unverified: bool = False) -> dict[str, Any]:
+    """An archive's entry in a document. `unverified`: it is not ours."""
+    return {"archive": archive.name, "sha256": sha256(archive), **({"unverified": True} if unverified else {})}
 
 
 def write(document: Mapping[str, Any]) -> str:
@@ -108,7 +138,7 @@ def write(document: Mapping[str, Any]) -> str:
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:
-    """A short hash, different for each document: an instance's status names by it the document that it follows."""
+    """A short hash, different for each release: an instance's status names by it the one that it follows."""
     # of the content, not the text: the same however it is formatted
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -122,8 +152,8 @@ def canaries(instances: Iterable[str], percent: float) -> list[str]:
     return ordered[: int(len(ordered) * percent / 100 + 1e-9)]  # 29 % of 100 is 28.999999999999996 in floats
 
 
-def default_of(document: Mapping[str, Any], instance: str, instances: Iterable[str]) -> str:
-    """The version that an instance makes its default; `instances` are all that run."""
-    canary = document.get("canary")
+def default_of(release: Mapping[str, Any], instance: str, instances: Iterable[str]) -> str:
+    """The version that an instance makes a model's default; `instances` are all that run."""
+    canary = release.get("canary")
     chosen = canary is not None and instance in canaries({*instances, instance}, canary["percent"])
-    return str(canary["version"] if canary and chosen else document["default"])
+    return str(canary["version"] if canary and chosen else release["default"])

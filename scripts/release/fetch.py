@@ -7,8 +7,10 @@ RUN_DIR/unpacked/    what TorchServe loads: unpacked anew each time, as what a w
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from handler.parts import sha256
+from scripts.archive.foreign import unpack_foreign
 from scripts.archive.name import split_name
 from scripts.archive.read import unpack
 from scripts.atomic import aside
@@ -18,7 +20,7 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 
 
-def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], settings: Settings, steps: Steps) -> Path:
+def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, Any], settings: Settings, steps: Steps) -> Path:
     """The folder of an archive that has the document's checksum, just unpacked from it. StoreError, ValueError, OSError."""
     name = entry["archive"]
     # the checksum in its name: an archive of the same version that was replaced must not find the old one
@@ -32,7 +34,7 @@ def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, str], s
             steps("fetching", version=version, archive=name)
             _download(store, name, entry["sha256"], archive)
         folder.parent.mkdir(exist_ok=True)
-        unpack_as_named(archive, name, folder)
+        (unpack_foreign if entry.get("unverified") else unpack_as_named)(archive, name, folder)
     except OSError as error:
         if is_full(error) and error.filename:  # the system's, which has no advice
             raise FullDiskError.lacking(run_dir, settings.min_free_bytes, shutil.disk_usage(run_dir).free) from error

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator
 
 from scripts.phrases import printable
-from scripts.release.document import ReleaseError, default_of, fingerprint, parse
+from scripts.release.document import ReleaseError, default_of, fingerprint, parse, releases_of
 from scripts.release.store import Store
 from scripts.settings import Settings
 
@@ -28,6 +28,28 @@ def unreadable(status: Any) -> str:
     return f"no status of an instance: {problem.json_path}: {problem.message}"[:200] if problem else ""
 
 
+def parts_of(status: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What an instance reports of each model, by the model's name: what its status would be if it served that one alone.
+
+    Of one model a status is that itself; servers that served one model only did not name it: "".
+    """
+    if "models" not in status:
+        return {str(status.get("model") or ""): dict(status)}
+    return {name: {"instance": status["instance"], "model": name, **part} for name, part in sorted(status["models"].items())}
+
+
+def of_model(status: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What an instance reports of a model; that it follows no release of it, if it reports nothing of it."""
+    parts = parts_of(status)
+    if model in parts or "" in parts:
+        return parts.get(model) or parts[""]
+    other = next(iter(parts.values()))
+    # of a document that it cannot follow it says so with the models of the one before
+    state: dict[str, Any] = {"instance": status["instance"], "model": model, "state": "starting"}
+    state |= {"since": other["since"], "why": other["why"], "release": None, "default": None, "versions": [], "ready": False}
+    return state | {"shadow": None, "figures": {}, "worker_restarts": {}}
+
+
 class Fleet(NamedTuple):
     """The instances that report beside a document: the fresh statuses by name, and the names of those that are stale.
 
@@ -38,10 +60,11 @@ class Fleet(NamedTuple):
     stale: list[str]
 
     @classmethod
-    def of(cls, store: Store, settings: Settings) -> "Fleet":
-        """StoreError if the store cannot be reached."""
+    def of(cls, store: Store, settings: Settings, model: str | None = None) -> "Fleet":
+        """With what they report of `model`, or all that they report if none is named. StoreError if the store cannot be reached."""
         # what is no status is left out, and shown by `make status`
         statuses = [(age_s, status) for age_s, status in store.statuses() if not unreadable(status)]
+        statuses = [(age_s, of_model(status, model) if model else status) for age_s, status in statuses]
         fresh = {status["instance"]: status for age_s, status in statuses if age_s < settings.stale_s}
         return cls(fresh, [status["instance"] for age_s, status in statuses if age_s >= settings.stale_s])
 
@@ -95,52 +118,77 @@ def status_table(store: Store, settings: Settings) -> str:
     except FileNotFoundError:
         return f"there is no release at {store.address}"
     assert present is not None
-    document = parse(present[0])
-    canary = f", canary {document['canary']['version']} for {document['canary']['percent']:g} %" if "canary" in document else ""
-    head = printable(
-        f"{store.address}: {document['model']} {document['default']} ({document['stage']}{canary}), "
-        f"written {document['written'][:19]} UTC by {document['by']}: {' '.join(document['why'].split())}"
-    )
-    rows = [["instance", "versions", "default", "state", "ready", "since", "why"]]
+    releases = releases_of(parse(present[0]))
+    several = len(releases) > 1  # then each line names its model
+    rows = [["instance", *["model"] * several, "versions", "default", "state", "ready", "since", "why"]]
     for age_s, status in store.statuses():
         if why := unreadable(status):
-            rows.append(["?", "-", "-", "unreadable", "no", _ago(age_s), " ".join(why.split())])
+            rows.append(["?", *["-"] * several, "-", "-", "unreadable", "no", _ago(age_s), " ".join(why.split())])
             continue
-        stale = age_s >= settings.stale_s  # its last state may not be true any more, so the table does not show it
-        state = status["state"] if status["release"] == fingerprint(document) else f"{status['state']}, another document"
-        rows.append(
-            [
-                status["instance"],
-                " ".join(status["versions"]),
-                status["default"] or "-",
-                f"stale for {_ago(age_s)}" if stale else state,
-                "yes" if status["ready"] and not stale else "no",
-                _ago(time.time() - status["since"]),
-                " ".join(status["why"].split()),
-            ]
-        )
-    return head + "\n" + (_table(rows) if len(rows) > 1 else "no running instance follows it: make serve starts one")
+        for name, release in releases.items():
+            instance, *row = _row(of_model(status, name), age_s, release, settings)
+            rows.append([instance, *[name] * several, *row])
+    heads = [_head(store.address, release) for release in releases.values()]
+    table = _table(rows) if len(rows) > 1 else "no running instance follows it: make serve starts one"
+    return "\n".join([*heads, table])
+
+
+def _head(address: str, release: Mapping[str, Any]) -> str:
+    canary = f", canary {release['canary']['version']} for {release['canary']['percent']:g} %" if "canary" in release else ""
+    return printable(
+        f"{address}: {release['model']} {release['default']} ({release['stage']}{canary}), "
+        f"written {release['written'][:19]} UTC by {release['by']}: {' '.join(release['why'].split())}"
+    )
+
+
+def _row(status: Mapping[str, Any], age_s: float, release: Mapping[str, Any], settings: Settings) -> list[str]:
+    stale = age_s >= settings.stale_s  # its last state may not be true any more, so the table does not show it
+    state = status["state"] if status["release"] == fingerprint(release) else f"{status['state']}, another document"
+    unverified = status.get("unverified") or []
+    return [
+        status["instance"],
+        " ".join(f"{version} (unverified)" if version in unverified else version for version in status["versions"]) or "-",
+        status["default"] or "-",
+        f"stale for {_ago(age_s)}" if stale else state,
+        "yes" if status["ready"] and not stale else "no",
+        _ago(time.time() - status["since"]),
+        " ".join(status["why"].split()),
+    ]
 
 
 def history_table(store: Store) -> str:
-    """All documents, newest first."""
+    """All documents, newest first. Of those of several models, what was written last of one of them."""
     rows = [["written (UTC)", "stage", "model", "default", "versions", "by", "why"]]
-    for text in store.history():
+    texts = store.history()
+    for text, older in zip(texts, [*texts[1:], "{}"], strict=True):
         try:
-            document = parse(text)
+            releases = releases_of(parse(text))
         except ReleaseError as error:  # one written by another version of this project: the others are still worth a row
             rows.append(["?", "unreadable", "-", "-", "-", "-", str(error)[:80]])
             continue
-        canary = f" canary {document['canary']['version']}" if "canary" in document else ""
+        release = max(releases.values(), key=lambda one: str(one["written"]))
+        if gone := _removed(older, releases, release):
+            rows.append(["?", "removed", gone, "-", "-", "-", "-"])
+            continue
+        canary = f" canary {release['canary']['version']}" if "canary" in release else ""
         rows.append(
             [
-                document["written"][:19],
-                document["stage"],
-                document["model"],
-                document["default"] + canary,
-                " ".join(sorted(document["versions"])),
-                document["by"],
-                " ".join(document["why"].split())[:100],  # a restored release's reason may have many lines
+                release["written"][:19],
+                release["stage"],
+                release["model"],
+                release["default"] + canary,
+                " ".join(sorted(release["versions"])),
+                release["by"],
+                " ".join(release["why"].split())[:100],  # a restored release's reason may have many lines
             ]
         )
     return _table(rows)
+
+
+def _removed(older: str, releases: Mapping[str, Any], newest: Mapping[str, Any]) -> str:
+    """The models that a document leaves out of the older one, where it changes nothing else; "" if there are none."""
+    try:
+        before = releases_of(parse(older))
+    except ReleaseError:
+        return ""
+    return ", ".join(before.keys() - releases.keys()) if newest in before.values() else ""

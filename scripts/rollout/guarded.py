@@ -1,4 +1,7 @@
-"""Changes of the release document that are watched: they stay if all instances reconcile and do well, else they are undone."""
+"""Changes of a model's release that are watched: they stay if all instances reconcile and do well, else they are undone.
+
+The releases of other models in the same document stay as they are; who rolls them out meanwhile is not in the way.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.errors import SeeFoodError
-from scripts.release.document import ReleaseError, fingerprint, make, parse, stamped, write
+from scripts.release.document import ReleaseError, fingerprint, make, stamped
 from scripts.release.status import Fleet
 from scripts.release.store import ChangedError, DeniedError, Store, StoreError
 from scripts.rollout.comparison import between, counters_of, why_worse
@@ -15,6 +18,7 @@ from scripts.rollout.judge import Verdict, judge_live, judge_pairs, still_differ
 from scripts.rollout.live import Answers, answers_of
 from scripts.rollout.plan import Plan
 from scripts.rollout.reasons import not_judged, on_purpose, still_reconciling
+from scripts.rollout.released import Released
 from scripts.rollout.shadow import describe
 from scripts.settings import Settings
 from scripts.steps import Steps
@@ -27,22 +31,17 @@ class RolloutError(SeeFoodError):
 
 
 class Rollout:
-    """Changes of one document, watched; undone where they fail."""
+    """Changes of one model's release, watched; undone where they fail."""
 
-    def __init__(self, store: Store, settings: Settings, steps: Steps) -> None:
-        """ReleaseError if the present document cannot be read, StoreError."""
+    def __init__(self, store: Store, settings: Settings, steps: Steps, model: str | None = None) -> None:
+        """`model`: the only one that is released, if none is named. ReleaseError if the document cannot be read, StoreError.
+
+        ValueError if none is named, and several are released.
+        """
         self.store, self.settings, self.steps = store, settings, steps
-        self.before: dict[str, Any] | None = None
-        self.tag: str | None = None
+        self.released = Released(store, model)
         self.last_written = ""
-        try:
-            present = store.read()
-            assert present is not None
-            self.before, self.tag = parse(present[0]), present[1]
-        except FileNotFoundError:
-            pass
-        self.document = self.before
-        self.begun = Fleet.of(store, settings).statuses
+        self.begun = self._fleet().statuses
         self.instances = set(self.begun)  # that ran at the start: none of them may stop reporting
         self.answers: str | None = None  # what was asked for: one of plan.ANSWERS
         self.remark = ""  # for people who read the release document
@@ -51,15 +50,28 @@ class Rollout:
         """Do what was planned. RolloutError, with the document before restored, where it fails; ValueError, StoreError."""
         if plan.archive is not None:
             self.store.put(plan.archive)  # refuses another archive of that name before anything is written
-        self.answers = plan.answers
+        self.answers, self.released.model = plan.answers, plan.model
         if plan.watched:
             self.undo_on_failure(lambda: self._write_all(plan))
             return
         for document in plan.documents:
             self.write(document)
+        if not plan.documents:
+            self.withdraw()
         self.steps("no running instance follows this release", release=self.store.address)
 
+    @property
+    def document(self) -> dict[str, Any] | None:
+        """The model's release as it was read or written last."""
+        return self.released.now
+
+    def _fleet(self) -> Fleet:
+        """The instances, with what they report of this model. StoreError."""
+        return Fleet.of(self.store, self.settings, self.released.model)
+
     def _write_all(self, plan: Plan) -> None:
+        if not plan.documents:
+            self.withdraw()
         for document in plan.documents:
             if "canary" in document:
                 self.steps("canary", percent=document["canary"]["percent"], instances=list(plan.canaries))
@@ -71,13 +83,17 @@ class Rollout:
                 if document["stage"] in ("canary", "baking"):
                     self.bake(plan.new, plan.old)
 
-    def write(self, document: Mapping[str, Any]) -> None:
-        """Put a document in place of the one that was written or read last, with the present time in it."""
-        stamp = stamped(document)
+    def write(self, release: Mapping[str, Any]) -> None:
+        """Put a release in place of the model's that was written or read last, with the present time in it."""
+        stamp = stamped(release)
         self.last_written = stamp["written"]
-        self.tag = self.store.write(write(stamp), self.tag)
-        self.document = stamp
+        self.released.put(stamp)
         self.steps("released", document=fingerprint(stamp), stage=stamp["stage"], default=stamp["default"])
+
+    def withdraw(self) -> None:
+        """Take the model out of the document, which holds others."""
+        self.released.put(None)
+        self.steps("withdrawn", model=self.released.model)
 
     def wait(self, limit_s: float) -> None:
         """Return when all running instances have reconciled. RolloutError with the reason if one cannot, or not in time."""
@@ -105,14 +121,14 @@ class Rollout:
     def _healthy_fleet(self) -> Fleet:
         """The instances. RolloutError if one has failed under this document, or stopped reporting since the start."""
         assert self.document is not None
-        fleet = Fleet.of(self.store, self.settings)
+        fleet = self._fleet()
         if why := fleet.failed(self.document) or fleet.stopped(self.instances):
             raise RolloutError(why)
         return fleet
 
     def bake(self, new: str, old: str) -> None:
         """Watch the new version beside the old one. RolloutError if it is worse, StoreError if the store stays away to the end."""
-        start = Fleet.of(self.store, self.settings).statuses
+        start = self._fleet().statuses
         pairs, captured = self._judge_pairs(new, old)
         self.steps("watching", version=new, seconds=self.settings.bake_s)
         # a status may be as late as an instance polls
@@ -153,7 +169,7 @@ class Rollout:
 
         Once, at the end: a test that is repeated while it is watched would find a difference by chance at last.
         """
-        now = Fleet.of(self.store, self.settings).statuses
+        now = self._fleet().statuses
         live = judge_live((new, old), now, start, self.begun, self.settings)
         self.steps("compared by answers to clients", version=new, found=live.found)
         if not (live.enough or pairs.enough):
@@ -185,7 +201,7 @@ class Rollout:
         self.steps("serving the old version again, to see whether the photos have changed", version=old, why=why)
         self.write({**baking, "default": old, "why": f"{old} again, beside which {new} is compared"})
         self.wait(self.settings.rollout_s)
-        start = Fleet.of(self.store, self.settings).statuses
+        start = self._fleet().statuses
         deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
         while (after := answers_of(self._healthy_fleet().statuses, old, start)).number < answers.number:
             if time.monotonic() > deadline:
@@ -232,7 +248,7 @@ class Rollout:
         deadline = time.monotonic() + self.settings.rollout_s
         while True:
             reports = self._reports()
-            if reports and len(reports) == len(Fleet.of(self.store, self.settings).statuses):
+            if reports and len(reports) == len(self._fleet().statuses):
                 self.steps("compared by captured photos", report=describe(reports, old, new))
                 self._judge_pairs(new, old)
                 return
@@ -243,7 +259,7 @@ class Rollout:
     def _reports(self) -> list[dict[str, Any]]:
         """What the instances that follow this document have found when they asked both versions the same photos."""
         assert self.document is not None
-        statuses = Fleet.of(self.store, self.settings).statuses.values()
+        statuses = self._fleet().statuses.values()
         reports = [status["shadow"] for status in statuses if status["release"] == fingerprint(self.document) and status["shadow"]]
         # servers before this version do not say under which document they asked
         return [report for report in reports if report.get("release", fingerprint(self.document)) == fingerprint(self.document)]
@@ -263,23 +279,21 @@ class Rollout:
             raise RolloutError(f"{why}\n{self.restore(why)}") from error
 
     def restore(self, why: str) -> str:
-        """Put the document back that was there at first, unless it still is; the result as a sentence."""
-        if self.before is None:
+        """Put the model's release back that was there at first, unless it still is; the result as a sentence."""
+        before, model = self.released.before, self.released.model
+        if before is None and not self.released.others:
             return "there was no release before this one to go back to"
-        before = self.before
         self.instances = set()  # those that stopped reporting must not keep the others from going back
-        parts = {part: before[part] for part in ("canary", "shadow") if part in before}
-        document = make(before["versions"], before["default"], before["stage"], f"restored: {why}", **parts)
         try:
-            present = self.store.read()
-            assert present is not None
-            now = parse(present[0])
-            if now == before:
+            if self.released.take_over(self.last_written) == before:
                 return "nothing was changed"
-            # a write whose answer was lost has changed the tag; what somebody else wrote is refused by the old one
-            self.tag = present[1] if now["written"] == self.last_written else self.tag
-            self.write(document)
+            # what somebody else wrote of the model is refused
+            if before is None:
+                self.withdraw()
+                return f"{model} is released no more"
+            parts = {part: before[part] for part in ("canary", "shadow") if part in before}
+            self.write(make(before["versions"], before["default"], before["stage"], f"restored: {why}", **parts))
             self.wait(self.settings.rollout_s)
         except (RolloutError, StoreError, OSError, ReleaseError) as error:
-            return f"going back to {before['default']} failed, too: {error}"
+            return f"going back to {before['default'] if before else f'the release without {model}'} failed, too: {error}"
         return f"{before['default']} is served again"

@@ -1,6 +1,6 @@
 """What a rollout or a rollback will do, decided from what is there before anything is uploaded or written.
 
-A plan is the documents that are written, one after the other. A document's stage says what follows its writing:
+A plan is the releases of a model that are written, one after the other. A release's stage says what follows its writing:
 
     stage      all instances reconcile, then ...
     shadow     ... both versions' answers to captured photos are compared
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scripts.phrases import counted
-from scripts.release.document import ReleaseError, canaries, make, parse
+from scripts.release.document import ReleaseError, canaries, make, parse, releases_of
 from scripts.settings import Settings
 
 # what else may be rolled out: answers that differ on purpose, and those of which too few were seen to judge them
@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
     path: Path
     model: str
     version: str
-    entry: dict[str, str]
+    entry: dict[str, Any]
 
 
 class Options(NamedTuple):
@@ -41,12 +41,14 @@ class Options(NamedTuple):
     unwatched: bool = False
     bake_photos: int = Settings.bake_photos  # captured ones, answered by both versions while the new one is watched
     answers: str | None = None  # one of ANSWERS
+    unverified: bool = False  # an archive that is not ours
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Documents in the order in which they are written."""
+    """Releases of a model in the order in which they are written; none where the model is released no more."""
 
+    model: str
     documents: list[dict[str, Any]]
     watched: bool  # instances report: each document is waited for and judged, and undone where that fails
     archive: Path | None = None  # uploaded before the first document
@@ -56,45 +58,55 @@ class Plan:
     answers: str | None = None
 
 
-def plan_start(address: str, before: Mapping[str, Any] | None, instances: Collection[str], new: Candidate, asked: Options) -> Plan:
-    """The plan of rolling a candidate out; `before` is the present document. ValueError with the reason if it is refused."""
-    if before is None:
-        if asked.canary is not None:
-            raise ValueError("a canary needs a release before it: leave CANARY out")
-    else:
-        _check_against(address, before, new)
-        if not instances and not asked.unwatched:
+def plan_start(
+    address: str,
+    before: Mapping[str, Any] | None,
+    instances: Collection[str],
+    new: Candidate,
+    asked: Options,
+    others: Collection[str] = (),
+) -> Plan:
+    """The plan of rolling a candidate out. ValueError with the reason if it is refused.
+
+    `before` is the model's present release, `others` are the other models that are released there.
+    """
+    if before is None and asked.canary is not None:
+        raise ValueError("a canary needs a release before it: leave CANARY out")
+    if before is not None:
+        _check_against(before, new)
+    unverified = [entry for entry in (new.entry, _default_entry(before)) if entry.get("unverified")]
+    if unverified and (asked.canary is not None or asked.photos is not None):
+        raise ValueError(f"{unverified[0]['archive']} is not verified, so there is nothing to compare: leave CANARY and SHADOW out")
+    if unverified:
+        asked = asked._replace(answers=asked.answers or "unjudged", bake_photos=0)
+    if (before is not None or others) and not instances:
+        if not asked.unwatched:
             raise ValueError(
                 f"no running instance follows {address}, so nothing can confirm that {new.version} is served. "
                 "Start one (make serve), or write the document unwatched: UNWATCHED=1"
             )
-        if not instances and asked.canary is not None:
+        if asked.canary is not None:
             raise ValueError("a canary needs running instances: leave CANARY out, or start them (make serve)")
     if before is None or not instances:
         why = f"{new.version} is released" + ("" if instances else ", unwatched")
         document = make({new.version: new.entry}, new.version, "released", why)
-        return Plan([document], bool(instances), new.path, None, new.version)
+        return Plan(new.model, [document], bool(instances), new.path, None, new.version)
     _check_options(instances, asked)
     old = str(before["default"])
     # while a canary is out or a version is baking, rolling out the default version settles that
     if old == new.version and before["stage"] == "released" and "canary" not in before:
         raise ValueError(f"{new.version} is served already")
     chosen = tuple(canaries(instances, asked.canary)) if asked.canary is not None else ()
-    return Plan(_stages(before, new, asked), True, new.path, old, new.version, chosen, asked.answers)
+    return Plan(new.model, _stages(before, new, asked), True, new.path, old, new.version, chosen, asked.answers)
 
 
-def check_model(address: str, before: Mapping[str, Any] | None, model: str) -> None:
-    """ValueError if another model is released at this address."""
-    if before is not None and model != before["model"]:
-        raise ValueError(
-            f"{address} releases the model {before['model']}, not {model}: each model has a release document of its own, "
-            f"e.g. RELEASE=model_store/{model}.json"
-        )
+def _default_entry(release: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The entry of a release's default version, {} without a release."""
+    return dict(release["versions"][release["default"]]) if release else {}
 
 
-def _check_against(address: str, before: Mapping[str, Any], new: Candidate) -> None:
-    """ValueError unless the candidate can follow this document."""
-    check_model(address, before, new.model)
+def _check_against(before: Mapping[str, Any], new: Candidate) -> None:
+    """ValueError unless the candidate can follow this release of its model."""
     present = before["versions"].get(new.version, new.entry)
     if present["sha256"] != new.entry["sha256"]:
         raise ValueError(f"{new.version} is released with another archive, and a version never changes: choose another VERSION")
@@ -139,29 +151,43 @@ def _stages(before: Mapping[str, Any], new: Candidate, asked: Options) -> list[d
 def _asked_of(other: str, default: str, asked: Options) -> dict[str, Any]:
     """The part of a document by which the other version, too, is asked photos while the new one is watched."""
     # where a canary is taken back by rolling the default version out there is no other
-    return {} if other == default else {"shadow": {"version": other, "photos": asked.bake_photos}}
+    return {} if other == default or not asked.bake_photos else {"shadow": {"version": other, "photos": asked.bake_photos}}
 
 
-def plan_back(address: str, before: Mapping[str, Any] | None, history: Iterable[str], instances: Collection[str]) -> Plan:
-    """The plan of releasing again what was released before; `history` holds older documents, newest first. ValueError if none."""
+def plan_back(
+    address: str,
+    before: Mapping[str, Any] | None,
+    history: Iterable[str],
+    instances: Collection[str],
+    others: Collection[str] = (),
+) -> Plan:
+    """The plan of releasing again what was released of a model before. ValueError if there is nothing.
+
+    `history` holds older documents, newest first. A model that was not released before, while `others` are, is withdrawn.
+    """
     if before is None:
-        raise ValueError(f"there is no release at {address}")
-    target = _earlier_release(before, history)
-    if target is None:
-        raise ValueError(f"no earlier release is in the history of {address}")
-    why = f"back from {before['default']}" + ("" if instances else ", unwatched")
-    document = make(target["versions"], target["default"], "released", why)
-    return Plan([document], bool(instances), None, before["default"], target["default"])
-
-
-def _earlier_release(before: Mapping[str, Any], history: Iterable[str]) -> dict[str, Any] | None:
+        raise ValueError(f"there is no release at {address}" + (f" of this model, only of {', '.join(others)}" if others else ""))
     for text in history:
         try:
-            older = parse(text)
+            releases = releases_of(parse(text))
         except ReleaseError:
             continue  # somebody edited that one
+        older = releases.get(before["model"])
+        if older is None and others:
+            return plan_withdraw(address, before, instances, others)
         # while a canary is out, or a version is watched, the last released document is the one to go back to
-        another = before["stage"] != "released" or older["default"] != before["default"]
-        if older["stage"] == "released" and older["model"] == before["model"] and another:
-            return older
-    return None
+        another = older and (before["stage"] != "released" or older["default"] != before["default"])
+        if older and another and older["stage"] == "released":
+            why = f"back from {before['default']}" + ("" if instances else ", unwatched")
+            document = make(older["versions"], older["default"], "released", why)
+            return Plan(before["model"], [document], bool(instances), None, before["default"], older["default"])
+    raise ValueError(f"no earlier release is in the history of {address}")
+
+
+def plan_withdraw(address: str, before: Mapping[str, Any] | None, instances: Collection[str], others: Collection[str]) -> Plan:
+    """The plan of releasing a model no more. ValueError if it is not released, or the only one."""
+    if before is None:
+        raise ValueError(f"this model is not released at {address}, only {', '.join(others) or 'none'}")
+    if not others:
+        raise ValueError(f"{before['model']} is the only model that is released at {address}: make stop ends the server")
+    return Plan(before["model"], [], bool(instances), None, before["default"])

@@ -1,6 +1,6 @@
 """Check that a deployed server answers correctly: `python -m scripts.rollout.smoke https://food.example.com --release s3://b/release.json`.
 
-Waits until it answers at all, then sends it every golden photo of the released version's archive, as its users would: through
+Waits until it answers at all, then sends it every golden photo of each released model's archive, as its users would: through
 the load balancer, over HTTPS, at /predictions/MODEL. The answers must be correct, and that version's. While a canary is out
 either version may answer there, so each is asked under its own number. These requests count in the metrics, as any client's do.
 """
@@ -9,7 +9,9 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,7 +23,7 @@ from scripts.errors import SeeFoodError
 from scripts.paths import ROOT
 from scripts.phrases import counted
 from scripts.release.address import open_store
-from scripts.release.document import ReleaseError, parse
+from scripts.release.document import ReleaseError, parse, releases_of
 from scripts.release.fetch import fetch
 from scripts.release.store import Store
 from scripts.settings import Settings
@@ -44,8 +46,17 @@ def deployed_server(url: str) -> Server:
     return Server("", url.rstrip("/"), client=httpx.Client())
 
 
-def expected(store: Store, folder: Path, settings: Settings, steps: Steps) -> dict[str, tuple[str, Golden]]:
-    """For each version to check: the path below /predictions at which it must answer, and its golden photos.
+class Expected(NamedTuple):
+    """A version to check, the path below /predictions at which it must answer, and its golden photos."""
+
+    model: str
+    version: str
+    path: str
+    golden: Golden
+
+
+def expected(store: Store, folder: Path, settings: Settings, steps: Steps) -> list[Expected]:
+    """The default version of each model, and its canary.
 
     ReleaseError, StoreError, VersionError; ValueError for an archive that the document does not describe.
     """
@@ -54,19 +65,22 @@ def expected(store: Store, folder: Path, settings: Settings, steps: Steps) -> di
     except FileNotFoundError:
         raise ReleaseError(f"there is no release document at {store.address}") from None
     assert present is not None
-    document = parse(present[0])
-    model = document["model"]
-    paths = {document["default"]: model}
-    if "canary" in document:
-        paths = {version: f"{model}/{version}" for version in (document["default"], document["canary"]["version"])}
-    archives = {version: fetch(store, folder, version, document["versions"][version], settings, steps) for version in paths}
-    return {version: (path, read_golden(archives[version])) for version, path in paths.items()}
+    found = []
+    for model, release in releases_of(parse(present[0])).items():
+        paths = {release["default"]: model}
+        if "canary" in release:
+            paths = {version: f"{model}/{version}" for version in (release["default"], release["canary"]["version"])}
+        # of an archive that is not ours there is nothing to check
+        for version, path in ((one, path) for one, path in paths.items() if not release["versions"][one].get("unverified")):
+            archive = fetch(store, folder, version, release["versions"][version], settings, steps)
+            found.append(Expected(model, version, path, read_golden(archive)))
+    return found
 
 
-def smoke(server: Server, versions: dict[str, tuple[str, Golden]], wait_s: float, settings: Settings, steps: Steps) -> None:
+def smoke(server: Server, versions: Sequence[Expected], wait_s: float, settings: Settings, steps: Steps) -> None:
     """Check all answers. UnansweredError if the server does not begin to answer in time, VersionError for a wrong answer."""
     deadline = time.monotonic() + wait_s
-    for version, (path, golden) in versions.items():
+    for model, version, path, golden in versions:
         # a task's precision cannot be seen from outside, so the widest tolerance; at its start it was checked with its own
         precision = max(golden.tolerance, key=lambda name: golden.tolerance[name])
         for i, name in enumerate(golden.names):
@@ -79,7 +93,7 @@ def smoke(server: Server, versions: dict[str, tuple[str, Golden]], wait_s: float
                         raise
                 time.sleep(RETRY_S)
             deadline = 0.0  # it is ready: from now on each request must be answered
-            steps("correct", version=version, photo=name)
+            steps("correct", model=model, version=version, photo=name)
 
 
 def _arguments() -> argparse.Namespace:
@@ -101,9 +115,11 @@ def main() -> None:
         smoke(server, versions, args.wait, settings, steps)
     except VersionError as error:
         raise SmokeError(f"{args.url}: {error}") from error
-    photos = sum(len(golden.names) for _, golden in versions.values())
-    message = f"{args.url} answers {counted(photos, 'golden photo')} of {' and '.join(versions)} correctly"
-    steps.say(message, "done", url=args.url, versions=list(versions), photos=photos)
+    photos = sum(len(one.golden.names) for one in versions)
+    several = len({one.model for one in versions}) > 1
+    names = [f"{one.model} {one.version}" if several else one.version for one in versions]
+    message = f"{args.url} answers {counted(photos, 'golden photo')} of {' and '.join(names)} correctly"
+    steps.say(message, "done", url=args.url, versions=names, photos=photos)
 
 
 if __name__ == "__main__":

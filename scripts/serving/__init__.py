@@ -4,8 +4,10 @@ serve.py          the command, `python -m scripts.serving.serve` (make serve, ma
 supervisor.py     runs TorchServe, restarts it, announces it, stops it
 door.py           runs scripts/door before it, tells it what is served, restarts it
 desired.py        what shall be served: the release document, polled
-instance.py       what is served, and one pass of reconciling it with what shall be
-health.py         what /livez and /readyz say;  metrics.py  /metrics;  http_server.py  its server
+own_document.py   the document that a server writes itself, where nobody has rolled anything out
+instance.py       what is served, and one pass of reconciling it with what shall be;  served_model.py, loading.py  of one model
+health.py         what /livez and /readyz say;  model_health.py  of one model
+metrics.py        /metrics;  worker_files.py  what workers count, by model;  http_server.py  its server
 instance_metrics.py  what /metrics says of the instance itself
 probe.py          a golden photo on its way, which readiness rests on
 repair.py         restarts what hangs, and undoes what was changed by hand

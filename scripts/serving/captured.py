@@ -1,14 +1,16 @@
 """The folder of captured photos, which are strangers' business."""
 
+import contextlib
+import json
 import math
 import stat
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from handler.captured import FEEDBACK, captured_photos, prune
+from handler.captured import ANSWER, FEEDBACK, PHOTO, captured_photos, prune
 from handler.data_set import number_of
 from scripts.backend.torchserve.sockets import ServeError
 from scripts.settings import Settings
@@ -29,13 +31,24 @@ class Captured:
             prune(self.folder, self.max_bytes, self.max_age_s)
             self._pruned = time.monotonic()
 
-    def uncorrected(self, count: int, seen: Collection[int]) -> list[bytes]:
-        """The last `count` photos that nobody gave feedback on and that are not among `seen`, the newest first.
+    def uncorrected(self, count: int, seen: Collection[int], model: str) -> list[bytes]:
+        """The last `count` photos of a model that nobody gave feedback on and that are not among `seen`, the newest first.
 
         A version that was trained on corrected photos rightly answers them, and the same photos sent again, otherwise than before.
         """
         left_out = {*seen, *map(number_of, captured_photos(self.folder, FEEDBACK))}
-        return list(islice((photo for photo in captured_photos(self.folder) if number_of(photo) not in left_out), count))
+        return list(islice((photo for photo in self._of(model) if number_of(photo) not in left_out), count))
+
+    def _of(self, model: str) -> Iterator[bytes]:
+        """Its photos, the newest first, and those that earlier versions kept without an answer."""
+        for path in sorted(self.folder.rglob(f"*{PHOTO}"), key=lambda path: path.name, reverse=True):
+            try:
+                answered_by = json.loads(path.with_suffix(ANSWER).read_bytes())["model"]
+            except (OSError, ValueError, KeyError, TypeError):
+                answered_by = model
+            if answered_by == model:
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.read_bytes()
 
 
 def with_captured(settings: Settings, run_dir: Path) -> Settings:

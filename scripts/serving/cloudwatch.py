@@ -92,11 +92,11 @@ class Minute:
         """How far a counter has risen, over all series with these labels."""
         return sum(value for of, value in self.rises.get(name, {}).items() if labels.items() <= dict(of).items())
 
-    def by(self, name: str, label: str) -> dict[str, float]:
-        """The same for each value of one label."""
+    def by(self, name: str, *names: str) -> dict[str, float]:
+        """The same for each value of a label, or for their values, with spaces between, of several."""
         found: dict[str, float] = {}
         for labels, value in self.rises.get(name, {}).items():
-            key = dict(labels)[label]
+            key = " ".join(dict(labels).get(one, "") for one in names)
             found[key] = found.get(key, 0.0) + value
         return found
 
@@ -225,7 +225,8 @@ class CloudWatch:
 
     def _unsure_share(self, minute: Minute) -> float | None:
         """The largest of all versions with enough answers; None if there is none."""
-        self._unsure.append((minute.by("seefood_unsure_total", "version"), minute.by("seefood_top1_probability_count", "version")))
+        of = ("model", "version")
+        self._unsure.append((minute.by("seefood_unsure_total", *of), minute.by("seefood_top1_probability_count", *of)))
         shares = []
         for version in {version for _, answers in self._unsure for version in answers}:
             unsure, answers = (sum(one[index].get(version, 0.0) for one in self._unsure) for index in (0, 1))

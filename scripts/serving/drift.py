@@ -20,8 +20,8 @@ CACHED_S = 5.0
 FOLDER = "drift"  # below the server's
 KEPT_VERSIONS = 8  # of those that are served no more: a rollback finds its last answers
 
-Drift = dict[tuple[str, int], tuple[dict[str, Compared], float]]
-"""(drift by signal, estimated accuracy) by (version, window)."""
+Drift = dict[tuple[str, str, int], tuple[dict[str, Compared], float]]
+"""(drift by signal, estimated accuracy) by (model, version, window). The model is "" where an older archive's worker names none."""
 
 
 def start_anew(run_dir: Path) -> None:
@@ -62,13 +62,13 @@ class DriftMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Each metric once."""
         text = "-log10 of the p-value that the last answers differ from the reference profile by no more than a small effect"
-        drift_family = GaugeMetricFamily("seefood_drift", text, labels=("version", "signal", "window"))
+        drift_family = GaugeMetricFamily("seefood_drift", text, labels=("model", "version", "signal", "window"))
         text = "mean calibrated top-1 probability; unsure answers beyond their usual share count as wrong"
-        accuracy = GaugeMetricFamily("seefood_estimated_accuracy", text, labels=("version", "window"))
-        for (version, window), (signals, estimate) in self.now().items():
+        accuracy = GaugeMetricFamily("seefood_estimated_accuracy", text, labels=("model", "version", "window"))
+        for (model, version, window), (signals, estimate) in self.now().items():
             for signal, compared in signals.items():
-                drift_family.add_metric([version, signal, str(window)], compared.value)
-            accuracy.add_metric([version, str(window)], estimate)
+                drift_family.add_metric([model, version, signal, str(window)], compared.value)
+            accuracy.add_metric([model, version, str(window)], estimate)
         yield drift_family
         yield accuracy
 
@@ -100,9 +100,12 @@ def measured(folder: Path, problems: dict[str, str] | None = None) -> Drift:
 
 
 def _of_version(path: Path, version: str) -> Drift:
+    """Of MODEL@VERSION, as the worker names its files."""
     profile, rows = Profile.load(path), read(path.parent, version)
     if profile is None or len(rows) < LEAST:
         return {}
+    model, _, number = version.rpartition("@")
     return {
-        (version, window): (compare(profile, rows[-window:]), estimated_accuracy(profile, rows[-window:])) for window in WINDOWS
+        (model, number, window): (compare(profile, rows[-window:]), estimated_accuracy(profile, rows[-window:]))
+        for window in WINDOWS
     }

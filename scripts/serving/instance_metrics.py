@@ -41,7 +41,7 @@ class InstanceMetrics(Collector):
         states = {state: float(state == now) for state in STATES}
         yield _family(GaugeMetricFamily, "state", "1 for the state that it is in", ("state",), _each(states))
         yield from self._versions()
-        workers = sum(self.instance.health.worker_restarts.copy().values())
+        workers = sum(sum(one.worker_restarts.copy().values()) for one in self.instance.health.models.values())
         restarts = {"worker": workers, "torchserve": max(0, self.supervisor.restarts), "door": self.door.restarts}
         text = "times that a part was started again, as it had ended or hung"
         yield _family(CounterMetricFamily, "restarts", text, ("part",), _each(restarts))
@@ -54,11 +54,13 @@ class InstanceMetrics(Collector):
     def _versions(self) -> Iterable[Metric]:
         instance = self.instance
         yield _gauge("release_served", "whether all that the release document says is served, without a problem", served(instance))
-        model, default, wanted = instance.desired.model or "", instance.default, instance.wanted
-        loaded = {(model, version, str(version == default).lower()): 1.0 for version in instance.loaded.copy()}
+        models = list(instance.models.copy().values())
+        loaded = {
+            (model.name, version, str(version == model.default).lower()): 1.0 for model in models for version in model.loaded.copy()
+        }
         names = ("model", "version", "default")
         yield _family(GaugeMetricFamily, "version", "1 for each version that is loaded", names, loaded)
-        asked_for = {(model, wanted): 1.0} if wanted else {}
+        asked_for = {(model.name, model.wanted): 1.0 for model in instance.released if model.wanted}
         text = "1 for the version that shall be the default"
         yield _family(GaugeMetricFamily, "wanted_version", text, ("model", "version"), asked_for)
 
@@ -72,12 +74,13 @@ class InstanceMetrics(Collector):
 
 def served(instance: Instance) -> bool:
     """Whether all that the release document says is served; versions that it names no more may still leave."""
-    document = instance.desired.document
-    return (
-        document is not None
-        and set(document["versions"]) <= set(instance.loaded.copy())
-        and instance.default == instance.wanted
-        and not instance.problems
+    models = instance.released
+    return bool(models) and all(
+        model.release is not None
+        and set(model.release["versions"]) <= set(model.loaded.copy())
+        and model.default == model.wanted
+        and not model.all_problems
+        for model in models
     )
 
 

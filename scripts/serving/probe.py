@@ -15,7 +15,7 @@ class DefaultVersion(NamedTuple):
     server: Server
     model: str
     version: str
-    golden: Golden
+    golden: Golden | None  # None of an archive that is not ours
     precision: str
 
 
@@ -44,7 +44,8 @@ class Probe:
 
     def _ask(self, default: DefaultVersion) -> None:
         try:
-            default.golden.check(default.server, default.model, default.version, self.i, default.precision, self.timeout_s)
+            if default.golden is not None:
+                default.golden.check(default.server, default.model, default.version, self.i, default.precision, self.timeout_s)
         except VersionError as error:
             self.error = error
         except Exception as error:  # its TorchServe may be stopped meanwhile, and the client with it
@@ -52,5 +53,7 @@ class Probe:
         try:
             described = management.version(default.server, default.model, default.version)
             self.pids = {worker["pid"] for worker in described["workers"]}
+            if default.golden is None and not any(worker["status"] == "READY" for worker in described["workers"]):
+                self.error = UnansweredError(f"no worker of {default.model} {default.version} is ready")
         except (ManagementError, RuntimeError):
             return  # the answer counts all the same

@@ -12,6 +12,7 @@ from prometheus_client import Gauge
 from scripts.release.document import fingerprint
 from scripts.serving.instance import Instance
 from scripts.serving.metrics import MetricsServer
+from scripts.serving.served_model import ServedModel
 
 POLL_S = 0.5
 # stages of a rollout in which somebody may be watching
@@ -24,7 +25,8 @@ class Reporter:
 
     def __init__(self, instance: Instance, metrics: MetricsServer) -> None:
         self.instance, self.metrics = instance, metrics
-        self._state, self._since = instance.state, time.time()
+        self._states: dict[str, str] = {}
+        self._since: dict[str, float] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._last_error = ""
@@ -45,22 +47,31 @@ class Reporter:
     def _run(self) -> None:
         written, due = "", 0.0
         while not self._stop.wait(POLL_S):
-            if self.instance.state != self._state:
-                self._state, self._since = self.instance.state, time.time()
+            self._note_states()
             text = to_text(status_of(self.instance, {}, self._since))
             if text != written or time.monotonic() > due:
                 written, due = text, time.monotonic() + self._interval_s()
                 self._write(True)
 
+    def _note_states(self) -> None:
+        """Note since when each model has been in its state."""
+        instance = self.instance
+        states = {"": instance.state} | {model.name: instance.state_of(model) for model in instance.released}
+        for name, state in states.items():
+            if self._states.get(name) != state:
+                self._since[name] = time.time()
+        self._states = states
+
     def _interval_s(self) -> float:
         """Shorter while a rollout watches; but a canary may stay for days."""
         desired, settings = self.instance.desired, self.instance.settings
-        watched = desired.document is not None and desired.document["stage"] in WATCHED_STAGES
+        watched = any(release["stage"] in WATCHED_STAGES for release in desired.releases.values())
         lately = time.monotonic() - desired.followed_since < settings.rollout_s + settings.bake_s
         return min(settings.poll_s, settings.heartbeat_s) if watched and lately else settings.heartbeat_s
 
     def _write(self, keep: bool) -> None:
         try:
+            self._note_states()
             status = status_of(self.instance, self.metrics.totals(), self._since) if keep else None
             self.instance.desired.store.write_status(self.instance.desired.instance, status)
             self._last_error = ""
@@ -72,22 +83,46 @@ class Reporter:
             self._written.set(0)
 
 
-def status_of(instance: Instance, totals: Mapping[str, Any], since: float) -> dict[str, Any]:
-    """The status document. `totals` are those of MetricsServer, `since` is when the state began (seconds since 1970)."""
-    document, shadow, (ready, readiness) = instance.desired.document, instance.shadow, instance.health.readiness()
+def status_of(instance: Instance, totals: Mapping[str, Mapping[str, Any]], since: Mapping[str, float]) -> dict[str, Any]:
+    """The status document: of one model that model's part, of several {"instance", "models": {name: its part}}.
+
+    `totals` are those of MetricsServer; `since` is when each model's state began (seconds since 1970), "" without a model.
+    """
+    head = {"instance": instance.desired.instance}
+    models = instance.released
+    if not models:
+        why = "; ".join(problem.why for problem in list(instance.problems.values())) or instance.health.readiness()[1].get(
+            "why", ""
+        )
+        state = {"state": instance.state, "since": round(since.get("", 0.0), 1), "why": why, "release": None, "default": None}
+        return head | state | {"versions": [], "ready": False, "shadow": None, "figures": {}, "worker_restarts": {}}
+    if len(models) == 1:
+        name = models[0].name
+        # the counts of workers that ended before anybody saw which model they served are nobody else's
+        of_model = {**totals.get("", {}), **totals.get(name, {})}
+        return head | {"model": name} | _part(instance, models[0], of_model, since.get(name, 0.0))
+    parts = {model.name: _part(instance, model, totals.get(model.name, {}), since.get(model.name, 0.0)) for model in models}
+    return head | {"models": parts}
+
+
+def _part(instance: Instance, model: ServedModel, totals: Mapping[str, Any], since: float) -> dict[str, Any]:
+    """What the status says of one model."""
+    release, shadow, health = model.release, model.shadow, instance.health.of(model.name)
+    checked = instance.health.models.get(model.name)
+    unverified = sorted(version for version, one in model.loaded.items() if one and one.golden is None)
     return {
-        "instance": instance.desired.instance,
-        "state": instance.state,
+        "state": instance.state_of(model),
         "since": round(since, 1),
-        "why": "; ".join(problem.why for problem in list(instance.problems.values())) or readiness.get("why", ""),
-        "release": fingerprint(document) if document else None,
-        "default": instance.default,
-        "versions": sorted(instance.loaded),
-        "ready": ready,
-        # not what was found under another document, in the moment in which this one is taken over
-        "shadow": shadow if shadow and document and shadow["release"] == fingerprint(document) else None,
-        "figures": {version: _bounded(total, version in instance.loaded) for version, total in totals.items()},
-        "worker_restarts": dict(instance.health.worker_restarts),
+        "why": "; ".join(problem.why for problem in model.all_problems) or health.get("why", ""),
+        "release": fingerprint(release) if release else None,
+        "default": model.default,
+        "versions": sorted(model.loaded),
+        **({"unverified": unverified} if unverified else {}),
+        "ready": health["ready"],
+        # not what was found under another release, in the moment in which this one is taken over
+        "shadow": shadow if shadow and release and shadow["release"] == fingerprint(release) else None,
+        "figures": {version: _bounded(total, version in model.loaded) for version, total in totals.items()},
+        "worker_restarts": dict(checked.worker_restarts) if checked else {},
     }
 
 
@@ -109,5 +144,5 @@ def _most_frequent(classes: Mapping[str, float]) -> dict[str, Any]:
 
 
 def to_text(status: Mapping[str, Any]) -> str:
-    """Everything but the metrics, which change with each request: another text means that the status has changed."""
-    return json.dumps({key: value for key, value in status.items() if key != "figures"}, sort_keys=True)
+    """The status that was made without metrics, which change with each request: another text means that it has changed."""
+    return json.dumps(status, sort_keys=True)

@@ -15,12 +15,10 @@ import argparse
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,15 +26,13 @@ from typing import Any
 import httpx
 import psutil
 
-from scripts.archive.name import choose_archive, find_archives, precedence, split_name
+from scripts.archive.name import choose_archive
 from scripts.backend.torchserve.process import ServeError, make_private
 from scripts.backend.torchserve.sockets import choose_addresses, remove_short_folder
 from scripts.command import parser, run
 from scripts.paths import ROOT
 from scripts.release.address import open_store
-from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
-from scripts.release.status import Fleet
 from scripts.release.store import Store
 from scripts.serving.capture_uploads import CaptureUploads
 from scripts.serving.captured import with_captured
@@ -50,6 +46,7 @@ from scripts.serving.instance import Instance
 from scripts.serving.instance_metrics import InstanceMetrics
 from scripts.serving.metrics import MetricsServer
 from scripts.serving.open_files import allow_open_files
+from scripts.serving.own_document import newest_release, own_release
 from scripts.serving.plain_text import ErrorSteps
 from scripts.serving.ports import check_ports
 from scripts.serving.reporter import Reporter
@@ -57,8 +54,6 @@ from scripts.serving.supervisor import Supervisor
 from scripts.settings import Settings, ports_of
 from scripts.steps import Steps
 
-# "by" in a document that nobody rolled out: the next start may write another one
-SELF = "serve.py"
 MODULE = "scripts.serving.serve"
 ECS_TIMEOUT_S = 5
 
@@ -111,7 +106,8 @@ def _told(instance: Instance, health: Health, uploads: CaptureUploads) -> dict[s
     """What the door is told (scripts/door/state.py)."""
     ready, status = health.readiness()
     told = {"live": health.live, "ready": ready, "why": status.get("why", ""), "models": instance.served()}
-    return told | {"captured_s": uploads.kept_s}
+    not_ready = {name: why for name in health.models if (why := health.of(name).get("why"))}
+    return told | {"not_ready": not_ready, "captured_s": uploads.kept_s}
 
 
 def _signal_name(interrupt: KeyboardInterrupt) -> str:
@@ -137,60 +133,6 @@ def default_run_dir(port: int) -> Path:
         return build / f"serve-{port}"
     # XDG Base Directory Specification: logs and state
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "seefood" / f"serve-{port}"
-
-
-def own_release(archive: Path, folder: Path) -> Store:
-    """A document for this archive alone, in a folder of its own."""
-    # a document of the run before, with its history and its archive
-    shutil.rmtree(folder, ignore_errors=True)
-    store = FolderStore(folder / "release.json")
-    store.folder.mkdir(parents=True)
-    store.put(archive)
-    store.write(write(_document_for(archive, {split_name(archive)[1]: entry_of(archive)})), None)
-    return store
-
-
-def newest_release(model_store: Path, store: FolderStore, model: str | None, steps: Steps) -> None:
-    """Write a document for the newest archive, unless somebody has rolled one out.
-
-    ValueError without any archive or document, if there are several models to choose from, or if another model is released.
-    """
-    try:
-        found = store.read()
-        assert found is not None
-        document, tag = parse(found[0]), found[1]
-    except FileNotFoundError:
-        document, tag = None, None
-    ours = document is None or document["by"] == SELF
-    if document is not None and not ours and model not in (None, document["model"]):
-        raise ValueError(f"{store.address} is a release of the model {document['model']}, not of {model}: leave MODEL out")
-    followed = Fleet.of(store, store.settings).statuses if ours and document is not None else {}
-    if document is not None and followed and model not in (None, document["model"]):
-        raise ValueError(
-            f"{', '.join(followed)} serves {document['model']} by {store.address}: each model has a release document of its own, "
-            f"e.g. RELEASE=model_store/{model}.json"
-        )
-    if document is not None:
-        model = model or document["model"]
-        if not find_archives(model_store, model):
-            return
-    newest = choose_archive(model_store, None, model)
-    version = split_name(newest)[1]
-    if ours:
-        versions = {version: entry_of(newest)}
-        if document is None or document["versions"] != versions:
-            store.write(write(_document_for(newest, versions)), tag)
-    elif document is not None and precedence(version) > max(map(precedence, document["versions"])):
-        steps.say(
-            f"note: {newest.name} is newer than the released {document['default']}: make rollout VERSION={version}",
-            "newer archive",
-            archive=newest.name,
-            released=document["default"],
-        )
-
-
-def _document_for(archive: Path, versions: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    return make(versions, split_name(archive)[1], "released", f"{archive.name} is served", SELF)
 
 
 def stop(port: int, run_dir: Path, settings: Settings) -> None:

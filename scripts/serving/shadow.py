@@ -44,8 +44,8 @@ class Version(Protocol):
     """A loaded one."""
 
     @property
-    def golden(self) -> Golden:
-        """Its archive's golden photos."""
+    def golden(self) -> Golden | None:
+        """Its archive's golden photos, None if it is not ours."""
 
     @property
     def folder(self) -> Path:
@@ -62,11 +62,12 @@ def shadow_of(document: Mapping[str, Any], loaded: Mapping[str, Version], captur
     old, new = versions[::-1] if document["stage"] == "baking" else versions
     labels = {version: loaded[version].description["labels"] for version in versions}
     # in the old archive lie the old version's right answers, in the new one what it was packed with: each photo once
-    golden = dict.fromkeys(photo for version in (old, new) for photo in loaded[version].golden.photos if photo)
+    both = [one for version in (old, new) if (one := loaded[version].golden)]
+    golden = dict.fromkeys(photo for one in both for photo in one.photos if photo)
     limit_s = settings.rollout_s / 2 if document["stage"] == "shadow" else settings.bake_photos_s
     timeout_s = min(settings.shadow_timeout_s, limit_s)
     seen = frozenset().union(*(data_set.load(loaded[version].folder) for version in versions))
-    photos = captured.uncorrected(document["shadow"]["photos"], seen)
+    photos = captured.uncorrected(document["shadow"]["photos"], seen, document["model"])
     return Shadow(document["model"], (old, new), labels, list(golden), photos, timeout_s, fingerprint(document), limit_s)
 
 

@@ -94,27 +94,31 @@ class Supervisor:
     def _announce(self) -> None:
         """Announce that it is ready, if it is. ServeError if no version can be served, which ends the start."""
         instance = self.instance
-        if instance.default is None and instance.state == "failed":
+        served = [model for model in instance.released if model.default]
+        if not served and instance.state == "failed":
             assert self.torchserve is not None
-            why = "\n".join(problem.why for problem in instance.problems.values())
+            problems = [*instance.problems.values(), *(one for model in instance.released for one in model.problems.values())]
+            why = "\n".join(problem.why for problem in problems)
             raise ServeError(f"nothing can be served: {why}\n{self.torchserve.last_log_lines()}")
         # loaded is not enough: it is announced once it has answered a golden photo as it answers clients
-        if not self.health.ready or instance.default is None:
+        if not self.health.ready or not served:
             return
         self.announced = True
-        precision, took_s = instance.loaded[instance.default].precision, time.monotonic() - self.started
-        logs = self.run_dir / "logs"
+        took_s, logs = time.monotonic() - self.started, self.run_dir / "logs"
         # nobody else vouches for the certificate that the server made itself
         trust = f"--cacert {self.settings.cert} " if self.settings.tls else ""
+        precisions = {model: model.loaded[str(model.default)].precision for model in served}
+        what = ", ".join(f"{model.name} {model.default} in {precision}" for model, precision in precisions.items())
+        curls = "".join(f"    curl {trust}{self.door.address}/predictions/{model.name} -T photo.jpg\n" for model in served)
         self.steps.say(
-            f"ready after {took_s:.1f} s: {instance.model} {instance.default} in {precision}, golden photos answered.\n"
+            f"ready after {took_s:.1f} s: {what}, golden photos answered.\n"
             f"Open {self.door.address} in a browser, or send a photo:\n\n"
-            f"    curl {trust}{self.door.address}/predictions/{instance.model} -T photo.jpg\n\n"
+            f"{curls}\n"
             f"Ctrl-C stops it. Logs: {logs.relative_to(ROOT) if logs.is_relative_to(ROOT) else logs}",
             "serving",
-            model=instance.model,
-            version=instance.default,
-            precision=precision,
+            model=" ".join(model.name for model in served),
+            version=" ".join(str(model.default) for model in served),
+            precision=" ".join(precisions.values()),
             took_s=took_s,
         )
 

@@ -6,12 +6,13 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from scripts.backend.torchserve import native, process
-from scripts.backend.torchserve.environment import passed_on, server_environment
+from scripts.backend.torchserve.environment import FOLDER, passed_on, server_environment
 from scripts.backend.torchserve.native import has_unix_sockets, native_folder, take_out
 from scripts.backend.torchserve.process import ServeError, make_private
 from scripts.backend.torchserve.sockets import (
@@ -219,3 +220,20 @@ def test_worker_that_does_not_end_is_killed_where_the_machine_has_no_kill(tmp_pa
         # as TorchServe calls it: by its name, from the path
         subprocess.run(["kill", "-9", str(process.pid)], env={"PATH": path}, executable=shutil.which("kill", path=path), check=True)
         assert process.wait() == -9
+
+
+@pytest.mark.parametrize(
+    ("program", "stands_in"),
+    [('{"format": "openvino"}', True), ('{"format": "onnxruntime-int8"}', True), ('{"format": "torch"}', False), (None, False)],
+)
+def test_worker_gets_torch_only_if_its_program_needs_it_or_the_archive_is_not_ours(tmp_path, program, stands_in):
+    if program:
+        (tmp_path / "program.json").write_text(program)
+    (tmp_path / "real" / "torch").mkdir(parents=True)
+    (tmp_path / "real" / "torch" / "__init__.py").write_text("class Tensor: real = True")
+    (tmp_path / "real" / "torch" / "nn.py").write_text("from torch import Tensor")
+    path = os.pathsep.join([str(FOLDER / "without_torch"), str(tmp_path / "real")])
+    code = "import torch; print(getattr(torch.Tensor, 'real', False))" + ("" if stands_in else "; import torch.nn")
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{not stands_in}\n", done.stderr

@@ -155,3 +155,101 @@ def test_whoever_hangs_up_when_it_is_let_in_frees_the_place_too():
         assert crowd.inside == ["third"]
 
     run(story)
+
+
+def several(story: Callable[[Crowd], Awaitable[None]], models: int = 2, limits: Limits = LIMITS) -> None:
+    """A crowd of several models: those of a name before its first space."""
+
+    class Models(Crowd):
+        async def _one(self, name: str, cost: Cost) -> None:
+            model = name.split()[0]
+            await self.admission.enter(cost, model)
+            self.inside.append(name)
+            try:
+                await self._leave[name].wait()
+            finally:
+                self.inside.remove(name)
+                self.admission.leave(cost, model)
+
+    async def whole() -> None:
+        crowd = Models(limits)
+        crowd.admission.models = lambda: models
+        await story(crowd)
+        await crowd.hang_up(*crowd.tasks)
+        admission = crowd.admission
+        assert (admission.running, admission.running_bytes, admission.waiting) == (0, 0, 0)
+        assert admission.waiting_cpu_s == pytest.approx(0)
+
+    asyncio.run(whole())
+
+
+def test_a_model_of_which_nothing_runs_passes_anothers_flood_and_then_both_take_turns():
+    async def story(crowd: Crowd) -> None:
+        for i in range(20):
+            await crowd.add(f"flood {i}", CHEAP)
+        flood = len(crowd.inside)
+        assert flood == 3  # of 4: a worker that hangs holds no more
+        for i in range(5):
+            await crowd.add(f"quiet {i}", CHEAP)
+        assert crowd.inside[-1] == "quiet 0"  # its worker had nothing
+        admitted = crowd.inside.copy()
+        while "quiet 4" not in admitted:  # as places are freed, each goes to the model that has had less
+            await crowd.leave(crowd.inside[0])
+            admitted += [name for name in crowd.inside if name not in admitted]
+        after = [name.split()[0] for name in admitted[flood:]]
+        assert after.count("quiet") == 5
+        assert after.count("flood") <= 5
+
+    several(story)
+
+
+def test_turns_are_of_cost_so_that_costly_photos_of_one_model_do_not_hold_up_cheap_ones_of_another():
+    async def story(crowd: Crowd) -> None:
+        costly, cheap = Cost(1, 0.4), Cost(1, 0.1)
+        for i in range(8):
+            await crowd.add(f"costly {i}", costly)
+        for i in range(16):
+            await crowd.add(f"cheap {i}", cheap)
+        left: list[str] = []
+        while len(left) < 12:
+            left.append(crowd.inside[0])
+            await crowd.leave(left[-1])
+        of_costly, of_cheap = (sum(one.startswith(name) for one in left) for name in ("costly", "cheap"))
+        assert of_costly * costly.cpu_s == pytest.approx(of_cheap * cheap.cpu_s, abs=2 * costly.cpu_s)
+
+    several(story, limits=Limits(running=4, running_cpu_s=1.5, running_bytes=10_000, waiting_cpu_s=50.0))
+
+
+def test_each_model_has_its_part_of_what_may_wait_and_one_alone_all_of_it():
+    async def fill(crowd: Crowd, model: str) -> int:
+        """How many wait once no more of a model may."""
+        for i in range(len(crowd.tasks), 100):
+            before = crowd.admission.waiting
+            await crowd.add(f"{model} {i}", COSTLY)
+            if crowd.admission.waiting == before and crowd.tasks[f"{model} {i}"].done():
+                assert isinstance(crowd.tasks.pop(f"{model} {i}").exception(), DoorError)
+                return before
+        raise AssertionError("no end")
+
+    async def of_two(crowd: Crowd) -> None:
+        assert await fill(crowd, "flood") == 7  # three quarters of 10 s
+        assert await fill(crowd, "quiet") == 7 + 3  # the other quarter, and what is left of the half that both may have
+        assert await fill(crowd, "flood") == 10
+
+    async def of_one(crowd: Crowd) -> None:
+        assert await fill(crowd, "alone") == 10
+
+    limits = Limits(running=4, running_cpu_s=1.5, running_bytes=10_000, waiting_cpu_s=10.0)
+    several(of_two, limits=limits)
+    several(of_one, models=1, limits=limits)
+
+
+def test_heat_maps_are_as_many_at_a_time_as_is_set_whichever_models_they_are_of():
+    async def story(crowd: Crowd) -> None:
+        await crowd.add("one a", CHEAP)
+        await crowd.add("two b", CHEAP)
+        assert crowd.inside == ["one a"]
+        await crowd.leave("one a")
+        assert crowd.inside == ["two b"]
+
+    several(story, limits=Limits(running=1, running_cpu_s=1.5, running_bytes=10_000, each_worker=False))

@@ -133,5 +133,5 @@ def test_what_brings_no_photos_or_gets_no_answer_has_no_answer_seconds(times):
 def test_bytes_that_are_held_are_shown():
     state = State()
     way = predictions(state)
-    way.bytes_in_flight.held = 1234
+    way.bytes_in_flight._held["seefood"] = 1234
     assert samples(way.metrics)["seefood_door_bytes_in_flight",] == 1234

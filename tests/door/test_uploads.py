@@ -151,14 +151,14 @@ def test_requests_that_hold_nothing_are_not_ended_for_nothing():
     async def story(predictions: Predictions) -> None:
         whole = Sender(predictions)
         whole.sent.clear()
-        predictions.bytes_in_flight.held += 995  # of bodies that have come as a whole
+        predictions.bytes_in_flight._held[""] += 995  # of bodies that have come as a whole
         others = [Sender(predictions) for _ in range(5)]
         for other in others:
             await other.send(b"y")
         with pytest.raises(DoorError, match="too many uploads"):
             await send_all(whole, b"x" * 10)
         assert not any(other.task.done() for other in others)
-        predictions.bytes_in_flight.held -= 995
+        predictions.bytes_in_flight._held[""] -= 995
         for other in others:
             await other.send(b"")
             assert await other.task == b"y"
@@ -204,3 +204,35 @@ def test_nothing_of_a_request_stays_when_it_is_over(how):
         run(story)
     finally:
         gc.enable()
+
+
+def test_one_models_uploads_leave_room_for_those_of_others_and_give_way_to_them():
+    def of(predictions: Predictions, model: str) -> Sender:
+        async def hold(sender: Sender) -> bytes:
+            with predictions.begin(sender.scope, sender.receive, model) as request:
+                return (await predictions.read(request, Body(sender.scope))).only_photo()
+
+        return Sender(predictions, run=hold)
+
+    async def story(predictions: Predictions) -> None:
+        predictions.bytes_in_flight.models = lambda: 2
+        flood = [of(predictions, "flood") for _ in range(4)]
+        for one in flood[:3]:
+            await one.send(b"x" * 240)  # 720 of 750, which is its own quarter and the half that is everybody's
+        await flood[3].send(b"x" * 100)
+        with pytest.raises(DoorError, match="too many uploads"):
+            await one_of(flood)
+        quiet = of(predictions, "quiet")
+        await quiet.send(b"y" * 250)
+        await quiet.send(b"")
+        assert await quiet.task == b"y" * 250
+        for one in flood:
+            one.task.cancel()
+        await asyncio.gather(*(one.task for one in flood), return_exceptions=True)
+
+    async def one_of(senders: list[Sender]) -> None:
+        done = [sender.task for sender in senders if sender.task.done()]
+        assert len(done) == 1
+        await done[0]
+
+    run(story)

@@ -102,7 +102,8 @@ TAKEN = [
     ("key", "NAME RATE"),
     ("stop", "PORT"),
     ("rollout", "VERSION CANARY SHADOW BAKE ANSWERS RELEASE MODEL URL MANAGEMENT_URL MAR"),
-    ("rollback", "RELEASE"),
+    ("rollback", "RELEASE MODEL"),
+    ("withdraw", "MODEL RELEASE"),
     ("status", "RELEASE"),
     ("releases", "RELEASE"),
     ("predict", "PHOTOS OUT MODEL VERSION URL"),
@@ -141,6 +142,7 @@ FLAGS = [
     ("remote", "MOVE", "--move"),
     ("rollout", "KEEP", "--keep"),
     ("rollout", "UNWATCHED", "--unwatched"),
+    ("rollout", "UNVERIFIED", "--unverified"),
     ("deploy", "YES", "--yes"),
     ("destroy", "YES", "--yes"),
 ]

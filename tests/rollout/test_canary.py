@@ -19,6 +19,7 @@ from scripts.rollout.plan import Candidate, Options, plan_start
 from scripts.serving.desired import DesiredState
 from scripts.serving.health import Health
 from scripts.serving.instance import Instance
+from scripts.serving.served_model import ServedModel
 from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.rollout.roles import BUCKET, enforced, enforcing
@@ -44,7 +45,7 @@ class Task:
             document, problem = self.desired.document, self.desired.problem
             if document is None:
                 continue
-            default = document["default"] if self.ignores else self.desired.default()
+            default = document["default"] if self.ignores else self.desired.default("seefood")
             self.counts[default] = self.counts.get(default, 0) + self.requests
             figures = {version: {"outcomes": {"answered": count}, "seconds": {}} for version, count in self.counts.items()}
             state = "reconciled" if problem is None else "failed" if problem.lasting else "reconciling"
@@ -97,7 +98,7 @@ def play(bucket, tmp_path):
             try:
                 rollout = Rollout(store, SETTINGS, Steps(True))
                 new = Candidate(archive, "seefood", "1.1.0", entry("1.1.0"))
-                rollout.run(plan_start(store.address, rollout.before, rollout.instances, new, Options(canary=canary)))
+                rollout.run(plan_start(store.address, rollout.released.before, rollout.instances, new, Options(canary=canary)))
             except (RolloutError, ValueError) as failure:
                 error = str(failure)
             served = {status["instance"]: status["default"] for _, status in store.statuses()}
@@ -152,10 +153,11 @@ def test_task_that_may_not_fetch_archives_fails_with_the_permission(bucket, tmp_
     credentials = bucket.credentials("TaskRole", without="s3:GetObject")
     desired = DesiredState("task-a", bucket.store(credentials, SETTINGS), tmp_path, SETTINGS, Steps(True))
     instance = Instance(desired, tmp_path, Health(SETTINGS, Steps(True)), SETTINGS, Steps(True))
+    model = ServedModel("seefood", instance.around)
     with enforcing():
-        instance._load("1.1.0", entry("1.1.0"))
-    assert instance.state == "failed"
-    assert "s3:GetObject is denied" in instance.problems["1.1.0"].why
+        model._load("1.1.0", entry("1.1.0"))
+    assert model.state == "failed"
+    assert "s3:GetObject is denied" in model.problems["1.1.0"].why
 
 
 def test_rollout_that_may_not_read_statuses_fails_at_once(bucket):

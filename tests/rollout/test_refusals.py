@@ -104,15 +104,23 @@ def test_archive_that_differs_from_the_stored_one_is_refused(store, rollout, arc
     assert content(store) == before
 
 
-@pytest.mark.parametrize("arguments", [["--model", "flowers"], ["--model", "flowers", "--unwatched"]])
-def test_another_model_than_the_released_one_is_refused(store, rollout, archives, tmp_path, arguments):
-    flowers = reversion(archives["1.1.0"], "1.1.0", tmp_path, model="flowers")
-    report(store, "a")
+def test_a_model_that_is_not_there_and_a_release_of_several_without_a_name_are_refused(store, rollout, archives, tmp_path):
+    reversion(archives["1.1.0"], "1.1.0", tmp_path, model="flowers")
     before = content(store)
-    status, _, error = rollout("start", "1.1.0", *arguments, model_store=flowers.parent)
-    assert status == 1
-    assert "releases the model seefood, not flowers" in error
-    assert content(store) == before
+    for arguments, reason in [
+        (["--model", "birds"], "no archive of birds 1.1.0"),
+        (["--model", "flowers"], "no running instance follows"),
+        (["--model", "flowers", "--canary", "10"], "a canary needs a release before it"),
+    ]:
+        status, _, error = rollout("start", "1.1.0", *arguments, model_store=tmp_path)
+        assert (status, content(store)) == (1, before)
+        assert reason in error
+    assert rollout("start", "1.1.0", "--model", "flowers", "--unwatched", model_store=tmp_path)[0] == 0
+    before = content(store)
+    for command in (["start", "1.1.0"], ["back"]):
+        status, _, error = rollout(*command, model_store=tmp_path)
+        assert (status, content(store)) == (1, before)
+        assert "releases the models flowers, seefood: choose one, e.g. MODEL=flowers" in error
 
 
 @pytest.mark.parametrize("name", ["seefood-1.2.0.mar", "flowers-1.1.0.mar"])

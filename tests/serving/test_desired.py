@@ -37,17 +37,17 @@ def test_document_is_read_again_when_it_changes_and_an_invalid_one_leaves_the_on
     for version in ("1.0.0", "1.1.0"):
         put(store, write(document(version=version)))
         state.poll()
-        assert (state.default(), state.problem) == (version, None)
+        assert (state.default("seefood"), state.problem) == (version, None)
     put(store, "{")
     for _ in range(2):
         state.poll()
-        assert (state.default(), state.problem.lasting) == ("1.1.0", True)
+        assert (state.default("seefood"), state.problem.lasting) == ("1.1.0", True)
 
 
 def test_model_is_that_of_the_first_document_and_another_one_is_refused(store, tmp_path):
     put(store, write(document("flowers")))
     state = desired(store, tmp_path)
-    assert state.model == "flowers"
+    assert list(state.releases) == ["flowers"]
     put(store, write(document("birds")))
     state.poll()
     assert state.problem.why == "the release document is for model birds, this instance serves flowers"
@@ -67,11 +67,12 @@ def test_last_good_release_is_followed_while_the_document_cannot_be(store, tmp_p
     first.note_good(first.document)
     put(store, "{}")
     second = desired(store, tmp_path)
-    assert (second.default(), second.model, second.problem.lasting) == ("1.0.0", "flowers", True)
+    assert (second.default("flowers"), second.problem.lasting) == ("1.0.0", True)
     assert "serving the last good release" in capsys.readouterr().out
     entry = second.document["versions"]["1.0.0"]
-    assert second.proved("1.0.0", entry)
-    assert not second.proved("1.0.0", {**entry, "sha256": "1" * 64})
+    assert second.proved("flowers", "1.0.0", entry)
+    assert not second.proved("birds", "1.0.0", entry)
+    assert not second.proved("flowers", "1.0.0", {**entry, "sha256": "1" * 64})
 
 
 def test_last_good_release_of_another_model_does_not_count(store, tmp_path):
@@ -80,6 +81,6 @@ def test_last_good_release_of_another_model_does_not_count(store, tmp_path):
     first.note_good(first.document)
     put(store, write(document("birds")))
     second = desired(store, tmp_path)
-    assert (second.model, second.last_good) == ("birds", None)
+    assert (list(second.releases), second.last_good) == (["birds"], {})
     put(store, json.dumps({}))
     assert desired(store, tmp_path, "birds").document is None

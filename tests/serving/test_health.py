@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,7 +81,7 @@ def front_end():
 @pytest.fixture
 def health(front_end):
     golden = Golden(["a.jpg"], [b"photo"], [[0.75]], {"f32": 0.001})
-    with Health(SETTINGS, Steps(False), lambda version: float(front_end.answered)) as health:
+    with Health(SETTINGS, Steps(False), lambda model, version: float(front_end.answered)) as health:
         health.set_default(DefaultVersion(front_end.server, "flowers", "1.0.0", golden, "f32"))
         wait(health, True)
         yield health
@@ -154,7 +155,7 @@ def test_version_without_workers_is_not_ready_whatever_was_answered_before(healt
 def test_front_end_that_accepts_and_hangs_is_not_ready_at_the_second_look_and_then_hangs_for_good(health, front_end):
     front_end.shutdown()  # its socket still takes connections, and nobody reads them
     wait(health, False, "the front end does not answer")
-    repair = Repair(health, SETTINGS, Steps(False))
+    repair = Repair(health, "flowers", SETTINGS, Steps(False))
     with pytest.raises(HangsError, match="its front end has not answered"):
         repair_for_long(repair, Workers(1, 1))
     threading.Thread(target=front_end.serve_forever, daemon=True).start()
@@ -187,14 +188,14 @@ def test_a_look_takes_no_longer_than_its_patience_whatever_it_meets(trickle):
 
 def test_state_that_no_look_has_renewed_is_not_ready(health, monkeypatch):
     hang = threading.Event()
-    monkeypatch.setattr(health, "_look", lambda default: (hang.wait(), (True, ""))[1])
+    monkeypatch.setattr(health, "_look", lambda *_: hang.wait())
     wait(health, False, "the last look is too long ago")
     hang.set()
     wait(health, True)
 
 
 def test_stall_restarts_the_workers_first_and_then_torchserve(health, front_end, capsys):
-    repair = Repair(health, SETTINGS, Steps(False))
+    repair = Repair(health, "flowers", SETTINGS, Steps(False))
     repair(Workers(1, 2))
     front_end.answer = None
     with pytest.raises(HangsError, match="new workers have not helped"):
@@ -204,6 +205,20 @@ def test_stall_restarts_the_workers_first_and_then_torchserve(health, front_end,
     assert capsys.readouterr().out.count('repair: what="workers restarted" version=1.0.0') == 1
 
 
+def test_torchserve_is_not_restarted_for_one_model_while_others_are_served_well(front_end):
+    default = DefaultVersion(front_end.server, "flowers", "1.0.0", None, "f32")
+    hangs = SimpleNamespace(stuck_s=99.0, default=default, why="requests wait", ready=False)
+    health = SimpleNamespace(silent_s=0.0, models={"flowers": hangs, "birds": SimpleNamespace(ready=True)})
+    repair = Repair(health, "flowers", Settings(repair_s=0.05), Steps(False))
+    deadline = time.monotonic() + LONG_S
+    while len(front_end.calls) < 6:  # its workers are, time and again
+        assert time.monotonic() < deadline
+        repair(Workers(1, 1))
+    health.models["birds"].ready = False
+    with pytest.raises(HangsError, match="new workers have not helped"):
+        repair_for_long(repair, Workers(1, 1))
+
+
 def test_time_in_which_this_process_was_stopped_counts_for_nothing(health, front_end, monkeypatch):
     front_end.answer = None
     now, deadline = time.monotonic, time.monotonic() + LONG_S
@@ -211,7 +226,7 @@ def test_time_in_which_this_process_was_stopped_counts_for_nothing(health, front
     while "none has been answered" not in health.readiness()[1].get("why", ""):
         assert now() < deadline
         time.sleep(0.01)
-    assert health.stuck_s < 60
+    assert health.models["flowers"].stuck_s < 60
 
 
 def test_before_anything_is_served_it_is_live_and_not_ready():

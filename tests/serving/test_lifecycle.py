@@ -33,7 +33,9 @@ def test_signal_ends_everything_and_leaves_logs_and_what_the_next_start_uses(mod
     assert status == 0
     assert f"stopped by {signal_number.name}" in output
     run_dir = ROOT / "build" / f"serve-{server.port}"
-    assert {re.sub("-.*", "", path.name) for path in run_dir.iterdir()} == {"logs", "archives", "native", "unpacked", "good", "org"}
+    assert {re.sub("-.*", "", path.name) for path in run_dir.iterdir()} == {
+        *("logs", "archives", "drift", "native", "unpacked", "good", "org")
+    }
     for folder in ("archives", "unpacked"):
         assert [path.name.startswith("seefood-1.0.0-") for path in (run_dir / folder).iterdir()] == [True]
     shutil.rmtree(run_dir)

@@ -13,7 +13,8 @@ import pytest
 from scripts.backend.torchserve.process import ServeError
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
-from scripts.serving.serve import newest_release, own_name, stop
+from scripts.serving.own_document import newest_release
+from scripts.serving.serve import own_name, stop
 from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.conftest import ROOT, free_port
@@ -80,7 +81,10 @@ def test_another_model_is_not_written_into_a_document_that_a_running_server_foll
     store = FolderStore(model_store / "release.json")
     newest_release(model_store, store, "flowers", Steps(False))
     report(store, "host-8080")
-    with pytest.raises(ValueError, match=r"host-8080 serves flowers by .*release.json: .*RELEASE=model_store/seefood.json"):
+    with pytest.raises(
+        ValueError,
+        match=r"host-8080 serves flowers by .*release.json: make rollout MODEL=seefood .*RELEASE=model_store/seefood.json",
+    ):
         newest_release(model_store, store, "seefood", Steps(False))
     assert released(store) == ("flowers", "1.1.0")
     newest_release(model_store, store, "flowers", Steps(False))  # a second server of the same model

@@ -12,7 +12,7 @@ from scripts.serving.reporter import MAX_CLASSES, status_of
 from scripts.serving.shadow import shadow_of
 from scripts.settings import Settings
 
-CAPTURED = SimpleNamespace(uncorrected=lambda count, seen: [b"captured"] * count)
+CAPTURED = SimpleNamespace(uncorrected=lambda count, seen, model: [b"captured"] * count)
 
 
 def loaded(*versions, folder=Path("none")):
@@ -48,6 +48,15 @@ def test_newest_photos_are_asked_first_without_those_that_a_retrained_version_ri
     kept = Captured(captured, 10**6, 3600)
     shadow = shadow_of(document, loaded("1.0.0", "1.1.0", folder=folders), kept, Settings())
     assert shadow.captured == [b"photo 8", b"photo 4", b"photo 3", b"photo 1"]
+    # what another model answered is none of its photos
+    for path in list(captured.rglob("*.photo"))[:]:
+        if path.read_bytes() in (b"photo 8", b"photo 3"):
+            path.with_suffix(".json").write_text('{"model": "flowers"}')
+    assert shadow_of(document, loaded("1.0.0", "1.1.0", folder=folders), kept, Settings()).captured == [
+        b"photo 4",
+        b"photo 1",
+        b"photo 0",
+    ]
 
 
 def test_photo_that_was_ingested_is_told_by_its_files_name_too(tmp_path):
@@ -76,14 +85,13 @@ def test_status_holds_the_most_frequent_classes_of_loaded_versions():
     total = {"outcomes": {"answered": 1}, "seconds": {}, "answers": answers}
     instance = SimpleNamespace(
         desired=SimpleNamespace(document=None, instance="a"),
-        health=SimpleNamespace(readiness=lambda: (True, {}), worker_restarts={}),
-        state="reconciled",
-        problems={},
-        default="1.0.0",
-        loaded={"1.0.0": None},
-        shadow=None,
+        health=SimpleNamespace(of=lambda model: {"ready": True}, models={}),
+        state_of=lambda model: "reconciled",
+        released=[
+            SimpleNamespace(name="seefood", release=None, all_problems=[], default="1.0.0", loaded={"1.0.0": None}, shadow=None)
+        ],
     )
-    figures = status_of(instance, {"1.0.0": total, "0.9.0": total}, 0)["figures"]
+    figures = status_of(instance, {"seefood": {"1.0.0": total, "0.9.0": total}}, {})["figures"]
     assert len(figures["1.0.0"]["answers"]["classes"]) == MAX_CLASSES
     assert f"dish {3 * MAX_CLASSES - 1}" in figures["1.0.0"]["answers"]["classes"]
     assert "answers" not in figures["0.9.0"]

@@ -9,6 +9,6 @@ management.py     its management API, a function for each call
 versions.py       load a version and have it prove itself; drain one and remove it
 frontend_patch.py why and how its front end is patched
 log4j2.xml        its logs
-without_torch/    stands in for torch where it is not installed, without_kill/ for kill
+without_torch/    stands in for torch in workers that need none, without_kill/ for kill
 Its settings are in config.properties at the root, the model's workers and batches in handler/model-config.yaml.
 """

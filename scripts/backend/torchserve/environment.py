@@ -4,7 +4,6 @@ The worker decodes pictures of strangers. A fault of a decoder would give away w
 but what is named here: no credentials of AWS or MLflow, no tokens, no proxy's password, no archive's address.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -77,7 +76,6 @@ def server_environment(run_dir: Path, addresses: Addresses, settings: Settings) 
     }
     if folder := native_folder(run_dir):  # where the JVM looks first for netty's own code
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
-    # no PYTHONPATH of ours: the worker would find this checkout's packages before the archive's own
-    if importlib.util.find_spec("torch") is None:
-        environment["PYTHONPATH"] = str(FOLDER / "without_torch")
+    # nothing else on it: the worker would find this checkout's packages before the archive's own
+    environment["PYTHONPATH"] = str(FOLDER / "without_torch")
     return environment

@@ -203,7 +203,7 @@ def wait_until_idle(
     server: Server,
     model: str,
     version: str,
-    golden: Golden,
+    golden: Golden | None,
     limit_s: float,
     settle_s: float,
     beat: Callable[[], None] = lambda: None,
@@ -212,7 +212,8 @@ def wait_until_idle(
 
     TorchServe's API shows what is queued, but not what is running. A worker takes one batch after the other: once each
     worker can have answered a golden photo, nothing is running that began before. One worker may answer for all while
-    another is still busy, so the same must hold again after `settle_s`, or five times that with several workers.
+    another is still busy, so the same must hold again after `settle_s`, or five times that with several workers. Without golden
+    photos nothing shows what is running, and it is five times that, too.
     """
     deadline = time.monotonic() + limit_s
     quiet_since: float | None = None
@@ -222,10 +223,10 @@ def wait_until_idle(
         workers = len(described["workers"])
         if described["jobQueueStatus"]["pendingRequests"] > 0:
             quiet_since = None
-        elif _all_answer(server, f"{model}/{version}", golden, workers, deadline):
+        elif golden is None or _all_answer(server, f"{model}/{version}", golden, workers, deadline):
             now = time.monotonic()
             quiet_since = quiet_since or now
-            if now - quiet_since >= settle_s * (5 if workers > 1 else 1):
+            if now - quiet_since >= settle_s * (5 if workers > 1 or golden is None else 1):
                 return True
         time.sleep(min(POLL_S, settle_s))
     return False
@@ -248,7 +249,7 @@ def remove(
     server: Server,
     model: str,
     version: str,
-    golden: Golden,
+    golden: Golden | None,
     limit_s: float,
     settle_s: float,
     beat: Callable[[], None] = lambda: None,

@@ -67,8 +67,8 @@ def _is_open(operation: Operation) -> bool:
 
 
 def _parameters(operation: Operation, state: State) -> list[dict[str, Any]]:
-    names = sorted(state.models)
-    versions = sorted({version for model in state.models.values() for version in model["versions"]})
+    names = sorted(state.ours)
+    versions = sorted({version for name in names for version in state.models[name]["versions"]})
     found = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", **({"enum": values} if values else {})}}
         for name, values in (("model", names), ("version", versions))

@@ -116,7 +116,7 @@ def answers() -> dict[str, Schema]:
         "Explanation": record(**found, **parts, **whole),
         "Feedback": record(**feedback()["properties"], at=TEXT, **version),
         "Live": record(live=BOOLEAN),
-        "Ready": record(ready=BOOLEAN),
+        "Ready": record(ready=BOOLEAN),  # of several models "models", too: what it says of each
         "Ping": record(status={"const": "Healthy"}),
         "Invocation": {"anyOf": [ref("Answer"), predictions]},
         "Models": record(models=array(TEXT)),

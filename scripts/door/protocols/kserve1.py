@@ -30,8 +30,8 @@ class Kserve1:
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models: the models' names; beyond the protocol, which of them read texts, if any do."""
-        reading = [name for name, model in self.state.models.items() if self._reads_text(name, model["default"])]
-        return JSONResponse({"models": list(self.state.models), **({"texts": reading} if reading else {})})
+        reading = [name for name in self.state.ours if self._reads_text(name, self.state.models[name]["default"])]
+        return JSONResponse({"models": self.state.ours, **({"texts": reading} if reading else {})})
 
     def _reads_text(self, model: str, version: str | None) -> bool:
         return version in self.state.models[model]["versions"] and self.state.reads_text(model, str(version))
@@ -40,7 +40,7 @@ class Kserve1:
         """GET /v1/models/NAME: whether it is ready; 503 if it is not, as KServe's own server answers."""
         model = request.path_params["model"]
         self.state.chosen(model, None)
-        ready, why = self.state.readiness()
+        ready, why = self.state.readiness(model)
         if not ready:
             raise DoorError(f"{model} is not ready: {why.get('why')}", 503, "UnavailableError", retry_after_s=2)
         return JSONResponse({"name": model, "ready": True})
@@ -58,6 +58,6 @@ class Kserve1:
     async def _answers(self, request: Request, explain: bool) -> list[dict[str, object]]:
         model = request.path_params["model"]
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
-        with self.predictions.begin(request.scope, request.receive) as in_flight:
+        with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, Body(request.scope))
             return await answers(self.predictions, in_flight, model, None, asked, explain)

@@ -76,7 +76,7 @@ class OpenInference:
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/NAME[/versions/V]/ready."""
         model, version = self._chosen(request)
-        ready, why = self.state.readiness()
+        ready, why = self.state.readiness(model)
         if not ready:
             raise DoorError(f"{model} {version} is not ready: {why.get('why')}", 503, "UnavailableError", retry_after_s=2)
         return JSONResponse({"name": model, "version": version, "ready": True})
@@ -90,7 +90,7 @@ class OpenInference:
         model, _ = self._chosen(request)
         body = TensorBody(request.scope)
         named = request.path_params.get("version")  # None is chosen when its turn comes: the default may have changed
-        with self.predictions.begin(request.scope, request.receive) as in_flight:
+        with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, body)
             found = await answers(self.predictions, in_flight, model, named, asked)
         return _response({"model_name": model, "model_version": found[0]["version"]}, body.wanted, found)

@@ -54,7 +54,7 @@ class SageMaker:
         """POST /invocations: a photo in any form; {"instances": [...]} is answered with {"predictions": [...]}."""
         model = self._model(request.headers.get(TARGET))
         self.state.chosen(model, None)  # before the body is read; its turn comes later, and the default may have changed by then
-        with self.predictions.begin(request.scope, request.receive) as in_flight:
+        with self.predictions.begin(request.scope, request.receive, model) as in_flight:
             asked = await self.predictions.read(in_flight, AttributesBody(request.scope))
             if asked.instances:
                 found = await answers(self.predictions, in_flight, model, None, asked)
@@ -65,7 +65,7 @@ class SageMaker:
 
     def _model(self, target: str | None) -> str:
         """The model that is named, else the only one."""
-        names = sorted(self.state.models)
+        names = sorted(self.state.ours)
         if target:
             return target.removesuffix(".tar.gz")
         if len(names) > 1:

@@ -24,7 +24,7 @@ from scripts.ecs.stacks import ORDER, TEMPLATE_FOLDER, Deployment, read_template
 from scripts.paths import ROOT
 from scripts.phrases import counted
 from scripts.release.address import open_store
-from scripts.release.document import entry_of, make, parse, write
+from scripts.release.document import entry_of, make, parse, releases_of, write
 from scripts.release.store import ChangedError, Store
 
 GIVEN = ("Image",)  # parameters that this command itself sets
@@ -168,8 +168,8 @@ def first_release(address: str, model_store: Path, model: str | None) -> None:
     except FileNotFoundError:
         release_newest(store, model_store, model)
         return
-    if model is not None and parse(text)["model"] != model:
-        raise ValueError(f"{address} releases the model {parse(text)['model']!r}, but --model is {model!r}")
+    if model is not None and model not in (released := releases_of(parse(text))):
+        raise ValueError(f"{address} releases the model {' and '.join(map(repr, released))}, but --model is {model!r}")
     log(f"{address} exists and is left as it is: make rollout RELEASE={address} VERSION=... changes it")
 
 

@@ -1,10 +1,31 @@
-"""Stands in for torch in a worker where torch is not installed.
+"""Stands in for torch in a worker whose program is not torch's.
 
-TorchServe's worker imports torch for one thing: to recognise an answer that is a torch.Tensor, and our handler returns none.
-The real torch would be over 4 GB to install for that. process.py puts this folder on the worker's path only if there is no
-torch; an archive in the format torch needs the real one.
+TorchServe's worker imports torch for one thing: to recognise an answer that is a torch.Tensor, and our handler returns none. The
+real torch takes some 300 MB of memory for that in each worker (its build for CUDA), and over 4 GB of disk. environment.py puts this
+folder first on the worker's path, which runs in its archive's folder: an archive of ours in the format torch, and any that is not
+ours, gets the real torch from here.
 """
 
+import importlib
+import json
+import sys
+from pathlib import Path
 
-class Tensor:
-    """No answer of our handler is an instance of it."""
+
+def _format() -> str:
+    """That of the archive that this process runs in; "" if it is none of ours."""
+    try:
+        return str(json.loads(Path("program.json").read_text(encoding="utf-8"))["format"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+if _format().startswith(("openvino", "onnxruntime")):
+
+    class Tensor:
+        """No answer of our handler is an instance of it."""
+
+else:
+    sys.path.remove(str(Path(__file__).parent))
+    del sys.modules["torch"]
+    importlib.import_module("torch")  # takes this module's place for whoever imports it
