@@ -202,7 +202,7 @@ def test_folder_of_photos_is_measured_by_the_archive_and_darkened_ones_have_drif
     for kind, expected in (("ordinary", 0), ("darkened", 3)):
         assert asked(monkeypatch, "--photos", tmp_path / kind, "--model-store", tmp_path, "--out", out) == expected
     table = capsys.readouterr().out
-    assert table.count("not measured: 1 no photo, or of a format that is not read, 1 broken") == 1
+    assert table.count("not measured: 1 broken, 1 no photo, or of a format that is not read") == 1
     assert "last 200  estimated accuracy" in table
     assert "darkened  0.2.0" in table
     assert "bibimbap" in out.read_text()
