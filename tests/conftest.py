@@ -1,5 +1,6 @@
 import contextlib
 import fcntl
+import functools
 import io
 import os
 import random
@@ -158,13 +159,18 @@ def starter_server(tmp_path_factory):
         yield server
 
 
+@functools.cache  # asked for each test
+def asks_starter_server(file: str) -> bool:
+    """Whether tests of this file may ask it."""
+    return file.startswith(("tests/door/", "tests/web/")) and "mark.server" in (ROOT / file).read_text(encoding="utf-8")
+
+
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]
     """A process gets the tests of a file together, and those of all files that ask starter_server: else each process starts one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid).partition("::")[0]
-        asks = file.startswith(("tests/door/", "tests/web/")) and "mark.server" in (ROOT / file).read_text(encoding="utf-8")
-        return "starter_server" if asks else file
+        return "starter_server" if asks_starter_server(file) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:

@@ -21,6 +21,7 @@ from scripts.review.items import read_items, sort
 from tests.conftest import LIMIT_S, SHARED, free_port, needs_photos
 from tests.retrain.project import Project
 from tests.rollout.rolling import QUICK, Instance
+from tests.training.dishes import HEAD_ALONE
 from tests.training.test_dvc import run, s3  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, needs_photos]
@@ -29,28 +30,8 @@ WRONG = 200
 CLIENTS = 4
 # of each class: to train on, to choose the epoch by, never trained on nor chosen by, and of those that people send
 TRAIN, VAL, TEST, SENT = 3, 6, 40, 60
-# weak on purpose, as it has seen little: the head alone is trained, in seconds an epoch
-PARAMS = {
-    "model": "mobilenetv2_035",
-    "model_args": {"pad_type": "same"},
-    "weights": str(SHARED / "weights/mobilenetv2_035_imagenet.pth"),
-    "spec": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 128, 128], "crop_pct": 0.95},
-    "freeze": ["conv_stem", "bn1", "blocks", "conv_head", "bn2"],
-    "train_size": 128,
-    "crop_scale_min": 0.5,
-    "augment": "none",
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "mix_off_epoch": 0,
-    "epochs": 12,
-    "global_batch_size": 32,
-    "workers": 0,
-    "head_lr": 0.01,
-    "warmup_epochs": 1.0,
-    "ema_decay": 0.9,
-    "precision": "float32",
-    "label_smoothing": 0.0,
-}
+# weak on purpose, as it has seen little
+PARAMS = HEAD_ALONE | {"epochs": 12, "head_lr": 0.01}
 
 
 @contextmanager

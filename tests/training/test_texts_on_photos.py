@@ -15,6 +15,7 @@ import torch
 
 from handler.preprocess import ids_of
 from tests.conftest import SHARED, needs_photos
+from tests.training.dishes import HEAD_ALONE
 from training.data.sets import read_data
 from training.evaluation.confidence import extract_features, training_photos
 from training.export.program import load_program
@@ -25,30 +26,9 @@ from training.text.tower import fuse
 from training.tracking.paired import Paired
 
 pytestmark = [pytest.mark.slow, needs_photos]
-# of each class; the head alone is trained, on small crops, so that it takes minutes on two cores
+# of each class, so that it takes minutes on two cores
 COUNTS = {"train": 100, "val": 20, "test": 150}
-PARAMS = {
-    "model": "mobilenetv2_035",
-    "model_args": {"pad_type": "same"},
-    "weights": str(SHARED / "weights/mobilenetv2_035_imagenet.pth"),
-    "spec": {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 128, 128], "crop_pct": 0.95},
-    "freeze": ["conv_stem", "bn1", "blocks", "conv_head", "bn2"],
-    "train_size": 128,
-    "crop_scale_min": 0.5,
-    "augment": "none",
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "mix_off_epoch": 0,
-    "epochs": 10,
-    "global_batch_size": 32,
-    "workers": 0,
-    "head_lr": 0.003,
-    "text_lr": 0.02,
-    "warmup_epochs": 1.0,
-    "ema_decay": 0.9,
-    "precision": "float32",
-    "label_smoothing": 0.0,
-}
+PARAMS = HEAD_ALONE | {"epochs": 10, "head_lr": 0.003, "text_lr": 0.02}
 TEMPLATES = {
     "train": ["{}", "Homemade {}", "The {} at Joe's", "my first {}!!", "{} for dinner", "Sunday {} with us", "best {} in town"],
     "val": ["{} again", "Our {}", "a plate of {}"],

@@ -69,7 +69,8 @@ def check(root: Path, params: Params, cache: Path | None = HASH_CACHE) -> Checke
 
 def _outliers(photos: list[Photo], labels: tuple[str, ...], features: Tensor) -> list[Problem]:
     far = distances(features)
-    numbers = [i for i in far.argsort(descending=True).tolist() if far_above(far)[i]]
+    outlying = far_above(far)
+    numbers = [i for i in far.argsort(descending=True).tolist() if outlying[i]]
     return [Problem("outlier", labels[photos[i].index], photos[i].path, f"distance {float(far[i]):.2f}") for i in numbers]
 
 
