@@ -67,7 +67,7 @@ def percentile(seconds: Mapping[str, float], share: float) -> float:
 def why_worse(new: Mapping[str, Any], old: Mapping[str, Any], settings: Settings) -> tuple[str, str]:
     """(why the new version is worse than the old one, "" if it is not; what was compared)."""
     if new["restarts"]:
-        return f"its worker died {counted(int(new['restarts']), 'time')}", ""
+        return f"its worker died or hung {counted(int(new['restarts']), 'time')}", ""
     requests = (new["requests"], old["requests"])
     if min(requests) < settings.min_requests:
         return "", f"{counted(int(requests[0]), 'request')} (the old version: {requests[1]:g}), too few to compare"

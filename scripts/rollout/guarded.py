@@ -45,6 +45,7 @@ class Rollout:
         self.instances = set(self.begun)  # that ran at the start: none of them may stop reporting
         self.answers: str | None = None  # what was asked for: one of plan.ANSWERS
         self.remark = ""  # for people who read the release document
+        self.not_ready = ""  # which instance was last seen not ready while it served this document, and why
 
     def run(self, plan: Plan) -> None:
         """Do what was planned. RolloutError, with the document before restored, where it fails; ValueError, StoreError."""
@@ -86,6 +87,7 @@ class Rollout:
     def write(self, release: Mapping[str, Any]) -> None:
         """Put a release in place of the model's that was written or read last, with the present time in it."""
         stamp = stamped(release)
+        self.not_ready = ""
         self.last_written = stamp["written"]
         self.released.put(stamp)
         self.steps("released", document=fingerprint(stamp), stage=stamp["stage"], default=stamp["default"])
@@ -124,6 +126,9 @@ class Rollout:
         fleet = self._fleet()
         if why := fleet.failed(self.document) or fleet.stopped(self.instances):
             raise RolloutError(why)
+        for name, status in fleet.statuses.items():
+            if status["release"] == fingerprint(self.document) and status["state"] == "reconciled" and not status["ready"]:
+                self.not_ready = f"{name} was not ready: {status['why']}"
         return fleet
 
     def bake(self, new: str, old: str) -> None:
@@ -148,6 +153,7 @@ class Rollout:
                 time.sleep(min(POLL_S, left_s))
         # a version that hangs counts no requests, but is not ready; while the old one is still loaded, going back takes no time
         self.wait(self.settings.stale_s)
+        comparison, requests = self._compare(new, old, start)  # ready again may mean that its worker was restarted
         assert self.document is not None
         if "canary" in self.document and not requests:
             raise RolloutError(
@@ -235,11 +241,13 @@ class Rollout:
         """(what was compared, the new version's requests). RolloutError if it is worse, or an instance has failed meanwhile."""
         fleet = self._healthy_fleet()
         during = {version: between(fleet.statuses, start, version) for version in (new, old)}
+        # all of them: a worker may hang at its first photos, before the watch
+        during[new]["restarts"] = between(fleet.statuses, self.begun, new)["restarts"]
         # once the new version is the default everywhere, the old one gets no requests: it is judged by those before
         other = during[old] if during[old]["requests"] >= self.settings.min_requests else counters_of(start, old)
         why, comparison = why_worse(during[new], other, self.settings)
         if why:
-            raise RolloutError(f"{new} is worse: {why}")
+            raise RolloutError(f"{new} is worse: {why}" + (f"; {self.not_ready}" if self.not_ready else ""))
         return comparison, during[new]["requests"]
 
     def compare_answers(self, new: str, old: str) -> None:

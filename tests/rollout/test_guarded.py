@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -287,3 +288,27 @@ def test_report_of_another_document_confirms_nothing(store, follow, rollout):
     (compared,) = [step for step in steps if step["step"] == "compared by the same photos"]
     assert compared["found"] == "no server has asked both versions the same photos"
     assert "not judged" in error
+
+
+@pytest.mark.parametrize("when", ["before it is watched", "once it has been watched"])
+def test_version_that_hung_and_whose_worker_was_restarted_is_undone(when, store, follow, rollout, monkeypatch):
+    baking_since = []
+
+    def state_of(document):
+        if document["default"] == "1.0.0":
+            return {}
+        baking_since.append(time.monotonic())
+        hangs_s = (0, 2) if when == "before it is watched" else (0.2, 2)  # the watch takes 0.3 s
+        age_s = time.monotonic() - baking_since[0]
+        if hangs_s[0] <= age_s < hangs_s[1]:
+            return {"ready": False, "why": "requests wait"}
+        return {"worker_restarts": {"1.1.0": int(age_s >= hangs_s[1])}}
+
+    follow(state_of)
+    status, _, error = rollout("start", "1.1.0")
+    assert status == 1
+    assert error.splitlines() == [
+        "error: 1.1.0 is worse: its worker died or hung 1 time; a was not ready: requests wait",
+        "1.0.0 is served again",
+    ]
+    assert stages(store)[-1] == ("released", "1.0.0")
