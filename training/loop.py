@@ -86,6 +86,7 @@ def train(
     """
     run = start(name, root, params, out, start_over)
     device, progress, optimizer, rank0 = run.device, run.progress, run.optimizer, run.rank == 0
+    teacher = run.teacher
     weights = loss_weights(run.data.train, run.data.labels, params.class_weights)
     shift = logit_shift(run.data.train, len(run.data.labels), params.logit_adjustment).to(device)
     expected = expected_draws(run.data.train, params.class_balance) if params.class_balance else None
@@ -130,7 +131,11 @@ def train(
                             logits = model(*shown)  # (B, num_classes)
                             shifted = logits + shift
                             loss = share * counts * criterion(shifted, targets)  # (B,)
-                            loss = (loss + (1 - share) * of_others * criterion(shifted, others)).mean()
+                            loss = loss + (1 - share) * of_others * criterion(shifted, others)
+                            if teacher is not None:
+                                taught = (share * counts + (1 - share) * of_others) * teacher.loss(logits, teacher(*shown))
+                                loss = torch.lerp(loss, taught, params.teacher_weight)
+                            loss = loss.mean()
                         (loss / params.accumulate).backward()
                     hits = (logits.detach().argmax(1) == (targets if share >= 0.5 else others)).sum()
                     sums += torch.stack([loss.detach() * len(targets), hits])

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 # what params.yaml says; also of parameter files and checkpoints that are older than these parameters
 NEAR_DUPLICATES = 0.3
 Positive = Annotated[float, Field(gt=0)]
+TEACHER_WEIGHT, TEACHER_TEMPERATURE = 0.5, 2.0
 TEXT_BUCKETS, TEXT_WIDTH, TEXT_LR, SIDE_DROPOUT = 65_536, 32, 0.01, 0.4
 
 
@@ -57,6 +58,9 @@ class Params(BaseModel):
     weight_decay: float = Field(ge=0)
     warmup_epochs: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
+    teacher: str | list[str] = ""
+    teacher_weight: float = Field(TEACHER_WEIGHT, ge=0, le=1)
+    teacher_temperature: float = Field(TEACHER_TEMPERATURE, gt=0)
     clip_norm: float = Field(ge=0)
     ema_decay: float = Field(ge=0, lt=1)
     best_metric: Literal["top1", "top5", "f1", "loss"]

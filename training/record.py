@@ -50,6 +50,9 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
         run.say(f"warning: {uneven}")
     millions = sum(p.numel() for p in run.classifier.parameters()) / 1e6
     run.say(f"model {run.name}: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
+    for one in run.teacher.trained if run.teacher else ():
+        top1 = one.checkpoint.metrics.get("top1", float("nan"))
+        run.say(f"teacher: {one.path}, {one.checkpoint.params['model']}, top-1 {top1:.4f} of its held-out photos")
     run.say(f"on {machine(run)}; code: commit {run.git}")
     if run.progress.step:
         run.say(f"resuming after step {run.progress.step}, from {run.out / STATE}")
@@ -64,6 +67,8 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
         "data": data.source,
         "data_fingerprint": data.fingerprint,
     }
+    if run.teacher:
+        tags["teacher_sha256"] = " ".join(one.sha256 for one in run.teacher.trained)
     tags |= {"dvc_version": dvc_version(data.root) if data.root else "not tracked", "world_size": str(run.world_size)}
     name = data.root.resolve().name if data.root else "generated pictures"
     counts = {"classes": len(data.labels), "train": len(data.train), "held_out": len(data.held_out)}
@@ -151,6 +156,7 @@ def judge(run: Run, metrics: dict[str, float]) -> tuple[bool, bool]:
 
 def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, float]) -> Checkpoint:
     """The checkpoint of this epoch."""
+    by_teacher = sorted(run.teacher.trained_on) if run.teacher else []  # what it knows of them reached this network, too
     network, tower = run.average.averaged.get_submodule("network"), getattr(run.average.averaged, "tower", None)
     return Checkpoint(
         weights={name: value.cpu() for name, value in network.state_dict().items()},
@@ -161,7 +167,7 @@ def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, 
         epoch=run.progress.epochs,
         metrics=metrics,
         data=run.data.summary(),
-        trained_on=[photo.sha256 for photo in run.data.train],
+        trained_on=list(dict.fromkeys([photo.sha256 for photo in run.data.train] + by_teacher)),
         git=run.git,
         name=run.name,
         held_out=[photo.sha256 for photo in run.data.held_out],

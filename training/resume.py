@@ -44,10 +44,15 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def save_state(path: Path, name: str, progress: Progress, params: Params, data: Data, **parts: dict[str, Any]) -> None:
-    """Write the state of a run whole or not at all. OSError if the disk is full; the state before stays."""
+def save_state(
+    path: Path, name: str, progress: Progress, params: Params, data: Data, teacher: list[str], **parts: dict[str, Any]
+) -> None:
+    """Write the state of a run whole or not at all. OSError if the disk is full; the state before stays.
+
+    `teacher` is the sha256 of each checkpoint that it learns from.
+    """
     run = {"name": name, "params": params.model_dump(), "labels": data.labels, "fingerprint": data.fingerprint}
-    save_whole({"progress": vars(progress), **run, "root": str(data.root or ""), **parts}, path)
+    save_whole({"progress": vars(progress), **run, "root": str(data.root or ""), "teacher": teacher, **parts}, path)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -78,8 +83,8 @@ def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
     return name, Path(state["root"]) if state["root"] else None, Params(**state["params"])
 
 
-def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data, path: Path) -> None:
-    """OtherRunError, naming what differs, unless a state is of this model, these parameters and this data."""
+def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data, teacher: list[str], path: Path) -> None:
+    """OtherRunError, naming what differs, unless a state is of this model, these parameters, this data and this teacher."""
     old, new = defaults() | state["params"], params.model_dump()  # a run of an older version goes on
     names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
     advice = f"{path} holds another run; to start over, choose another folder (RUN=, --out)"
@@ -91,6 +96,8 @@ def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data,
     if tuple(state["labels"]) != data.labels:
         differing = sorted(set(state["labels"]) ^ set(data.labels)) or "their order"
         raise OtherRunError(f"the label map has changed: {differing} in one of the two only. {advice}")
+    if state.get("teacher", []) != teacher:
+        raise OtherRunError(f"the teacher has changed: another model is in {params.teacher}. {advice}")
     if state["fingerprint"] != data.fingerprint:
         prints = f"{state['fingerprint'][:12]} -> {data.fingerprint[:12]}"
         raise OtherRunError(f"the photos have changed: fingerprint {prints}. {advice}")

@@ -26,6 +26,7 @@ from training.model import Classifier, build
 from training.params import Params
 from training.recipe import Average, freeze, parameter_groups
 from training.resume import STATE, OtherRunError, Progress, agree, check_same_run, load_state, save_state
+from training.teacher import Teacher, read_trained
 from training.tracking.provenance import git_commit
 from training.tracking.store import RECORDS
 
@@ -56,6 +57,7 @@ class Run:
     average: Average
     optimizer: torch.optim.Optimizer
     progress: Progress
+    teacher: Teacher | None
     git: str  # read once at the start: the checkout may be edited while the run trains
     saved_step: int = 0  # that of the state in last.pt
 
@@ -70,7 +72,8 @@ class Run:
         if self.rank == 0:
             parts: dict[str, Any] = {"model": self.classifier, "average": self.average.averaged, "optimizer": self.optimizer}
             states = {name: part.state_dict() for name, part in parts.items()}
-            save_state(self.out / STATE, self.name, progress, self.params, self.data, **states)
+            teacher = [one.sha256 for one in self.teacher.trained] if self.teacher else []
+            save_state(self.out / STATE, self.name, progress, self.params, self.data, teacher, **states)
             self.saved_step = progress.step
 
     def save_or_warn(self, progress: Progress) -> None:
@@ -142,13 +145,13 @@ def read_data_once(root: Path | None, params: Params) -> Data:
     return data
 
 
-def find_state(name: str, params: Params, data: Data, out: Path, start_over: bool) -> dict[str, Any] | None:
+def find_state(name: str, params: Params, data: Data, teacher: list[str], out: Path, start_over: bool) -> dict[str, Any] | None:
     """The state in `out`; with `start_over`, that of another or a finished run is deleted, with its records."""
     state = load_state(out / STATE)
     if state is None or not start_over:
         return state
     try:
-        check_same_run(state, name, params, data, out)
+        check_same_run(state, name, params, data, teacher, out)
         if not state["progress"]["finished"]:
             return state
     except OtherRunError as error:
@@ -192,14 +195,19 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     rank, world_size, device = start_process_group()
     if not (out / STATE).exists():
         build(params, 2)  # a wrong network or file of weights is refused before photos are read, which may take minutes
+    trained = read_trained(params)
     data = read_data_once(root, params)
+    teacher = Teacher(trained, params.teacher_temperature, data.labels).to(device) if trained else None
+    if teacher is not None:
+        teacher.check_held_out(data.held_out)
     # rank 0's state is sent to all: a machine of its own may not see the folder of the run
-    states = [find_state(name, params, data, out, start_over) if rank == 0 else None]
+    taught_by = [one.sha256 for one in trained]
+    states = [find_state(name, params, data, taught_by, out, start_over) if rank == 0 else None]
     if dist.is_initialized():
         dist.broadcast_object_list(states, device=torch.device("cpu"))
     state = states[0]
     if state is not None:
-        check_same_run(state, name, params, data, out)
+        check_same_run(state, name, params, data, taught_by, out)
     torch.manual_seed(params.seed)
     with_text = any(photo.text for photo in data.train)
     classifier, spec = build(params, len(data.labels), state is None, data.labels, with_text)
@@ -231,6 +239,7 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
         average,
         optimizer,
         progress,
+        teacher,
         git_commit(),
         progress.step,
     )

@@ -117,9 +117,9 @@ def test_run_of_before_these_parameters_goes_on(tiny_params):
     data = Data(("pie", "soup"), (), (), "print", "photos")
     old = {name: value for name, value in tiny_params.model_dump().items() if not name.startswith(("class_", "logit_"))}
     state = {"name": "food", "params": old, "labels": data.labels, "fingerprint": "print"}
-    check_same_run(state, "food", tiny_params, data, Path("run"))
+    check_same_run(state, "food", tiny_params, data, [], Path("run"))
     with pytest.raises(OtherRunError, match=r"class_balance 0.0 -> 0.5"):
-        check_same_run(state, "food", tiny_params.model_copy(update={"class_balance": 0.5}), data, Path("run"))
+        check_same_run(state, "food", tiny_params.model_copy(update={"class_balance": 0.5}), data, [], Path("run"))
 
 
 @pytest.mark.parametrize(("sizes", "said"), [((100, 10), False), ((101, 10), True), ((5000, 900, 400), True)])

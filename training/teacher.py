@@ -1,0 +1,104 @@
+"""What a student learns from: checkpoints of ours, whose answers to the same crops stand beside the true classes.
+
+Hinton et al. (arXiv:1503.02531), with the crops, and mixes of crops, that the student sees (arXiv:2106.05237).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scripts.phrases import counted
+from training.data.split import Photo
+from training.model import Checkpoint
+from training.params import Params
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint that teaches: its file, the file's sha256, its content."""
+
+    path: Path
+    sha256: str
+    checkpoint: Checkpoint
+
+    @classmethod
+    def read(cls, path: Path) -> "Trained":
+        """ValueError if the file is missing, or no checkpoint of ours."""
+        try:
+            checkpoint = Checkpoint.load(path)
+        except ValueError as error:
+            raise ValueError(f"teacher {path}: {error}") from error
+        with path.open("rb") as file:
+            return cls(path, hashlib.file_digest(file, "sha256").hexdigest(), checkpoint)
+
+    def order(self, labels: Sequence[str]) -> list[int]:
+        """Where each of `labels` stands in its own. ValueError, naming one that differs, unless they are the same classes."""
+        theirs = self.checkpoint.labels
+        if missing := sorted(set(labels) - set(theirs)):
+            raise ValueError(
+                f"teacher {self.path} does not know the class {missing[0]!r}: expected a checkpoint of the same classes"
+            )
+        if unknown := sorted(set(theirs) - set(labels)):
+            raise ValueError(f"teacher {self.path} knows the class {unknown[0]!r}, too: expected a checkpoint of the same classes")
+        return [theirs.index(label) for label in labels]
+
+
+def read_trained(params: Params) -> list[Trained]:
+    """The checkpoints that the parameters name as teacher; [] without one. ValueError as Trained.read."""
+    paths = [params.teacher] if isinstance(params.teacher, str) else params.teacher
+    return [Trained.read(Path(path)) for path in paths if path]
+
+
+class Teacher(nn.Module):
+    """One network or several, of which the mean counts; never trained."""
+
+    def __init__(self, trained: Sequence[Trained], temperature: float, labels: Sequence[str]) -> None:
+        """`labels` are the student's classes. ValueError as Trained.order."""
+        super().__init__()
+        self.trained, self.temperature = trained, temperature
+        self.orders = [one.order(labels) for one in trained]
+        self.trained_on = set[str]().union(*(one.checkpoint.trained_on for one in trained))  # sha256 of photos
+        self.networks = nn.ModuleList(one.checkpoint.classifier()[0].requires_grad_(False) for one in trained)
+
+    @torch.no_grad()
+    def forward(self, crops: Tensor, *sides: Tensor) -> Tensor:
+        """Crops (B, H, W, 3) in 0..255, with ids of texts and what counts if there are any -> probabilities float32 (B, C).
+
+        At `temperature`. Each network sees the crops at the size that it was trained on.
+        """
+        parts = []
+        for one, network, order in zip(self.trained, self.networks, self.orders, strict=True):
+            logits = network(resized(crops, int(one.checkpoint.params["train_size"])), *sides)[:, order].float()
+            # by its own calibration first: of several, the surest must not be the loudest
+            parts.append((logits / (one.checkpoint.temperature * self.temperature)).softmax(1))
+        return torch.stack(parts).mean(0)
+
+    def check_held_out(self, held_out: Sequence[Photo]) -> None:
+        """ValueError if it was trained on held-out photos: what it knows of them would reach the student."""
+        known = [photo for photo in held_out if photo.sha256 in self.trained_on]
+        if known:
+            raise ValueError(
+                f"the teacher was trained on {len(known)} of {counted(len(held_out), 'held-out photo')}, such as {known[0].path}: "
+                "their figures would be too good. Train both on one split: the same data, seed, val_fraction, near_duplicates"
+            )
+
+    def loss(self, logits: Tensor, wanted: Tensor) -> Tensor:
+        """Cross entropy (B,) of a student's logits (B, C) with probabilities (B, C) of `forward`, at the temperature.
+
+        Times its square, which keeps the gradients' size.
+        """
+        ours = (logits.float() / self.temperature).log_softmax(1)
+        return -(wanted * ours).sum(1) * self.temperature**2
+
+
+def resized(crops: Tensor, size: int) -> Tensor:
+    """Crops (B, H, W, 3) as (B, size, size, 3); unchanged if they have that size."""
+    if crops.shape[1] == size:
+        return crops
+    channels_first = crops.permute(0, 3, 1, 2).float()
+    scaled = nn.functional.interpolate(channels_first, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return scaled.permute(0, 2, 3, 1)
