@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
 	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RECIPE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
-	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
+	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS TTA UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -178,9 +178,9 @@ sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seef
 	@$(python) training.sweep.sweep $(model) $(call option,--data,DATA) $(params) \
 		$(call option,--space,SPACE) --out=runs/$(call quoted,NAME) --trials=$(call quoted,TRIALS)
 
-evaluate: .venv/installed-train ## Measure a run on photos never trained on: metrics, tables, plots: [RUN=runs/latest DATA=photos UNKNOWN=folder]
+evaluate: .venv/installed-train ## Measure a run on photos never trained on: metrics, tables, plots: [RUN=runs/latest DATA=photos UNKNOWN=folder TTA=1]
 	@$(python) training.evaluation.evaluate --checkpoint=$(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA) \
-		--out=$(call quoted,RUN) $(call option,--unknown,UNKNOWN)
+		--out=$(call quoted,RUN) $(call option,--unknown,UNKNOWN) $(call flag,--tta,TTA)
 
 report: .venv/installed-train ## Write one page with everything that make evaluate wrote: [RUN=runs/latest]
 	@$(python) training.evaluation.report -- $(call quoted,RUN)
@@ -266,8 +266,8 @@ status: .venv/installed-serve ## Show each instance's versions, default version,
 releases: .venv/installed-serve ## List all releases, newest first: [RELEASE=s3://...]
 	@$(rollout) history
 
-predict: given-PHOTOS .venv/installed-serve $(if $(filter %.parquet,$(OUT)),.venv/installed-parquet) $(if $(URL),,$(STARTER)) ## Label any number of photos, without a server or by one: PHOTOS=folder|list.txt|s3://... [OUT=labels.csv|.jsonl|.parquet HTML=1 MODEL=name VERSION=1.0.0 URL=https://...]
-	@$(python) scripts.predict.predict $(call option,--out,OUT) $(call flag,--html,HTML) $(call option,--url,URL) $(named_model) \
+predict: given-PHOTOS .venv/installed-serve $(if $(filter %.parquet,$(OUT)),.venv/installed-parquet) $(if $(URL),,$(STARTER)) ## Label any number of photos, without a server or by one: PHOTOS=folder|list.txt|s3://... [OUT=labels.csv|.jsonl|.parquet HTML=1 TTA=1 MODEL=name VERSION=1.0.0 URL=https://...]
+	@$(python) scripts.predict.predict $(call option,--out,OUT) $(call flag,--html,HTML) $(call flag,--tta,TTA) $(call option,--url,URL) $(named_model) \
 		$(call option,--version,VERSION) -- $(call quoted,PHOTOS)
 
 drift: .venv/installed-serve $(if $(PHOTOS),$(STARTER)) ## Compare recent photos and answers with the reference profile: [RELEASE=s3://... | PHOTOS=folder MODEL=name VERSION=1.0.0] [OUT=build/drift.html]

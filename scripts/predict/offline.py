@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from handler.text import TextError, check_text
@@ -58,8 +59,9 @@ def error_answer(error: Exception, status: int, kind: str) -> Row:
 class Offline:
     """An unpacked archive's handler. One a process."""
 
-    def __init__(self, unpacked: Path) -> None:
-        """Load it. ValueError if it does not answer its golden photos."""
+    def __init__(self, unpacked: Path, mirrored: bool = False) -> None:
+        """Load it; with `mirrored`, each photo's mirror image counts, too. ValueError if it does not answer its golden photos."""
+        self.mirrored = mirrored
         config = unpacked / read_manifest(unpacked)["model"]["configFile"]
         self.batch_size = yaml.safe_load(config.read_text(encoding="utf-8"))["batchSize"]
         self.handler = load_handler(unpacked)
@@ -104,7 +106,17 @@ class Offline:
     def _infer(self, batch: Sequence[Decoded]) -> Iterator[Row]:
         crops = [one.crop for one in batch if one.crop is not None]
         texts = [[one.text for one in batch if one.crop is not None]] if self.reads_text else []
-        inferred = self.handler.postprocess(self.handler.inference(crops, *texts), [self.top_k] * len(crops)) if crops else []
-        answers = iter(inferred)
+        answers = iter(self.handler.postprocess(self._answers(crops, texts), [self.top_k] * len(crops)) if crops else [])
         for one in batch:
             yield one.row if one.crop is None else one.row | next(answers)
+
+    def _answers(self, crops: Sequence[Any], texts: Sequence[Sequence[str]]) -> Any:
+        """The program's answers to crops (H, W, 3) and their texts."""
+        inferred = self.handler.inference(crops, *texts)
+        if not self.mirrored:
+            return inferred
+        other = self.handler.inference([np.ascontiguousarray(crop[:, ::-1]) for crop in crops], *texts)
+        # what the mean of the logits gives, as evaluation has it; other outputs, of which archives have one or two, are averaged
+        product = np.sqrt(inferred[0] * other[0])
+        means = [(one + two) / 2 for one, two in zip(inferred[1:], other[1:], strict=True)]
+        return type(inferred)(*(product / product.sum(1, keepdims=True), *means))

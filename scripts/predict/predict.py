@@ -60,9 +60,9 @@ def answering(args: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callab
 
         def load() -> Answers:
             unpack(archive, unpacked)  # all parts checked before any of its code runs
-            return Offline(unpacked).answers
+            return Offline(unpacked, args.tta).answers
 
-        yield {"archive": archive.name, "sha256": sha256(archive)}, load
+        yield {"archive": archive.name, "sha256": sha256(archive)} | ({"tta": True} if args.tta else {}), load
 
 
 def some(source: Source) -> Iterator[Photo]:
@@ -120,11 +120,14 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--html", action="store_true", help="a contact sheet, too, beside --out")
     options.add_argument("--url", help="ask this server, not an archive; SEEFOOD_API_KEY has its key")
     options.add_argument("--model", metavar="NAME", help="needed where the model store, or the server, has several models")
+    options.add_argument("--tta", action="store_true", help="test-time augmentation: each photo's mirror image counts, too")
     options.add_argument("--version", help="default: the newest; a server's default version")
     options.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     args = options.parse_args()
     if args.html and not args.out:
         options.error("HTML=1 (--html) writes a page beside OUT (--out), and there is none: name one, e.g. OUT=labels.csv")
+    if args.tta and args.url:
+        options.error("TTA=1 (--tta) needs an archive here, and URL (--url) asks a server: leave one of them out")
     return args
 
 

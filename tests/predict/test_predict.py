@@ -1,6 +1,7 @@
 """The command: folders, lists and S3 in, tables out, whatever ends it in between."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import time
 
 import pyarrow.parquet
 import pytest
+from PIL import Image, ImageOps
 
 from scripts.command import run
 from scripts.predict.predict import main
@@ -185,3 +187,37 @@ def test_memory_does_not_grow_with_the_number_of_photos(command, drawn, tmp_path
         peaks.append(usage.ru_maxrss / 1024)
     # a kept row with its predictions would take some 3 kB
     assert peaks[1] - peaks[0] < 8, peaks
+
+
+def test_test_time_augmentation_answers_a_photo_and_its_mirror_image_alike(predict, tmp_path):
+    (tmp_path / "photos").mkdir()
+    image = Image.open(io.BytesIO(picture_bytes(3))).convert("RGB").resize((224, 224))
+    image.save(tmp_path / "photos" / "a.png")
+    ImageOps.mirror(image).save(tmp_path / "photos" / "b.png")
+    plain, both = (tmp_path / f"{name}.jsonl" for name in ("plain", "both"))
+    for out, options in ((plain, []), (both, ["--tta"])):
+        done = predict(tmp_path / "photos", "--out", out, *options)
+        assert done.returncode == 0, done.stderr
+
+    def probabilities(out):
+        rows = [json.loads(line)["predictions"] for line in out.read_text().splitlines()]
+        return [{one["label"]: one["probability"] for one in row} for row in rows]
+
+    first, second = probabilities(both)
+    photo, mirror = probabilities(plain)
+    common = first.keys() & second.keys() & photo.keys() & mirror.keys()
+    # not to the bit: the crop's middle is half a pixel off
+    apart = max(abs(photo[label] - mirror[label]) for label in common)
+    assert max(abs(first[label] - second[label]) for label in common) < apart / 3
+    best, other = (choose(common, key=first.__getitem__) for choose in (max, min))
+    ratio = (photo[best] * mirror[best] / photo[other] / mirror[other]) ** 0.5  # the normalisation is the same for all classes
+    assert first[best] / first[other] == pytest.approx(ratio, rel=0.2)
+
+
+def test_test_time_augmentation_by_a_server_is_refused(predict, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture_bytes(1))
+    out = tmp_path / "labels.csv"
+    done = predict(tmp_path / "a.jpg", "--out", out, "--tta", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "TTA=1 (--tta) needs an archive here, and URL (--url) asks a server" in done.stderr
+    assert not out.exists()

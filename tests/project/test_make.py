@@ -132,6 +132,8 @@ LISTS = [
 FLAGS = [
     ("serve", "TLS", "--tls"),
     ("predict", "HTML", "--html"),
+    ("predict", "TTA", "--tta"),
+    ("evaluate", "TTA", "--tta"),
     ("compose", "PROMETHEUS_IMAGE", "--profile"),
     ("compose", "GRAFANA_IMAGE", "--profile"),
     ("collect", "REVIEWED", "--reviewed"),

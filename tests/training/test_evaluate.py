@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from handler.preprocess import preprocess
 from tests.conftest import ROOT
 from training.data.sets import read_data
 from training.evaluation.evaluate import evaluate, fitted_on, print_summary
@@ -50,6 +51,22 @@ def evaluated(tmp_path_factory, tiny_run):
             patch.setattr(sys, "argv", ["command", *arguments])
             assert not main()
     return run
+
+
+def test_test_time_augmentation_takes_the_mean_of_each_photo_and_its_mirror_image(tmp_path, tiny_run, generated):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    evaluate(checkpoint, generated, tmp_path, mirrored=True)
+    data = read_data(generated, checkpoint.params["val_fraction"], checkpoint.params["seed"])
+    classifier, spec = checkpoint.classifier()
+    crops = torch.stack([torch.from_numpy(preprocess(photo.path.read_bytes(), spec)) for photo in data.held_out])
+    with torch.no_grad():
+        once, mirrored = classifier(crops), classifier(crops.flip(2))
+    assert (once - mirrored).abs().max() > 0.1
+    expected = ((once + mirrored) / 2 / checkpoint.temperature).softmax(1).amax(1)
+    rows = table(tmp_path / "predictions.csv")
+    assert [float(row["probability"]) for row in rows] == pytest.approx(expected.tolist(), abs=1e-3)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["test_time_augmentation"] == "mean of the logits of each photo and its mirror image"
 
 
 def test_evaluate_reports_photos_never_trained_on(tmp_path, tiny_run, generated):

@@ -45,6 +45,7 @@ from training.params import Params
 from training.remedies import remedy
 from training.tracking.journal import Tracker
 
+TTA = "mean of the logits of each photo and its mirror image"
 PICTURES = ("confusion.png", "reliability.png", "mistakes.png", "learning_curves.png", "confidence.png")
 
 
@@ -167,10 +168,13 @@ def draw(answers: Answers, confusion: Tensor, data: Data, spec: Spec, found: Fou
     return None
 
 
-def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path | None = None) -> dict[str, float]:
+def evaluate(
+    checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path | None = None, mirrored: bool = False
+) -> dict[str, float]:
     """Metrics of the checkpoint on photos that it was not trained on, written to `out` with tables and plots, and returned.
 
-    `unknown` is a folder of out-of-distribution photos. ValueError as held_out_photos and evaluate_unknown.
+    `unknown` is a folder of out-of-distribution photos. With `mirrored`, each photo's mirror image counts, too
+    (metrics.predict); out-of-distribution photos are asked as they are. ValueError as held_out_photos and evaluate_unknown.
     """
     unknown_paths = unknown_photos(unknown) if unknown is not None else []  # before the long part: it may be a wrong path
     params = Params(**checkpoint.params)
@@ -179,7 +183,7 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with eval_loader(data.held_out, params, spec) as loader:
-        logits, targets, read = predict(classifier.to(device), loader, device)
+        logits, targets, read = predict(classifier.to(device), loader, device, mirrored)
     unreadable, data = len(data.held_out) - len(read), replace(data, held_out=tuple(data.held_out[i] for i in read))
     answers = Answers(logits, targets, checkpoint.temperature)
     metrics = measure(answers)
@@ -190,6 +194,8 @@ def evaluate(checkpoint: Checkpoint, root: Path | None, out: Path, unknown: Path
     classes = write_tables(answers, confusion, data, out)
     report: dict[str, Any] = {name: round(value, 4) for name, value in metrics.items()}
     fitted = fitted_on(checkpoint, data)
+    if mirrored:
+        report["test_time_augmentation"] = TTA
     report |= {"data": data.source, "split": split_of(data)}
     report |= {"temperature_fitted_on_these": None if fitted is None else fitted > 0, "temperature_photos": fitted}
     report |= {"unreadable_photos": unreadable, "f1_classes": len(targets.unique())}
@@ -224,6 +230,8 @@ def print_summary(out: Path) -> None:
     print(f"{counted(metrics['photos'], metrics['split'] + ' photo')} of {metrics['data']}, none of them trained on")
     if metrics["unreadable_photos"]:
         print(f"  {metrics['unreadable_photos']} more cannot be read and are left out")
+    if tta := metrics.get("test_time_augmentation"):
+        print(f"  test-time augmentation: {tta}")
     for name in ("top1", "top5", "f1"):
         absent = len(metrics["f1_per_class"]) - metrics["f1_classes"] if name == "f1" else 0
         over = f" (over {metrics['f1_classes']} of {len(metrics['f1_per_class'])} classes: the others have no photos here)"
@@ -256,12 +264,13 @@ def main() -> int:
     arguments.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--unknown", type=Path, help="folder of out-of-distribution photos, to see how many are detected")
+    arguments.add_argument("--tta", action="store_true", help="test-time augmentation: each photo's mirror image counts, too")
     args = arguments.parse_args()
     checkpoint = Checkpoint.load(args.checkpoint)
     if pid := process_at_work(args.checkpoint.parent):
         print(f"{args.checkpoint.parent} is at work, as process {pid}: this is its best epoch so far, {checkpoint.epoch}")
     try:
-        metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown)
+        metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown, args.tta)
     except Exception as error:
         if known := remedy(error):
             return fail(f"{known.text}; then the same command again")

@@ -13,16 +13,27 @@ CALIBRATION_BINS = 15  # as in arXiv:1706.04599
 
 
 @torch.no_grad()
-def predict(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def predict(
+    model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device, mirrored: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """(logits float32 (N, C), targets int64 (N,), positions int64 (N,)) of N photos in their order, over all ranks; on the CPU.
+
+    With `mirrored`, the mean of the logits of each photo and of its mirror image.
 
     Photos that cannot be read are left out, and named on stderr. ValueError if they are too many: see check_unreadable.
     """
     model.eval()
-    parts = [
-        (model(*(given.to(device) for given in (crops, *ids))).float().cpu(), targets, positions)
-        for crops, targets, positions, *ids in loader
-    ]
+
+    def logits_of(crops: Tensor, *ids: Tensor) -> Tensor:
+        logits: Tensor = model(*(given.to(device) for given in (crops, *ids))).float().cpu()
+        return logits
+
+    parts = []
+    for crops, targets, positions, *ids in loader:
+        logits = logits_of(crops, *ids)
+        if mirrored:
+            logits = (logits + logits_of(crops.flip(2), *ids)) / 2  # (B, H, W, 3)
+        parts.append((logits, targets, positions))
     if dist.is_initialized():
         # objects and not tensors: ranks have different numbers of photos, as none is counted twice to even them out
         gathered: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(dist.get_world_size())]
