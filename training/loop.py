@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from training.data.balance import expected_draws, logit_shift, loss_weights
-from training.data.loader import Batches, eval_loader, train_loader
+from training.data.loader import Batches, eval_loader, keep_decoded, train_loader
 from training.data.split import check_unreadable
 from training.params import Params
 from training.recipe import choose_mix, lr_factor, mix_crops, mix_sides, swap_neighbours
@@ -92,8 +92,9 @@ def train(
     expected = expected_draws(run.data.train, params.class_balance) if params.class_balance else None
     batches = Batches(len(run.data.train), params, run.rank, run.world_size, progress.step, expected)
     steps = batches.steps_per_epoch
-    train_photos = train_loader(run.data.train, params, batches, run.spec.text)
-    held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size)
+    of_train, of_held_out = keep_decoded(run.data, params, run.spec)
+    train_photos = train_loader(run.data.train, params, batches, run.spec.text, of_train)
+    held_out = eval_loader(run.data.held_out, params, run.spec, run.rank, run.world_size, of_held_out)
     schedule = partial(lr_factor, warmup_steps=int(params.warmup_epochs * steps), total_steps=params.epochs * steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing, reduction="none")
     unreadable, saved = set[int](), time.monotonic()

@@ -52,6 +52,7 @@ class Params(BaseModel):
     global_batch_size: int = Field(ge=2)
     accumulate: int = Field(ge=1)
     workers: int = Field(ge=0)
+    cache: Literal["none", "ram", "disk"] = "none"
     lr: float = Field(gt=0)
     head_lr: float = Field(gt=0)
     layer_decay: float = Field(gt=0, le=1)

@@ -22,7 +22,7 @@ from training.params import Params, defaults
 
 STATE = "last.pt"
 # parameters that a resumed run may change: they do not touch the result, accumulate no more than the number of processes does
-FREE = {"workers", "checkpoint_minutes", "accumulate"}
+FREE = {"workers", "cache", "checkpoint_minutes", "accumulate"}
 
 
 class OtherRunError(SeeFoodError, ValueError):

@@ -5,6 +5,8 @@ function of seed, epoch, step and photo alone: not of the number of processes, o
 """
 
 import hashlib
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,6 +22,8 @@ from handler.preprocess import PhotoError, Spec, preprocess, read_photo
 from handler.text import TextSpec, text_ids
 from scripts.phrases import counted
 from training.data.balance import draw
+from training.data.kept import Kept, free_memory, keep
+from training.data.sets import Data
 from training.data.split import UNREADABLE, Photo
 from training.data.workers import Loader
 from training.params import Params
@@ -37,7 +41,8 @@ class TrainPhotos(Dataset[Any]):
     the text's ids int64 (L,), and float32 1, or 0 where the photo is left out.
     """
 
-    def __init__(self, photos: Sequence[Photo], params: Params, text: TextSpec | None = None) -> None:
+    def __init__(self, photos: Sequence[Photo], params: Params, text: TextSpec | None = None, kept: Kept | None = None) -> None:
+        self.short_side, self.kept = needed_side(params), kept
         self.photos, self.seed, self.text, self.side_dropout = photos, params.seed, text, params.side_dropout
         bicubic = transforms.InterpolationMode.BICUBIC
         policy: dict[str, list[Callable[[Image.Image], Image.Image]]] = {
@@ -73,10 +78,18 @@ class TrainPhotos(Dataset[Any]):
         # the next one by position, not a random one: the replacement, too, is the same in every run
         for index in (i % len(self.photos) for i in range(position, position + MAX_UNREADABLE_RUN)):
             try:
-                return read_photo(self.photos[index].path.read_bytes()), index
+                return self._read(index), index
             except (PhotoError, OSError) as error:
                 reason = error
         raise ValueError(f"{MAX_UNREADABLE_RUN} photos in a row are unreadable, {self.photos[index].path} is the last: {reason}")
+
+    def _read(self, index: int) -> Image.Image:
+        if self.kept is not None and (pixels := self.kept.get(index)) is not None:
+            return Image.fromarray(pixels)
+        image = read_photo(self.photos[index].path.read_bytes(), self.short_side)
+        if self.kept is not None:
+            self.kept.put(index, np.asarray(image))
+        return image
 
 
 class EvalPhotos(Dataset[Any]):
@@ -86,8 +99,8 @@ class EvalPhotos(Dataset[Any]):
     black.
     """
 
-    def __init__(self, photos: Sequence[Photo], spec: Spec, rank: int = 0, world_size: int = 1) -> None:
-        self.photos, self.spec = photos, spec
+    def __init__(self, photos: Sequence[Photo], spec: Spec, rank: int = 0, world_size: int = 1, kept: Kept | None = None) -> None:
+        self.photos, self.spec, self.kept = photos, spec, kept
         # no padding: every photo belongs to exactly one rank
         self.positions = range(rank, len(photos), world_size)
 
@@ -99,10 +112,34 @@ class EvalPhotos(Dataset[Any]):
         photo = self.photos[position]
         ids = () if self.spec.text is None else (np.array(text_ids(photo.text, self.spec.text), np.int64),)
         try:
-            return preprocess(photo.path.read_bytes(), self.spec), photo.index, position, *ids
+            return self._crop(position), photo.index, position, *ids
         except (PhotoError, OSError):
             _, height, width = self.spec.input_size
             return np.zeros((height, width, 3), np.uint8), UNREADABLE, position, *ids
+
+    def _crop(self, position: int) -> np.ndarray:
+        if self.kept is not None and (crop := self.kept.get(position)) is not None:
+            return crop
+        crop = preprocess(self.photos[position].path.read_bytes(), self.spec)
+        if self.kept is not None:
+            self.kept.put(position, crop)
+        return crop
+
+
+def needed_side(params: Params) -> int:
+    """Pixels of a photo's short side below which training's smallest crop would be enlarged; bigger photos are read reduced."""
+    narrowest = 3 / 4  # RandomResizedCrop's: a crop's sides are the square root of its area, times and by that of this
+    return math.ceil(params.train_size / math.sqrt(params.crop_scale_min * narrowest))
+
+
+def keep_decoded(data: Data, params: Params, spec: Spec) -> tuple[Kept | None, Kept | None]:
+    """Where params.cache keeps decoded training photos, and crops of held-out ones. None: each epoch decodes them again."""
+    crops = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+    free, of_crops = free_memory(), len(data.held_out) * math.prod(spec.input_size)
+    return (
+        keep(params.cache, data.train, f"short-side-{needed_side(params)}", max(0, free - of_crops)),
+        keep(params.cache, data.held_out, f"crops-{crops}", min(free, of_crops)),
+    )
 
 
 class Batches(Sampler[list[tuple[int, int]]]):
@@ -163,19 +200,23 @@ class Batches(Sampler[list[tuple[int, int]]]):
         return shares[part * self.world_size + self.rank]
 
 
-def train_loader(photos: Sequence[Photo], params: Params, batches: Batches, text: TextSpec | None = None) -> Loader:
+def train_loader(
+    photos: Sequence[Photo], params: Params, batches: Batches, text: TextSpec | None = None, kept: Kept | None = None
+) -> Loader:
     """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,)).
 
     With `text` each also has ids int64 (B, L) and whether photos count, float32 (B,).
     """
     ahead = 4 if params.workers else None
-    return Loader(TrainPhotos(photos, params, text), params.workers, batch_sampler=batches, prefetch_factor=ahead)
+    return Loader(TrainPhotos(photos, params, text, kept), params.workers, batch_sampler=batches, prefetch_factor=ahead)
 
 
-def eval_loader(photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1) -> Loader:
+def eval_loader(
+    photos: Sequence[Photo], params: Params, spec: Spec, rank: int = 0, world_size: int = 1, kept: Kept | None = None
+) -> Loader:
     """Batches (uint8 (B, H, W, 3), int64 (B,), positions int64 (B,)), every photo once over all ranks.
 
     Ids int64 (B, L), too, where the spec reads texts.
     """
     size = max(1, params.global_batch_size // (params.accumulate * world_size))
-    return Loader(EvalPhotos(photos, spec, rank, world_size), params.workers, batch_size=size)
+    return Loader(EvalPhotos(photos, spec, rank, world_size, kept), params.workers, batch_size=size)
