@@ -11,10 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, REDDIT_, UV_.
-VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
+VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CACHE CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
 	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RECIPE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
-	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS TTA UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
+	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TIMM_TRAIN TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS TTA UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -171,8 +171,8 @@ train: .venv/installed-train ## Train: DATA=photos [MODEL=seefood RECIPE=cifar10
 profile: .venv/installed-train ## Measure where a training step's time goes: a trace and the costliest operations [DATA=photos RECIPE=cifar10 PARAMS=file WEIGHTS=file]
 	@$(python) training.speed.profiling $(call option,--data,DATA) $(params) $(call option,--weights,WEIGHTS)
 
-bench-train: .venv/installed-train ## Measure the training loop beside a bare loop over timm's loader: [DATA=photos RECIPE=cifar10 PARAMS=file]
-	@$(python) training.speed.bench $(call option,--data,DATA) $(params)
+bench-train: .venv/installed-train ## Measure the training loop beside timm's own script: TIMM_TRAIN=train.py [DATA=photos CACHE=1 RECIPE=cifar10 PARAMS=file]
+	@$(python) training.speed.bench $(call option,--timm-train,TIMM_TRAIN) $(call flag,--cache,CACHE) $(call option,--data,DATA) $(params)
 
 sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 RECIPE=cifar10 PARAMS=params.yaml NAME=sweep SPACE=file]
 	@$(python) training.sweep.sweep $(model) $(call option,--data,DATA) $(params) \

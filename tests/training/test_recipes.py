@@ -124,7 +124,8 @@ def test_a_recipe_that_cannot_be_taken_is_refused_with_what_to_do(tmp_path, monk
 
 @pytest.mark.parametrize("command", [train, profiling, bench, sweep])
 def test_every_command_that_takes_parameters_to_train_with_takes_a_recipe(monkeypatch, command):
-    monkeypatch.setattr(sys, "argv", [command.__name__, "--recipe=none", *(["--out=runs/none"] if command is sweep else [])])
+    needed = {sweep: ["--out=runs/none"], bench: ["--cache"]}
+    monkeypatch.setattr(sys, "argv", [command.__name__, "--recipe=none", *needed.get(command, [])])
     with pytest.raises(ValueError, match="RECIPE is 'none': no such recipe"):
         command.main()
 

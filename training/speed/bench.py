@@ -1,145 +1,172 @@
-"""The speed of the training loop: `python -m training.speed.bench --data photos`, or `make bench-train DATA=photos`.
+"""The speed of the training loop beside timm's own script: `make bench-train TIMM_TRAIN=train.py DATA=photos`.
 
-Pairs of runs, one after the other: the loop of training/loop.py, and a bare loop (forward, backward, step) over timm's loader,
-with the same network, photos, batch, precision, crop and flip, and number of loader workers. Each pair gives one ratio of
-images/s, as single rates mean little on a shared machine. The longest and the shortest quarter of the steps and a few at
-either end do not count.
+TIMM_TRAIN is the file train.py of the release of timm that is installed, from its repository (the package does not have it):
+https://github.com/huggingface/pytorch-image-models. Pairs of runs, one after the other: the same
+network, photos, batch, precision, crops, flips and number of loader workers. Each pair gives one ratio of images/s, as single rates
+mean little on a shared machine. The longest and the shortest quarter of the steps and a few at either end do not count.
+
+With --cache (CACHE=1) it measures what `cache: ram` and `disk` in the parameters make of the epochs after the first.
 """
 
+import argparse
 import os
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import timm
 import torch
 from scipy.stats import trim_mean
-from timm.data.dataset import ImageDataset
-from timm.data.loader import create_loader
-from torch import nn
 
+from scripts.machine import cpu
 from scripts.command import parser, run
+from scripts.errors import SeeFoodError
 from training.data.sets import Data, read_data
 from training.data.split import Photo
 from training.loop import train
-from training.model import build
 from training.params import Params, read_params
 from training.recipes.choose import DEFAULT, add_options, fill_in
 
 NAME = "bench"  # a model's name, which nothing registers
 MODELS = ("levit_128s", "mobilenetv2_100")
-# off, as the bare loop has no such thing; averaging, progress and bookkeeping stay on: they are what is measured
-BARE = {"weights": "none", "augment": "none", "mixup": 0.0, "cutmix": 0.0, "clip_norm": 0.0, "freeze": [], "layer_decay": 1.0}
+# off, as timm's script has them off; progress and bookkeeping stay on: they are what is measured
+PLAIN = {"weights": "none", "augment": "none", "mixup": 0.0, "cutmix": 0.0, "clip_norm": 0.0, "freeze": [], "layer_decay": 1.0}
+PLAIN |= {"ema_decay": 0.0, "teacher": "", "cache": "none"}
 EDGE = 8  # steps at either end that do not count
+STEP = re.compile(r"^Train: .* Time: ([\d.]+)s, ", re.MULTILINE)  # a line of timm's script for each
 
 
-class Listed:
-    """A reader for timm's ImageDataset: open files and class indexes of photos."""
-
-    def __init__(self, photos: tuple[Photo, ...]) -> None:
-        self.photos = photos
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, i: int) -> tuple[BinaryIO, int]:
-        return self.photos[i].path.open("rb"), self.photos[i].index
+class TimmError(SeeFoodError):
+    """timm's script failed, or printed no steps; the message has its last words."""
 
 
 def sample(data: Data, photos: int, folder: Path) -> Path:
-    """Class folders in `folder` with links to `photos` training photos of a data set; they repeat if there are fewer."""
-    for number, photo in enumerate((data.train * (photos // len(data.train) + 1))[:photos]):
-        link = folder / data.labels[photo.index] / f"{number}{photo.path.suffix}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(photo.path.resolve())
+    """Class folders in `folder`/train with links to so many training photos, repeated if there are fewer; one a class held out.
+
+    timm's script wants held-out ones in `folder`/validation.
+    """
+    by_class = {photo.index: photo for photo in data.train}
+    for split, chosen in (
+        ("train", (data.train * (photos // len(data.train) + 1))[:photos]),
+        ("validation", tuple(by_class.values())),
+    ):
+        for number, photo in enumerate(chosen):
+            _link(photo, folder / split / data.labels[photo.index] / f"{number}{photo.path.suffix}")
     return folder
 
 
-def rate(ends: list[float], params: Params) -> float:
-    """images/s by the times at which steps ended: over the middle half of the steps, as other work makes some of them long."""
-    durations = [after - before for before, after in pairwise(ends[EDGE:-EDGE])]
-    return params.global_batch_size / float(trim_mean(durations, 0.25))
+def _link(photo: Photo, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(photo.path.resolve())
 
 
-def our_rate(data: Data, params: Params, out: Path) -> float:
-    """images/s of train(), with all that it does between steps."""
+def rate(durations: list[float], params: Params) -> float:
+    """images/s by the durations of steps, in s: over the middle half of them, as other work makes some of them long."""
+    return params.global_batch_size / float(trim_mean(durations[EDGE:-EDGE], 0.25))
+
+
+def our_rates(root: Path, params: Params, out: Path) -> list[float]:
+    """images/s of train() in each epoch, with all that it does between steps."""
     ends: list[float] = []
-    train(NAME, data.root, params, out, on_step=lambda step: ends.append(time.perf_counter()))
-    return rate(ends, params)
+    train(NAME, root, params, out, on_step=lambda step: ends.append(time.perf_counter()))
+    steps = len(ends) // params.epochs
+    return [rate([b - a for a, b in pairwise(ends[i * steps : (i + 1) * steps])], params) for i in range(params.epochs)]
 
 
-def bare_rate(data: Data, params: Params) -> float:
-    """images/s of the bare loop."""
-    spec = build(params, len(data.labels))[1]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = timm.create_model(params.model, num_classes=len(data.labels), **params.model_args)
-    network = network.to(device).to(memory_format=torch.channels_last).train()
-    loader = create_loader(
-        ImageDataset("", reader=Listed(data.train)),
-        (3, params.train_size, params.train_size),
-        params.global_batch_size,
-        is_training=True,
-        scale=(params.crop_scale_min, 1.0),
-        color_jitter=0.0,
-        interpolation="bicubic",
-        mean=spec.mean,
-        std=spec.std,
-        num_workers=params.workers,
-        device=device,
-    )
-    optimizer = torch.optim.AdamW(network.parameters(), params.lr, fused=True)
-    criterion, ends = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing), []
-    for x, targets in loader:  # (B, 3, S, S), (B,)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
-            loss = criterion(network(x), targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ends.append(time.perf_counter())
-    return rate(ends, params)
+def timm_command(script: Path, folder: Path, params: Params, classes: int, out: Path) -> list[str]:
+    """The command of timm's script for the same work."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    words = f"--model {params.model} --num-classes {classes} --device {device} --no-prefetcher --opt adamw --epochs 1"
+    words += f" --warmup-epochs 0 --log-interval 1 -b {params.global_batch_size} -j {params.workers} --seed {params.seed}"
+    words += f" --img-size {params.train_size} --scale {params.crop_scale_min} 1.0 --train-interpolation bicubic --color-jitter 0"
+    words += f" --smoothing {params.label_smoothing} --lr {params.lr} --weight-decay {params.weight_decay}"
+    words += " --channels-last" * params.channels_last + " --amp --amp-dtype bfloat16" * (params.precision == "bfloat16")
+    arguments = [f"{name}={value}" for name, value in params.model_args.items()]
+    named = ["--model-kwargs", *arguments] if arguments else []
+    return [sys.executable, str(script.resolve()), "--data-dir", str(folder), *words.split(), *named, "--output", str(out)]
 
 
-def compare(data: Data, params: Params, pairs: int) -> float:
-    """Median ratio of our rate to the bare loop's over so many pairs, each pair printed."""
+def timm_rate(script: Path, folder: Path, params: Params, classes: int, out: Path) -> float:
+    """images/s of timm's script. TimmError if it fails."""
+    words = timm_command(script, folder, params, classes, out)
+    done = subprocess.run(words, cwd=out, capture_output=True, text=True, check=False)
+    printed = done.stdout + done.stderr
+    steps = [float(seconds) for seconds in STEP.findall(printed)]
+    if done.returncode or len(steps) <= 2 * EDGE:
+        raise TimmError(f"{script} ended with {done.returncode} after {len(steps)} steps: {printed.strip()[-500:]}")
+    return rate(steps, params)
+
+
+def compare(script: Path, folder: Path, classes: int, params: Params, pairs: int) -> float:
+    """Median ratio of our rate to timm's over so many pairs, each pair printed."""
     ratios = []
     for pair in range(pairs):
-        with tempfile.TemporaryDirectory() as out:
-            rates = {}
-            # in turns, as the second of a pair runs on a warmer, slower machine
-            for name in ("ours", "bare") if pair % 2 else ("bare", "ours"):
-                rates[name] = our_rate(data, params, Path(out)) if name == "ours" else bare_rate(data, params)
-        ratios.append(rates["ours"] / rates["bare"])
-        print(f"  {params.model}: ours {rates['ours']:.1f}, bare {rates['bare']:.1f} images/s, ratio {ratios[-1]:.3f}", flush=True)
+        rates = {}
+        # in turns, as the second of a pair runs on a warmer, slower machine
+        for name in ("ours", "timm") if pair % 2 else ("timm", "ours"):
+            with tempfile.TemporaryDirectory() as out:
+                if name == "ours":
+                    (rates[name],) = our_rates(folder, params, Path(out) / "run")
+                else:
+                    rates[name] = timm_rate(script, folder, params, classes, Path(out))
+        ratios.append(rates["ours"] / rates["timm"])
+        print(f"  {params.model}: ours {rates['ours']:.1f}, timm {rates['timm']:.1f} images/s, ratio {ratios[-1]:.3f}", flush=True)
     return statistics.median(ratios)
+
+
+def compare_caches(folder: Path, params: Params) -> None:
+    """Print each epoch's images/s with decoded photos kept and without."""
+    for cache in ("none", "ram", "disk"):
+        with tempfile.TemporaryDirectory() as out:
+            rates = our_rates(folder, params.model_copy(update={"epochs": 3, "cache": cache}), Path(out) / "run")
+        print(f"  {params.model}, cache: {cache}: " + ", ".join(f"{one:.1f}" for one in rates) + " images/s by epoch", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    line = parser(__doc__)
+    line.add_argument("--timm-train", type=Path, help="train.py of timm's repository, release of the installed package")
+    line.add_argument("--data", type=Path)
+    add_options(line)
+    line.add_argument("--models", nargs="+", help=f"networks that timm knows; default: the recipe's, or {' '.join(MODELS)}")
+    line.add_argument("--pairs", type=int, default=5)
+    line.add_argument("--steps", type=int, default=40)
+    line.add_argument("--batch", type=int, default=32)
+    line.add_argument("--cache", action="store_true", help="measure cache: ram and disk, too")
+    args = line.parse_args()
+    if not args.timm_train and not args.cache:
+        line.error(
+            f"TIMM_TRAIN (--timm-train) is missing: the path of train.py of timm {timm.__version__}, from "
+            "https://github.com/huggingface/pytorch-image-models"
+        )
+    if args.timm_train and not args.timm_train.is_file():
+        raise ValueError(f"TIMM_TRAIN is {str(args.timm_train)!r}, expected the file train.py of timm's repository")
+    return args
 
 
 def main() -> None:
     """Command line; see the module's docstring."""
-    arguments = parser(__doc__)
-    arguments.add_argument("--data", type=Path)
-    add_options(arguments)
-    arguments.add_argument("--models", nargs="+", help=f"networks that timm knows; default: the recipe's, or {' '.join(MODELS)}")
-    arguments.add_argument("--pairs", type=int, default=5)
-    arguments.add_argument("--steps", type=int, default=40)
-    arguments.add_argument("--batch", type=int, default=32)
-    args = arguments.parse_args()
+    args = arguments()
     fill_in(args)
     os.environ["MLFLOW_TRACKING_URI"] = "none"  # MLflow keeps no benchmarks
-    params = read_params(args.params or DEFAULT).model_copy(update=BARE | {"epochs": 1, "global_batch_size": args.batch})
+    params = read_params(args.params or DEFAULT).model_copy(update=PLAIN | {"epochs": 1, "global_batch_size": args.batch})
     data = read_data(args.data, params.val_fraction, params.seed, params.near_duplicates)
-    with tempfile.TemporaryDirectory() as folder:
-        photos = sample(data, round(args.steps * args.batch / (1 - params.val_fraction)) + args.batch, Path(folder))
-        # no cache: the folder is gone afterwards
-        data = read_data(photos, params.val_fraction, params.seed, params.near_duplicates, cache=None)
+    print(f"{cpu()}, {torch.get_num_threads()} threads, timm {timm.__version__}, torch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = sample(data, args.steps * args.batch, Path(temporary) / "photos")
         # a recipe's model_args and sizes of crops are for its own network
         for model in args.models or ([params.model] if args.recipe else MODELS):
-            ratio = compare(data, params.model_copy(update={"model": model}), args.pairs)
-            print(f"{model}: the loop reaches {ratio:.3f} of the bare loop's images/s (median of {args.pairs} pairs)")
+            of_model = params.model_copy(update={"model": model})
+            if args.timm_train:
+                ratio = compare(args.timm_train, folder, len(data.labels), of_model, args.pairs)
+                print(f"{model}: {ratio:.3f} times the images/s of timm's train.py (median of {args.pairs} pairs)")
+            if args.cache:
+                compare_caches(folder, of_model)
 
 
 if __name__ == "__main__":
