@@ -3,7 +3,7 @@
 Each room's `__init__.py` is its page.
 
 The files here are the leaves, which any room may import: settings, steps (the log), command, errors, atomic, paths,
-phrases, page_style, model_name; and install.py, which runs before anything is installed. Nothing here imports training/.
+phrases, machine, page_style, model_name; and install.py, which runs before anything is installed. Nothing here imports training/.
 """
 
 from scripts.command import end_quietly_until_run

@@ -24,7 +24,7 @@ ROOMS = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
 # exceptions to "down": what training may use of scripts, and that scripts never use training
 LEAVES_FOR_TRAINING = {
     f"scripts.{name}"
-    for name in ("atomic", "class_names", "command", "errors", "folders", "model_name", "page_style", "paths", "phrases")
+    for name in ("atomic", "class_names", "command", "errors", "folders", "machine", "model_name", "page_style", "paths", "phrases")
 }
 # preflight installs from the index that the set-up used; install.py runs before anything is installed, so it imports nothing
 COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
@@ -134,7 +134,19 @@ def test_every_module_lies_in_a_room_that_the_layers_know():
 
 
 LEAVES = (
-    *("atomic", "class_names", "command", "errors", "folders", "install", "model_name", "page_style", "paths", "phrases"),
+    *(
+        "atomic",
+        "class_names",
+        "command",
+        "errors",
+        "folders",
+        "install",
+        "machine",
+        "model_name",
+        "page_style",
+        "paths",
+        "phrases",
+    ),
     *("settings", "steps"),
 )
 

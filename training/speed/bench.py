@@ -23,9 +23,9 @@ import timm
 import torch
 from scipy.stats import trim_mean
 
-from scripts.machine import cpu
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
+from scripts.machine import cpu
 from training.data.sets import Data, read_data
 from training.data.split import Photo
 from training.loop import train
