@@ -286,7 +286,7 @@ bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, bes
 	@$(python) scripts.bench.door_cost $(call option,--photos,PHOTOS) $(call list,--concurrency,CONCURRENCY) \
 		$(call option,--seconds,SECONDS) $(named_model)
 
-bench-models: .venv/installed-serve ## Measure what several models on one server cost each other: [PHOTOS=folder SECONDS=20]
+bench-models: .venv/installed-serve ## Measure what several models on one server cost each other: [PHOTOS=folder SECONDS=10]
 	@$(python) scripts.bench.several_models $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS)
 
 bench-attacks: .venv/installed-serve $(STARTER) ## Measure what ordinary clients get while the door is attacked: [PHOTOS=folder SECONDS=10]
