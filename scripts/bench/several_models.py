@@ -7,6 +7,7 @@ it, as a machine's speed drifts; of these ratios the median counts.
 
 import argparse
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -133,7 +134,7 @@ def in_turns(measure: Measure, pairs: int, what: str, meanwhile: Callable[[int],
 
 def ratios(others: Sequence[float], peace: Sequence[float]) -> str:
     """The median and range of each of N figures by the mean of the two of N + 1 figures of peace around it."""
-    found = [one / statistics.mean(around) for one, around in zip(others, zip(peace, peace[1:], strict=False), strict=True)]
+    found = [one / statistics.mean(around) for one, around in zip(others, itertools.pairwise(peace), strict=True)]
     return f"{statistics.median(found):.2f} times that of peace ({min(found):.2f} to {max(found):.2f}, {len(found)} pairs)"
 
 
@@ -143,12 +144,12 @@ def bench(args: argparse.Namespace) -> None:
     versions = "1.0.0", "1.1.0"
     with tempfile.TemporaryDirectory() as folder:
         release = Path(folder) / "release.json"
-        rollout = ("scripts.rollout.rollout", "--release", release, "--model-store", release.parent, "start")
+        rollout = ("--release", release, "--model-store", release.parent, "start")
         for model, version in [*((model, versions[0]) for model in MODELS[: args.models]), (MODELS[1], versions[1])]:
             packed = ("--version", version, "--model", model, "--model-store", release.parent)
             over(command("scripts.archive.build", args.exported, *packed))
             if version == versions[0]:
-                over(command(*rollout, version, "--model", model, "--unwatched"))
+                over(command("scripts.rollout.rollout", *rollout, version, "--model", model, "--unwatched"))
         with own_server(release=release) as url:
             port = urlsplit(url).port or 80
             target = Target.of(url, f"/predictions/{MODELS[0]}")
