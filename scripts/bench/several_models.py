@@ -92,9 +92,8 @@ def flooded(port: int, model: str, seconds: float, photos: list[bytes]) -> Itera
 def watched(version: str, model: str, seconds: float, rollout: Sequence[object]) -> Iterator[None]:
     """Inside `with`, another version is served and watched: golden photos, and all that loading it takes, are over."""
     bake_s = seconds + WARM_UP_S + SPARE_S
-    going = command(
-        *rollout, version, "--model", model, "--answers", "unjudged", SEEFOOD_BAKE_S=str(bake_s), SEEFOOD_LOG_JSON="true"
-    )
+    settings = {"SEEFOOD_BAKE_S": str(bake_s), "SEEFOOD_LOG_JSON": "true"}
+    going = command("scripts.rollout.rollout", *rollout, version, "--model", model, "--answers", "unjudged", **settings)
     assert going.stdout is not None
     lines = []
     for line in going.stdout:
