@@ -98,7 +98,7 @@ def watched(version: str, model: str, seconds: float, rollout: Sequence[object])
     lines = []
     for line in going.stdout:
         lines.append(line)
-        if json.loads(line).get("step") == "watching":
+        if line.startswith("{") and json.loads(line).get("step") == "watching":
             break
     try:
         if not lines or going.poll() is not None:
