@@ -41,7 +41,7 @@ def photos_of(place: str, folder: Path, model: str) -> str | None:
 
 
 def _in_folder(root: Path, model: str) -> list[str] | None:
-    """The newest MOST captured photos of a model without feedback, by time: their names begin with it. None if none was captured."""
+    """The newest MOST captured photos of a model without feedback: names begin with the time. None if none was captured."""
     named = [(int(name[1]), photo) for photo in root.rglob(f"*{PHOTO}") if (name := re.match(r"(\d+)-", photo.name))]
     newest = (photo for _, photo in sorted(named, reverse=True) if not photo.with_suffix(FEEDBACK).exists())
     ours = (str(photo.resolve()) for photo in newest if answered_by(photo) in (None, model))

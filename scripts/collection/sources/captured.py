@@ -28,7 +28,10 @@ class Captured:
         self.address, self.reviewed, self.model = place_of(address), reviewed, model
 
     def found(self, passed: Counter[str]) -> Iterator[Found]:
-        """See Source. A photo on which feedback came since has another stamp. ValueError if several models answered, and none is named."""
+        """See Source. A photo on which feedback came since has another stamp.
+
+        ValueError if several models answered, and none is named.
+        """
         photos = list(self._photos(passed))
         # all answers, not only new ones: what one model answered must not go where another's photos went before
         with ThreadPoolExecutor(READERS) as pool:
