@@ -86,6 +86,9 @@ def test_choices_and_undone_ones_are_in_the_table_and_the_journal_goes_on(batch,
     decisions.decide(one, Decision(OPEN))
     again = Decisions(decisions.table)
     assert table(again) == {"0.jpg": "ramen"}
+    again.decide(zero, Decision(NONE))
+    assert table(again) == table(Decisions(decisions.table)) == {"0.jpg": ""}
+    again.decide(zero, Decision(LABEL, "ramen"))
     assert [again.of(path).kind for path in (zero, one, two, three)] == [LABEL, OPEN, NONE, SKIP]
 
 
@@ -264,7 +267,7 @@ def test_newest_choice_of_a_photo_wins_whichever_batch_it_came_in(tmp_path):
         (two, Decision(LABEL, "ramen"), [(f"two/photos/{name}", "ramen")]),
         (one, Decision(LABEL, "spring_rolls"), [(f"one/photos/{name}", "spring_rolls")]),
         (two, Decision(SKIP), [(f"one/photos/{name}", "spring_rolls")]),
-        (two, Decision(NONE), []),
+        (two, Decision(NONE), [(f"two/photos/{name}", "")]),  # its label may have been ingested
         (two, Decision(OPEN), [(f"one/photos/{name}", "spring_rolls")]),
     ]
     for photo, decision, expected in steps:
