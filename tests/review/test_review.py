@@ -52,6 +52,13 @@ def batch(tmp_path):
     return write_batch(tmp_path / "batch", answers)
 
 
+def test_a_batch_that_several_models_answered_is_refused(tmp_path):
+    answers = [{"answer": answer(0.9, 0.1, model=model)} for model in ("seefood", "flowers", "seefood")]
+    with pytest.raises(ReviewError, match=r"by several models, flowers, seefood, .*: collect .* MODEL=flowers"):
+        read_items(write_batch(tmp_path / "mixed", answers))
+    assert len(read_items(write_batch(tmp_path / "one", [*answers[::2], {}]))) == 3
+
+
 @pytest.fixture
 def decisions(tmp_path):
     return Decisions(tmp_path / "review" / "labels.csv")
