@@ -122,8 +122,8 @@ check-data: .venv/installed-train ## What may be wrong in a data set: labels, ne
 	@$(python) training.check.check --data=$(call quoted,DATA,data/food) --params=$(call quoted,PARAMS) $(call option,--weights,WEIGHTS) \
 		$(call option,--out,OUT)
 
-collect: given-SOURCE .venv/installed-serve ## New photos of a source, for review: SOURCE=folder|s3://...|addresses.csv|captured:folder|reddit:name [OUT=collected LIMIT=100 REVIEWED=1]
-	@$(python) scripts.collection.collect $(call option,--out,OUT) $(call option,--limit,LIMIT) $(call flag,--reviewed,REVIEWED) \
+collect: given-SOURCE .venv/installed-serve ## New photos of a source, for review: SOURCE=folder|s3://...|addresses.csv|captured:folder|reddit:name [OUT=collected LIMIT=100 REVIEWED=1 MODEL=name]
+	@$(python) scripts.collection.collect $(call option,--out,OUT) $(call option,--limit,LIMIT) $(call flag,--reviewed,REVIEWED) $(named_model) \
 		-- $(call quoted,SOURCE)
 
 review: given-BATCH .venv/installed-serve ## Label a batch's photos on a local page: BATCH=folder [MAR="a.mar b.mar" OUT=labels.csv EXPORT=tasks.json IMPORT=annotations.json NEW_CLASSES=1 PORT=8090]
@@ -286,7 +286,7 @@ bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, bes
 	@$(python) scripts.bench.door_cost $(call option,--photos,PHOTOS) $(call list,--concurrency,CONCURRENCY) \
 		$(call option,--seconds,SECONDS) $(named_model)
 
-bench-models: .venv/installed-serve ## Measure what several models on one server cost each other: [PHOTOS=folder SECONDS=20]
+bench-models: .venv/installed-serve ## Measure what several models on one server cost each other: [PHOTOS=folder SECONDS=10]
 	@$(python) scripts.bench.several_models $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS)
 
 bench-attacks: .venv/installed-serve $(STARTER) ## Measure what ordinary clients get while the door is attacked: [PHOTOS=folder SECONDS=10]

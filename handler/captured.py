@@ -8,6 +8,7 @@ capture.py writes photos and answers, the door writes feedback. Without Pillow a
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import time
@@ -48,6 +49,23 @@ def captured_photos(folder: Path, end: str = PHOTO) -> Iterator[bytes]:
     for path in sorted(folder.rglob(f"*{end}"), key=lambda path: path.name, reverse=True):
         with contextlib.suppress(FileNotFoundError):
             yield path.with_suffix(PHOTO).read_bytes()
+
+
+def model_of(answer: bytes) -> str | None:
+    """The model that gave an answer, by its file's content; None where the file names none, or is broken."""
+    try:
+        model = json.loads(answer)["model"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return model if isinstance(model, str) else None
+
+
+def answered_by(photo: Path) -> str | None:
+    """The model that answered a captured photo; None where that is not known: photos of earlier versions have no answer."""
+    try:
+        return model_of(photo.with_suffix(ANSWER).read_bytes())
+    except OSError:
+        return None
 
 
 class _Files(NamedTuple):

@@ -5,12 +5,14 @@ An archive holds one export format; program.json names it, its file and the prec
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+from handler.batching import is_faster_whole, return_freed_memory
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -81,19 +83,47 @@ class OpenVinoProgram:
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        model = core.read_model(path)
-        check_outputs(len(model.outputs))
-        self._any_size = core.compile_model(model, "CPU", options).create_infer_request()
-        # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
-        self._sized = {}
-        for size in batch_sizes:
-            model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
-            self._sized[size] = core.compile_model(model, "CPU", options).create_infer_request()
+
+        def compiled(size: int | None = None) -> "ov.InferRequest":
+            model = core.read_model(path)
+            check_outputs(len(model.outputs))
+            if size is not None:  # a program for one batch size is some percent faster
+                model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
+            return core.compile_model(model, "CPU", options).create_infer_request()
+
+        self._sized = {size: compiled(size) for size in batch_sizes}
+        self._any_size = None if self._is_enough_alone() else compiled()
+        return_freed_memory()
+
+    def _is_enough_alone(self) -> bool:
+        """Whether the program for one crop answers all batches; then the others are dropped, whose activations are large."""
+        if 1 not in self._sized:
+            return False
+        most = max(self._sized)
+        for request in self._sized.values():
+            for tensor in request.input_tensors:
+                tensor.data[:] = 0
+        if most > 1 and is_faster_whole(most, self._sized[1].infer, self._sized[most].infer):
+            return False
+        self._sized = {1: self._sized[1]}
+        return True
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
-        answers = self._sized.get(len(crops), self._any_size).infer(dict(enumerate(inputs(crops, ids))))
+        given = inputs(crops, ids)
+        if self._any_size is None:
+            return Answers(*map(np.concatenate, zip(*(self._infer(self._sized[1], one) for one in _singly(given)), strict=True)))
+        return self._infer(self._sized.get(len(crops), self._any_size), given)
+
+    @staticmethod
+    def _infer(request: "ov.InferRequest", given: Sequence[np.ndarray]) -> Answers:
+        answers = request.infer(dict(enumerate(given)))
         # copies: OpenVINO's own memory is overwritten by the next call
         return Answers(*(np.array(answers[index]) for index in range(len(Answers._fields))))
+
+
+def _singly(given: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Inputs of B crops as B batches of one."""
+    return (tuple(one[i : i + 1] for one in given) for i in range(len(given[0])))
 
 
 class OnnxRuntimeProgram:
@@ -152,7 +182,8 @@ PROGRAMS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]
 def load_program(folder: Path, description: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
     """The program in a folder, as its program.json describes it, with so many threads (0: one a core), for batches of any size.
 
-    Batches of `batch_sizes` may be faster than others, at the price of memory.
+    Batches of `batch_sizes` may be faster than others, at the price of memory; with 1 among them, OpenVINO answers crop by crop
+    where this machine does that as fast.
 
     ValueError for an unknown format, or if this machine runs none of the archive's precisions.
     """

@@ -3,6 +3,8 @@
 SEEFOOD_DRIFT_DIR names the folder (scripts/backend/torchserve/environment.py). It is emptied when `serve` starts, and not when
 TorchServe is restarted.
 
+Files are named MODEL@VERSION@ and the beginning of the profile's checksum; those of archives packed earlier MODEL@VERSION, or
+VERSION.
 A worker holds its file locked. Once it has ended, the next worker of the version takes the file over: a restart loses nothing,
 and files are no more than workers at a time. All of the file is allocated when it is made: on a full disk, a write to a page
 without room would end the process (SIGBUS).
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from handler.parts import sha256
 from handler.signals import COLUMNS, PROFILE, Profile
 
 ROWS = 5000
@@ -26,6 +29,7 @@ ROWS = 5000
 ROW = np.dtype([("when", "<f8"), ("columns", "<f4", (len(COLUMNS),))])
 APART_S = 1e-6  # rows of a batch, so that the newest can be told
 MOST_FILES = 256  # of one version
+CHECKSUM_DIGITS = 12
 LOCK = "lock"  # held while a version's files are made or removed
 LOCK_S = 5.0
 
@@ -39,6 +43,11 @@ class Recent:
         self._rows = np.frombuffer(mmap.mmap(file, ROWS * ROW.itemsize), ROW)
         self._last = float(self._rows["when"].max())
         self._next = int(self._rows["when"].argmax()) + 1 if self._last else 0
+
+    @classmethod
+    def of(cls, model: str, version: str, profile: Path, precision: str | None) -> "Recent | None":
+        """See open(). The name that it opens has the profile's checksum, too: another archive of this version has its own files."""
+        return cls.open(f"{model}@{version}@{sha256(profile)[:CHECKSUM_DIGITS]}", profile, precision)
 
     @classmethod
     def open(cls, version: str, profile: Path, precision: str | None = None) -> "Recent | None":

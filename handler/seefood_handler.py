@@ -94,9 +94,7 @@ class SeefoodHandler:
         self.capture = Capture()
         # an archive without a profile is served, but its drift is not measured
         self.profile = Profile.load(model_dir / PROFILE, self.program.precision)
-        self.recent = (
-            Recent.open(f"{self.model}@{self.version}", model_dir / PROFILE, self.program.precision) if self.profile else None
-        )
+        self.recent = Recent.of(self.model, self.version, model_dir / PROFILE, self.program.precision) if self.profile else None
         self._check_golden(content("golden.json"), batch_sizes)
         self._warm_up(batch_size)
         # all of this stays: frozen, it costs the collector no time in the middle of a request

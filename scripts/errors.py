@@ -36,7 +36,6 @@ tests/project/test_errors.py:
       ReviewError - scripts.review.answers
       RolloutError - scripts.rollout.guarded
       ServeError - scripts.backend.torchserve.sockets
-      ShadowError - scripts.retrain.shadow
       SmokeError - scripts.rollout.smoke
       StackError - scripts.ecs.stack
         LimitError - scripts.ecs.stack

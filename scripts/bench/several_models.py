@@ -1,22 +1,28 @@
 """What several models on one server cost each other: `make bench-models`. One exported model, packed under several names.
 
-Prints the memory of all processes of the server; what clients of one model get in peace, while another model's new version is
-watched, once it is loaded, and while another model is flooded.
+Prints the memory of all processes of the server, then what clients of one model get in turns of peace and of something else:
+another model's new version is watched, or another model is flooded. Each turn stands beside the mean of the peace before and after
+it, as a machine's speed drifts; of these ratios the median counts.
 """
 
 import argparse
 import contextlib
+import itertools
+import json
 import multiprocessing
 import os
+import platform
+import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 
 from scripts.bench.http_message import Target, build_request
@@ -30,7 +36,10 @@ from scripts.paths import ROOT
 MODELS = ("quiet", "other", "third")
 WARM_UP_S, TIMEOUT_S = 1.0, 60.0
 FLOOD = 64  # clients
-POLL_S = 0.2
+RAMP_S = 2.0  # until all of a flood's clients wait
+SPARE_S = 4.0  # for which a version is watched longer than a measurement takes
+
+Measure = Callable[[], Result]
 
 
 def command(module: str, *arguments: object, **settings: str) -> "subprocess.Popen[str]":
@@ -68,57 +77,109 @@ def flood(port: int, model: str, seconds: float, photos: list[bytes]) -> None:
 @contextlib.contextmanager
 def flooded(port: int, model: str, seconds: float, photos: list[bytes]) -> Iterator[None]:
     """Inside `with`, a model has far more clients than it can answer."""
+    seconds += WARM_UP_S + 2 * RAMP_S
     process = multiprocessing.get_context("spawn").Process(target=flood, args=(port, model, seconds, photos))
     process.start()
     try:
-        time.sleep(seconds / 4)
+        time.sleep(RAMP_S)
         yield
     finally:
         process.join(seconds + TIMEOUT_S)
         process.kill()
 
 
-def loaded(port: int, model: str, version: str) -> None:
-    """Return once the door knows that version."""
-    url = f"http://127.0.0.1:{port}/v2/models/{model}/versions/{version}"
-    while not httpx.get(url, trust_env=False, timeout=TIMEOUT_S).is_success:
-        time.sleep(POLL_S)
+@contextlib.contextmanager
+def watched(version: str, model: str, seconds: float, rollout: Sequence[object]) -> Iterator[None]:
+    """Inside `with`, another version is served and watched: golden photos, and all that loading it takes, are over."""
+    bake_s = seconds + WARM_UP_S + SPARE_S
+    settings = {"SEEFOOD_BAKE_S": str(bake_s), "SEEFOOD_LOG_JSON": "true"}
+    going = command("scripts.rollout.rollout", *rollout, version, "--model", model, "--answers", "unjudged", **settings)
+    assert going.stdout is not None
+    lines = []
+    for line in going.stdout:
+        lines.append(line)
+        if line.startswith("{") and json.loads(line).get("step") == "watching":
+            break
+    try:
+        if not lines or going.poll() is not None:
+            raise BenchError(f"version {version} of {model} is not watched: {''.join(lines)[-500:]}")
+        yield
+    finally:
+        over(going)
+
+
+def cpu_name() -> str:
+    """What the system calls this machine's processor."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
+            return found[1]
+    return platform.processor() or platform.machine()
+
+
+def in_turns(measure: Measure, pairs: int, what: str, meanwhile: Callable[[int], AbstractContextManager[None]]) -> None:
+    """Measure peace, then by turns `meanwhile` and peace; print each, and the ratios of p99 and throughput."""
+    peace = [measure()]
+    _row(peace[0], "nothing")
+    others = []
+    for number in range(pairs):
+        with meanwhile(number):
+            others.append(measure())
+        _row(others[-1], what)
+        peace.append(measure())
+        _row(peace[-1], "nothing")
+    for name, figure in (("p99", _p99), ("photos/s", _throughput)):
+        print(f"{what}, {name}: {ratios([figure(one) for one in others], [figure(one) for one in peace])}", flush=True)
+
+
+def ratios(others: Sequence[float], peace: Sequence[float]) -> str:
+    """The median and range of each of N figures by the mean of the two of N + 1 figures of peace around it."""
+    found = [one / statistics.mean(around) for one, around in zip(others, itertools.pairwise(peace), strict=True)]
+    return f"{statistics.median(found):.2f} times that of peace ({min(found):.2f} to {max(found):.2f}, {len(found)} pairs)"
 
 
 def bench(args: argparse.Namespace) -> None:
     """Measure and print. BenchError, ValueError or OSError if that cannot be."""
     photos = [photo for _, photo in read_photos(args.photos)]
+    versions = "1.0.0", "1.1.0"
     with tempfile.TemporaryDirectory() as folder:
         release = Path(folder) / "release.json"
-        rollout = ("scripts.rollout.rollout", "--release", release, "--model-store", release.parent, "start")
-        for model, version in [*((model, "1.0.0") for model in MODELS[: args.models]), (MODELS[1], "1.1.0")]:
+        rollout = ("--release", release, "--model-store", release.parent, "start")
+        for model, version in [*((model, versions[0]) for model in MODELS[: args.models]), (MODELS[1], versions[1])]:
             packed = ("--version", version, "--model", model, "--model-store", release.parent)
             over(command("scripts.archive.build", args.exported, *packed))
-            if version == "1.0.0":
-                over(command(*rollout, version, "--model", model, "--unwatched"))
+            if version == versions[0]:
+                over(command("scripts.rollout.rollout", *rollout, version, "--model", model, "--unwatched"))
         with own_server(release=release) as url:
             port = urlsplit(url).port or 80
             target = Target.of(url, f"/predictions/{MODELS[0]}")
             requests = [build_request(target, photo, "image/jpeg") for photo in photos]
 
-            def measure(seconds: float) -> Result:
-                return closed_loop(target, requests, args.clients, seconds, WARM_UP_S, TIMEOUT_S)
+            def measure() -> Result:
+                return closed_loop(target, requests, args.clients, args.seconds, WARM_UP_S, TIMEOUT_S)
 
+            def another(number: int) -> AbstractContextManager[None]:
+                return watched(versions[(number + 1) % 2], MODELS[1], args.seconds, rollout)
+
+            busy, before = ", ".join(f"{load:.1f}" for load in os.getloadavg()), f"{os.cpu_count()} cores of {cpu_name()}"
+            print(f"{before}; load average at the start {busy}")
             _show_memory(f"{args.models} models, started", memory_mb(port))
             print("photos/s    p50 ms    p99 ms   not 200   meanwhile")
-            _row(measure(args.seconds), "peace")
-            bake_s = 2 * args.seconds + 10
-            going = command(*rollout, "1.1.0", "--model", MODELS[1], SEEFOOD_BAKE_S=str(bake_s))
-            began = time.monotonic()
-            loaded(port, MODELS[1], "1.1.0")
-            took_s = time.monotonic() - began
-            _row(measure(args.seconds), f"another model's new version, loaded within {took_s:.0f} s, is watched")
-            over(going)
-            _row(measure(args.seconds), "peace again")
-            with flooded(port, MODELS[1], 2 * args.seconds + 5, photos):
-                _row(measure(args.seconds), f"{FLOOD} clients of another model")
-            _row(measure(args.seconds), "peace again")
+            in_turns(measure, args.pairs, "another model's new version is watched", another)
+            in_turns(
+                measure,
+                args.pairs,
+                f"{FLOOD} clients of another model",
+                lambda _: flooded(port, MODELS[1], args.seconds, photos),
+            )
             _show_memory(f"{args.models} models, after all this", memory_mb(port))
+
+
+def _p99(result: Result) -> float:
+    return result.percentile(99)
+
+
+def _throughput(result: Result) -> float:
+    return result.throughput
 
 
 def _show_memory(what: str, parts: dict[str, float]) -> None:
@@ -138,7 +199,8 @@ def main() -> None:
     options.add_argument("--models", type=int, choices=(2, 3), default=3)
     options.add_argument("--photos", type=Path, help="folder, searched with all its folders; default: drawn ones of 512 px")
     options.add_argument("--clients", type=int, default=2)
-    options.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    options.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    options.add_argument("--pairs", type=int, default=5, help="measurements of each kind, between those of peace")
     bench(options.parse_args())
 
 

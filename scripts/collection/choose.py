@@ -15,8 +15,11 @@ from scripts.settings import Settings
 KINDS = "captured", "folder", "s3", "urls", "reddit"
 
 
-def choose(text: str, reviewed: bool, settings: Settings) -> Source:
-    """The source; `reviewed`: only captured photos with feedback. ValueError if SOURCE names none."""
+def choose(text: str, reviewed: bool, settings: Settings, model: str | None = None) -> Source:
+    """The source; of captured photos with `reviewed` only those with feedback, with `model` only those that it answered.
+
+    ValueError if SOURCE names none.
+    """
     kind, address = _split(text)
     if kind == "captured" and not address:
         address = settings.capture_dir
@@ -24,8 +27,10 @@ def choose(text: str, reviewed: bool, settings: Settings) -> Source:
             raise ValueError("SOURCE is captured: which photos? SOURCE=captured:FOLDER, or SEEFOOD_CAPTURE_DIR in the environment")
     if reviewed and kind != "captured":
         raise ValueError(f"REVIEWED is for captured photos, SOURCE is {text!r}: leave it out")
+    if model is not None and kind != "captured":
+        raise ValueError(f"MODEL is for captured photos, which a model has answered, SOURCE is {text!r}: leave it out")
     sources: dict[str, Callable[[], Source]] = {
-        "captured": lambda: Captured(address, reviewed),
+        "captured": lambda: Captured(address, reviewed, model),
         "folder": lambda: Folder(address),
         "s3": lambda: Folder(address),
         "urls": lambda: Urls(address, Web(settings)),

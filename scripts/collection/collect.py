@@ -103,6 +103,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("source", help="a folder, s3://bucket/prefix, addresses.csv, captured:FOLDER, reddit:NAME")
     options.add_argument("--out", type=Path, default=ROOT / "collected", help="where the batches are; default: collected")
     options.add_argument("--limit", type=positive, metavar="N", help="so many photos in the batch at most")
+    options.add_argument("--model", metavar="NAME", help="only captured photos that this model answered; default: the only one")
     options.add_argument("--reviewed", action="store_true", help="only captured photos with feedback")
     return options.parse_args()
 
@@ -118,8 +119,9 @@ def positive(text: str) -> int:
 def main() -> int:
     """Command line; see the module's docstring."""
     args = arguments()
-    source, passed = choose(args.source, args.reviewed, Settings.from_environment()), Counter[str]()
+    source, passed = choose(args.source, args.reviewed, Settings.from_environment(), args.model), Counter[str]()
     about: dict[str, Any] = {"source": source.kind, "address": shown(source.address), "reviewed": args.reviewed}
+    about |= {"model": args.model} if args.model else {}
     with Seen(args.out) as seen:
         collection = Collection(Batch.open(args.out, about), seen)
         if kept := len(collection.batch.photos):

@@ -46,11 +46,12 @@ def of_photos(archive: Path, photos: Path) -> Iterator[Line]:
         handler = load_handler(Path(folder) / "archive")
         if handler.profile is None:
             raise ValueError(f"{archive.name} has no reference profile: export and archive it again")
-        rows, others = measure(handler, photos)
+        model, version = split_name(archive)
+        rows, others = measure(handler, photos, model)
         if others:
             print(f"not measured: {in_words(others)}")
         signals, estimate = compare(handler.profile, rows), estimated_accuracy(handler.profile, rows)
-        yield Line(str(photos), split_name(archive)[1], len(rows), signals, estimate, tuple(handler.labels))
+        yield Line(str(photos), version, len(rows), signals, estimate, tuple(handler.labels))
 
 
 def show(lines: list[Line]) -> None:

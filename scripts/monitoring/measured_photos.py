@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from handler.captured import PHOTO, answered_by
 from scripts.drift.statistics import LEAST
 from scripts.folders import walk
 from scripts.phrases import counted, printable
@@ -19,10 +20,13 @@ NO_PHOTO = (400, 415)  # an empty file, or of a format that is not read: notes a
 REASONS = {413: "over a limit", 422: "broken", BUSY: "too costly to decode in time"}
 
 
-def measure(handler: Any, folder: Path) -> tuple[np.ndarray, Counter[str]]:
-    """(COLUMNS of each photo, float32 (N, C); the others by why). ValueError if they are too few, or too many are refused."""
+def measure(handler: Any, folder: Path, model: str | None = None) -> tuple[np.ndarray, Counter[str]]:
+    """(COLUMNS of each photo, float32 (N, C); the others by why). Of captured photos only those that `model` answered.
+
+    ValueError if they are too few, or too many are refused.
+    """
     others, refused, rows = Counter[str](), 0, []
-    for batch in _batches(walk(folder, others), others):
+    for batch in _batches(_answered(walk(folder, others), model, others), others):
         outcomes = _decoded(handler, batch)
         read = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
         if read:
@@ -48,6 +52,16 @@ def measure(handler: Any, folder: Path) -> tuple[np.ndarray, Counter[str]]:
 def in_words(others: Counter[str]) -> str:
     """The counts, the largest first."""
     return ", ".join(f"{count} {printable(why)}" for why, count in sorted(others.items(), key=lambda one: (-one[1], one[0])))
+
+
+def _answered(files: Iterator[Path], model: str | None, others: Counter[str]) -> Iterator[Path]:
+    """The files but for captured photos that another model answered."""
+    for path in files:
+        by = answered_by(path) if path.suffix == PHOTO else None
+        if model is not None and by not in (None, model):
+            others[f"answered by {by}"] += 1
+        else:
+            yield path
 
 
 def _batches(files: Iterator[Path], others: Counter[str]) -> Iterator[list[bytes]]:

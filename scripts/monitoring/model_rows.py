@@ -85,7 +85,7 @@ ANSWERS = Row(
         Panel(
             "Classes",
             "short",
-            [Query(f"topk(20, {rises('seefood_predictions_total', 'label')})", "{{label}}")],
+            [Query(f"topk(20, {rises('seefood_predictions_total', 'model, label')})", "{{model}} {{label}}")],
             "The most frequent ones over the time that is shown",
             "bargauge",
             12,
@@ -96,11 +96,12 @@ ANSWERS = Row(
             "percentunit",
             [
                 Query(
-                    f"topk(10, {rate('seefood_predictions_total', 'label')} / scalar({rate('seefood_predictions_total', 'job')}))",
-                    "{{label}}",
+                    f"topk(10, {rate('seefood_predictions_total', 'model, label')} "
+                    f"/ ignoring (label) group_left {rate('seefood_predictions_total', 'model')})",
+                    "{{model}} {{label}}",
                 )
             ],
-            "Share of answers; the ten most frequent ones at each time",
+            "Share of the model's answers; the ten most frequent ones at each time",
             width=12,
             height=10,
         ),

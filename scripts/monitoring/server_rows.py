@@ -64,6 +64,13 @@ TRAFFIC = Row(
             stacked=True,
         ),
         Panel(
+            "Photos by model",
+            "reqps",
+            [Query(rate("seefood_door_model_outcomes_total", "model, outcome"), "{{model}} {{outcome}}")],
+            "As the panel before",
+            stacked=True,
+        ),
+        Panel(
             "Requests by path",
             "reqps",
             [Query(rate("seefood_door_requests_total", "route"), "{{route}}")],
@@ -151,6 +158,12 @@ LATENCY = Row(
             quantiles("seefood_door_answer_seconds"),
             "Waiting and work, without the upload; the line is the alert's",
             limits=(2,),
+        ),
+        Panel(
+            "From the whole body to the answer, by model, p99",
+            "s",
+            [Query(quantile(0.99, "seefood_door_model_answer_seconds", "model"), "{{model}}")],
+            "Which model is slow, or waits for another",
         ),
         Panel(
             "At the door, all",

@@ -14,7 +14,7 @@ from typing import Any
 
 from scripts.archive.name import check_version
 from scripts.command import parser, run
-from scripts.errors import SeeFoodError
+from scripts.errors import SeeFoodError, is_full
 from scripts.paths import REVIEWED as LABELS
 from scripts.paths import ROOT
 from scripts.retrain.pipeline import archive_of
@@ -68,7 +68,8 @@ def take(run: Run, step: Step) -> None:
     try:
         found = step.take(run)
     except (SeeFoodError, ValueError, OSError) as error:
-        raise RetrainError(f"step {step.name} failed: {error}. Mend that, then go on: {run.again}") from error
+        why = f"the disk is full ({error}): make room" if isinstance(error, OSError) and is_full(error) else str(error)
+        raise RetrainError(f"step {step.name} failed: {why}. Mend that, then go on: {run.again}") from error
     run.finish(step.name, found, time.monotonic() - start)
 
 

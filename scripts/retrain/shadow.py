@@ -5,18 +5,16 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
-from handler.captured import FEEDBACK, PHOTO
+from handler.captured import FEEDBACK, PHOTO, answered_by
 from scripts.archive.read import unpack
 from scripts.atomic import write_text
-from scripts.errors import SeeFoodError
 from scripts.rollout.judge import Verdict
 from scripts.rollout.pairs import Answer, Pair, Pairs, paired_differences
+from scripts.serving.capture_store import CaptureStore
 from scripts.settings import Settings
 
 SCHEME = "s3://"
@@ -24,43 +22,30 @@ MOST = 1000  # captured photos, the newest
 SHOWN = 10  # of the classes that change
 
 
-class ShadowError(SeeFoodError):
-    """The captured photos cannot be listed."""
-
-
-def photos_of(place: str, folder: Path) -> str:
-    """What make predict takes for `place`: of captured photos, in a folder or on S3, a list of the newest MOST.
+def photos_of(place: str, folder: Path, model: str) -> str | None:
+    """What make predict takes for `place`: of captured photos, in a folder or on S3, a list of the newest MOST of this model.
 
     Photos that people gave feedback on are left out: a version that learned from them rightly answers otherwise, and a bake
-    leaves them out, too. ShadowError if S3 cannot be listed.
+    leaves them out, too. None if photos were captured, and none is left. ValueError for an address that is none, StoreError if S3
+    cannot be listed.
     """
-    newest = sorted(_on_s3(place) if place.startswith(SCHEME) else _in_folder(Path(place)), reverse=True)
-    if not newest:
+    if place.startswith(SCHEME):
+        newest = CaptureStore(place, Settings.from_environment(), "PHOTOS").uncorrected(MOST, model)
+    else:
+        newest = _in_folder(Path(place), model)
+    if newest is None:
         return place
     path = folder / "captured.txt"
-    write_text(path, "".join(f"{photo}\n" for _, photo in newest[:MOST]))
-    return str(path)
+    write_text(path, "".join(f"{photo}\n" for photo in newest))
+    return str(path) if newest else None
 
 
-def _in_folder(root: Path) -> list[tuple[int, str]]:
-    """(time, path) of each captured photo without feedback; they are named by time and id."""
-    photos = (photo for photo in root.rglob(f"*{PHOTO}") if not photo.with_suffix(FEEDBACK).exists())
-    return [(int(name[1]), str(photo.resolve())) for photo in photos if (name := re.match(r"(\d+)-", photo.name))]
-
-
-def _on_s3(address: str) -> list[tuple[int, str]]:
-    """(time, address) of each captured photo without feedback; there they are named by id and time."""
-    bucket, _, prefix = address.removeprefix(SCHEME).rstrip("/").partition("/")
-    prefix = f"{prefix}/" if prefix else ""
-    try:
-        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        keys = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
-    except (BotoCoreError, ClientError) as error:
-        raise ShadowError(f"{address}: {error}") from error
-    names = ((key, re.search(rf"-(\d+){re.escape(PHOTO)}$", key)) for key in keys)
-    return [
-        (int(name[1]), f"{SCHEME}{bucket}/{key}") for key, name in names if name and key.removesuffix(PHOTO) + FEEDBACK not in keys
-    ]
+def _in_folder(root: Path, model: str) -> list[str] | None:
+    """The newest MOST captured photos of a model without feedback: names begin with the time. None if none was captured."""
+    named = [(int(name[1]), photo) for photo in root.rglob(f"*{PHOTO}") if (name := re.match(r"(\d+)-", photo.name))]
+    newest = (photo for _, photo in sorted(named, reverse=True) if not photo.with_suffix(FEEDBACK).exists())
+    ours = (str(photo.resolve()) for photo in newest if answered_by(photo) in (None, model))
+    return list(islice(ours, MOST)) if named else None
 
 
 def labels_of(archive: Path) -> set[str]:

@@ -127,9 +127,11 @@ def shadow_answers(run: Run) -> dict[str, Any]:
     archives = {name: pipeline.archive_of(version) for name, version in versions.items()}
     if not run.done["champion"]["champion"] or not archives["champion"].is_file():
         return skipped(f"the archive of {versions['champion']} is not in model_store")
-    place = shadow.photos_of(run.options["photos"], run.folder)
+    model = pipeline.values()["name"]
+    if (place := shadow.photos_of(run.options["photos"], run.folder, model)) is None:
+        return skipped(f"no photo of {run.options['photos']} was answered by {model} and has no feedback")
     for name, version in versions.items():
-        options = ["--out", run.folder / f"{name}.jsonl", "--model", pipeline.values()["name"], "--version", version]
+        options = ["--out", run.folder / f"{name}.jsonl", "--model", model, "--version", version]
         run.command("scripts.predict.predict", *options, "--", place, good=(0, SOME_FAILED))
     labels = {name: shadow.labels_of(archive) for name, archive in archives.items()}
     return shadow.compared(

@@ -4,7 +4,8 @@ The journal is on the disk before a choice counts, so that a kill loses nothing.
 where a choice takes the place of another. Paths in both are relative to their folder.
 
 The newest choice wins, also where a photo came in two batches, as files are named for their content (scripts/collection/batch.py):
-the CSV has the one that was labelled, or called none of the classes, last.
+the CSV has the one that was labelled, or called none of the classes, last. Of the latter, those that had a label before, which may
+have been ingested, have a row with none.
 """
 
 import contextlib
@@ -57,6 +58,7 @@ class Decisions:
         table.parent.mkdir(parents=True, exist_ok=True)
         self.made: dict[str, Decision] = {}  # by path, the newest last
         self._lock = threading.RLock()
+        self._labelled = set[str]()  # what has had a label at any time, by _key
         self._end = self._read()
         self._table_end = self._write_table()
 
@@ -105,6 +107,8 @@ class Decisions:
         rows, changes = [], False
         for path, decision in made:
             before = self.made.pop(path, Decision(OPEN))
+            if decision.kind == LABEL:
+                self._labelled.add(_key(path))
             changes |= before.kind == LABEL or (OF_CONTENT.fullmatch(_name(path)) is not None and _name(path) in self._names)
             self.made[path] = decision
             if decision.label is not None:
@@ -148,6 +152,8 @@ class Decisions:
                 check(decision)
                 self.made.pop(values["path"], None)
                 self.made[values["path"]] = decision
+                if decision.kind == LABEL:
+                    self._labelled.add(_key(values["path"]))
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{self.journal}, line {number} is no decision: {error}: move the file away to begin anew"
@@ -160,10 +166,9 @@ class Decisions:
         newest: dict[str, tuple[str, Decision]] = {}
         for path, decision in self.made.items():
             if decision.kind in (LABEL, NONE):
-                key = _name(path) if OF_CONTENT.fullmatch(_name(path)) else path
-                newest.pop(key, None)  # the newest choice is the last row, as lists of several batches are read in order
-                newest[key] = path, decision
-        rows = [(path, decision.label) for path, decision in newest.values() if decision.label is not None]
+                newest.pop(_key(path), None)  # the newest choice is the last row, as lists of several batches are read in order
+                newest[_key(path)] = path, decision
+        rows = [(path, decision.label or "") for key, (path, decision) in newest.items() if decision.label or key in self._labelled]
         self._names = {_name(path) for path, decision in self.made.items() if decision.kind in (LABEL, NONE)}
         content = _as_csv([("path", "label"), *rows])
         write_text(self.table, content.decode())
@@ -172,6 +177,11 @@ class Decisions:
 
 def _name(path: str) -> str:
     return PurePosixPath(path).name
+
+
+def _key(path: str) -> str:
+    """What stands for a photo in however many batches it came."""
+    return _name(path) if OF_CONTENT.fullmatch(_name(path)) else path
 
 
 def _as_csv(rows: Sequence[tuple[str, str]]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scripts.collection.batch import read_batch
-from scripts.review.answers import Answered
+from scripts.review.answers import Answered, ReviewError
 from scripts.review.order import in_order, margins
 
 UNKNOWN = 1.0  # how unsure a photo counts that nobody answered
@@ -45,8 +45,8 @@ class Item:
 
 
 def read_items(folder: Path) -> list[Item]:
-    """The photos of a batch. BatchError unless the folder is a finished one."""
-    return [
+    """The photos of a batch. BatchError unless the folder is a finished one; ReviewError if several models answered its photos."""
+    items = [
         Item(
             path=(folder / photo.photo).resolve(),
             source=photo.source,
@@ -57,6 +57,12 @@ def read_items(folder: Path) -> list[Item]:
         )
         for photo in read_batch(folder)
     ]
+    if len(models := sorted({str(answer["model"]) for item in items for answer in item.answers if "model" in answer})) > 1:
+        raise ReviewError(
+            f"the photos of {folder} were answered by several models, {', '.join(models)}, whose classes do not mix: collect those "
+            f"of one into another OUT, make collect MODEL={models[0]} OUT=collected-{models[0]}"
+        )
+    return items
 
 
 def labels_of(items: Sequence[Item], answered: Sequence[Answered]) -> list[str]:

@@ -6,9 +6,11 @@ Rights that it needs: s3:PutObject and s3:GetObject below the prefix, s3:ListBuc
 
 import contextlib
 import json
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -47,14 +49,15 @@ MOST_GONE = 10_000
 class CaptureStore:
     """The photos below s3://bucket/prefix. Safe to call from threads."""
 
-    def __init__(self, address: str, settings: Settings) -> None:
-        """Nothing is asked yet. ValueError unless the address names a bucket."""
+    def __init__(self, address: str, settings: Settings, setting: str = "SEEFOOD_CAPTURE_DIR") -> None:
+        """Nothing is asked yet; `setting` is what gave the address. ValueError unless that names a bucket."""
+        self.setting = setting
         parts = urlsplit(address)
         self.address, self.bucket, self.settings = address.rstrip("/"), parts.netloc, settings
         prefix = parts.path.strip("/")
         self.prefix = f"{prefix}/" if prefix else ""
         if parts.scheme != "s3" or not self.bucket or parts.query or parts.fragment:
-            raise ValueError(f"SEEFOOD_CAPTURE_DIR is {address!r}, expected a folder or s3://bucket/prefix")
+            raise ValueError(f"{setting} is {address!r}, expected a folder or s3://bucket/prefix")
         self._client: S3Client | None = None
         self._making = threading.Lock()
         self._gone: dict[str, float] = {}  # until when, by the key of an id
@@ -86,7 +89,7 @@ class CaptureStore:
     def _explained(self, error: ClientError) -> Exception:
         code, call = error.response["Error"]["Code"], error.operation_name
         if code == "NoSuchBucket":
-            return StoreError(f"{self.address}: there is no bucket {self.bucket!r}: make it, or correct SEEFOOD_CAPTURE_DIR")
+            return StoreError(f"{self.address}: there is no bucket {self.bucket!r}: make it, or correct {self.setting}")
         if code in MISSING:
             return FileNotFoundError(f"{self.address}: {error}")
         if code in EXPIRED:
@@ -179,6 +182,25 @@ class CaptureStore:
                     return before
                 s3.put_object(Bucket=self.bucket, Key=name, Body=body)
             return kept
+
+    def uncorrected(self, count: int, model: str) -> list[str] | None:
+        """The addresses of the last `count` photos of a model on which nobody gave feedback, the newest first.
+
+        None where no photo of any model is. StoreError.
+        """
+        names = re.compile(rf"{re.escape(self.prefix)}[0-9a-f]{{2}}/[^/]+-(\d+){re.escape(PHOTO)}")
+        with self._calls() as s3:
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
+            keys = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+            found = [(int(match[1]), key.removesuffix(PHOTO)) for key in keys if (match := names.fullmatch(key))]
+            newest = (stem for _, stem in sorted(found, reverse=True) if stem + FEEDBACK not in keys)
+            ours = (stem for stem in newest if self._answered_by(s3, stem + ANSWER, keys) in (None, model))
+            return [f"s3://{self.bucket}/{stem}{PHOTO}" for stem in islice(ours, count)] if found else None
+
+    def _answered_by(self, s3: "S3Client", name: str, keys: Collection[str]) -> str | None:
+        answer = self._read(s3, name) if name in keys else None
+        model = (answer or {}).get("model")
+        return model if isinstance(model, str) else None
 
     def _read(self, s3: "S3Client", name: str) -> dict[str, Any] | None:
         """The content of an object of JSON; None if it is not there, or broken. ClientError."""

@@ -1,7 +1,6 @@
 """The folder of captured photos, which are strangers' business."""
 
 import contextlib
-import json
 import math
 import stat
 import time
@@ -10,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from handler.captured import ANSWER, FEEDBACK, PHOTO, captured_photos, prune
+from handler.captured import FEEDBACK, PHOTO, answered_by, captured_photos, prune
 from handler.data_set import number_of
 from scripts.backend.torchserve.sockets import ServeError
 from scripts.settings import Settings
@@ -42,11 +41,7 @@ class Captured:
     def _of(self, model: str) -> Iterator[bytes]:
         """Its photos, the newest first, and those that earlier versions kept without an answer."""
         for path in sorted(self.folder.rglob(f"*{PHOTO}"), key=lambda path: path.name, reverse=True):
-            try:
-                answered_by = json.loads(path.with_suffix(ANSWER).read_bytes())["model"]
-            except (OSError, ValueError, KeyError, TypeError):
-                answered_by = model
-            if answered_by == model:
+            if answered_by(path) in (None, model):
                 with contextlib.suppress(FileNotFoundError):
                     yield path.read_bytes()
 

@@ -79,32 +79,49 @@ def measured(folder: Path, problems: dict[str, str] | None = None) -> Drift:
     Why a version that is served cannot be measured goes into `problems`.
     """
     found: Drift = {}
-    ended = []
-    for path in folder.glob(f"*_{PROFILE}"):
+    ended, running = [], set()
+    for written, path in _oldest_first(folder):  # of two that run as the same version the newer one counts
         version = path.name.removesuffix(f"_{PROFILE}")
         try:
             if has_worker(folder, version):
+                running.add(_named(version))
                 found |= _of_version(path, version)
             else:
-                ended.append((path.stat().st_mtime, version))
+                ended.append((written, version))
         except FileNotFoundError:
             pass  # removed or replaced just now, by a worker that starts
         except (OSError, ValueError) as error:
             if problems is not None:
                 problems[version] = str(error)
-    for _, version in sorted(ended)[:-KEPT_VERSIONS]:
+    replaced = [one for one in ended if _named(one[1]) in running]  # by another archive with this version number
+    for _, version in [*replaced, *[one for one in ended if one not in replaced][:-KEPT_VERSIONS]]:
         with contextlib.suppress(OSError), alone(folder, 0):
             if not has_worker(folder, version):  # none has started since
                 forget(folder, version)
     return dict(sorted(found.items()))
 
 
+def _oldest_first(folder: Path) -> list[tuple[float, Path]]:
+    """(when it was written, path) of each profile."""
+    found = []
+    for path in folder.glob(f"*_{PROFILE}"):
+        with contextlib.suppress(FileNotFoundError):  # removed just now
+            found.append((path.stat().st_mtime, path))
+    return sorted(found)
+
+
+def _named(version: str) -> tuple[str, str]:
+    """(model, version) of the names that handler/recent.py lists."""
+    parts = version.split("@")
+    return (parts[0], parts[1]) if len(parts) > 1 else ("", version)
+
+
 def _of_version(path: Path, version: str) -> Drift:
-    """Of MODEL@VERSION, as the worker names its files."""
+    """Of a version, as the worker names its files."""
     profile, rows = Profile.load(path), read(path.parent, version)
     if profile is None or len(rows) < LEAST:
         return {}
-    model, _, number = version.rpartition("@")
+    model, number = _named(version)
     return {
         (model, number, window): (compare(profile, rows[-window:]), estimated_accuracy(profile, rows[-window:]))
         for window in WINDOWS

@@ -26,10 +26,10 @@ class Health:
         self,
         settings: Settings,
         steps: Steps,
-        progress: Callable[[str, str], float] = lambda model, version: 0.0,
+        progress: Callable[[], Mapping[tuple[str, str], float]] = dict,
         door_answers: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`progress(model, version)` is another number after each answer of its workers; `door_answers()` as the name says."""
+        """`progress()` has, by (model, version), another number after each answer; `door_answers()` as the name says."""
         self.settings, self.steps, self.progress, self.door_answers = settings, steps, progress, door_answers
         self.models: dict[str, ModelHealth] = {}  # those that have a default version, and those that shall
         self.unverified: set[str] = set()  # of those, the ones that do not count
@@ -58,13 +58,10 @@ class Health:
         """Ready is what has each of these models ready, but for those whose archive is not ours. Others are forgotten."""
         self.unverified = set(unverified)
         kept = {name: one for name, one in self.models.items() if name in models}
-        new = {name: ModelHealth(self.settings, self._progress, self._wake.set) for name in models if name not in kept}
+        new = {name: ModelHealth(self.settings, self._wake.set) for name in models if name not in kept}
         if new or len(kept) < len(self.models):
             self.models = kept | new  # at once: the other thread reads it meanwhile
             self._wake.set()
-
-    def _progress(self, model: str, version: str) -> float:
-        return self.progress(model, version)
 
     def set_default(self, default: DefaultVersion) -> None:
         """A model's default version has changed; a new one, which has proved itself already, is looked at at once."""
@@ -156,8 +153,9 @@ class Health:
         answers = served is None or management.answers(served.server.inference, "/ping", self.settings.look_timeout_s)
         self._silent = 0 if answers else self._silent + 1
         self.silent_s = 0.0 if answers else self.silent_s + elapsed_s
+        progress = self.progress() if served else {}  # of all models at once: it reads a folder
         for name, default in defaults.items():
-            models[name].look(default, elapsed_s)
+            models[name].look(default, elapsed_s, progress.get((default.model, default.version), 0.0) if default else 0.0)
 
     def _fault(self, model: ModelHealth) -> str:
         """Why a model is not ready, "" if it is."""

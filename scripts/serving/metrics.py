@@ -75,10 +75,10 @@ class MetricsServer(HttpServer):
             except OSError as error:  # a full disk: their files stay, and count, until there is room
                 self.steps("metrics of ended workers cannot be merged", why=error)
 
-    def progress(self, model: str, version: str) -> float:
-        """Another number after each photo, request and batch that the version's workers have finished."""
+    def progress(self) -> dict[tuple[str, str], float]:
+        """By (model, version), another number after each photo, request and batch that its workers have finished."""
         with self._lock:
-            return self.workers.progress(model, version)
+            return self.workers.progress()
 
     def totals(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What a rollout compares, by model and version: requests by outcome, batches by their seconds (cumulative), answers.

@@ -14,9 +14,9 @@ NOTHING = "no version is served yet"
 class ModelHealth:
     """Looked at by Health's thread, which keeps the outcome here."""
 
-    def __init__(self, settings: Settings, progress: Callable[[str, str], float], wake: Callable[[], None]) -> None:
-        """`progress(model, version)` is another number after each answer; `wake()` is called when a golden photo is over."""
-        self.settings, self.progress, self.wake = settings, progress, wake
+    def __init__(self, settings: Settings, wake: Callable[[], None]) -> None:
+        """`wake()` is called when a golden photo is over."""
+        self.settings, self.wake = settings, wake
         self.default: DefaultVersion | None = None
         self.ready, self.why = False, NOTHING
         self.stuck_s = 0.0  # for how long requests have waited and none was answered, or golden photos were answered wrongly
@@ -34,8 +34,11 @@ class ModelHealth:
         self._progress, self._next_probe = 0.0, 0.0
         self.stuck_s = 0.0
 
-    def look(self, default: DefaultVersion | None, elapsed_s: float) -> None:
-        """Look at this default version, so long after the look before: golden photos that are over count, others are sent."""
+    def look(self, default: DefaultVersion | None, elapsed_s: float, progress: float) -> None:
+        """Look at this default version, so long after the look before: golden photos that are over count, others are sent.
+
+        `progress` is another number after each answer of its workers.
+        """
         if default is None or self._looked_at is None or default.server is not self._looked_at.server:
             self._forget()
         elif default is not self._looked_at:
@@ -43,7 +46,6 @@ class ModelHealth:
         self._looked_at = default
         if default is None:
             return
-        progress = self.progress(default.model, default.version)
         if self._probe is not None and self._probe.over:
             self._take(self._probe)
         moves, self._progress = progress != self._progress, progress

@@ -99,14 +99,15 @@ class WorkerFiles:
                 metrics[metric.name] = metric
         return list(metrics.values())
 
-    def progress(self, model: str, version: str) -> float:
-        """Another number after each photo, request and batch that the version's workers have finished."""
-        return sum(
-            value
-            for path in self.by_model().get(model, [])
-            for key, (value, _) in _read(path).items()
-            if json.loads(key)[1].startswith(PROGRESS) and _version(key) == version
-        )
+    def progress(self) -> dict[tuple[str, str], float]:
+        """By (model, version), another number after each photo, request and batch that its workers have finished."""
+        found: dict[tuple[str, str], float] = {}
+        for model, paths in self.by_model().items():
+            for key, (value, _) in (one for path in paths for one in _read(path).items()):
+                if json.loads(key)[1].startswith(PROGRESS):
+                    of = model, _version(key)
+                    found[of] = found.get(of, 0.0) + value
+        return found
 
     def merge(self) -> None:
         """Add the counts of workers that have ended to the merged files, and remove theirs. OSError on a full disk."""

@@ -192,6 +192,25 @@ def test_a_captured_photo_waits_for_its_answer_unless_an_earlier_version_wrote_n
     assert [photo.id for photo in newest(tmp_path)] == ["a"]
 
 
+def test_of_captured_photos_of_several_models_one_models_are_taken(collect, tmp_path):
+    place = tmp_path / "captured" / "ab"
+    place.mkdir(parents=True)
+    for number, model in enumerate(("seefood", "flowers", "seefood")):
+        (place / f"{number}-ab.photo").write_bytes(picture_bytes(number, (64, 48)))
+        (place / f"{number}-ab.json").write_text(json.dumps({"id": f"{model}-{number}", "model": model}))
+    done = collect(tmp_path / "captured")
+    assert done.returncode == 1
+    assert "captured, flowers (1), seefood (2): MODEL=flowers takes those of one" in done.stderr
+    assert not list((tmp_path / "collected").glob("*/*"))
+    done = collect(tmp_path / "captured", "--model=seefood")
+    assert done.returncode == 0
+    assert "1 answered by flowers" in done.stderr
+    assert [photo.id for photo in newest(tmp_path)] == ["seefood-0", "seefood-2"]
+    assert collect(tmp_path / "captured", "--model=flowers").returncode == 0
+    assert [photo.id for photo in newest(tmp_path)] == ["flowers-1"]
+    assert "MODEL is for captured photos" in collect("nowhere", "--model=seefood").stderr
+
+
 @pytest.mark.parametrize("reviewed", [(), ("--reviewed",)])
 def test_feedback_whose_photo_is_gone_is_counted(collect, tmp_path, reviewed):
     place = tmp_path / "captured" / "ab"

@@ -185,6 +185,25 @@ def test_folder_of_too_few_photos_is_an_error(tmp_path):
         measure(Handler(), folder_of(tmp_path / "photos", good=99, notes=7))
 
 
+def test_of_captured_photos_those_that_another_model_answered_are_left_out(tmp_path):
+    folder = folder_of(tmp_path / "captured", good=0)
+    for number in range(150):
+        (folder / f"{number}-ab.photo").write_bytes(b"good")
+        (folder / f"{number}-ab.json").write_bytes(b'{"model": "%s"}' % (b"flowers" if number < 40 else b"food"))
+    rows, others = measure(type("OfNotes", (Handler,), {"decoders": NoJson()})(), folder, "food")
+    assert (len(rows), others["answered by flowers"]) == (110, 40)
+
+
+class NoJson(Decoders):
+    """Answers are no photos."""
+
+    def decode(self, photos):
+        outcomes, cpu_s = super().decode(photos)
+        return [
+            PhotoError("no photo", 415) if photo[:1] == b"{" else one for photo, one in zip(photos, outcomes, strict=True)
+        ], cpu_s
+
+
 @pytest.mark.slow
 def test_folder_of_photos_is_measured_by_the_archive_and_darkened_ones_have_drifted(tmp_path, monkeypatch, capsys):
     if not (DATA / "food10").is_dir():

@@ -224,3 +224,22 @@ def test_profile_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_path
     (tmp_path / PROFILE).write_bytes((tmp_path / PROFILE).read_bytes()[:300])
     with pytest.raises(ValueError, match="profile.npz cannot be read: .*: export again"):
         Profile.load(tmp_path / PROFILE)
+
+
+def test_two_archives_of_one_version_number_have_files_of_their_own_and_those_of_the_ended_one_go(folder):
+    first = Recent.of("seefood", "1.0.0", folder.parent / PROFILE, None)
+    first.add(rows_of(np.random.default_rng(2), 150))
+    profile_of(rows_of(np.random.default_rng(1), 300)).save(folder.parent / PROFILE)
+    second = Recent.of("seefood", "1.0.0", folder.parent / PROFILE, None)
+    other = Recent.of("flowers", "1.0.0", folder.parent / PROFILE, None)
+    assert len(list(folder.glob("*.recent"))) == 3
+    assert {key[:2] for key in measured(folder)} == {("seefood", "1.0.0")}  # the new one has answered nothing yet
+    first.close()
+    assert measured(folder) == {}
+    assert len(list(folder.glob("seefood@1.0.0@*.recent"))) == len(list(folder.glob("flowers@1.0.0@*.recent"))) == 1
+    second.add(rows_of(np.random.default_rng(3), 150))
+    assert {key[:2] for key in measured(folder)} == {("seefood", "1.0.0")}
+    other.close()
+    second.close()
+    measured(folder)
+    assert len(list(folder.glob("*.recent"))) == 2  # a rollback finds them

@@ -3,6 +3,7 @@
 In each case all is well for 180 s, wrong for 180 s, and well again.
 """
 
+import json
 import re
 
 import pytest
@@ -17,6 +18,7 @@ FIRES, QUIET = [GOOD_S + 120, GOOD_S + BAD_S - 10], [GOOD_S - 10, GOOD_S + BAD_S
 ALWAYS = list(range(0, GOOD_S + BAD_S + AFTER_S, 30))
 OUTCOMES = "seefood_door_outcomes_total"
 SECONDS = 'seefood_door_seconds_bucket{route="/predictions/{model}", '
+MODEL = 'model="food", version="1.0.0"'
 ANSWER_SECONDS = "seefood_door_answer_seconds_bucket{"
 
 
@@ -58,14 +60,17 @@ def latency(total, slow, slow_uploads=(0, 0)):
 def unsure(predictions, share):
     """Predictions a second, and the share of unsure ones (while all is well, while it is not)."""
     return {
-        'seefood_top1_probability_count{version="1.0.0"}': rate(*predictions),
-        'seefood_unsure_total{version="1.0.0"}': rate(*(one * part for one, part in zip(predictions, share, strict=True))),
+        'seefood_top1_probability_count{model="food", version="1.0.0"}': rate(*predictions),
+        'seefood_unsure_total{model="food", version="1.0.0"}': rate(
+            *(one * part for one, part in zip(predictions, share, strict=True))
+        ),
     }
 
 
 def drift(value):
     return {
-        f'seefood_drift{{version="1.0.0", signal="brightness", window="{window}"}}': level(0.3, value) for window in (500, 5000)
+        f'seefood_drift{{model="food", version="1.0.0", signal="brightness", window="{window}"}}': level(0.3, value)
+        for window in (500, 5000)
     }
 
 
@@ -213,7 +218,7 @@ def test_alert_says_what_happened_and_what_to_do_next(name):
     rule = alerts()[name]
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert {"summary", "description", "runbook"} == set(rule["annotations"])
-    assert len(rule["annotations"]["summary"]) < 120
+    assert len(re.sub(r"\{\{.*?\}\}", "a word", rule["annotations"]["summary"])) < 120
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
     headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
     assert anchor in [heading.lower().replace(" ", "-") for heading in headings]
@@ -223,3 +228,33 @@ def test_windows_are_short_enough_for_alerts_to_clear_soon():
     text = "".join(path.read_text() for path in RULES)
     windows = set(re.findall(r"\[(\w+)[\]:]", text))
     assert windows == {"1m", "2m", "5m", "15m"}  # the last two: at low traffic
+
+
+def test_an_alert_of_a_models_metric_names_the_model_in_its_summary():
+    of_models = {
+        name for name, rule in alerts().items() if re.search(r"seefood_(drift|unsure|top1|door_model|predictions)", rule["expr"])
+    }
+    assert of_models == {"SeefoodUnsure", "SeefoodDrift"}
+    for name, rule in alerts().items():
+        assert ("$labels.model" in rule["annotations"]["summary"]) == (name in of_models)
+
+
+@needs_promtool
+def test_summaries_are_rendered_with_the_model_and_without_one(tmp_path):
+    def expected(model):
+        annotations = alerts()["SeefoodDrift"]["annotations"]
+        annotations["summary"] = f"a:8082: brightness of the last 500 photos is not the reference's ({model}1.0.0)"
+        annotations["description"] = annotations["description"].replace("{{ $value | humanize }}", "30")
+        labels = {"severity": "warning", "job": "seefood", "instance": "a:8082", "version": "1.0.0"}
+        labels |= {"signal": "brightness", "window": "500"} | ({"model": model.strip()} if model else {})
+        return {"exp_labels": labels, "exp_annotations": annotations}
+
+    series = [
+        {"series": f'seefood_drift{{job="seefood", instance="a:8082", {model}version="1.0.0", signal="brightness", window="500"}}'}
+        for model in ('model="food", ', "")
+    ]
+    test = {"interval": "10s", "input_series": [one | {"values": "30x20"} for one in series]}
+    test["alert_rule_test"] = [{"eval_time": "180s", "alertname": "SeefoodDrift", "exp_alerts": [expected("food "), expected("")]}]
+    content = {"rule_files": [str(path) for path in RULES], "evaluation_interval": "10s", "tests": [test]}
+    (tmp_path / "test.yml").write_text(json.dumps(content))
+    promtool("test", "rules", tmp_path / "test.yml")

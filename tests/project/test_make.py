@@ -77,7 +77,7 @@ def project(tmp_path):
 TAKEN = [
     ("data", "SET DATA PARAMS MEAN STD"),
     ("check-data", "DATA PARAMS WEIGHTS OUT"),
-    ("collect", "SOURCE OUT LIMIT"),
+    ("collect", "SOURCE OUT LIMIT MODEL"),
     ("ingest", "FROM DATA PARAMS"),
     ("review", "BATCH OUT EXPORT IMPORT PORT"),
     ("remote", "BUCKET ENDPOINT"),

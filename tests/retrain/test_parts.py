@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from scripts.command import run as run_command
+from scripts.release.store import StoreError
 from scripts.retrain import pipeline, shadow
 from scripts.retrain import retrain as command
 from scripts.retrain.photos import Split, came_in, check_classes, corrected, refused, remarks
@@ -148,7 +149,7 @@ CAPTURED = ("1-ab.photo", "1-ab.json", "2-ab.photo", "2-ab.json", "2-ab.feedback
 
 
 def listed(tmp_path, place):
-    assert shadow.photos_of(place, tmp_path) == str(tmp_path / "captured.txt")
+    assert shadow.photos_of(place, tmp_path, "food") == str(tmp_path / "captured.txt")
     return (tmp_path / "captured.txt").read_text().splitlines()
 
 
@@ -157,9 +158,21 @@ def test_of_a_folder_of_captured_photos_the_newest_without_feedback_are_asked(tm
     place.mkdir(parents=True)
     for name in CAPTURED:
         (place / name).touch()
+    (place / "11-ab.photo").touch()
+    (place / "11-ab.json").write_text('{"model": "flowers"}')
+    (place / "10-ab.json").write_text('{"model": "food"}')
     assert listed(tmp_path, str(tmp_path / "captured")) == [f"{place}/10-ab.photo", f"{place}/1-ab.photo"]
     monkeypatch.setattr(shadow, "MOST", 1)
     assert listed(tmp_path, str(tmp_path / "captured")) == [f"{place}/10-ab.photo"]
+
+
+def test_where_another_model_answered_all_captured_photos_none_is_asked(tmp_path):
+    place = tmp_path / "captured/ab"
+    place.mkdir(parents=True)
+    (place / "1-ab.photo").touch()
+    (place / "1-ab.json").write_text('{"model": "flowers"}')
+    assert shadow.photos_of(str(tmp_path / "captured"), tmp_path, "food") is None
+    assert shadow.photos_of(str(tmp_path / "captured"), tmp_path, "flowers") == str(tmp_path / "captured.txt")
 
 
 def test_of_captured_photos_on_s3_the_newest_without_feedback_are_asked(tmp_path, monkeypatch):
@@ -170,15 +183,16 @@ def test_of_captured_photos_on_s3_the_newest_without_feedback_are_asked(tmp_path
             time_and_id, _, end = name.partition(".")
             time, photo_id = time_and_id.split("-")
             client.put_object(Bucket="photos", Key=f"captured/ab/{photo_id}-{time}.{end}", Body=b"x")
-        for other in ("drawn/pie.jpg", "captured2/ab/ab-11.photo"):
+        for other in ("drawn/pie.jpg", "captured2/ab/ab-11.photo", "captured/ab/ab-12.photo"):
             client.put_object(Bucket="photos", Key=other, Body=b"x")
+        client.put_object(Bucket="photos", Key="captured/ab/ab-12.json", Body=b'{"model": "flowers"}')
         photos = [f"s3://photos/captured/ab/ab-{time}.photo" for time in (10, 1)]
         assert listed(tmp_path, "s3://photos/captured") == photos
         monkeypatch.setattr(shadow, "MOST", 1)
         assert listed(tmp_path, "s3://photos/captured") == photos[:1]
-        assert shadow.photos_of("s3://photos/drawn", tmp_path) == "s3://photos/drawn"
-        with pytest.raises(shadow.ShadowError, match=r"s3://none/captured: .*does not exist"):
-            shadow.photos_of("s3://none/captured", tmp_path)
+        assert shadow.photos_of("s3://photos/drawn", tmp_path, "food") == "s3://photos/drawn"
+        with pytest.raises(StoreError, match=r"s3://none/captured: there is no bucket 'none': make it, or correct PHOTOS"):
+            shadow.photos_of("s3://none/captured", tmp_path, "food")
 
 
 def test_the_report_shows_old_and_new_held_out_photos_apart():

@@ -1,9 +1,12 @@
 """make retrain in a copy of the project: killed at each step, run twice, a challenger that is no better, a step that fails."""
 
+import contextlib
 import csv
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -155,3 +158,59 @@ def test_a_step_that_fails_names_itself_and_the_command_that_goes_on(project, tm
     other = project.retrain("--from", str(tmp_path), code=1)
     assert "is not finished, and was started with" in other
     assert "or remove the folder to start anew" in other
+
+
+@contextlib.contextmanager
+def disk(folder, size):
+    """A disk of this size on a folder, with what lay there; gives a function that makes it larger."""
+    kept = folder.with_name(f"{folder.name}-kept")
+    if folder.exists():
+        shutil.copytree(folder, kept, symlinks=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this machine does not let tests mount a disk")
+    try:
+        if kept.exists():
+            shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=256m", str(folder)], check=True)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def test_on_a_full_disk_it_ends_with_an_error_nothing_is_half_written_and_it_goes_on(project, tmp_path):
+    pictures = generate(tmp_path / "pictures", num_classes=3, per_class=150)
+    for label in (path for path in pictures.iterdir() if path.is_dir()):
+        for photo in sorted(label.iterdir())[:140]:
+            photo.unlink()
+    shutil.rmtree(project.folder / "build/retrain", ignore_errors=True)  # what another test left unfinished
+
+    def fails_at(step):
+        said = project.retrain("--from", str(pictures), code=1)
+        assert f"error: step {step} failed" in said, said
+        assert "the disk is full" in said, said
+        (run,) = (project.folder / "build/retrain").glob("20*")
+        assert step not in json.loads((run / "steps.json").read_text())["done"]
+        halves = [path for folder in ("build/retrain", "data/food", "runs/") for path in (project.folder / folder).rglob("*.part")]
+        assert not halves
+        return said
+
+    food = sorted((project.folder / "data/food").rglob("*.jpg"))
+    with disk(project.folder / "build/retrain", "24k") as larger:
+        fails_at("champion")
+        larger()
+        with disk(project.folder / "data/food.part", "24k"):
+            fails_at("ingest")
+            assert sorted((project.folder / "data/food").rglob("*.jpg")) == food
+        used = sum(path.stat().st_size // 4096 + 2 for path in (project.folder / "runs").rglob("*")) * 4096
+        with disk(project.folder / "runs", used) as larger_runs:
+            with contextlib.suppress(OSError), (project.folder / "runs/filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(4096)):
+                    pass
+            assert "going on with build/retrain/" in fails_at("train")
+            larger_runs()
+            said = project.retrain("--from", str(pictures), "--until", "evaluate")
+            assert "--- ingest" not in said
+            assert "is done up to evaluate" in said
+        assert len(sorted((project.folder / "data/food").rglob("*.jpg"))) == len(food) + 30

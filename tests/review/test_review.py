@@ -52,6 +52,13 @@ def batch(tmp_path):
     return write_batch(tmp_path / "batch", answers)
 
 
+def test_a_batch_that_several_models_answered_is_refused(tmp_path):
+    answers = [{"answer": answer(0.9, 0.1, model=model)} for model in ("seefood", "flowers", "seefood")]
+    with pytest.raises(ReviewError, match=r"by several models, flowers, seefood, .*: collect .* MODEL=flowers"):
+        read_items(write_batch(tmp_path / "mixed", answers))
+    assert len(read_items(write_batch(tmp_path / "one", [*answers[::2], {}]))) == 3
+
+
 @pytest.fixture
 def decisions(tmp_path):
     return Decisions(tmp_path / "review" / "labels.csv")
@@ -86,6 +93,9 @@ def test_choices_and_undone_ones_are_in_the_table_and_the_journal_goes_on(batch,
     decisions.decide(one, Decision(OPEN))
     again = Decisions(decisions.table)
     assert table(again) == {"0.jpg": "ramen"}
+    again.decide(zero, Decision(NONE))
+    assert table(again) == table(Decisions(decisions.table)) == {"0.jpg": ""}
+    again.decide(zero, Decision(LABEL, "ramen"))
     assert [again.of(path).kind for path in (zero, one, two, three)] == [LABEL, OPEN, NONE, SKIP]
 
 
@@ -264,7 +274,7 @@ def test_newest_choice_of_a_photo_wins_whichever_batch_it_came_in(tmp_path):
         (two, Decision(LABEL, "ramen"), [(f"two/photos/{name}", "ramen")]),
         (one, Decision(LABEL, "spring_rolls"), [(f"one/photos/{name}", "spring_rolls")]),
         (two, Decision(SKIP), [(f"one/photos/{name}", "spring_rolls")]),
-        (two, Decision(NONE), []),
+        (two, Decision(NONE), [(f"two/photos/{name}", "")]),  # its label may have been ingested
         (two, Decision(OPEN), [(f"one/photos/{name}", "spring_rolls")]),
     ]
     for photo, decision, expected in steps:

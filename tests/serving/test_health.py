@@ -81,7 +81,7 @@ def front_end():
 @pytest.fixture
 def health(front_end):
     golden = Golden(["a.jpg"], [b"photo"], [[0.75]], {"f32": 0.001}, [""])
-    with Health(SETTINGS, Steps(False), lambda model, version: float(front_end.answered)) as health:
+    with Health(SETTINGS, Steps(False), lambda: {("flowers", "1.0.0"): float(front_end.answered)}) as health:
         health.set_default(DefaultVersion(front_end.server, "flowers", "1.0.0", golden, "f32"))
         wait(health, True)
         yield health

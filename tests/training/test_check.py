@@ -120,9 +120,9 @@ def dirty(tmp_path, generated, monkeypatch):
     return command
 
 
-def truth(paths, params):
+def truth(params):
     """Stand-in for a network's features, which would take most of the test's time: the colours of pictures tell their class."""
-    return torch.stack([colour(path) for path in paths]), "their colours"
+    return lambda paths: torch.stack([colour(path) for path in paths]), "their colours"
 
 
 def colour(path):
@@ -131,7 +131,7 @@ def colour(path):
 
 
 def test_command_lists_and_shows_what_is_wrong_and_changes_nothing(dirty, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(check, "features_of", truth)
+    monkeypatch.setattr(check, "chosen_features", truth)
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "photos").rglob("*"))
     assert dirty() == 0
     out = tmp_path / "build/check-data"
@@ -150,6 +150,15 @@ def test_command_lists_and_shows_what_is_wrong_and_changes_nothing(dirty, monkey
     assert not re.search(r"<script|https?://", page)
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "photos").rglob("*")) == before
     assert re.search(r"1 unreadable\n", capsys.readouterr().out)
+
+
+def test_weights_that_do_not_fit_are_an_error_before_any_photo_is_read(dirty, monkeypatch, tmp_path, capsys):
+    read = []
+    monkeypatch.setattr(check, "find_photos", lambda *arguments: read.append(arguments))
+    torch.save({"classifier.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
+    assert dirty("--weights", str(tmp_path / "other.pth")) == 1
+    assert "other.pth" in capsys.readouterr().err
+    assert not read
 
 
 def test_corrected_rows_are_taken_by_ingest(generated, tmp_path, monkeypatch, capsys):

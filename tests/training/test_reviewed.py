@@ -60,6 +60,32 @@ def test_a_label_that_was_changed_after_the_ingest_moves_its_photo(monkeypatch, 
     assert "0 photos added, 2 present already, 0 refused" in output
 
 
+def test_a_photo_that_has_no_label_any_more_goes_out_again_and_one_of_the_first_data_set_stays(monkeypatch, capsys, food):
+    photos = [give("x", number, "inbox") for number in (1000, 1001)]
+    first = Path("inbox/x/first.jpg")
+    shutil.copyfile(food / "soup/1.jpg", first)
+    reviewed = ("--data", food, "--reviewed")
+    before = where()
+    assert ingest(monkeypatch, capsys, listed((photos[0], "ramen"), (photos[1], "soup")), *reviewed)[0] == 0
+    table = listed((photos[1], "soup"), (first, ""), (photos[0], ""))
+    status, output, errors = ingest(monkeypatch, capsys, table, *reviewed)
+    assert status == 0
+    assert re.search(r"removed .*1000\.jpg: no longer ramen\n", output)
+    assert "0 photos added, 1 removed, 1 present already, 0 refused" in output
+    assert "no label" not in errors
+    now = where()
+    assert len(now) == len(before) + 1
+    assert before.items() <= now.items()
+    status, output, _ = ingest(monkeypatch, capsys, table, *reviewed)
+    assert (status, where()) == (0, now)
+    assert "removed" not in output
+    assert ingest(monkeypatch, capsys, listed((photos[0], ""), (photos[0], "pad_thai")), *reviewed)[0] == 0  # the last counts
+    assert len(where()) == len(before) + 2
+    status, _, errors = ingest(monkeypatch, capsys, listed((photos[0], ""), (photos[1], "soup")), "--data", food)
+    assert "line 2: no label" in errors  # without --reviewed it is a gap
+    assert len(where()) == len(before) + 2
+
+
 def test_the_last_of_several_labels_counts(monkeypatch, capsys, food):
     first = give("x", 1000, "inbox")
     copy = Path("inbox/x/again.jpg")  # the photo came again, with other feedback

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.command import parser, run
 from scripts.phrases import counted
-from training.check.features import features_of
+from training.check.features import chosen_features
 from training.check.findings import Problem, of_classes, of_pairs, write_labels, write_problems
 from training.check.labels import Judged, judge, out_of_fold, scaled
 from training.check.page import Page, write_page
@@ -43,6 +43,7 @@ class Checked:
 def check(root: Path, params: Params, cache: Path | None = HASH_CACHE) -> Checked:
     """Look for all of it in a data set. ValueError if it is none, nothing of it can be read, or there are no weights."""
     remarks: list[str] = []
+    features_of, by = chosen_features(params)  # before any photo is read: weights that do not fit are an error at once
     labels, photos, _ = find_photos(root, remarks)
     if not is_list(root):  # a list's folder may hold anything
         remarks += foreign_files(root)
@@ -58,7 +59,7 @@ def check(root: Path, params: Params, cache: Path | None = HASH_CACHE) -> Checke
     photos, thumbnails = hash_photos(root, photos, cache)
     pairs = known_pairs(thumbnails, params.near_duplicates, cache and cache_file(cache, root, "pairs"))
     groups = groups_of(pairs, len(photos))
-    features, by = features_of([photo.path for photo in photos], params)
+    features = features_of([photo.path for photo in photos])
     remarks.append(f"photos are compared by {by}")
     targets = torch.tensor([photo.index for photo in photos])
     judged = judge(out_of_fold(scaled(features), targets, torch.from_numpy(groups), len(labels)), targets)

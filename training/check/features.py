@@ -1,7 +1,7 @@
 """Features of photos, by weights that are at hand: those of the parameters, else of the starter's archive."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +20,18 @@ from training.params import Params
 STARTER = ROOT / "model_store" / "starter"
 
 
+Features = Callable[[Sequence[Path]], Tensor]
+"""Features float32 (N, F) of N readable photos."""
+
+
 def features_of(paths: Sequence[Path], params: Params) -> tuple[Tensor, str]:
-    """Features float32 (N, F) of readable photos, and by which weights, for people.
+    """Features of photos, and by which weights, for people. ValueError, see chosen_features."""
+    features, by = chosen_features(params)
+    return features(paths), by
+
+
+def chosen_features(params: Params) -> tuple[Features, str]:
+    """What gives features, and by which weights, for people: the weights are read here, and no photo.
 
     ValueError if the parameters' weights do not fit; or if they name none, or cannot be fetched, and the starter is not here.
     """
@@ -35,13 +45,14 @@ def features_of(paths: Sequence[Path], params: Params) -> tuple[Tensor, str]:
             reason = str(error)
         else:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            return extract_features(classifier.to(device), spec, paths, device)[0], f"{params.model}, weights {params.weights}"
+            classifier.to(device)
+            return lambda paths: extract_features(classifier, spec, paths, device)[0], f"{params.model}, weights {params.weights}"
     if not (STARTER / "program.json").is_file():
         raise ValueError(
             f"no weights to compare photos by: {reason}, and there is no starter in {STARTER}: "
             "give WEIGHTS=file of the parameters' network (--weights)"
         )
-    return _starters(paths), f"the starter's network, as {reason}"
+    return _starters, f"the starter's network, as {reason}"
 
 
 def _starters(paths: Sequence[Path]) -> Tensor:

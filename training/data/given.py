@@ -19,14 +19,15 @@ from training.data.selection import GivenPhoto
 def read_given(source: Path, reviewed: bool = False) -> list[GivenPhoto]:
     """The labelled photos in a folder or a CSV; what is passed over is said on stderr.
 
-    `reviewed`: a list may have no row yet. ValueError if it is neither, holds no photo, or a folder cannot be a class's.
+    `reviewed`: a list may have no row yet, and a row without a label says that its photo is of none of the classes.
+    ValueError if it is neither, holds no photo, or a folder cannot be a class's.
     """
     if reviewed and _has_no_row(source):
         return []
     if source.is_dir():
         given, remark = _in_class_folders(source)
     elif source.suffix.lower() in LIST_SUFFIXES and source.is_file():
-        given, remark = _in_list(source)
+        given, remark = _in_list(source, reviewed)
     else:
         kind = foreign(source) if source.is_file() else None
         instead = f": it is {kind[0]}: {kind[1]}" if kind else ""
@@ -52,14 +53,20 @@ def _nothing_in(source: Path) -> str:
     return f"{source} holds no photo in a class folder" + (f": give its list instead (FROM={lists[0]})" if lists else "")
 
 
-def _in_list(source: Path) -> tuple[list[GivenPhoto], str]:
+def _in_list(source: Path, reviewed: bool) -> tuple[list[GivenPhoto], str]:
     files = (path for path in files_below(source.parent, Counter()) if path.suffix.lower() not in LIST_SUFFIXES)
     found = read_label_list(source, PhotoNames(files, elsewhere=True))
+    rows = list(found.rows)
+    if reviewed:
+        rows = sorted([*rows, *found.unlabelled], key=lambda row: row.line)
+        taken = {row.line for row in found.unlabelled}
+        found.problems[:] = [one for one in found.problems if not any(one.startswith(f"line {line}:") for line in taken)]
     given: dict[GivenPhoto, None] = {}  # once, in whatever splits the list has it; those not there are refused later, by name
-    for row in found.rows:
+    for row in rows:
         photo = GivenPhoto(row.path, row.label, f"{source}, line {row.line}")
         try:
-            check_label(photo)
+            if photo.label:
+                check_label(photo)
             given[photo] = None
         except ValueError as error:
             found.problems.append(f"line {row.line}: {error}")

@@ -6,7 +6,8 @@ the same command again changes nothing. Val and test splits stay as they are. Du
 are refused and listed. Where the project uses DVC, it then tracks the new version.
 
 With --reviewed, FROM is a list that people go on with, as make review writes it: of a photo's labels the last counts, a photo that
-the data set has under another label moves to it, and a list of which nothing can be added is no error.
+the data set has under another label moves to it, one that has no label any more goes if an earlier ingest added it, and a list of
+which nothing can be added is no error.
 
 Exit status: 0 if photos were added or are present already, 1 if every one was refused or nothing could be done.
 """
@@ -39,7 +40,7 @@ from scripts.phrases import counted
 from training.data.given import read_given
 from training.data.growth import print_growth
 from training.data.photo_folders import what_instead
-from training.data.place import class_folders, correct, place
+from training.data.place import class_folders, correct, place, take_out
 from training.data.selection import Candidate, GivenPhoto, KnownPhotos, Refusal, Selection, read_known_photos
 from training.data.sets import HASH_CACHE, Data, read_data
 from training.data.thumbnail import thumbnail
@@ -99,6 +100,8 @@ def stage(given: list[GivenPhoto], known: KnownPhotos, staging: Path) -> list[Ca
                 return Candidate(photo, problem=f"not a photo: {kind}")
             photo_bytes = photo.path.read_bytes()
             found = Candidate(photo, hashlib.sha256(photo_bytes).hexdigest(), staging / f"{number}.jpg")
+            if not photo.label:  # it is only looked for
+                return found
             # present already: no need to decode and encode it, which takes most of the time
             if found.name in known.by_content or found.sha256 in known.by_content:
                 return found
@@ -184,9 +187,13 @@ def print_counts(selection: Selection, report: Path) -> None:
     refused = selection.refused
     for correction in selection.corrected:
         print(f"corrected {correction}")
+    for removal in selection.removed:
+        print(f"removed {removal}")
     counts = [f"{counted(len(selection.added), 'photo')} added", f"{selection.present} present already", f"{len(refused)} refused"]
     if selection.corrected:
         counts.insert(1, f"{len(selection.corrected)} corrected")
+    if selection.removed:
+        counts.insert(1, f"{len(selection.removed)} removed")
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(r.reason for r in refused).most_common())
     print(", ".join(counts) + (f": {reasons} ({report})" if refused else ""))
 
@@ -202,7 +209,7 @@ def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: 
         return
     with staging_folder(root) as staging:
         known = read_known_photos(root, HASH_CACHE)
-        check_labels(given, known, new_classes)
+        check_labels([photo for photo in given if photo.label], known, new_classes)
         before, version = read_split(root, params, quiet=True) if known.photos else None, dvc_version(root)
         selection = known.select(stage(given, known, staging), params.near_duplicates, reviewed)
         write_refused(selection.refused, report)
@@ -213,8 +220,10 @@ def ingest(source: Path, root: Path, params: Params, new_classes: bool, report: 
             place(selection.added, root, class_folders(root, known), staging)
         if selection.corrected:
             correct(selection.corrected, root, class_folders(root, known))
+        if selection.removed:
+            take_out([copy for removal in selection.removed for copy in removal.copies], root)
     print_counts(selection, report)
-    if not selection.added and not selection.corrected and not selection.present:
+    if not (selection.added or selection.corrected or selection.removed or selection.present):
         if reviewed:
             return
         raise IngestError("no photo could be added")

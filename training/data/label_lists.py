@@ -55,6 +55,7 @@ class LabelList:
     sure: bool = True
     no_weights: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+    unlabelled: list[Row] = field(default_factory=list)  # of photos that are there; each is a problem, too
 
     def check_weights(self) -> None:
         """WeightError if a photo's weight is none."""
@@ -175,6 +176,8 @@ def _row(found: LabelList, line: int, name: str, label: str, role: str | None, p
     label = as_in_lists(label)
     if problem := _problem(name, label):
         found.problems.append(f"line {line}: {problem}")
+        if not label and isinstance(photo, Path):
+            found.unlabelled.append(Row(found.path, line, photo, label, role))
         return None
     if before := encoded_twice(label):
         found.remarks.append(f"line {line}: the label {label!r} was {before!r} once: read as UTF-8, the list would have it so")

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.atomic import write_text
@@ -70,8 +71,13 @@ def correct(corrected: list[Correction], root: Path, target: Path) -> None:
             # Food-101's list names the old place up to its change
             (os.link if official else os.rename)(correction.copies[0].path, path)
     gone = [copy for correction in corrected for copy in correction.copies]
-    if official:
-        list_in_food101(official / "meta" / "train.json", [correction.given for correction in corrected], gone)
+    take_out(gone, root, [correction.given for correction in corrected])
+
+
+def take_out(gone: list[KnownPhoto], root: Path, instead: Sequence[Candidate] = ()) -> None:
+    """Remove photos, and list others in their place where the data set has a list: stopped anywhere, the same command goes on."""
+    if official := food101_folder(root):
+        list_in_food101(official / "meta" / "train.json", list(instead), gone)
     for copy in gone:
         copy.path.unlink(missing_ok=True)
         if not any(copy.path.parent.iterdir()):

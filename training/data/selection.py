@@ -16,7 +16,10 @@ from training.data.thumbnail import PIXELS
 
 @dataclass(frozen=True)
 class GivenPhoto:
-    """A photo that someone wants in the data set. `where` it is listed is for people: "labels.csv, line 7", or "" in a folder."""
+    """A photo that someone wants in the data set, or out of it: its `label` is "" then.
+
+    `where` it is listed is for people: "labels.csv, line 7", or "" in a folder.
+    """
 
     path: Path
     label: str
@@ -72,12 +75,25 @@ class Correction:
         return f"{shown(self.given.given.path)}: {labels} -> {self.given.given.label}"
 
 
+@dataclass(frozen=True)
+class Removal:
+    """A photo that is of none of the classes: `copies` is where an earlier ingest put it."""
+
+    given: Candidate
+    copies: list[KnownPhoto]
+
+    def __str__(self) -> str:
+        labels = " and ".join(sorted({copy.label for copy in self.copies}))
+        return f"{shown(self.given.given.path)}: no longer {labels}"
+
+
 @dataclass
 class Selection:
     """Candidates to add, the number of those that an earlier ingest added, and refusals, in the order of the candidates."""
 
     added: list[Candidate] = field(default_factory=list)
     corrected: list[Correction] = field(default_factory=list)
+    removed: list[Removal] = field(default_factory=list)
     present: int = 0
     refused: list[Refusal] = field(default_factory=list)
 
@@ -96,7 +112,7 @@ class KnownPhotos:
         """Which candidates to add. Each added one is known from then on, so that a second copy of it is refused.
 
         `limit` is as in near_duplicate_pairs. `reviewed`: of a photo's labels the last counts, also over the one that it has in the
-        data set, unless it is held out there by a split of its own.
+        data set, unless it is held out there by a split of its own; without a label it goes, if an earlier ingest added it.
         """
         if reviewed:
             candidates = _last_of_each(candidates)
@@ -107,6 +123,10 @@ class KnownPhotos:
         known = dict(enumerate(self.photos))  # by number of the thumbnail: those of the candidates follow
         near = self._near_duplicates(candidates, limit)
         for number, candidate in enumerate(candidates):
+            if not candidate.given.label and not candidate.problem:
+                if copies := self._ingested(candidate):
+                    selection.removed.append(Removal(candidate, copies))
+                continue
             labels = labels_of.get(candidate.sha256, set())
             # one label: a photo that is present and given under two labels is a conflict
             is_present = (candidate.name, candidate.given.label) in ingested and len(labels) == 1
@@ -140,6 +160,10 @@ class KnownPhotos:
         if known.label != given.label:
             return Refusal(given, "label conflict", f"{kind} of {known.path}, which is {known.label}")
         return Refusal(given, kind, str(known.path))
+
+    def _ingested(self, candidate: Candidate) -> list[KnownPhoto]:
+        """Where earlier ingests put the photo; what the data set had from the beginning is none of these."""
+        return [one for one in self.photos if one.path.name == candidate.name and one.split not in OFFICIAL]
 
     def _under_other_labels(self, candidate: Candidate) -> list[KnownPhoto]:
         """The photo where the data set has it under another label; [] if a published split has it, which stays as it is."""

@@ -177,10 +177,9 @@ def evaluate(
     (metrics.predict); out-of-distribution photos are asked as they are. ValueError as held_out_photos and evaluate_unknown.
     """
     unknown_paths = unknown_photos(unknown) if unknown is not None else []  # before the long part: it may be a wrong path
-    params = Params(**checkpoint.params)
+    params, (classifier, spec) = Params(**checkpoint.params), checkpoint.classifier()  # before the photos: it may not fit
     data = read_data(root, params.val_fraction, params.seed, params.near_duplicates)
     data = held_out_photos(checkpoint, data, ask_test=True)
-    classifier, spec = checkpoint.classifier()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with eval_loader(data.held_out, params, spec) as loader:
         logits, targets, read = predict(classifier.to(device), loader, device, mirrored)

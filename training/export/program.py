@@ -63,6 +63,7 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     ValueError as read_data, held_out_photos and load_program, or if none of the photos that it was trained on is there.
     """
     params = Params(**checkpoint.params)
+    checkpoint.classifier()  # before the photos, which may take minutes: a network that cannot be built is an error at once
     data = read_data(root or checkpoint.data_root, params.val_fraction, params.seed, params.near_duplicates)
     data_set = data.train + data.held_out + data.test
     data = held_out_photos(checkpoint, data)

@@ -1,0 +1,46 @@
+"""A batch as one, or a crop at a time: whichever this machine answers sooner."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from handler import program
+from handler.batching import is_faster_whole
+from handler.program import load_program
+from tests.conftest import ROOT
+
+STARTER = ROOT / "model_store" / "starter"
+
+
+def computing(seconds):
+    def compute():
+        start = time.thread_time()
+        while time.thread_time() - start < seconds:
+            pass
+
+    return compute
+
+
+def test_a_batch_is_faster_whole_where_it_takes_clearly_less_time():
+    assert is_faster_whole(8, computing(0.001), computing(0.004))
+    assert not is_faster_whole(8, computing(0.001), computing(0.016))
+    assert not is_faster_whole(8, computing(0.001), computing(0.0078))  # as good as equal: not worth its memory
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_answers_are_the_same_however_a_batch_is_answered(monkeypatch, whole):
+    asked = []
+    monkeypatch.setattr(program, "is_faster_whole", lambda size, *_: asked.append(size) or whole)
+    description = json.loads((STARTER / "program.json").read_text())
+    both = load_program(STARTER, description, 1, [1, 8]), load_program(STARTER, description, 1)
+    assert asked == [8]  # one that is to answer any size is not measured
+    side = json.loads((STARTER / "spec.json").read_text())["input_size"][1]
+    crops = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
+    for size in (1, 3, 8):
+        found, expected = (one(crops[:size]) for one in both)
+        for one, other in zip(found, expected, strict=True):
+            assert one.shape == other.shape
+            assert one.dtype == np.float32
+            assert np.abs(one - other).max() < 1e-4
