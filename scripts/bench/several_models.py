@@ -11,8 +11,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from scripts.bench.photos import read_photos
 from scripts.bench.result import Result
 from scripts.bench.server import BenchError, own_server, run_dir_of
 from scripts.command import parser, run
+from scripts.machine import cpu
 from scripts.paths import ROOT
 
 MODELS = ("quiet", "other", "third")
@@ -108,14 +107,6 @@ def watched(version: str, model: str, seconds: float, rollout: Sequence[object])
         over(going)
 
 
-def cpu_name() -> str:
-    """What the system calls this machine's processor."""
-    with contextlib.suppress(OSError):
-        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
-            return found[1]
-    return platform.processor() or platform.machine()
-
-
 def in_turns(measure: Measure, pairs: int, what: str, meanwhile: Callable[[int], AbstractContextManager[None]]) -> None:
     """Measure peace, then by turns `meanwhile` and peace; print each, and the ratios of p99 and throughput."""
     peace = [measure()]
@@ -160,7 +151,7 @@ def bench(args: argparse.Namespace) -> None:
             def another(number: int) -> AbstractContextManager[None]:
                 return watched(versions[(number + 1) % 2], MODELS[1], args.seconds, rollout)
 
-            busy, before = ", ".join(f"{load:.1f}" for load in os.getloadavg()), f"{os.cpu_count()} cores of {cpu_name()}"
+            busy, before = ", ".join(f"{load:.1f}" for load in os.getloadavg()), f"{os.cpu_count()} cores of {cpu()}"
             print(f"{before}; load average at the start {busy}")
             _show_memory(f"{args.models} models, started", memory_mb(port))
             print("photos/s    p50 ms    p99 ms   not 200   meanwhile")
