@@ -6,9 +6,11 @@ Leaves out normalisation (it is the first step of the exported program) and augm
 """
 
 import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from handler.jpeg import has_all_scans, with_ends
 from handler.kinds import unread_variant
 from handler.limits import STRIP_PIXELS, factor_for
 from handler.photo_file import open_photo, text_error, unsupported
-from handler.text import TextSpec, text_ids
+from handler.text import ReadsText, TextSpec, text_ids
+from handler.tokens import TokenSpec, read_tokenizer
 
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -54,18 +57,27 @@ class Spec:
     std: tuple[float, float, float]
     crop_pct: float
     crop_mode: str
-    text: TextSpec | None = None
+    text: ReadsText | None = None
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Spec":
-        """Spec of a mapping that holds exactly the six keys, and text or not. ValueError names the key that is missing or wrong."""
+    def from_folder(cls, folder: Path) -> "Spec":
+        """Spec of an exported model's folder, or an archive's. ValueError as from_dict."""
+        return cls.from_dict(json.loads((folder / "spec.json").read_text(encoding="utf-8")), read_tokenizer(folder))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], tokenizer: str = "") -> "Spec":
+        """Spec of a mapping that holds exactly the six keys, and text or not. ValueError names the key that is missing or wrong.
+
+        `tokenizer` is needed where texts are read by one: see TokenSpec.
+        """
         names = {field.name for field in fields(cls)} - {"text"}
         if set(values) - {"text"} != names:
             missing, unknown = sorted(names - set(values)), sorted(set(values) - names - {"text"})
             raise ValueError(f"spec needs exactly the keys {sorted(names)}: missing {missing}, unknown {unknown}")
         exact: dict[str, Any] = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in values.items()}
         if "text" in values:
-            exact["text"] = TextSpec.from_dict(values["text"])
+            text = values["text"]
+            exact["text"] = TokenSpec.from_dict(text, tokenizer) if "kind" in text else TextSpec.from_dict(text)
         spec = cls(**exact)
         spec._check()
         return spec
@@ -86,7 +98,8 @@ class Spec:
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them; without text, if it reads none."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items() if v is not None}
+        values = asdict(replace(self, text=None)) | {"text": self.text.to_dict() if self.text else None}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
 
 
 def read_photo(photo_bytes: bytes, short_side: int = 0) -> Image.Image:

@@ -74,7 +74,7 @@ class SeefoodHandler:
         def content(name: str) -> Any:
             return json.loads((model_dir / name).read_text(encoding="utf-8"))
 
-        self.spec = Spec.from_dict(content("spec.json"))
+        self.spec = Spec.from_folder(model_dir)
         self.description: dict[str, Any] = content("program.json")
         names = content("index_to_name.json")
         self.labels = [names[str(index)] for index in range(len(names))]

@@ -11,7 +11,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 # a title or a caption; four bytes are UTF-8's most for a character, and as base64 it still fits into a header
 MAX_CHARACTERS = 500
@@ -29,6 +29,20 @@ class TextError(ValueError):
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ReadsText(Protocol):
+    """How a model was trained to read a text: as n-grams, TextSpec, or as tokens, TokenSpec (tokens.py)."""
+
+    @property
+    def length(self) -> int:
+        """The number of ids that its program takes."""
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text, each from 1, at most `length`; none for a text without a word."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON can hold them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,15 @@ class TextSpec:
         if spec.length < 1 or spec.buckets < 2 or not 1 <= spec.shortest <= spec.longest:
             raise ValueError(f"spec's text is {asdict(spec)}, expected length from 1, buckets from 2, 1 <= shortest <= longest")
         return spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON can hold them."""
+        return asdict(self)
+
+    def ids(self, text: str) -> list[int]:
+        """At most `length` ids of a text, each once: those of its words, then those of their n-grams."""
+        found = dict.fromkeys(1 + zlib.crc32(piece.encode(errors="replace")) % (self.buckets - 1) for piece in _pieces(text, self))
+        return list(found)[: self.length]
 
 
 def check_text(text: str) -> str:
@@ -97,10 +120,9 @@ def words(text: str) -> list[str]:
     return "".join(letter if unicodedata.category(letter).startswith(OF_WORDS) else " " for letter in folded).split()
 
 
-def text_ids(text: str, spec: TextSpec) -> list[int]:
-    """`spec.length` ids of a text, each once: those of its words, then those of their n-grams, then zeros. All 0: no text."""
-    found = dict.fromkeys(1 + zlib.crc32(piece.encode(errors="replace")) % (spec.buckets - 1) for piece in _pieces(text, spec))
-    ids = list(found)[: spec.length]
+def text_ids(text: str, spec: ReadsText) -> list[int]:
+    """`spec.length` ids of a text, then zeros. All 0: no text."""
+    ids = spec.ids(text)
     return ids + [0] * (spec.length - len(ids))
 
 

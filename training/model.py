@@ -4,7 +4,7 @@ import difflib
 import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,8 @@ from scripts.atomic import aside
 from training.folder import check_exists, process_at_work
 from training.params import Params
 from training.small_resnet import resnet18_small as resnet18_small  # registers it with timm
-from training.text.tower import TextTower, fuse, not_black, take_tower, text_spec
+from training.text.encoder import EncoderTower
+from training.text.tower import TextTower, fuse, make_tower, not_black, take_tower
 from training.weights.file import read_weights
 from training.weights.fit import take
 from training.weights.hub import offline_if_unreachable
@@ -36,7 +37,9 @@ class Classifier(nn.Module):
     std: Tensor
     start = ""  # what its starting weights are, in a sentence
 
-    def __init__(self, network: nn.Module, spec: Spec, channels_last: bool = True, tower: TextTower | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, spec: Spec, channels_last: bool = True, tower: TextTower | EncoderTower | None = None
+    ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
@@ -56,16 +59,24 @@ class Classifier(nn.Module):
 
 
 def build(
-    params: Params, num_classes: int, load_weights: bool = True, labels: Sequence[str] = (), with_text: bool = False
+    params: Params,
+    num_classes: int,
+    load_weights: bool = True,
+    labels: Sequence[str] = (),
+    with_text: bool = False,
+    encoder: Mapping[str, Any] | None = None,
 ) -> tuple[Classifier, Spec]:
     """timm's network params.model, and the spec that its weights were trained with; `with_text`: and a text tower beside it.
 
     params.weights is "hub", "none", a file or the folder of a run. The head is new, but for classes of `labels` that a run of
-    ours knows. ValueError if timm does not know the model or the weights do not fit.
+    ours knows. `encoder` is the EncoderTower.source of a run that goes on, or is measured. ValueError if timm does not know the
+    model, the weights do not fit, or the text encoder cannot be had.
     """
     check_network(params.model)
     if "text" in params.spec:
-        raise ValueError(f"spec.text is {params.spec['text']!r}, expected none: text_buckets says how texts are read")
+        raise ValueError(
+            f"spec.text is {params.spec['text']!r}, expected none: text_buckets or text_encoder says how texts are read"
+        )
     starts = params.weights if load_weights else "none"
     source = read_weights(starts) if starts not in ("hub", "none") else None
     network = create(params, num_classes, from_hub=starts == "hub")
@@ -82,8 +93,8 @@ def build(
     spec = Spec.from_dict({key: config[key] for key in config if key in Spec.__annotations__ or key in params.spec})
     tower = None
     if with_text:
-        spec = replace(spec, text=text_spec(params.text_buckets))
-        tower = TextTower(text_spec(params.text_buckets), params.text_width, num_classes)
+        tower, text = make_tower(params, num_classes, encoder)
+        spec = replace(spec, text=text)
         if source is not None:
             start += f"; {take_tower(tower, source.tensors, source.labels, labels)}"
     classifier = Classifier(network, spec, params.channels_last, tower)
@@ -146,7 +157,7 @@ class Checkpoint:
     `temperature` divides the logits; `data` holds source, root, fingerprint and counts; `git` is commit and "dirty" or "clean";
     `name` is the model's, None in checkpoints that are older than names (`params["model"]` is timm's network). `held_out` is
     the sha256 of each photo by which epoch and temperature were chosen, None in older checkpoints. `tower` are the weights of
-    the text tower, None without one.
+    the text tower, None without one; `encoder` is its EncoderTower.source, None where it has no encoder.
     """
 
     weights: dict[str, Tensor]
@@ -162,6 +173,7 @@ class Checkpoint:
     name: str | None = None
     held_out: Sequence[str] | None = None
     tower: dict[str, Tensor] | None = None
+    encoder: dict[str, Any] | None = None
 
     def save(self, path: Path) -> None:
         """Write the file whole. OSError if the disk is full."""
@@ -185,10 +197,14 @@ class Checkpoint:
         """The folder of the photos that it was trained on; None for generated pictures."""
         return Path(self.data["root"]) if self.data["root"] else None
 
+    def read_spec(self) -> Spec:
+        """How it sees a photo, and reads a text."""
+        return Spec.from_dict(self.spec, self.encoder["tokenizer"] if self.encoder else "")
+
     def classifier(self) -> tuple[Classifier, Spec]:
         """The trained network in evaluation mode, and its spec."""
-        classifier, _ = build(Params(**self.params), len(self.labels), load_weights=False, with_text=self.tower is not None)
-        spec = Spec.from_dict(self.spec)
+        params, with_text, spec = Params(**self.params), self.tower is not None, self.read_spec()
+        classifier, _ = build(params, len(self.labels), load_weights=False, with_text=with_text, encoder=self.encoder)
         classifier = Classifier(classifier.network, spec, tower=classifier.tower)
         classifier.network.load_state_dict(self.weights)
         if self.tower is not None and classifier.tower is not None:

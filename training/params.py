@@ -38,6 +38,7 @@ class Params(BaseModel):
     class_balance: float = Field(0.0, ge=0, le=1)
     logit_adjustment: float = Field(0.0, ge=0, le=1)
     class_weights: dict[str, Positive] = Field(default_factory=dict)
+    text_encoder: str | None = None
     text_buckets: int = Field(TEXT_BUCKETS, ge=2)
     text_width: int = Field(TEXT_WIDTH, ge=1)
     text_lr: float = Field(TEXT_LR, gt=0)

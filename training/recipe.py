@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.model import Classifier, heads
 from training.params import Params
+from training.text.encoder import EncoderTower
 
 
 def lr_factor(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -43,9 +44,13 @@ def parameter_groups(classifier: Classifier, params: Params) -> list[dict[str, A
 
 
 def freeze(classifier: Classifier, params: Params, epoch: int) -> list[nn.Module]:
-    """The modules that are frozen in `epoch` (from 0); all others learn. ValueError names a module that does not exist."""
+    """The modules that are frozen in `epoch` (from 0), a text encoder among them; all others learn.
+
+    ValueError names a module that does not exist.
+    """
     classifier.requires_grad_(True)
-    modules = []
+    # at no epoch: it knows more words than the titles would teach, and text_lr is a rate for what starts at zero
+    modules = [classifier.tower.encoder.requires_grad_(False)] if isinstance(classifier.tower, EncoderTower) else []
     if params.freeze_epochs == 0 or epoch < params.freeze_epochs:
         for name in params.freeze:
             try:

@@ -20,6 +20,7 @@ from training.evaluation.metrics import fit_temperature, predict, summarise
 from training.model import Checkpoint
 from training.resume import STATE, Progress, Signals, Stopped
 from training.run import Run
+from training.text.encoder import EncoderTower
 from training.tracking.journal import Tracker
 from training.tracking.machine import system_metrics
 from training.tracking.provenance import dvc_version
@@ -171,6 +172,7 @@ def checkpoint_of(run: Run, logits: Tensor, targets: Tensor, metrics: dict[str, 
         git=run.git,
         name=run.name,
         held_out=[photo.sha256 for photo in run.data.held_out],
+        encoder=tower.source if isinstance(tower, EncoderTower) else None,
         tower=None if tower is None else {name: value.cpu() for name, value in tower.state_dict().items()},
     )
 

@@ -27,6 +27,7 @@ from training.params import Params
 from training.recipe import Average, freeze, parameter_groups
 from training.resume import STATE, OtherRunError, Progress, agree, check_same_run, load_state, save_state
 from training.teacher import Teacher, read_trained
+from training.text.encoder import EncoderTower
 from training.tracking.provenance import git_commit
 from training.tracking.store import RECORDS
 
@@ -72,6 +73,8 @@ class Run:
         if self.rank == 0:
             parts: dict[str, Any] = {"model": self.classifier, "average": self.average.averaged, "optimizer": self.optimizer}
             states = {name: part.state_dict() for name, part in parts.items()}
+            if isinstance(self.classifier.tower, EncoderTower):
+                states["encoder"] = self.classifier.tower.source
             teacher = [one.sha256 for one in self.teacher.trained] if self.teacher else []
             save_state(self.out / STATE, self.name, progress, self.params, self.data, teacher, **states)
             self.saved_step = progress.step
@@ -194,7 +197,8 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     torch.backends.cudnn.benchmark = not params.deterministic
     rank, world_size, device = start_process_group()
     if not (out / STATE).exists():
-        build(params, 2)  # a wrong network or file of weights is refused before photos are read, which may take minutes
+        # a wrong network, file of weights or text encoder is refused before photos are read, which may take minutes
+        build(params, 2, with_text=params.text_encoder is not None)
     trained = read_trained(params)
     data = read_data_once(root, params)
     teacher = Teacher(trained, params.teacher_temperature, data.labels).to(device) if trained else None
@@ -210,7 +214,8 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
         check_same_run(state, name, params, data, taught_by, out)
     torch.manual_seed(params.seed)
     with_text = any(photo.text for photo in data.train)
-    classifier, spec = build(params, len(data.labels), state is None, data.labels, with_text)
+    encoder = None if state is None else state.get("encoder")
+    classifier, spec = build(params, len(data.labels), state is None, data.labels, with_text, encoder)
     if rank == 0 and classifier.start:
         print(classifier.start)
     check_sizes(classifier, spec, params, world_size)

@@ -7,6 +7,7 @@ import { language, number, percent, text, texts } from "./texts.js";
 
 const MOST_REMEMBERED = 10;
 const LARGEST_BYTES = 20 * 1024 * 1024;
+const LONGEST_TITLE = 500; // characters; not the field's maxlength, which would cut what is pasted, and say nothing
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const select = page.models.querySelector("select");
 const keyInput = page.key.querySelector("input");
@@ -45,7 +46,7 @@ function fail(error) {
 }
 
 function words(failure) {
-  if (!failure.status) return text(failure.message);
+  if (!failure.status) return text(failure.message, { most: number(LONGEST_TITLE) });
   if (failure.status === 401 && hasKey()) return text("invalid");
   return failure.status in texts[language] ? text(failure.status) : text("other", { status: failure.status });
 }
@@ -101,6 +102,7 @@ async function take(file) {
     if (photo.body.size > LARGEST_BYTES) throw new Failure("status", "", 413);
     await knowModels(signal);
     const words = reading.includes(select.value) ? titleInput.value.trim() : "";
+    if ([...words].length > LONGEST_TITLE) throw new Failure("titleLong");
     const body = askedOf(photo.body, words);
     const { content, ms, headers } = await classes(select.value, body, signal, waiting);
     const keptS = headers.get("seefood-captured") === "1" ? Number(headers.get("seefood-captured-s") ?? Infinity) : 0;

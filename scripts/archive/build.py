@@ -18,6 +18,7 @@ from typing import Any
 from handler.data_set import SEEN
 from handler.parts import PROVENANCE, checksums, sha256
 from handler.signals import PROFILE
+from handler.tokens import TOKENIZER
 from scripts.archive.name import archive_name, split_name
 from scripts.archive.pack import pack
 from scripts.archive.read import MANIFEST, load_handler, read_manifest
@@ -61,7 +62,7 @@ def stage(exported: Path, model: str, version: str, work: Path) -> Path:
         if source.name != "seefood_handler.py":  # --handler puts that one at the top, where TorchServe looks for it
             shutil.copyfile(source, package / source.name)
     # none in what earlier versions exported, and where there were no photos to measure
-    names += [name for name in (PROFILE, SEEN) if (exported / name).is_file()]
+    names += [name for name in (PROFILE, SEEN, TOKENIZER) if (exported / name).is_file()]
     for name in names:
         shutil.copyfile(exported / name, extra / name)
     command = [str(Path(sys.executable).with_name("torch-model-archiver")), "--model-name", model, "--version", version]

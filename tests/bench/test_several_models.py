@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from scripts.bench.result import Result
-from scripts.bench.several_models import cpu_name, in_turns, ratios
+from scripts.bench.several_models import in_turns, ratios
 
 
 def test_a_figure_stands_beside_the_mean_of_the_peace_around_it():
@@ -28,10 +28,6 @@ def test_peace_and_the_other_take_turns_and_a_drift_of_the_machine_is_no_cost(ca
     assert busy == [0, 1]
     assert [line.split("   ")[-1] for line in lines[:5]] == ["nothing", "a flood", "nothing", "a flood", "nothing"]
     assert lines[5] == "a flood, p99: 1.00 times that of peace (1.00 to 1.00, 2 pairs)"
-
-
-def test_the_processor_is_named():
-    assert cpu_name().strip()
 
 
 def test_a_measurement_without_an_answer_shows(capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.text import MAX_CHARACTERS
 from scripts.door.access.guard import Access
 from scripts.door.api.statuses import STATUSES
 from scripts.door.pages import PAGES, WEB, page_files
@@ -52,6 +53,10 @@ def test_text_is_packed_for_those_who_unpack_it(path):
         assert packed.headers["etag"] != plain.headers["etag"]
     again = ask(APP, "GET", path, headers={"accept-encoding": "gzip", "if-none-match": packed.headers["etag"]})
     assert (again.status_code, again.headers["vary"]) == (304, "accept-encoding")
+
+
+def test_page_sends_texts_up_to_the_limit():
+    assert re.findall(r"LONGEST_TITLE = (\d+);", (WEB / "page.js").read_text()) == [str(MAX_CHARACTERS)]
 
 
 @pytest.mark.parametrize("path", PAGES)

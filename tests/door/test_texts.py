@@ -2,6 +2,7 @@
 
 import base64
 import json
+import struct
 from urllib.parse import quote_plus
 
 import httpx
@@ -120,7 +121,7 @@ class Worker:
 
     async def ask(self, question):
         self.asked.append(question)
-        return Answer(200, {}, b'{"predictions": [], "version": "1"}')
+        return Answer(200, {}, b'{"predictions": [], "sure": true, "version": "1"}')
 
     def close(self):
         pass
@@ -141,6 +142,104 @@ def test_worker_gets_the_text_as_a_header_and_the_photo_as_it_is():
     assert b"x-text" not in worker.asked.pop().headers
 
 
+def tensor(texts, **more):
+    return {"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts, **more}
+
+
+def images(number, **more):
+    return {"name": "image", "datatype": "BYTES", "shape": [number], "data": [TEXT] * number, **more}
+
+
+def packed(*elements):
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+INFER, SIZE = "/v2/models/dishes/infer", "binary_data_size"
+BOTH = packed(PHOTO, PHOTO) + packed(TITLE.encode(), b"")
+# what: (inputs, the bytes behind the JSON, the photos and texts that the worker gets)
+TENSORS = {
+    "a photo and its text": ([images(1), tensor([TITLE])], b"", [(PHOTO, TITLE)]),
+    "the text first": ([tensor([TITLE]), images(1)], b"", [(PHOTO, TITLE)]),
+    "columns": ([images(2, shape=[2, 1]), tensor([[TITLE], ["soup"]], shape=[2, 1])], b"", [(PHOTO, TITLE), (PHOTO, "soup")]),
+    "one of two has a text": ([images(2), tensor(["?!", TITLE])], b"", [(PHOTO, ""), (PHOTO, TITLE)]),
+    "texts alone": ([tensor([TITLE, "soup"])], b"", [(b"", TITLE), (b"", "soup")]),
+    "a photo alone": ([images(1)], b"", [(PHOTO, "")]),
+    "both in binary": (
+        [
+            images(2, data=None, parameters={SIZE: len(packed(PHOTO, PHOTO))}),
+            tensor([0, 0], data=None, parameters={SIZE: len(packed(TITLE.encode(), b""))}),
+        ],
+        BOTH,
+        [(PHOTO, TITLE), (PHOTO, "")],
+    ),
+    "the photo in binary": (
+        [images(1, data=None, parameters={SIZE: len(packed(PHOTO))}), tensor([TITLE])],
+        packed(PHOTO),
+        [(PHOTO, TITLE)],
+    ),
+    "the text in binary": (
+        [tensor([0], data=None, parameters={SIZE: len(packed(TITLE.encode()))}), images(1)],
+        packed(TITLE.encode()),
+        [(PHOTO, TITLE)],
+    ),
+}
+
+
+def infer(app, path, inputs, behind=b""):
+    head = json.dumps({"inputs": inputs}).encode()
+    return ask(app, "POST", path, content=head + behind, headers={"inference-header-content-length": str(len(head))})
+
+
+@pytest.mark.parametrize("what", TENSORS)
+def test_texts_are_a_tensor_beside_the_photos_or_alone(what):
+    inputs, behind, expected = TENSORS[what]
+    worker = Worker()
+    assert infer(application_of(predictions(STATE, worker)), INFER, inputs, behind).status_code == 200
+    got = [(asked.photo, decode_header(asked.headers.get(b"x-text", b"").decode())) for asked in worker.asked]
+    assert sorted(got) == sorted(expected)
+
+
+BAD_TENSORS = {
+    "more texts than photos": ([images(1), tensor(["a", "b"])], 400, "1 photo and 2 texts, expected one for each"),
+    "two texts": ([tensor(["a"]), tensor(["b"])], 400, "two inputs 'text'"),
+    "three inputs": ([images(1), tensor(["a"]), images(1)], 400, "3 inputs, expected a list of one input"),
+    "numbers": ([images(1), tensor([5])], 400, "element 0 of 'text' is a int, expected a string"),
+    "UINT8": ([images(1), tensor([1, 2], datatype="UINT8")], 400, "the datatype of 'text' is 'UINT8', expected BYTES, a text"),
+    "another shape": ([images(1), tensor(["a"], shape=[2])], 400, "the shape of 'text' is [2], and its data holds 1 texts"),
+    "too long": ([images(1), tensor([LONG])], 413, "element 0 of 'text': the text has 501 characters, the limit is 500"),
+    "no word, and no photo": ([tensor(["a", "?"])], 400, "element 1 of 'text' has no word, and the request holds no 'image'"),
+    "too many": ([tensor(["a"] * 9)], 413, "9 texts, the limit is 8"),
+    "no bytes behind": ([images(1), tensor(["a"], parameters={SIZE: 3})], 400, "binary_data_size of 'text' is 3, and 0 bytes"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TENSORS)
+def test_tensor_of_texts_that_cannot_be_is_refused(what):
+    inputs, status, message = BAD_TENSORS[what]
+    answer = infer(application_of(predictions(STATE, Worker())), INFER, inputs)
+    assert (answer.status_code, answer.json()["error"]) == (status, answer.json()["message"])
+    assert message in answer.json()["message"]
+
+
+def test_bytes_of_a_tensor_of_texts_are_utf_8_and_all_there():
+    app = application_of(predictions(STATE, Worker()))
+    for content, message in ((packed(b"cr\xe8me"), "is not UTF-8"), (packed(b"soup")[:-1], "the data of 'text' breaks off")):
+        answer = infer(app, INFER, [images(1), tensor([0], data=None, parameters={SIZE: len(content)})], content)
+        assert answer.status_code == 400
+        assert message in answer.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/old", "/v2/models/dishes/versions/0"])
+def test_model_that_reads_no_text_has_no_tensor_of_texts(path):
+    app = application_of(predictions(STATE, Worker()))
+    refused = infer(app, f"{path}/infer", [images(1), tensor([TITLE])])
+    assert (refused.status_code, refused.json()["message"]) == (400, "this model reads no text: send the photo alone")
+    assert infer(app, f"{path}/infer", [images(1)]).status_code == 200
+    assert [one["name"] for one in ask(app, "GET", path).json()["inputs"]] == ["image"]
+    both = ask(app, "GET", "/v2/models/dishes").json()["inputs"]
+    assert both == [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in ("image", "text")]
+
+
 @pytest.mark.parametrize("path", ["/predictions/old", "/predictions/dishes/0", "/explanations/old", "/v1/models/old:predict"])
 def test_model_that_reads_no_text_refuses_one_and_answers_the_photo_alone(path):
     worker = Worker()
@@ -158,7 +257,7 @@ def test_texts_are_described_only_where_a_model_reads_them():
     for kind in (JSON, "multipart/form-data"):
         schema = described[kind]["schema"]
         assert schema["properties"]["text"]["maxLength"] == 500
-        assert schema["anyOf"] == [{"required": ["image"]}, {"required": ["text"]}]
+        assert [one["required"] for one in schema["anyOf"]] == [["image"], ["text"]]
     assert "text" not in json.dumps(described["application/octet-stream"])
     only_old = State(models={"old": STATE.models["old"]})
     assert "written beside the photo" not in json.dumps(document(only_old))
@@ -188,6 +287,11 @@ def test_real_server_answers_photo_text_and_both(text_exported, tmp_path):
         assert text["predictions"][0]["label"] == both["predictions"][0]["label"]
         explained = post("explanations", json={"image": image, "text": "My ramen soup"}).raise_for_status().json()
         assert {one["word"] for one in explained["words"]} == {"My", "ramen", "soup"}
+        tensors = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [image]}, tensor(["My ramen soup"])]
+        url = f"http://127.0.0.1:{port}/v2/models/seefood"
+        inferred = httpx.post(f"{url}/infer", json={"inputs": tensors}, timeout=LIMIT_S).raise_for_status().json()["outputs"]
+        assert inferred[0]["data"] == [one["label"] for one in both["predictions"]]
+        assert [one["name"] for one in httpx.get(url, timeout=LIMIT_S).json()["inputs"]] == ["image", "text"]
         assert post(json={"image": image, "text": "x" * 501}).status_code == 413
         assert post(json={}).status_code == 400
         assert httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["texts"] == ["seefood"]

@@ -37,12 +37,13 @@ HANDLER_FOR_TRAINING = {
     "handler.program",
     "handler.signals",
     "handler.text",
+    "handler.tokens",
 }
 
 # what each part may import of what its extra installs
 PACKAGES = {
-    # the three libraries that run a program are imported where they are used: an archive needs one of them
-    "handler": {"numpy", "PIL", "pi_heif", "prometheus_client", "openvino", "onnxruntime", "torch"},
+    # the three libraries that run a program are imported where they are used: an archive needs one of them; tokenizers so, too
+    "handler": {"numpy", "PIL", "pi_heif", "prometheus_client", "openvino", "onnxruntime", "tokenizers", "torch"},
     "scripts": {
         *(
             "boto3",
@@ -69,6 +70,7 @@ PACKAGES = {
         *("boto3", "botocore", "matplotlib", "mlflow", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "optuna", "PIL"),
         *("psutil", "pyarrow", "pydantic", "scipy", "timm", "torch", "torchvision", "tqdm", "yaml"),
         *("huggingface_hub", "safetensors"),  # timm's own
+        "transformers",  # where a text encoder is asked for
     },
 }
 

@@ -2,7 +2,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.chromium import CHROMIUM
 from tests.conftest import SHARED, picture_bytes
+
+# as root it has no sandbox; it asks nobody for anything of its own
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

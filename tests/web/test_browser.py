@@ -16,7 +16,7 @@ from PIL import Image
 
 from handler.captured import FEEDBACK, answer_of
 from scripts.door.access.keys import new_key
-from tests.chromium import CHROMIUM, needs_chromium
+from tests.chromium import needs_chromium
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.own_door import STATE, door, sockets_of
 from tests.serving.server import capturing_starter
@@ -32,18 +32,8 @@ pytestmark = [
     # the last page of a browser that is closed
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-# as root it has no sandbox; it asks nobody for anything of its own
-OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run")
 CHOOSE = "#choose label:not(#camera) input[type=file]"
 MS = 1000 * LIMIT_S
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 class Seen:

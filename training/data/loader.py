@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 from torchvision import transforms
 
 from handler.preprocess import PhotoError, Spec, preprocess, read_photo
-from handler.text import TextSpec, text_ids
+from handler.text import ReadsText, text_ids
 from scripts.phrases import counted
 from training.data.balance import draw
 from training.data.kept import Kept, free_memory, keep
@@ -41,7 +41,7 @@ class TrainPhotos(Dataset[Any]):
     the text's ids int64 (L,), and float32 1, or 0 where the photo is left out.
     """
 
-    def __init__(self, photos: Sequence[Photo], params: Params, text: TextSpec | None = None, kept: Kept | None = None) -> None:
+    def __init__(self, photos: Sequence[Photo], params: Params, text: ReadsText | None = None, kept: Kept | None = None) -> None:
         self.short_side, self.kept = needed_side(params), kept
         self.photos, self.seed, self.text, self.side_dropout = photos, params.seed, text, params.side_dropout
         bicubic = transforms.InterpolationMode.BICUBIC
@@ -201,7 +201,7 @@ class Batches(Sampler[list[tuple[int, int]]]):
 
 
 def train_loader(
-    photos: Sequence[Photo], params: Params, batches: Batches, text: TextSpec | None = None, kept: Kept | None = None
+    photos: Sequence[Photo], params: Params, batches: Batches, text: ReadsText | None = None, kept: Kept | None = None
 ) -> Loader:
     """Batches (uint8 (B, S, S, 3), class int64 (B,), position of an unreadable photo or -1, int64 (B,)).
 

@@ -90,7 +90,7 @@ def evaluate_unknown(checkpoint: Checkpoint, data: Data, classifier: Classifier,
     if missing := set(range(len(data.labels))) - {photo.index for photo in trained}:
         label = data.labels[min(missing)]
         raise ValueError(f"{data.source} has no training photo of {label}: the scores compare with photos that were trained on")
-    spec, device = Spec.from_dict(checkpoint.spec), next(classifier.parameters()).device
+    spec, device = checkpoint.read_spec(), next(classifier.parameters()).device
     unknown_features, unknown_logits, left_out = extract_features(classifier, spec, unknown, device)
     features, logits, _ = extract_features(classifier, spec, [photo.path for photo in trained], device)
     targets = torch.tensor([photo.index for photo in trained])

@@ -1,8 +1,9 @@
 """Export a checkpoint: `python -m training.export.export --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
 
 Writes the program (uint8 crops in; probabilities, confidence, features out) in one of the formats of formats.py, program.json
-that describes it, spec.json, index_to_name.json, profile.npz, seen.npy and golden.json, by which the archive proves
-itself. Without --format it takes the format that is fastest on this machine, of those that pass the accuracy gate.
+that describes it, spec.json, index_to_name.json, profile.npz, seen.npy, for a text encoder tokenizer.json, and golden.json, by
+which the archive proves itself. Without --format it takes the format that is fastest on this machine, of those that pass the
+accuracy gate.
 """
 
 import importlib.metadata
@@ -17,6 +18,7 @@ import torch
 
 from handler.data_set import SEEN, save
 from handler.signals import PROFILE, save_profiles
+from handler.tokens import TOKENIZER
 from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.model_name import check_model_name
@@ -31,7 +33,7 @@ from training.export.program import Prepared, prepare
 from training.model import Checkpoint
 from training.tracking.store import read_state, tracking_uri
 
-LIBRARIES = ("torch", "timm", "onnx", "openvino", "nncf", "onnxruntime", "pillow", "numpy")
+LIBRARIES = ("torch", "timm", "onnx", "openvino", "nncf", "onnxruntime", "pillow", "numpy", "tokenizers", "transformers")
 
 
 def export(
@@ -65,6 +67,8 @@ def export(
         }
         for file, content in contents.items():
             (part / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        if checkpoint.encoder is not None:
+            (part / TOKENIZER).write_text(checkpoint.encoder["tokenizer"], encoding="utf-8")
         profiles = reference_profiles(passed, prepared)
         save_profiles(part / PROFILE, profiles)
         save(part / SEEN, [(photo.sha256, photo.path) for photo in prepared.data_set])
@@ -135,6 +139,7 @@ def describe(
         "accuracy": {key: round(value, 5) for key, value in accuracy.items()} | {"of": "float32 torch, on photos never trained on"},
         "provenance": {
             "model": checkpoint.params["model"],
+            **({"text_encoder": checkpoint.params["text_encoder"]} if checkpoint.encoder else {}),
             "epoch": checkpoint.epoch,
             "git": checkpoint.git,
             "data": {key: value for key, value in checkpoint.data.items() if key != "root"},

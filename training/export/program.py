@@ -100,7 +100,7 @@ def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[Exporte
     paths, texts = [photo.path for photo in seen], [photo.text for photo in seen]
     features, logits, left_out = extract_features(classifier, spec, paths, torch.device("cpu"), texts)
     targets = torch.tensor([photo.index for photo in seen if photo.path not in left_out])
-    confidence = fit_confidence(features, logits, targets, classifier.tower.table.embedding_dim if classifier.tower else 0)
+    confidence = fit_confidence(features, logits, targets, classifier.tower.width if classifier.tower else 0)
     return ExportedProgram(classifier, spec, checkpoint.temperature, confidence).eval(), spec
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handler.text import TextSpec, text_ids
+from handler.text import ReadsText, text_ids
 
 
 class Side(NamedTuple):
@@ -15,7 +15,7 @@ class Side(NamedTuple):
     seen: np.float32
 
 
-def shown(text: str, spec: TextSpec, dropout: float, seed: int, epoch: int, position: int) -> Side:
+def shown(text: str, spec: ReadsText, dropout: float, seed: int, epoch: int, position: int) -> Side:
     """A photo's text, or without it, or without the photo: each for half of the share `dropout`, drawn by seed, epoch, position.
 
     A photo without a text, or one without words, is never left out.

@@ -5,6 +5,7 @@ from typing import Any
 from handler.text import MAX_BYTES, MAX_CHARACTERS
 from scripts.door.forms.limits import MAX_INSTANCES
 from scripts.door.protocols.tensors import INPUT, OUTPUTS
+from scripts.door.protocols.tensors import TEXT as TEXT_INPUT
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
@@ -29,6 +30,8 @@ WORDS: Schema = {
     "description": f"what was written beside the photo; at most {MAX_BYTES:,} bytes of UTF-8. For models that read texts: others "
     "answer 400",
 }
+# of a text that comes alone: a letter or a digit, of whatever script
+A_WORD: Schema = {"type": "string", "pattern": r"[^\W_]"}
 
 
 def ref(name: str) -> Schema:
@@ -46,12 +49,12 @@ def record(**members: Schema) -> Schema:
     return {"type": "object", "properties": members, "required": list(members)}
 
 
-def with_words(photo: Schema, reads_text: bool) -> Schema:
-    """An object with a photo; where texts are read one may stand beside it, or alone."""
+def with_words(photo: Schema, reads_text: bool, words: Schema = WORDS | {"type": ["string", "null"]}) -> Schema:
+    """An object with a photo; where texts are read one may stand beside it, or alone. In JSON null is none."""
     if not reads_text:
         return photo
-    either = [{"required": [name]} for name in (*photo["required"], "text")]
-    return {"type": "object", "properties": {**photo["properties"], "text": WORDS}, "anyOf": either}
+    either = [{"required": photo["required"]}, {"required": ["text"], "properties": {"text": A_WORD}}]
+    return {"type": "object", "properties": {**photo["properties"], "text": words}, "anyOf": either}
 
 
 def takes(kind: str, reads_text: bool = False) -> Schema:
@@ -59,11 +62,12 @@ def takes(kind: str, reads_text: bool = False) -> Schema:
     if kind == "photo":
         fields = with_words(record(image=BASE64), reads_text)
         file = {"type": "string", "contentMediaType": "application/octet-stream", "minLength": 1}
-        form = with_words(record(image=file), reads_text)
+        # a part of a form has a name
+        form = with_words(record(image=file), reads_text, WORDS) | {"propertyNames": {"minLength": 1}}
         return {
             "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}},
             "multipart/form-data": {"schema": form},
-            "application/x-www-form-urlencoded": {"schema": fields},
+            "application/x-www-form-urlencoded": {"schema": with_words(record(image=BASE64), reads_text, WORDS)},
             "application/json": {"schema": fields, "example": {"image": EXAMPLE}},
         }
     if kind == "instances":
@@ -77,22 +81,33 @@ def takes(kind: str, reads_text: bool = False) -> Schema:
     if kind == "feedback":
         example = {"id": "5f1b2c3d", "label": "ramen"}
         return {"application/json": {"schema": feedback() | {"additionalProperties": False}, "example": example}}
-    tensors = [_tensor(number) for number in range(1, MAX_INSTANCES + 1)]
     outputs = array(record(name={"enum": list(OUTPUTS)}))
     may_have = {
         "id": {"type": ["string", "null"]},
         "parameters": {"type": "object", "properties": {"top_k": TOP_K | {"type": ["integer", "null"]}}},
         "outputs": outputs,
     }
-    schema = record(inputs=array({"anyOf": tensors}, minItems=1, maxItems=1))
+    schema = record(inputs=_inputs(reads_text))
     schema["properties"] |= may_have
     one = {"name": INPUT, "datatype": "BYTES", "shape": [1], "data": [EXAMPLE]}
     return {"application/json": {"schema": schema, "example": {"inputs": [one]}}}
 
 
-def _tensor(number: int) -> Schema:
-    data = array(BASE64, minItems=number, maxItems=number)
-    return record(name={"const": INPUT}, datatype={"const": "BYTES"}, shape={"const": [number]}, data=data)
+def _inputs(reads_text: bool) -> Schema:
+    """The photos; where texts are read as many of these behind them, or alone."""
+    numbers = range(1, MAX_INSTANCES + 1)
+    photos = array({"anyOf": [_tensor(INPUT, BASE64, number) for number in numbers]}, minItems=1, maxItems=1)
+    if not reads_text:
+        return photos
+    alone = array({"anyOf": [_tensor(TEXT_INPUT, WORDS | A_WORD, number) for number in numbers]}, minItems=1, maxItems=1)
+    pairs = [[_tensor(INPUT, BASE64, number), _tensor(TEXT_INPUT, WORDS, number)] for number in numbers]
+    both = [{"type": "array", "prefixItems": pair, "minItems": 2, "maxItems": 2} for pair in pairs]
+    return {"anyOf": [photos, alone, *both]}
+
+
+def _tensor(name: str, element: Schema, number: int) -> Schema:
+    data = array(element, minItems=number, maxItems=number)
+    return record(name={"const": name}, datatype={"const": "BYTES"}, shape={"const": [number]}, data=data)
 
 
 def feedback() -> Schema:

@@ -1,4 +1,4 @@
-"""The open inference protocol (KServe's second, Triton's) over HTTP: health, metadata, and photos as BYTES in JSON or in binary.
+"""The open inference protocol (KServe's second, Triton's) over HTTP: health, metadata, photos and texts as BYTES in JSON or binary.
 
 Source: https://github.com/kserve/open-inference-protocol. Its gRPC is not offered, nor its optional extensions but
 binary_tensor_data.
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from scripts.door.errors import DoorError
 from scripts.door.predictions import Predictions
 from scripts.door.protocols.several import answers
-from scripts.door.protocols.tensors import HEADER, INPUT, OUTPUTS, TensorBody, Wanted, packed
+from scripts.door.protocols.tensors import HEADER, INPUT, OUTPUTS, TEXT, TensorBody, Wanted, packed
 
 NAME = "seefood"
 
@@ -61,13 +61,14 @@ class OpenInference:
             [request.path_params["version"]] if "version" in request.path_params else list(self.state.models[model]["versions"])
         )
         described = self.state.described(model, version)
+        inputs = [INPUT, TEXT] if self.state.reads_text(model, version) else [INPUT]
         outputs = [{"name": name, "datatype": kind, "shape": _shape(name, -1, -1)} for name, (kind, _) in OUTPUTS.items()]
         return JSONResponse(
             {
                 "name": model,
                 "versions": versions,
                 "platform": str(described.get("format", "")),
-                "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
+                "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in inputs],
                 "outputs": outputs,
                 "parameters": {"labels": described.get("labels", [])},
             }
