@@ -60,7 +60,8 @@ def coding_of_image(image: "Image.Image", photo_bytes: bytes) -> Coding:
     # Pillow: number, sampling across and down, table, of each channel
     channels = [(across, down) for _, across, down, _ in image.layer]  # type: ignore[attr-defined]
     kind = "JPEG in scans" if passes > 1 else "JPEG"
-    return Coding(kind, image.mode, alpha, passes, samples(channels), EOI in photo_bytes, profile=_profile(image))
+    ended = photo_bytes.rfind(EOI) >= 0  # from the end, where it stands
+    return Coding(kind, image.mode, alpha, passes, samples(channels), ended, profile=_profile(image))
 
 
 def _profile(image: "Image.Image") -> str:
