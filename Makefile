@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, REDDIT_, UV_.
 VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CACHE CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
-	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MODEL MOVE \
+	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MEGAPIXELS MODEL MOVE \
 	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RECIPE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
 	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TIMM_TRAIN TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS TTA UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
 
@@ -89,7 +89,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 	data check-data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
-	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-models bench-attacks photo-costs tune \
+	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-models bench-attacks bench-decode photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -277,9 +277,9 @@ drift: .venv/installed-serve $(if $(PHOTOS),$(STARTER)) ## Compare recent photos
 smoke: given-URL .venv/installed-serve ## Send golden photos to a deployed server and check its answers: URL=https://... [RELEASE=s3://...]
 	@$(python) scripts.rollout.smoke $(call option,--release,RELEASE) -- $(call quoted,URL)
 
-bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside the in-process ceiling: [URL=http://host:8080 ROUTE=/predict PHOTOS=folder CONCURRENCY="1 16" RATE=100]
+bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside the in-process ceiling: [URL=http://host:8080 ROUTE=/predict PHOTOS=folder MEGAPIXELS=12 CONCURRENCY="1 16" RATE=100]
 	@$(python) scripts.bench.bench $(call option,--url,URL) $(call option,--route,ROUTE) $(call option,--photos,PHOTOS) \
-		$(call option,--field,FIELD) $(call list,--concurrency,CONCURRENCY) $(call list,--rate,RATE) \
+		$(call option,--megapixels,MEGAPIXELS) $(call option,--field,FIELD) $(call list,--concurrency,CONCURRENCY) $(call list,--rate,RATE) \
 		$(call option,--seconds,SECONDS) $(named_model) $(call option,--version,VERSION) $(call option,--out,OUT)
 
 bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, beside TorchServe's own socket: [PHOTOS=folder CONCURRENCY="1 16" SECONDS=5]
@@ -291,6 +291,9 @@ bench-models: .venv/installed-serve ## Measure what several models on one server
 
 bench-attacks: .venv/installed-serve $(STARTER) ## Measure what ordinary clients get while the door is attacked: [PHOTOS=folder SECONDS=10]
 	@$(python) scripts.bench.under_attack $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS) $(named_model)
+
+bench-decode: .venv/installed-serve $(STARTER) ## Compare ways to decode and resize: CPU a photo of 512 px, 3 and 12 megapixels, other crops: [PHOTOS=folder SECONDS=5]
+	@$(python) scripts.bench.decode $(call option,--photos,PHOTOS) $(call option,--seconds,SECONDS) $(named_model)
 
 photo-costs: .venv/installed-serve ## Measure what decoding the costliest photos of each format takes, beside the estimates
 	@$(python) scripts.bench.photo_costs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from handler import png
 from handler.dimensions import BMP_CORE_HEADER, MAX_STEPS, Header
 from handler.heif import Pictures
-from handler.jpeg import EOI, PROGRESSIVE_FRAMES, SOS, Frame, samples, scans
+from handler.jpeg import EOI, SOS, Frame, samples, scans
 from handler.limits import MAX_SCANS
 from handler.tiff import Directory
 
@@ -60,7 +60,8 @@ def coding_of_image(image: "Image.Image", photo_bytes: bytes) -> Coding:
     # Pillow: number, sampling across and down, table, of each channel
     channels = [(across, down) for _, across, down, _ in image.layer]  # type: ignore[attr-defined]
     kind = "JPEG in scans" if passes > 1 else "JPEG"
-    return Coding(kind, image.mode, alpha, passes, samples(channels), EOI in photo_bytes, profile=_profile(image))
+    ended = photo_bytes.rfind(EOI) >= 0  # from the end, where it stands
+    return Coding(kind, image.mode, alpha, passes, samples(channels), ended, profile=_profile(image))
 
 
 def _profile(image: "Image.Image") -> str:
@@ -98,8 +99,7 @@ def coding_of_bytes(header: Header, photo_bytes: bytes) -> Coding:
 def _jpeg(found: Frame, photo_bytes: bytes) -> Coding:
     mode = {1: "L", 3: "RGB"}.get(len(found.sampling), "CMYK")
     passes = 1
-    # a sequential one whose first scan holds all channels is decoded as this is read
-    if found.marker in PROGRESSIVE_FRAMES or found.scan_channels != len(found.sampling):
+    if not found.has_one_scan:
         passes = min(photo_bytes.count(SOS, found.scan, found.scan + SEARCHED), MAX_SCANS + 1)
     ended = photo_bytes.rfind(EOI, max(0, len(photo_bytes) - SEARCHED)) >= 0
     profile = _usual_profile(mode, photo_bytes.find(JPEG_PROFILE, 0, found.scan) >= 0)

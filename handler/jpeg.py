@@ -39,6 +39,11 @@ class Frame(NamedTuple):
     scan: int
     scan_channels: int
 
+    @property
+    def has_one_scan(self) -> bool:
+        """Whether the first scan holds all there is: a sequential one is decoded as this is read."""
+        return self.marker not in PROGRESSIVE_FRAMES and self.scan_channels == len(self.sampling)
+
 
 def samples(sampling: list[tuple[int, int]]) -> float:
     """Samples that a JPEG holds for each of its pixels, of its channels' sampling across and down: 3, or 1.5 for most."""

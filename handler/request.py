@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from handler.errors import PhotoError
+from handler.handed import PHOTO_HEADER, read_handed
 from handler.text import READS_NO_TEXT, TEXT_HEADER, TextError, decode_header
 
 RAW_FIELDS = ("body", "data")  # TorchServe's names for a body that is no form
@@ -81,7 +82,13 @@ def read_request(request: Request, num_classes: int, default_top_k: int) -> tupl
         raise RequestError(
             f"expected a photo's bytes as the body, found {found[:200]}: send other forms (multipart, JSON, base64) to the door"
         )
-    return bytes(value), _top_k(request.headers.get("x-top-k"), num_classes, default_top_k)
+    photo = bytes(value)
+    if name := str(request.headers.get(PHOTO_HEADER, "")):
+        try:
+            photo = read_handed(name)
+        except (OSError, ValueError) as error:
+            raise RequestError(f"the photo's file cannot be read: {error}") from error
+    return photo, _top_k(request.headers.get("x-top-k"), num_classes, default_top_k)
 
 
 def read_text(request: Request, reads_text: bool) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from handler.capture import Capture
 from handler.decoders import Budget, Decoded, Decoders
 from handler.explain import HEAT_MAP_CROPS, MAX_WORDS, explanation, heat_map, overlay, word_falls
+from handler.handed import takes_files
 from handler.metrics import Metrics
 from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, blank, coarse, ids_of
@@ -295,5 +296,6 @@ class SeefoodHandler:
             # of one photo alone, and of one heat map, as this machine took for them at the start
             "inference_cpu_s": self.inference_cpu_s,
             "heat_map_cpu_s": self.heat_map_cpu_s,
+            "photo_files": takes_files(),
         }
         return self.description | described

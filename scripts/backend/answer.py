@@ -17,7 +17,8 @@ class PredictionFailedError(BackendDownError):
 class Question(NamedTuple):
     """A photo's bytes for one version of a model, and the headers that its worker shall see, by name in lower case.
 
-    With a content-type among them it is whatever that says, for a handler that is not ours.
+    With a content-type among them it is whatever that says, for a handler that is not ours. `as_file`: whether the worker takes a
+    large photo as a file.
     """
 
     model: str
@@ -25,6 +26,7 @@ class Question(NamedTuple):
     photo: bytes
     headers: Mapping[bytes, bytes]
     explain: bool = False
+    as_file: bool = False
 
 
 class Answer(NamedTuple):

@@ -9,7 +9,6 @@ as a machine's speed drifts: the mean counts. A table on the terminal; bench.jso
 import argparse
 import json
 import math
-import os
 import platform
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from handler.limits import MAX_PIXELS
 from scripts.archive.name import choose_archive, find_archives, split_name
 from scripts.archive.read import unpack
 from scripts.bench.http_message import Target, build_request
@@ -29,6 +29,7 @@ from scripts.bench.report import notes, step_name, table, to_json, write
 from scripts.bench.result import Result
 from scripts.bench.server import BenchError, is_local, own_server, probe
 from scripts.command import parser, run
+from scripts.machine import cpu
 from scripts.paths import ROOT
 from scripts.phrases import counted
 
@@ -36,13 +37,14 @@ CONCURRENCY = (1, 4, 16, 32)
 WARM_UP_S = 5.0  # of a server before the first step: about a thousand requests until a JVM has compiled what they use
 
 
-def measure_ceiling(archive: Path, photos: Path | None, seconds: float) -> dict[str, Any]:
+def measure_ceiling(archive: Path, photos: Path | None, seconds: float, megapixels: float | None = None) -> dict[str, Any]:
     """The figures of scripts/bench/ceiling.py, in its own process. BenchError with its last line if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / "archive"
         unpack(archive, unpacked)
         command = [sys.executable, "-m", "scripts.bench.ceiling", str(unpacked), "--seconds", str(seconds)]
         command += ["--photos", str(photos.resolve())] if photos else []
+        command += ["--megapixels", str(megapixels)] if megapixels else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1].removeprefix("error: ")
@@ -105,7 +107,7 @@ def measured_ceilings(archive: Path | None, args: argparse.Namespace) -> list[di
     if archive is None:
         return []
     try:
-        ceiling = measure_ceiling(archive, args.photos, args.seconds)
+        ceiling = measure_ceiling(archive, args.photos, args.seconds, args.megapixels)
     except BenchError as error:
         print(f"  {error}", flush=True)
         return []
@@ -115,10 +117,12 @@ def measured_ceilings(archive: Path | None, args: argparse.Namespace) -> list[di
 
 def bench(args: argparse.Namespace) -> None:
     """Measure, print, write. BenchError, ValueError or OSError if that cannot be."""
-    photos, archive = read_photos(args.photos), archive_of(args)
+    photos, archive = read_photos(args.photos, args.megapixels), archive_of(args)
     route = route_of(args, archive)
     server = Target.of(args.url, route).url if args.url else f"our server, {archive.name if archive else None}"
     kind = f"of {args.photos}" if args.photos else "drawn here, 512 px"
+    if args.megapixels:
+        kind += f", enlarged to {args.megapixels:g} megapixels as a phone writes them"
     print(f"{server}: {counted(len(photos), 'photo')} {kind}", flush=True)
     if args.url:
         probe(Target.of(args.url, route))  # before the ceiling takes its time
@@ -129,16 +133,17 @@ def bench(args: argparse.Namespace) -> None:
         results = run_steps(target, requests, args)
     ceilings += measured_ceilings(archive, args)
     ceiling = mean_of(ceilings) if ceilings else None
+    made_by = f"{cpu()}, {ceiling['format']} {ceiling['precision']}" if ceiling else f"{cpu()}, format and precision unknown"
     report = {
         "url": server,
         "photos": len(photos),
         "photo_bytes": sum(len(photo) for _, photo in photos) // len(photos),
-        "cores": os.cpu_count(),
+        "cpu": cpu(),
         "machine": platform.platform(),
         "ceiling": ceiling,
         "steps": [to_json(result, ceiling) for result in results],
     }
-    print("\n" + table(results, ceiling) + "\n")
+    print(f"\n{made_by}\n" + table(results, ceiling) + "\n")
     for note in notes(results, ceiling):
         print(note)
     print("written: " + ", ".join(write(report, args.out)))
@@ -150,6 +155,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--url", help="a server's address, http://host:port; default: our own server, started for this")
     options.add_argument("--route", help="the path that takes photos; default: /predictions/MODEL")
     options.add_argument("--photos", type=Path, help="folder, searched with all its folders; default: drawn ones of 512 px")
+    options.add_argument("--megapixels", type=float, help="the first of them, enlarged to so many, as a phone writes them")
     options.add_argument("--concurrency", type=int, nargs="+", help=f"closed loop, default {CONCURRENCY}")
     options.add_argument("--rate", type=float, nargs="+", help="open loop: requests/s (then a closed loop only if asked for)")
     options.add_argument("--seconds", type=float, default=10.0, help="of each step, after its warm-up")
@@ -164,6 +170,8 @@ def arguments() -> argparse.Namespace:
         options.error(f"CONCURRENCY is {args.concurrency}, expected numbers from 1 to {MAX_CONCURRENCY}")
     if not all(0 < number < math.inf for number in [args.seconds, args.timeout, *(args.rate or [])]):
         options.error("SECONDS, RATE and --timeout are positive numbers")
+    if args.megapixels is not None and not 0 < args.megapixels <= MAX_PIXELS / 1e6:
+        options.error(f"MEGAPIXELS is {args.megapixels:g}, expected a number over 0, at most {MAX_PIXELS / 1e6:.0f}")
     return args
 
 

@@ -49,14 +49,16 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("unpacked", type=Path)
     arguments.add_argument("--photos", type=Path)
+    arguments.add_argument("--megapixels", type=float)
     arguments.add_argument("--seconds", type=float, default=3.0)
     args = arguments.parse_args()
-    photos = [photo for _, photo in read_photos(args.photos)]
+    photos = [photo for _, photo in read_photos(args.photos, args.megapixels)]
     config = args.unpacked / read_manifest(args.unpacked)["model"]["configFile"]
     batch_size = yaml.safe_load(config.read_text(encoding="utf-8"))["batchSize"]
     handler = load_handler(args.unpacked)
     measured = measure(handler, photos, batch_size, args.seconds)
-    print(json.dumps({**measured, "batch_size": batch_size, "precision": handler.program.precision}))
+    described = {name: handler.describe()[name] for name in ("format", "precision")}
+    print(json.dumps({**measured, "batch_size": batch_size, **described}))
     return 0
 
 

@@ -36,7 +36,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
             for axes in row:
                 axes.set_xlabel(label)
                 axes.set_xlim(-0.5, len(settings) - 0.5)
-        page.suptitle(f"{report['url']}\n{counted(report['photos'], 'photo')}, {counted(report['cores'], 'core')}", fontsize=11)
+        page.suptitle(f"{report['url']}\n{counted(report['photos'], 'photo')}, {report['cpu']}", fontsize=11)
         with aside(path) as part:
             page.savefig(part, dpi=130, format="png")
 
@@ -50,7 +50,8 @@ def _throughput(axes: Axes, settings: list[str], steps: list[dict[str, Any]], ce
     axes.bar_label(bars, shares, label_type="center")
     if ceiling:
         top = max(top, ceiling["photos_per_s"])
-        label = f"ceiling, in process: {ceiling['photos_per_s']:.0f} ({ceiling['precision']}, batches of {ceiling['batch_size']})"
+        kind = f"{ceiling['format']} {ceiling['precision']}, batches of {ceiling['batch_size']}"
+        label = f"ceiling, in process: {ceiling['photos_per_s']:.0f} ({kind})"
         axes.axhline(ceiling["photos_per_s"], color="black", linestyle="--", linewidth=1.3, label=label)
     if key == "rate":
         offered = [step["rate"] for step in steps]

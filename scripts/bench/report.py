@@ -43,7 +43,7 @@ def notes(results: Sequence[Result], ceiling: dict[str, Any] | None) -> list[str
     lines = []
     if ceiling:
         lines.append(
-            f"in process: {ceiling['archive']}, {ceiling['precision']}, batches of {ceiling['batch_size']}; "
+            f"in process: {ceiling['archive']}, {ceiling['format']} {ceiling['precision']}, batches of {ceiling['batch_size']}; "
             "its latency is that of one photo alone"
         )
     for result in results:

@@ -152,7 +152,9 @@ class Predictions:
             # here, too: an archive that is older than texts would leave one out, and say nothing
             if text and not self.state.reads_text(model, chosen):
                 raise DoorError(READS_NO_TEXT)
-            return Question(model, chosen, photo, headers, explain)
+            # an archive that is older than files takes bytes alone
+            as_file = bool(self.state.described(model, chosen).get("photo_files"))
+            return Question(model, chosen, photo, headers, explain, as_file)
 
         admission = self.heat_maps if explain else self.admission
         if admission is None:

@@ -64,6 +64,9 @@ def test_environment_of_torchserve_holds_what_it_needs_and_no_secret(tmp_path, m
     assert not [value for value in environment.values() if "/home/somebody" in value]
     assert f":{os.environ['PATH']}:" in environment["PATH"]
     assert environment["TS_MANAGEMENT_ADDRESS"] == "unix:/x/management"
+    assert environment["SEEFOOD_PHOTO_DIR"] == "/x"
+    on_ports = server_environment(tmp_path, Addresses(*["http://127.0.0.1:1"] * 3), Settings())
+    assert "SEEFOOD_PHOTO_DIR" not in on_ports
 
 
 def test_what_is_passed_on_is_named():

@@ -119,7 +119,7 @@ def test_bench_without_matplotlib_still_writes_its_json(monkeypatch, tmp_path, c
 
 
 def test_table_has_the_ratio_to_the_mean_of_the_ceilings():
-    low = {"archive": "a.mar", "photos_per_s": 90.0, "latency_ms": 5.0, "batch_size": 8, "precision": "f32"}
+    low = {"archive": "a.mar", "photos_per_s": 90.0, "latency_ms": 5.0, "batch_size": 8, "format": "openvino", "precision": "f32"}
     ceiling = mean_of([low, {**low, "photos_per_s": 110.0, "latency_ms": 6.0}])
     assert (ceiling["photos_per_s"], ceiling["latency_ms"]) == (100.0, 5.5)
     result = Result("closed", 16, 2.0, [10.0, 20.0], answered=180)
@@ -242,7 +242,7 @@ def test_make_bench_of_our_own_server_leaves_nothing_behind(tmp_path):
     assert making.returncode == 0, output
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["ceiling"]["photos_per_s"] > 5
-    assert report["ceiling"]["precision"] in output
+    assert f"{report['cpu']}, {report['ceiling']['format']} {report['ceiling']['precision']}" in output
     for step in report["steps"]:
         assert not step["errors"]
         assert 0.1 < step["of_ceiling"] < 3

@@ -1,5 +1,6 @@
 import pytest
 
+from handler.handed import takes_files
 from handler.request import Request, RequestError, is_probe, read_request
 
 PHOTO = b"\xff\xd8 a photo"
@@ -36,6 +37,23 @@ def test_other_form_is_refused_with_what_was_found_and_who_takes_it(fields, foun
     ) as e:
         read(fields)
     assert e.value.status == 400
+
+
+def test_photo_comes_as_a_file_of_the_servers_folder_and_no_other_file_is_read(tmp_path, monkeypatch):
+    folder, name = tmp_path / "photos", "0123456789abcdef" * 2
+    folder.mkdir()
+    (folder / name).write_bytes(PHOTO)
+    (tmp_path / name).write_bytes(b"a secret")
+    assert not takes_files()
+    with pytest.raises(RequestError, match="the photo's file cannot be read: x-photo-file is '0123456789abcdef"):
+        read({"body": b""}, {"x-photo-file": name})
+    monkeypatch.setenv("SEEFOOD_PHOTO_DIR", str(folder))
+    assert takes_files()
+    assert read({"body": b""}, {"X-Photo-File": name, "x-top-k": "2"}) == (PHOTO, 2)
+    for other in (f"../{name}", str(tmp_path / name), name.upper(), f"{name}\n", "f" * 32, "x" * 32):
+        with pytest.raises(RequestError, match="the photo's file cannot be read") as refused:
+            read({"body": b""}, {"x-photo-file": other})
+        assert refused.value.status == 400
 
 
 def test_refusal_stays_short_however_many_fields_there_are():

