@@ -1,11 +1,12 @@
 """The exported program on this machine: uint8 crops -> probabilities, confidence, features, by OpenVINO, ONNX Runtime or torch.
 
 The program of a model that reads texts takes their ids beside the crops (text.py).
-An archive holds one export format; program.json names it, its file and the precisions that passed the accuracy gate.
+An archive holds each program, a format in a precision, that passed the accuracy gate; program.json names them and their files.
+Which of them serves: choice.py.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -41,12 +42,10 @@ def inputs(crops: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, ...]:
     return (crops,) if ids is None else (crops, ids)
 
 
-def choose(precisions: Sequence[str], possible: Sequence[str], library: str) -> str:
-    """The first of an archive's precisions, fastest first, that is possible here. ValueError if none is."""
-    for precision in precisions:
-        if precision in possible:
-            return precision
-    raise ValueError(f"this machine's {library} runs {list(possible)}, the archive's precisions are {list(precisions)}")
+def check_possible(precision: str, possible: Collection[str], library: str) -> None:
+    """ValueError unless a precision is among those that are possible here."""
+    if precision not in possible:
+        raise ValueError(f"this machine's {library} runs {', '.join(possible)}, not {precision}")
 
 
 def check_outputs(count: int) -> None:
@@ -70,14 +69,15 @@ def openvino_core() -> "ov.Core":
 class OpenVinoProgram:
     """An ONNX file or OpenVINO's own format on the CPU."""
 
-    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
+    def __init__(self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
         core = openvino_core()
         # without CPU instructions for it bfloat16 is emulated, slower than float32
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = choose(precisions, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
+        check_possible(precision, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
+        self.precision = precision
         options = {
             # in an int8 program this applies to the layers that are not quantised
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -99,10 +99,11 @@ class OpenVinoProgram:
 class OnnxRuntimeProgram:
     """An ONNX file on the CPU by ONNX Runtime."""
 
-    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
+    def __init__(self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
         import onnxruntime
 
-        self.precision = choose(precisions, ["int8", "f32"], "ONNX Runtime")
+        check_possible(precision, ["int8", "f32"], "ONNX Runtime")
+        self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
@@ -116,14 +117,15 @@ class OnnxRuntimeProgram:
 class TorchProgram:
     """A torch.export program: on a GPU in half precision, else on the CPU, as the reference."""
 
-    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
+    def __init__(self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
         import torch
         from torch.export.passes import move_to_device_pass
 
         self._torch = torch
         on_gpu = torch.cuda.is_available()
         halves = ["bf16", "f16"] if on_gpu and torch.cuda.is_bf16_supported() else ["f16"]
-        self.precision = choose(precisions, [*halves, "f32"] if on_gpu else ["f32"], "torch")
+        check_possible(precision, [*halves, "f32"] if on_gpu else ["f32"], "torch")
+        self.precision = precision
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._half = {"bf16": torch.bfloat16, "f16": torch.float16}.get(self.precision)
         if not on_gpu:
@@ -140,7 +142,7 @@ class TorchProgram:
         return Answers(*(output.float().cpu().numpy() for output in outputs))
 
 
-PROGRAMS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {
+PROGRAMS: dict[str, Callable[[Path, str, int, Sequence[int]], Program]] = {
     "openvino": OpenVinoProgram,
     "openvino-int8": OpenVinoProgram,
     "onnxruntime": OnnxRuntimeProgram,
@@ -149,19 +151,43 @@ PROGRAMS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]
 }
 
 
-def load_program(folder: Path, description: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
-    """The program in a folder, as its program.json describes it, with so many threads (0: one a core), for batches of any size.
+def program_name(format_name: str, precision: str) -> str:
+    """By which a program is known, from program.json to FORMAT=: openvino/bf16."""
+    return f"{format_name}/{precision}"
+
+
+def programs_of(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What program.json says of each program by its name: format, precision, file and metrics; fastest at export first.
+
+    Archives of earlier versions have one format, and name a program by its precision alone.
+    """
+    if "programs" in description:
+        return dict(description["programs"])
+    about = {key: description[key] for key in ("format", "file")}
+    return {name: {**about, "precision": name, **metrics} for name, metrics in description["precisions"].items()}
+
+
+def open_program(folder: Path, about: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
+    """The program in a folder that programs_of() says this about, with so many threads (0: one a core), for batches of any size.
 
     Batches of `batch_sizes` may be faster than others, at the price of memory.
 
-    ValueError for an unknown format, or if this machine runs none of the archive's precisions.
+    ValueError for an unknown format, or if this machine does not run it.
     """
-    if description["format"] not in PROGRAMS:
-        raise ValueError(f"format is {description['format']!r}, expected one of {sorted(PROGRAMS)}")
+    if about["format"] not in PROGRAMS:
+        raise ValueError(f"format is {about['format']!r}, expected one of {sorted(PROGRAMS)}")
     try:
-        program = PROGRAMS[description["format"]]
-        return program(folder / description["file"], list(description["precisions"]), num_threads, batch_sizes)
+        return PROGRAMS[about["format"]](folder / about["file"], about["precision"], num_threads, batch_sizes)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"this archive's format is {description['format']}, whose library is not installed: pip install {error.name}"
-        ) from error
+        raise ValueError(f"the library of the format {about['format']} is not installed: pip install {error.name}") from error
+
+
+def load_program(folder: Path, description: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
+    """The first of an exported folder's programs that this machine runs; see open_program. ValueError if it runs none."""
+    reasons = []
+    for about in programs_of(description).values():
+        try:
+            return open_program(folder, about, num_threads, batch_sizes)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError("; ".join(reasons))

@@ -41,9 +41,9 @@ class Recent:
         self._next = int(self._rows["when"].argmax()) + 1 if self._last else 0
 
     @classmethod
-    def open(cls, version: str, profile: Path, precision: str | None = None) -> "Recent | None":
-        """Where SEEFOOD_DRIFT_DIR names a folder, with this precision's reference beside it; None elsewhere or on a full disk."""
-        folder, reference = os.environ.get("SEEFOOD_DRIFT_DIR"), Profile.load(profile, precision)
+    def open(cls, version: str, profile: Path, program: str | None = None) -> "Recent | None":
+        """Where SEEFOOD_DRIFT_DIR names a folder, with this program's reference beside it; None elsewhere or on a full disk."""
+        folder, reference = os.environ.get("SEEFOOD_DRIFT_DIR"), Profile.load(profile, program)
         if not folder or reference is None:
             return None
         beside = Path(folder, f"{version}_{PROFILE}")

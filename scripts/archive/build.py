@@ -17,6 +17,7 @@ from typing import Any
 
 from handler.data_set import SEEN
 from handler.parts import PROVENANCE, checksums, sha256
+from handler.program import programs_of
 from handler.signals import PROFILE
 from scripts.archive.name import archive_name, split_name
 from scripts.archive.pack import pack
@@ -49,9 +50,9 @@ def model_of(exported: Path) -> str:
 
 def stage(exported: Path, model: str, version: str, work: Path) -> Path:
     """The archive's content as a folder, made by torch-model-archiver inside `work`."""
-    program = read_program(exported)["file"]
-    # OpenVINO's own format keeps its weights in a file beside it
-    names = [*EXPORTED, program, *([Path(program).with_suffix(".bin").name] if program.endswith(".xml") else [])]
+    # two programs may have one file; OpenVINO's own format keeps its weights in a file beside it
+    files = sorted({about["file"] for about in programs_of(read_program(exported)).values()})
+    names = [*EXPORTED, *files, *(Path(file).with_suffix(".bin").name for file in files if file.endswith(".xml"))]
     extra, temp, out = work / "extra", work / "temp", work / "staged"
     temp.mkdir()
     out.mkdir()
@@ -86,8 +87,7 @@ def provenance_of(folder: Path) -> dict[str, Any]:
     return {
         "model": model["modelName"],
         "version": model["modelVersion"],
-        "format": program["format"],
-        "precisions": program["precisions"],
+        "programs": programs_of(program),
         "accuracy": program["accuracy"],
         "training": program["provenance"],
         "parts": checksums(folder),
