@@ -5,7 +5,8 @@ place of the one before if its lowest time a photo, in batches of batchSize, is 
 other work slows both; no more than two are in memory at a time. Batches of one are timed, too, and shown.
 
 SEEFOOD_FORMAT fixes it: a format, of whose precisions the fastest is taken, or one program (openvino/f32).
-SEEFOOD_PROGRAMS_DIR names a folder in which a choice is kept for the next worker and the next start (remembered.py).
+SEEFOOD_PROGRAMS_DIR names a folder in which the choice (remembered.py) and the compiled program (compiled.py) are kept for the next
+worker and the next start.
 """
 
 import os
@@ -14,14 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from handler.compiled import Compiled
 from handler.golden import GoldenPhotos
-from handler.program import Program, open_program, program_name
+from handler.program import NOT_KEPT, Program, open_program, program_name
 from handler.remembered import Remembered, key_of
 
 PRECISE = ("f32", "bf16", "f16", "int8")  # the most precise first
 MARGIN = 0.03  # by so much a less precise program has to be faster
 # of two programs beside each other: rounds, at least so many, and seconds after which no other one begins
 ROUNDS, LEAST_ROUNDS, MEASURE_S = 7, 3, 0.4
+CLEAR = 0.8  # one that needs less than this share of the other's time after LEAST_ROUNDS is faster
 
 Times = dict[str, dict[str, float]]  # milliseconds a photo by program and size of the batch
 
@@ -67,21 +70,23 @@ class Choosing:
         self.wanted = os.environ.get("SEEFOOD_FORMAT", "")
         self.programs = allowed(programs, self.wanted)
         self.folder, self.golden, self.num_threads, self.batch_sizes = folder, golden, num_threads, sorted(batch_sizes)
+        self.key = key_of(folder, self.programs, num_threads, self.batch_sizes)
+        self.compiled = Compiled.of(folder, self.key)
 
     def __call__(self) -> Choice:
         """The choice: of one alone it is that, else the remembered one, else a measured one. ValueError if none can be used."""
         if len(self.programs) == 1:
             (name,) = self.programs
             why = f"by FORMAT={self.wanted}" if self.wanted else "the only one of the archive"
-            return Choice(name, self._ready(name), why, {}, {})
-        remembered = Remembered.of(self.folder, key_of(self.folder, self.programs, self.num_threads, self.batch_sizes))
+            return Choice(name, self._ready_or_compiled_anew(name), why, {}, {})
+        remembered = Remembered.of(self.folder, self.key)
         with remembered.alone():  # workers that start together measure once, and do not disturb each other
             kept = self._kept(remembered.read())
             if kept is None:
                 return self._measured_and_kept(remembered)
         name, times, refused = kept
         try:
-            return self._choice(name, self._ready(name), times, refused)
+            return self._choice(name, self._ready_or_compiled_anew(name), times, refused)
         except Exception:  # what ran when it was measured does so no more: libraries raise types of many kinds
             return self._measured_and_kept(remembered)
 
@@ -98,14 +103,26 @@ class Choosing:
 
     def _measured_and_kept(self, remembered: Remembered) -> Choice:
         choice, lasting = self._measured()
+        choice.program.keep(self.compiled)
         if lasting:
             remembered.write({"program": choice.name, "ms_per_photo": choice.ms_per_photo, "refused": choice.refused})
         return choice
 
-    def _ready(self, name: str) -> Program:
-        """A program that has answered its golden photos."""
-        program = open_program(self.folder, self.programs[name], self.num_threads, self.batch_sizes)
-        self.golden.check(program, name, self.batch_sizes)
+    def _ready_or_compiled_anew(self, name: str) -> Program:
+        """The same of what an earlier worker has compiled, or anew where that does not do."""
+        sizes = sorted({*self.batch_sizes, self.golden.count})  # the last for batches of any size
+        try:
+            return self._ready(name, sizes, self.compiled)
+        except Exception:  # a library raises types of many kinds; what is wrong with the program itself shows again
+            self.compiled.forget()
+        program = self._ready(name, sizes)
+        program.keep(self.compiled)
+        return program
+
+    def _ready(self, name: str, sizes: Sequence[int], kept: Compiled = NOT_KEPT) -> Program:
+        """A program that has answered its golden photos in batches of these sizes."""
+        program = open_program(self.folder, self.programs[name], self.num_threads, self.batch_sizes, kept)
+        self.golden.check(program, name, sizes)
         return program
 
     def _measured(self) -> tuple[Choice, bool]:
@@ -115,7 +132,7 @@ class Choosing:
         errors: dict[str, Exception] = {}
         for other in self.programs:
             try:
-                challenger = self._ready(other)
+                challenger = self._ready(other, self.batch_sizes)
             except Exception as error:  # the others may serve; libraries raise types of many kinds
                 errors[other] = error
                 continue
@@ -127,7 +144,9 @@ class Choosing:
                 if times[other][most] >= (1 - MARGIN) * times[name][most]:
                     continue
             name, program = other, challenger
-        if program is None:
+        if program is not None:
+            self.golden.check(program, name, [self.golden.count])
+        else:
             raise ValueError("; ".join(str(error) for error in errors.values())) from next(iter(errors.values()))
         refused = {one: " ".join(str(error).split())[:300] for one, error in errors.items()}
         lasting = all(isinstance(error, ValueError) for error in errors.values())
@@ -139,7 +158,7 @@ class Choosing:
         batches = {size: self.golden.batch(size) for size in self.batch_sizes}
         started = time.perf_counter()
         for done in range(ROUNDS):
-            if done >= LEAST_ROUNDS and time.perf_counter() - started > MEASURE_S:
+            if done >= LEAST_ROUNDS and (time.perf_counter() - started > MEASURE_S or self._is_clear(best)):
                 break
             for name, program in programs.items():
                 program(*batches[self.batch_sizes[0]])  # not timed: the caches are the other one's
@@ -149,6 +168,11 @@ class Choosing:
                     ms = 1000 * (time.perf_counter() - before) / size
                     best[name][str(size)] = min(best[name][str(size)], ms)
         return best
+
+    def _is_clear(self, best: Times) -> bool:
+        """Whether more rounds would not change which one is faster."""
+        low, high = sorted(at[str(self.batch_sizes[-1])] for at in best.values())
+        return low < CLEAR * high
 
     def _choice(self, name: str, program: Program, times: Times, refused: dict[str, str]) -> Choice:
         times = {one: {size: round(ms, 3) for size, ms in at.items()} for one, at in times.items()}

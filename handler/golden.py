@@ -39,17 +39,23 @@ class GoldenPhotos:
             raise ValueError(f"label map has {num_classes} names, golden answers have {self._expected.shape[1]} classes")
         self._given = inputs(np.stack(crops), ids_of([photo.get("text", "") for photo in photos], spec))
 
+    @property
+    def count(self) -> int:
+        """The number of photos."""
+        return len(self._names)
+
     def batch(self, size: int) -> tuple[np.ndarray, ...]:
         """What a program takes: `size` of the photos, in turn."""
-        chosen = np.arange(size) % len(self._names)
+        chosen = np.arange(size) % self.count
         return tuple(one[chosen] for one in self._given)
 
     def check(self, program: Program, name: str, batch_sizes: Sequence[int]) -> None:
-        """ValueError unless the program of this name computes training's answers, in batches of these sizes and of all photos."""
-        tolerance, count = self._tolerance[name], len(self._names)
-        for size in {*batch_sizes, count}:
-            chosen = np.arange(size) % count
-            probabilities, confidence, _ = program(*self.batch(size))
+        """ValueError unless the program of this name computes training's answers to all photos, in batches of each size."""
+        tolerance, count = self._tolerance[name], self.count
+        # as many batches of a size as have all photos
+        for size, first in ((each, first) for each in batch_sizes for first in range(0, count, each)):
+            chosen = np.arange(first, first + size) % count
+            probabilities, confidence, _ = program(*(one[chosen] for one in self._given))
             if probabilities.shape[1] != self._expected.shape[1]:
                 raise ValueError(f"label map has {self._expected.shape[1]} names, model has {probabilities.shape[1]} outputs")
             off = np.maximum(

@@ -5,6 +5,8 @@ An archive holds each program, a format in a precision, that passed the accuracy
 Which of them serves: choice.py.
 """
 
+import contextlib
+import io
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
@@ -13,12 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from handler.compiled import Compiled
+
 if TYPE_CHECKING:
     import openvino as ov
 
 
 # by the names that an ONNX file has for them; the second where the model reads texts
 INPUTS = ("crops", "ids")
+NOT_KEPT = Compiled(None)
 
 
 class Answers(NamedTuple):
@@ -35,6 +40,9 @@ class Program(Protocol):
     precision: str
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers: ...
+
+    def keep(self, kept: Compiled) -> None:
+        """Keep what loading computed, if the format's library can, for the next worker."""
 
 
 def inputs(crops: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -66,40 +74,80 @@ def openvino_core() -> "ov.Core":
     return ov.Core()
 
 
+ANY = 0  # among sizes of batches: any size, compiled at once, and not when the first such batch comes
+
+
 class OpenVinoProgram:
     """An ONNX file or OpenVINO's own format on the CPU."""
 
-    def __init__(self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
-        core = openvino_core()
+    def __init__(
+        self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+    ) -> None:
+        """`kept` has what was compiled before; what is compiled now is kept there."""
         # without CPU instructions for it bfloat16 is emulated, slower than float32
-        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        native = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         check_possible(precision, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
         self.precision = precision
-        options = {
+        self._path, self._kept = path, kept
+        self._options = {
             # in an int8 program this applies to the layers that are not quantised
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        model = core.read_model(path)
-        check_outputs(len(model.outputs))
-        self._any_size = core.compile_model(model, "CPU", options).create_infer_request()
-        # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
-        self._sized = {}
-        for size in batch_sizes:
-            model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
-            self._sized[size] = core.compile_model(model, "CPU", options).create_infer_request()
+        # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory. That for any
+        # size is compiled when the first such batch comes: of programs that are only measured none does
+        self._compiled: dict[int, ov.CompiledModel] = {}
+        self._requests = {size: self._request(size) for size in batch_sizes or (ANY,)}
+
+    def _request(self, size: int) -> "ov.InferRequest":
+        """For batches of this size. ValueError unless the program has the outputs of Answers."""
+        core, compiled, name = openvino_core(), None, self._name(size)
+        if (content := self._kept.read(name)) is not None:
+            with contextlib.suppress(Exception):  # whatever OpenVINO raises of it, it can be compiled
+                compiled = core.import_model(content, "CPU", self._options)
+        if compiled is None:
+            model = core.read_model(self._path)
+            check_outputs(len(model.outputs))
+            if size != ANY:
+                model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
+            compiled = core.compile_model(model, "CPU", self._options)
+            if self._kept is not NOT_KEPT:
+                self._kept.write(name, exported(compiled))
+        self._compiled[size] = compiled
+        return compiled.create_infer_request()
+
+    def _name(self, size: int) -> str:
+        return f"{self._path.name}-{self.precision}-{size or 'any'}"
+
+    def keep(self, kept: Compiled) -> None:
+        """Keep what is compiled, and what will be, for the next worker."""
+        self._kept = kept
+        for size, compiled in self._compiled.items():
+            kept.write(self._name(size), exported(compiled))
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
-        answers = self._sized.get(len(crops), self._any_size).infer(dict(enumerate(inputs(crops, ids))))
+        size = len(crops) if len(crops) in self._requests else ANY
+        if size not in self._requests:
+            self._requests[ANY] = self._request(ANY)
+        answers = self._requests[size].infer(dict(enumerate(inputs(crops, ids))))
         # copies: OpenVINO's own memory is overwritten by the next call
         return Answers(*(np.array(answers[index]) for index in range(len(Answers._fields))))
+
+
+def exported(compiled: "ov.CompiledModel") -> bytes:
+    """A compiled program as bytes, from which OpenVINO of the same version makes it again."""
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    return stream.getvalue()
 
 
 class OnnxRuntimeProgram:
     """An ONNX file on the CPU by ONNX Runtime."""
 
-    def __init__(self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+    ) -> None:
         import onnxruntime
 
         check_possible(precision, ["int8", "f32"], "ONNX Runtime")
@@ -113,11 +161,16 @@ class OnnxRuntimeProgram:
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
         return Answers(*self._session.run(None, dict(zip(INPUTS, inputs(crops, ids), strict=False))))
 
+    def keep(self, kept: Compiled) -> None:
+        """Nothing: this library has no compiled programs to keep."""
+
 
 class TorchProgram:
     """A torch.export program: on a GPU in half precision, else on the CPU, as the reference."""
 
-    def __init__(self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+    ) -> None:
         import torch
         from torch.export.passes import move_to_device_pass
 
@@ -141,8 +194,11 @@ class TorchProgram:
             outputs = self._module(*(torch.from_numpy(given).to(self._device) for given in inputs(crops, ids)))
         return Answers(*(output.float().cpu().numpy() for output in outputs))
 
+    def keep(self, kept: Compiled) -> None:
+        """Nothing: this library has no compiled programs to keep."""
 
-PROGRAMS: dict[str, Callable[[Path, str, int, Sequence[int]], Program]] = {
+
+PROGRAMS: dict[str, Callable[..., Program]] = {
     "openvino": OpenVinoProgram,
     "openvino-int8": OpenVinoProgram,
     "onnxruntime": OnnxRuntimeProgram,
@@ -167,17 +223,26 @@ def programs_of(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {**about, "precision": name, **metrics} for name, metrics in description["precisions"].items()}
 
 
-def open_program(folder: Path, about: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
+def import_library(programs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Import OpenVINO if one of the programs is its own: some tenths of a second. What is not installed shows in open_program."""
+    if any(about["format"].startswith("openvino") for about in programs.values()):
+        with contextlib.suppress(ImportError):
+            openvino_core()
+
+
+def open_program(
+    folder: Path, about: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+) -> Program:
     """The program in a folder that programs_of() says this about, with so many threads (0: one a core), for batches of any size.
 
-    Batches of `batch_sizes` may be faster than others, at the price of memory.
+    Batches of `batch_sizes` may be faster than others, at the price of memory. What an earlier worker `kept` is used.
 
     ValueError for an unknown format, or if this machine does not run it.
     """
     if about["format"] not in PROGRAMS:
         raise ValueError(f"format is {about['format']!r}, expected one of {sorted(PROGRAMS)}")
     try:
-        return PROGRAMS[about["format"]](folder / about["file"], about["precision"], num_threads, batch_sizes)
+        return PROGRAMS[about["format"]](folder / about["file"], about["precision"], num_threads, batch_sizes, kept)
     except ModuleNotFoundError as error:
         raise ValueError(f"the library of the format {about['format']} is not installed: pip install {error.name}") from error
 

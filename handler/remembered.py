@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handler.locks import alone
 from handler.parts import PROVENANCE, sha256
-from handler.recent import alone
 
 LIBRARIES = ("openvino", "onnxruntime", "torch")  # a format's name begins with its library's
 # what tells CPUs of one kind from others, of x86 and of Arm, in /proc/cpuinfo
@@ -58,6 +58,23 @@ def key_of(folder: Path, programs: Mapping[str, Mapping[str, Any]], num_threads:
     }
 
 
+def place_of(archive: Path) -> Path | None:
+    """The folder of what is kept about an unpacked archive, made; None without SEEFOOD_PROGRAMS_DIR, or where it cannot be."""
+    if not (place := os.environ.get("SEEFOOD_PROGRAMS_DIR", "")):
+        return None
+    folder = Path(place, archive.resolve().name)  # TorchServe reaches an archive by a link
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder
+
+
+def digits_of(key: Mapping[str, Any]) -> str:
+    """Which stand for a key in a file's name."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class Remembered:
     """The file of one choice, or none where SEEFOOD_PROGRAMS_DIR is not set."""
 
@@ -65,18 +82,10 @@ class Remembered:
         self.path, self.key = path, key
 
     @classmethod
-    def of(cls, folder: Path, key: Mapping[str, Any]) -> "Remembered":
-        """That of an unpacked archive with this key. Its folder is made."""
-        place = os.environ.get("SEEFOOD_PROGRAMS_DIR", "")
-        if not place:
-            return cls(None, key)
-        # TorchServe reaches an archive by a link
-        path = Path(place, folder.resolve().name, f"choice-{_digits(key)}.json")
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            return cls(None, key)
-        return cls(path, key)
+    def of(cls, archive: Path, key: Mapping[str, Any]) -> "Remembered":
+        """That of an unpacked archive with this key."""
+        place = place_of(archive)
+        return cls(place and place / f"choice-{digits_of(key)}.json", key)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -109,7 +118,3 @@ class Remembered:
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
-
-
-def _digits(key: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from handler.golden import GoldenPhotos
 from handler.metrics import Metrics
 from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, blank, ids_of
-from handler.program import Answers, inputs, programs_of
+from handler.program import Answers, import_library, inputs, programs_of
 from handler.recent import Recent
 from handler.request import Request, RequestError, is_probe, read_request, read_text
 from handler.signals import PROFILE, Profile
@@ -89,9 +90,12 @@ class SeefoodHandler:
         batch_sizes = sorted({1, batch_size})
         self.model, self.version = context.model_name, context.manifest["model"]["modelVersion"]
         self.metrics = Metrics(self.version, self.labels)
-        self.decoders = Decoders(self.spec, self.budget, self.metrics)
-        self.capture = Capture()
         programs = programs_of(self.description)
+        with ThreadPoolExecutor(1) as pool:  # the decoders' processes start while the network's library is imported
+            starting = pool.submit(Decoders, self.spec, self.budget, self.metrics)
+            import_library(programs)
+            self.decoders = starting.result()
+        self.capture = Capture()
         golden = GoldenPhotos(content("golden.json"), self.spec, len(self.labels), self.preprocess)
         self.choice = Choosing(model_dir, programs, golden, settings["num_threads"], batch_sizes)()
         self.program, name = self.choice.program, self.choice.name
@@ -105,10 +109,11 @@ class SeefoodHandler:
         gc.freeze()
 
     def _warm_up(self, batch_size: int) -> None:
-        """Every batch size that can occur, twice: the first of each compiles what the others use. Measures what they cost."""
+        """Every batch size that can occur: the first of each compiles what the others use. Measures what batches cost."""
         crops, cpu_s = np.stack([blank(self.spec)] * batch_size), {}
         given = inputs(crops, ids_of([""] * batch_size, self.spec))
-        for size in [*range(1, batch_size + 1)] * 2:
+        # those that are measured have answered the golden photos already
+        for size in [*range(2, batch_size), 1, batch_size]:
             before = time.process_time()  # of all threads
             self.program(*(one[:size] for one in given))
             cpu_s[size] = time.process_time() - before

@@ -100,7 +100,9 @@ def check(archive: Path) -> None:
         extract(archive, Path(folder))
         # -I: without this checkout and PYTHONPATH on its path, as in a server's worker
         command = [sys.executable, "-I", "-m", "scripts.archive.build", "--check-folder", folder]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        # it is the archive that is checked: neither a FORMAT that somebody serves, nor what is remembered of others
+        environment = {name: value for name, value in os.environ.items() if name not in ("SEEFOOD_FORMAT", "SEEFOOD_PROGRAMS_DIR")}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         # libraries print warnings before the error, and a traceback ends with it
         reason = done.stderr.strip().splitlines()[-1].removeprefix("error: ")

@@ -30,7 +30,9 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("archive", type=Path)
     found = inspect(arguments.parse_args().archive)
-    print(json.dumps(found | {"chosen_here": chosen_here(found["sha256"], ROOT / "build")}, indent=2))
+    if chosen := chosen_here(found["sha256"], ROOT / "build"):
+        found["chosen_here"] = chosen
+    print(json.dumps(found, indent=2))
     return 0
 
 

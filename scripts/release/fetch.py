@@ -1,7 +1,7 @@
 """An archive from the store onto this machine: fetched, compared with its checksum, unpacked, all parts checked.
 
 RUN_DIR/archives/    archives as they were fetched, a cache: each is compared with the release document whenever it is used
-RUN_DIR/programs/    which of an archive's programs is the fastest here: what its workers write, by the unpacked folder's name
+RUN_DIR/programs/    by the unpacked folder's name, what its workers keep: which program is the fastest here, and compiled ones
 RUN_DIR/unpacked/    what TorchServe loads: unpacked anew each time, as what a worker could have changed since proves nothing
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 import handler.choice
 from handler.choice import Choosing, allowed
-from handler.recent import alone
+from handler.locks import alone
 from handler.remembered import Remembered, cpu, key_of
 from handler.signals import PROFILE, Profile
 from scripts.archive.build import build
@@ -65,9 +65,9 @@ ALL = ("openvino/f32", "openvino/bf16", "openvino-int8/int8")
 )
 def test_fastest_at_the_batch_size_is_taken_and_of_equally_fast_ones_the_most_precise(times, chosen, monkeypatch, tmp_path):
     programs = {name: dict(zip(("format", "precision"), name.split("/"), strict=True)) for name in reversed(ALL)}
-    monkeypatch.setattr(handler.choice, "key_of", lambda *_: {})
-    monkeypatch.setattr(handler.choice, "open_program", lambda _, about, *__: SimpleNamespace(**about))
-    golden = SimpleNamespace(check=lambda *_: None)
+    (tmp_path / "provenance.json").write_text("{}")
+    monkeypatch.setattr(handler.choice, "open_program", lambda _, about, *__: SimpleNamespace(**about, keep=lambda _: None))
+    golden = SimpleNamespace(check=lambda *_: None, count=4)
     monkeypatch.setattr(Choosing, "_timed", lambda _, two: {name: {"1": 9.0 - times[name], "8": times[name]} for name in two})
     choice = Choosing(tmp_path, programs, golden, 1, [1, 8])()
     assert choice.name == chosen
@@ -149,8 +149,7 @@ def test_program_that_answers_its_golden_photos_incorrectly_here_is_left_out_and
     assert "the answer in openvino/f32 differs by" in found["choice"]["refused"]["openvino/f32"]
     assert found["choice"]["why"].startswith("the only one that runs here; ")
     assert "openvino/f32 not used here" in found["choice"]["why"]
-    golden["tolerance"][MORE] = 0.0
-    (folder / "golden.json").write_text(json.dumps(golden))
+    (folder / "golden.json").write_text(json.dumps(golden | {"tolerance": dict.fromkeys(golden["tolerance"], 0.0)}))
     with pytest.raises(ValueError, match=r"answer in openvino/f32 differs.*answer in onnxruntime/f32 differs"):
         build(folder, "1.0.1", tmp_path / "store")
 

@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from handler.recent import ROWS, Recent, alone, is_held, read
+from handler.locks import alone
+from handler.recent import ROWS, Recent, is_held, read
 from handler.signals import COLUMNS, PROFILE, Profile, components, save_profiles
 from scripts.serving.drift import FOLDER, KEPT_VERSIONS, DriftMetrics, measured, start_anew
 from scripts.steps import Steps

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.program import PROGRAMS, Answers, Program, inputs, program_name
+from handler.program import ANY, PROGRAMS, Answers, Program, inputs, program_name
 from scripts.errors import SeeFoodError
 from scripts.phrases import counted
 from training.evaluation.confidence import fit_threshold
@@ -59,7 +59,7 @@ def programs(format_name: str, folder: Path) -> Iterator[Program]:
     export_format = EXPORT_FORMATS[format_name]
     for precision in export_format.precisions:
         try:
-            yield PROGRAMS[format_name](folder / export_format.file, precision, 0, (1, BATCH))
+            yield PROGRAMS[format_name](folder / export_format.file, precision, 0, (ANY, 1, BATCH))
         except ValueError as error:
             print(f"  {precision}: not on this machine ({error})", flush=True)
         except Exception as error:  # OpenVINO and ONNX Runtime raise types of many kinds
