@@ -236,10 +236,10 @@ inspect: given-MAR .venv/installed-serve ## Check an archive's parts, and show w
 
 ##@ Serve and roll out
 
-serve: .venv/installed-serve $(if $(filter environment,$(foreach name,$(otel_endpoints),$(origin $(name)))),.venv/installed-tracing) $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://... TLS=1 CERT=file KEY=file]
+serve: .venv/installed-serve $(if $(filter environment,$(foreach name,$(otel_endpoints),$(origin $(name)))),.venv/installed-tracing) $(STARTER) ## Serve what is released until Ctrl-C: [PORT=8080 HOST=0.0.0.0 MODEL=name VERSION=1.0.0 RELEASE=s3://... FORMAT=openvino-int8 TLS=1 CERT=file KEY=file]
 	@exec $(python) scripts.serving.serve --port=$(call quoted,PORT) $(call option,--host,HOST) $(named_model) \
 		$(call option,--version,VERSION) $(call option,--release,RELEASE) $(call option,--instance,INSTANCE) \
-		$(call flag,--tls,TLS) $(call option,--cert,CERT) $(call option,--key,KEY)
+		$(call option,--format,FORMAT) $(call flag,--tls,TLS) $(call option,--cert,CERT) $(call option,--key,KEY)
 
 key: .venv/installed-serve ## Make an API key, shown once, and its line for the file of keys: NAME=kitchen [RATE=5]
 	@$(python) scripts.door.access.new_key $(call option,--rate,RATE) -- $(if $(call given,NAME),$(call quoted,NAME))

@@ -1,11 +1,14 @@
 """The exported program on this machine: uint8 crops -> probabilities, confidence, features, by OpenVINO, ONNX Runtime or torch.
 
 The program of a model that reads texts takes their ids beside the crops (text.py).
-An archive holds one export format; program.json names it, its file and the precisions that passed the accuracy gate.
+An archive holds each program, a format in a precision, that passed the accuracy gate; program.json names them and their files.
+Which of them serves: choice.py.
 """
 
+import contextlib
+import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from handler.batching import is_faster_whole, return_freed_memory
+from handler.compiled import Compiled
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 # by the names that an ONNX file has for them; the second where the model reads texts
 INPUTS = ("crops", "ids")
+NOT_KEPT = Compiled(None)
 
 
 class Answers(NamedTuple):
@@ -37,18 +42,22 @@ class Program(Protocol):
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers: ...
 
+    def keep(self, kept: Compiled) -> None:
+        """Keep what loading computed, if the format's library can, for the next worker."""
+
+    def settle(self) -> None:
+        """Called once, when it is the one that serves: give back memory that serving does not need."""
+
 
 def inputs(crops: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """What a program takes: crops, and ids where there are any."""
     return (crops,) if ids is None else (crops, ids)
 
 
-def choose(precisions: Sequence[str], possible: Sequence[str], library: str) -> str:
-    """The first of an archive's precisions, fastest first, that is possible here. ValueError if none is."""
-    for precision in precisions:
-        if precision in possible:
-            return precision
-    raise ValueError(f"this machine's {library} runs {list(possible)}, the archive's precisions are {list(precisions)}")
+def check_possible(precision: str, possible: Collection[str], library: str) -> None:
+    """ValueError unless a precision is among those that are possible here."""
+    if precision not in possible:
+        raise ValueError(f"this machine's {library} runs {', '.join(possible)}, not {precision}")
 
 
 def check_outputs(count: int) -> None:
@@ -69,54 +78,86 @@ def openvino_core() -> "ov.Core":
     return ov.Core()
 
 
+SINGLY = "-singly"  # ends the name of what is kept where crops are answered one by one
+ANY = 0  # among sizes of batches: any size, compiled at once, and not when the first such batch comes
+
+
 class OpenVinoProgram:
     """An ONNX file or OpenVINO's own format on the CPU."""
 
-    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
-        core = openvino_core()
+    def __init__(
+        self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+    ) -> None:
+        """`kept` has what was compiled before; what is compiled now is kept there."""
         # without CPU instructions for it bfloat16 is emulated, slower than float32
-        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = choose(precisions, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
-        options = {
+        native = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        check_possible(precision, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
+        self.precision = precision
+        self._path, self._kept = path, kept
+        self._options = {
             # in an int8 program this applies to the layers that are not quantised
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
+        # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory. That for any
+        # size is compiled when the first such batch comes: of programs that are only measured none does
+        self._compiled: dict[int, ov.CompiledModel] = {}
+        self._alone = kept.read(self._name(1, SINGLY)) is not None
+        sizes = (1,) if self._alone else batch_sizes or (ANY,)
+        self._requests = {size: self._request(size) for size in sizes}
 
-        def compiled(size: int | None = None) -> "ov.InferRequest":
-            model = core.read_model(path)
+    def _request(self, size: int) -> "ov.InferRequest":
+        """For batches of this size. ValueError unless the program has the outputs of Answers."""
+        core, compiled, name = openvino_core(), None, self._name(size)
+        if (content := self._kept.read(name)) is not None:
+            with contextlib.suppress(Exception):  # whatever OpenVINO raises of it, it can be compiled
+                compiled = core.import_model(content, "CPU", self._options)
+        if compiled is None:
+            model = core.read_model(self._path)
             check_outputs(len(model.outputs))
-            if size is not None:  # a program for one batch size is some percent faster
+            if size != ANY:
                 model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
-            return core.compile_model(model, "CPU", options).create_infer_request()
+            compiled = core.compile_model(model, "CPU", self._options)
+            if self._kept is not NOT_KEPT:
+                self._kept.write(name, exported(compiled))
+        self._compiled[size] = compiled
+        return compiled.create_infer_request()
 
-        self._sized = {size: compiled(size) for size in batch_sizes}
-        self._any_size = None if self._is_enough_alone() else compiled()
+    def _name(self, size: int, what: str = "") -> str:
+        return f"{self._path.name}-{self.precision}-{size or 'any'}{what}"
+
+    def keep(self, kept: Compiled) -> None:
+        """Keep what is compiled, and what will be, for the next worker."""
+        self._kept = kept
+        for size, compiled in self._compiled.items():
+            kept.write(self._name(size), exported(compiled))
+
+    def settle(self) -> None:
+        """See Program. Where crops are answered one by one as fast, what is compiled for batches goes: its activations are large."""
+        sizes = self._requests.keys() - {ANY}
+        if not self._alone and 1 in sizes:
+            most = max(sizes)
+            for request in self._requests.values():
+                for tensor in request.input_tensors:
+                    tensor.data[:] = 0
+            self._alone = most == 1 or not is_faster_whole(most, self._requests[1].infer, self._requests[most].infer)
+            if self._alone:
+                self._requests, self._compiled = {1: self._requests[1]}, {1: self._compiled[1]}
+                self._kept.write(self._name(1, SINGLY), b"1")
         return_freed_memory()
-
-    def _is_enough_alone(self) -> bool:
-        """Whether the program for one crop answers all batches; then the others are dropped, whose activations are large."""
-        if 1 not in self._sized:
-            return False
-        most = max(self._sized)
-        for request in self._sized.values():
-            for tensor in request.input_tensors:
-                tensor.data[:] = 0
-        if most > 1 and is_faster_whole(most, self._sized[1].infer, self._sized[most].infer):
-            return False
-        self._sized = {1: self._sized[1]}
-        return True
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
         given = inputs(crops, ids)
-        if self._any_size is None:
-            return Answers(*map(np.concatenate, zip(*(self._infer(self._sized[1], one) for one in _singly(given)), strict=True)))
-        return self._infer(self._sized.get(len(crops), self._any_size), given)
+        if self._alone:
+            return Answers(*map(np.concatenate, zip(*(self._infer(1, one) for one in _singly(given)), strict=True)))
+        size = len(crops) if len(crops) in self._requests else ANY
+        if size not in self._requests:
+            self._requests[ANY] = self._request(ANY)
+        return self._infer(size, given)
 
-    @staticmethod
-    def _infer(request: "ov.InferRequest", given: Sequence[np.ndarray]) -> Answers:
-        answers = request.infer(dict(enumerate(given)))
+    def _infer(self, size: int, given: Sequence[np.ndarray]) -> Answers:
+        answers = self._requests[size].infer(dict(enumerate(given)))
         # copies: OpenVINO's own memory is overwritten by the next call
         return Answers(*(np.array(answers[index]) for index in range(len(Answers._fields))))
 
@@ -126,13 +167,23 @@ def _singly(given: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
     return (tuple(one[i : i + 1] for one in given) for i in range(len(given[0])))
 
 
+def exported(compiled: "ov.CompiledModel") -> bytes:
+    """A compiled program as bytes, from which OpenVINO of the same version makes it again."""
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    return stream.getvalue()
+
+
 class OnnxRuntimeProgram:
     """An ONNX file on the CPU by ONNX Runtime."""
 
-    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+    ) -> None:
         import onnxruntime
 
-        self.precision = choose(precisions, ["int8", "f32"], "ONNX Runtime")
+        check_possible(precision, ["int8", "f32"], "ONNX Runtime")
+        self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
@@ -142,18 +193,28 @@ class OnnxRuntimeProgram:
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
         return Answers(*self._session.run(None, dict(zip(INPUTS, inputs(crops, ids), strict=False))))
 
+    def keep(self, kept: Compiled) -> None:
+        """Nothing: this library has no compiled programs to keep."""
+
+    def settle(self) -> None:
+        """Give what loading has freed back."""
+        return_freed_memory()
+
 
 class TorchProgram:
     """A torch.export program: on a GPU in half precision, else on the CPU, as the reference."""
 
-    def __init__(self, path: Path, precisions: Sequence[str], num_threads: int, batch_sizes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+    ) -> None:
         import torch
         from torch.export.passes import move_to_device_pass
 
         self._torch = torch
         on_gpu = torch.cuda.is_available()
         halves = ["bf16", "f16"] if on_gpu and torch.cuda.is_bf16_supported() else ["f16"]
-        self.precision = choose(precisions, [*halves, "f32"] if on_gpu else ["f32"], "torch")
+        check_possible(precision, [*halves, "f32"] if on_gpu else ["f32"], "torch")
+        self.precision = precision
         self._device = torch.device("cuda" if on_gpu else "cpu")
         self._half = {"bf16": torch.bfloat16, "f16": torch.float16}.get(self.precision)
         if not on_gpu:
@@ -169,8 +230,15 @@ class TorchProgram:
             outputs = self._module(*(torch.from_numpy(given).to(self._device) for given in inputs(crops, ids)))
         return Answers(*(output.float().cpu().numpy() for output in outputs))
 
+    def keep(self, kept: Compiled) -> None:
+        """Nothing: this library has no compiled programs to keep."""
 
-PROGRAMS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]] = {
+    def settle(self) -> None:
+        """Give what loading has freed back."""
+        return_freed_memory()
+
+
+PROGRAMS: dict[str, Callable[..., Program]] = {
     "openvino": OpenVinoProgram,
     "openvino-int8": OpenVinoProgram,
     "onnxruntime": OnnxRuntimeProgram,
@@ -179,20 +247,52 @@ PROGRAMS: dict[str, Callable[[Path, Sequence[str], int, Sequence[int]], Program]
 }
 
 
-def load_program(folder: Path, description: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
-    """The program in a folder, as its program.json describes it, with so many threads (0: one a core), for batches of any size.
+def program_name(format_name: str, precision: str) -> str:
+    """By which a program is known, from program.json to FORMAT=: openvino/bf16."""
+    return f"{format_name}/{precision}"
 
-    Batches of `batch_sizes` may be faster than others, at the price of memory; with 1 among them, OpenVINO answers crop by crop
-    where this machine does that as fast.
 
-    ValueError for an unknown format, or if this machine runs none of the archive's precisions.
+def programs_of(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What program.json says of each program by its name: format, precision, file and metrics; fastest at export first.
+
+    Archives of earlier versions have one format, and name a program by its precision alone.
     """
-    if description["format"] not in PROGRAMS:
-        raise ValueError(f"format is {description['format']!r}, expected one of {sorted(PROGRAMS)}")
+    if "programs" in description:
+        return dict(description["programs"])
+    about = {key: description[key] for key in ("format", "file")}
+    return {name: {**about, "precision": name, **metrics} for name, metrics in description["precisions"].items()}
+
+
+def import_library(programs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Import OpenVINO if one of the programs is its own: some tenths of a second. What is not installed shows in open_program."""
+    if any(about["format"].startswith("openvino") for about in programs.values()):
+        with contextlib.suppress(ImportError):
+            openvino_core()
+
+
+def open_program(
+    folder: Path, about: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+) -> Program:
+    """The program in a folder that programs_of() says this about, with so many threads (0: one a core), for batches of any size.
+
+    Batches of `batch_sizes` may be faster than others, at the price of memory. What an earlier worker `kept` is used.
+
+    ValueError for an unknown format, or if this machine does not run it.
+    """
+    if about["format"] not in PROGRAMS:
+        raise ValueError(f"format is {about['format']!r}, expected one of {sorted(PROGRAMS)}")
     try:
-        program = PROGRAMS[description["format"]]
-        return program(folder / description["file"], list(description["precisions"]), num_threads, batch_sizes)
+        return PROGRAMS[about["format"]](folder / about["file"], about["precision"], num_threads, batch_sizes, kept)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"this archive's format is {description['format']}, whose library is not installed: pip install {error.name}"
-        ) from error
+        raise ValueError(f"the library of the format {about['format']} is not installed: pip install {error.name}") from error
+
+
+def load_program(folder: Path, description: Mapping[str, Any], num_threads: int, batch_sizes: Sequence[int] = ()) -> Program:
+    """The first of an exported folder's programs that this machine runs; see open_program. ValueError if it runs none."""
+    reasons = []
+    for about in programs_of(description).values():
+        try:
+            return open_program(folder, about, num_threads, batch_sizes)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError("; ".join(reasons))

@@ -16,11 +16,11 @@ import filecmp
 import mmap
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from handler.locks import alone, locked
 from handler.parts import sha256
 from handler.signals import COLUMNS, PROFILE, Profile
 
@@ -30,8 +30,7 @@ ROW = np.dtype([("when", "<f8"), ("columns", "<f4", (len(COLUMNS),))])
 APART_S = 1e-6  # rows of a batch, so that the newest can be told
 MOST_FILES = 256  # of one version
 CHECKSUM_DIGITS = 12
-LOCK = "lock"  # held while a version's files are made or removed
-LOCK_S = 5.0
+LOCK_S = 5.0  # for the folder, while a version's files are made or removed
 
 
 class Recent:
@@ -45,14 +44,14 @@ class Recent:
         self._next = int(self._rows["when"].argmax()) + 1 if self._last else 0
 
     @classmethod
-    def of(cls, model: str, version: str, profile: Path, precision: str | None) -> "Recent | None":
+    def of(cls, model: str, version: str, profile: Path, program: str | None) -> "Recent | None":
         """See open(). The name that it opens has the profile's checksum, too: another archive of this version has its own files."""
-        return cls.open(f"{model}@{version}@{sha256(profile)[:CHECKSUM_DIGITS]}", profile, precision)
+        return cls.open(f"{model}@{version}@{sha256(profile)[:CHECKSUM_DIGITS]}", profile, program)
 
     @classmethod
-    def open(cls, version: str, profile: Path, precision: str | None = None) -> "Recent | None":
-        """Where SEEFOOD_DRIFT_DIR names a folder, with this precision's reference beside it; None elsewhere or on a full disk."""
-        folder, reference = os.environ.get("SEEFOOD_DRIFT_DIR"), Profile.load(profile, precision)
+    def open(cls, version: str, profile: Path, program: str | None = None) -> "Recent | None":
+        """Where SEEFOOD_DRIFT_DIR names a folder, with this program's reference beside it; None elsewhere or on a full disk."""
+        folder, reference = os.environ.get("SEEFOOD_DRIFT_DIR"), Profile.load(profile, program)
         if not folder or reference is None:
             return None
         beside = Path(folder, f"{version}_{PROFILE}")
@@ -87,34 +86,13 @@ class Recent:
         self._next = int(places[-1]) + 1
 
 
-@contextlib.contextmanager
-def alone(folder: Path, timeout_s: float) -> Iterator[None]:
-    """Inside, no other process makes or removes files of the folder. TimeoutError (an OSError) if one that is stopped does."""
-    with (folder / LOCK).open("ab") as file:
-        deadline = time.monotonic() + timeout_s
-        while not _locked(file.fileno()):
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"another process has held {folder / LOCK} for {timeout_s:g} s")
-            time.sleep(0.01)
-        yield
-
-
-def _locked(file: int, how: int = fcntl.LOCK_EX) -> bool:
-    """Whether this process has got the lock now."""
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _lock_one(folder: Path, version: str) -> int:
     """The descriptor of the first of the version's files that no other worker holds. OSError on a full disk."""
     for number in range(MOST_FILES):
         file = os.open(folder / f"{version}_{number}.recent", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            while not _locked(file):
-                if not _locked(file, fcntl.LOCK_SH):  # a worker has it, and not only somebody who looks: is_held
+            while not locked(file):
+                if not locked(file, fcntl.LOCK_SH):  # a worker has it, and not only somebody who looks: is_held
                     break
                 fcntl.flock(file, fcntl.LOCK_UN)
             else:
@@ -142,7 +120,7 @@ def is_held(path: Path) -> bool:
     """Whether a worker that runs holds this file; not if it has just been removed."""
     try:
         with path.open("rb") as file:
-            return not _locked(file.fileno(), fcntl.LOCK_SH)
+            return not locked(file.fileno(), fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
 

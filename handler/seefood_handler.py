@@ -1,28 +1,30 @@
 """TorchServe's entry into the archive: a photo in, or a text beside it, the most probable classes out.
 
-Reads nothing but the archive: program.json and the program, spec.json, index_to_name.json, golden.json and model-config.yaml.
+Reads nothing but the archive: program.json and the programs, spec.json, index_to_name.json, golden.json and model-config.yaml.
 """
 
-import base64
 import gc
 import json
 import logging
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from handler.capture import Capture
+from handler.choice import Choosing
 from handler.decoders import Budget, Decoded, Decoders
 from handler.explain import HEAT_MAP_CROPS, MAX_WORDS, explanation, heat_map, overlay, word_falls
+from handler.golden import GoldenPhotos
 from handler.handed import takes_files
 from handler.metrics import Metrics
 from handler.parts import check_parts
-from handler.preprocess import PhotoError, Spec, blank, coarse, ids_of
-from handler.program import Answers, inputs, load_program
+from handler.preprocess import PhotoError, Spec, blank, ids_of
+from handler.program import Answers, import_library, inputs, programs_of
 from handler.recent import Recent
 from handler.request import Request, RequestError, is_probe, read_request, read_text
 from handler.signals import PROFILE, Profile
@@ -87,56 +89,32 @@ class SeefoodHandler:
         self.budget = Budget.from_config(context.model_yaml_config)
         # the usual sizes at low and at high load
         batch_sizes = sorted({1, batch_size})
-        self.program = load_program(model_dir, self.description, settings["num_threads"], batch_sizes)
-        self.threshold = self.description["precisions"][self.program.precision]["confidence_threshold"]
         self.model, self.version = context.model_name, context.manifest["model"]["modelVersion"]
         self.metrics = Metrics(self.version, self.labels)
-        self.decoders = Decoders(self.spec, self.budget, self.metrics)
+        programs = programs_of(self.description)
+        with ThreadPoolExecutor(1) as pool:  # the decoders' processes start while the network's library is imported
+            starting = pool.submit(Decoders, self.spec, self.budget, self.metrics)
+            import_library(programs)
+            self.decoders = starting.result()
         self.capture = Capture()
+        golden = GoldenPhotos(content("golden.json"), self.spec, len(self.labels), self.preprocess)
+        self.choice = Choosing(model_dir, programs, golden, settings["num_threads"], batch_sizes)()
+        self.program, name = self.choice.program, self.choice.name
+        self.format, self.threshold = programs[name]["format"], programs[name]["confidence_threshold"]
         # an archive without a profile is served, but its drift is not measured
-        self.profile = Profile.load(model_dir / PROFILE, self.program.precision)
-        self.recent = Recent.of(self.model, self.version, model_dir / PROFILE, self.program.precision) if self.profile else None
-        self._check_golden(content("golden.json"), batch_sizes)
+        self.profile = Profile.load(model_dir / PROFILE, name)
+        self.recent = Recent.of(self.model, self.version, model_dir / PROFILE, name) if self.profile else None
         self._warm_up(batch_size)
         # all of this stays: frozen, it costs the collector no time in the middle of a request
         gc.collect()
         gc.freeze()
 
-    def _check_golden(self, golden: dict[str, Any], batch_sizes: Sequence[int]) -> None:
-        """ValueError unless this machine computes training's answers, in batches of these sizes and of all golden photos."""
-        crops = []
-        for photo in golden["photos"]:
-            (crop,) = self.preprocess([base64.b64decode(photo["image"])]) if photo["image"] else [blank(self.spec)]  # text alone
-            if isinstance(crop, PhotoError):
-                raise ValueError(f"golden photo {photo['name']!r}: {crop}")
-            crops.append(crop)
-            off_crop = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
-            if off_crop > golden["crop_tolerance"]:
-                raise ValueError(f"golden photo {photo['name']!r}: the crop is off by {off_crop} of 255 from the training side's")
-        expected = np.array([photo["probabilities"] for photo in golden["photos"]])  # (B, num_classes)
-        if expected.shape[1] != len(self.labels):
-            raise ValueError(f"label map has {len(self.labels)} names, golden answers have {expected.shape[1]} classes")
-        expected_confidence = np.array([photo["confidence"] for photo in golden["photos"]])  # (B,)
-        tolerance = golden["tolerance"][self.program.precision]
-        given = inputs(np.stack(crops), ids_of([photo.get("text", "") for photo in golden["photos"]], self.spec))
-        for size in {*batch_sizes, len(crops)}:
-            chosen = np.arange(size) % len(crops)
-            probabilities, confidence, _ = self.program(*(one[chosen] for one in given))
-            if probabilities.shape[1] != len(self.labels):
-                raise ValueError(f"label map has {len(self.labels)} names, model has {probabilities.shape[1]} outputs")
-            off = np.maximum(np.abs(probabilities - expected[chosen]).max(axis=1), np.abs(confidence - expected_confidence[chosen]))
-            for i, difference in zip(chosen, off, strict=True):
-                if not difference <= tolerance:
-                    raise ValueError(
-                        f"golden photo {golden['photos'][i]['name']!r}: the answer in {self.program.precision} differs by "
-                        f"{difference:.2g} from the training side's, at most {tolerance:.2g} is allowed"
-                    )
-
     def _warm_up(self, batch_size: int) -> None:
-        """Every batch size that can occur, twice: the first of each compiles what the others use. Measures what they cost."""
+        """Every batch size that can occur: the first of each compiles what the others use. Measures what batches cost."""
         crops, cpu_s = np.stack([blank(self.spec)] * batch_size), {}
         given = inputs(crops, ids_of([""] * batch_size, self.spec))
-        for size in [*range(1, batch_size + 1)] * 2:
+        # those that are measured have answered the golden photos already
+        for size in [*range(2, batch_size), 1, batch_size]:
             before = time.process_time()  # of all threads
             self.program(*(one[:size] for one in given))
             cpu_s[size] = time.process_time() - before
@@ -288,7 +266,10 @@ class SeefoodHandler:
     def describe(self) -> dict[str, Any]:
         """What is served, for GET /models/MODEL?customized=true."""
         described = {
+            "format": self.format,
             "precision": self.program.precision,
+            "program": self.choice.name,
+            "choice": self.choice.describe(),
             "labels": self.labels,
             "spec": self.spec.to_dict(),
             "model": self.model,

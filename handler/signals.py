@@ -63,7 +63,7 @@ class Profile:
     """The reference: COLUMNS of held-out photos (N, len(COLUMNS)), and the principal components of other photos' features.
 
     `mean` (D,), `basis` (D, K) with columns of length 1, `variances` (K,) of the features along them. `threshold` is the
-    confidence below which an answer is unsure. Rows and threshold are of one precision of the program.
+    confidence below which an answer is unsure. Rows and threshold are of one of an archive's programs.
     """
 
     rows: np.ndarray
@@ -73,10 +73,10 @@ class Profile:
     threshold: float
 
     @classmethod
-    def load(cls, path: Path, precision: str | None = None) -> "Profile | None":
-        """From the file, as measured in this precision, by default in the first; None if there is no file.
+    def load(cls, path: Path, program: str | None = None) -> "Profile | None":
+        """From the file, as measured with the program of this name, by default the first; None if there is no file.
 
-        ValueError if it is damaged, of other signals, or was not measured in this precision.
+        ValueError if it is damaged, of other signals, or was not measured with this program.
         """
         if not path.is_file():
             return None
@@ -84,10 +84,10 @@ class Profile:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 if tuple(found["columns"].tolist()) != COLUMNS:
                     raise ValueError(f"has the signals {found['columns'].tolist()}, expected {list(COLUMNS)}")
-                precisions = found["precisions"].tolist()
-                if precision not in (None, *precisions):
-                    raise ValueError(f"is of the precisions {precisions}, expected {precision}")
-                k = precisions.index(precision) if precision else 0
+                programs = found["precisions"].tolist()
+                if program not in (None, *programs):
+                    raise ValueError(f"is of the programs {programs}, expected {program}")
+                k = programs.index(program) if program else 0
                 mean, basis, variances = (found[name].astype(np.float32) for name in ("mean", "basis", "variances"))
                 return cls(found["rows"][k].astype(np.float32), mean, basis, variances, float(found["thresholds"][k]))
         except (OSError, EOFError, KeyError, IndexError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -119,7 +119,7 @@ class Profile:
 
 
 def save_profiles(path: Path | IO[bytes], profiles: Mapping[str, Profile]) -> None:
-    """The profiles of one network by precision, fastest first, as a file.
+    """The profiles of one network by the names of its programs, fastest first, as a file.
 
     They share the components, which are written as float16: it moves no signal by more than 1 %. Rows and thresholds differ, as
     answers in int8 are not those in float32.
@@ -128,7 +128,7 @@ def save_profiles(path: Path | IO[bytes], profiles: Mapping[str, Profile]) -> No
     np.savez_compressed(
         path,
         columns=np.array(COLUMNS),
-        precisions=np.array(list(profiles)),
+        precisions=np.array(list(profiles)),  # which named them in earlier versions
         rows=np.stack([profile.rows for profile in profiles.values()]),
         thresholds=np.array([profile.threshold for profile in profiles.values()], np.float64),
         mean=first.mean.astype(np.float16),

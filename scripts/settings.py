@@ -31,6 +31,9 @@ class Settings:
     # --- serving and rollout: where the release document is ---
     release: str = ""  # a path or s3://bucket/key; empty: release.json in the model store
 
+    # --- serving: which of an archive's programs ---
+    format: str = ""  # a format (openvino-int8) or one program (openvino/f32); empty: the fastest on this machine
+
     # --- serving: starting and restarting TorchServe ---
     start_timeout_s: float = 60.0  # until its management API answers
     restart_wait_s: float = 1.0  # before it is restarted after it died; doubles each time ...

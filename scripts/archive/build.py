@@ -17,6 +17,7 @@ from typing import Any
 
 from handler.data_set import SEEN
 from handler.parts import PROVENANCE, checksums, sha256
+from handler.program import programs_of
 from handler.signals import PROFILE
 from handler.tokens import TOKENIZER
 from scripts.archive.name import archive_name, split_name
@@ -50,9 +51,9 @@ def model_of(exported: Path) -> str:
 
 def stage(exported: Path, model: str, version: str, work: Path) -> Path:
     """The archive's content as a folder, made by torch-model-archiver inside `work`."""
-    program = read_program(exported)["file"]
-    # OpenVINO's own format keeps its weights in a file beside it
-    names = [*EXPORTED, program, *([Path(program).with_suffix(".bin").name] if program.endswith(".xml") else [])]
+    # two programs may have one file; OpenVINO's own format keeps its weights in a file beside it
+    files = sorted({about["file"] for about in programs_of(read_program(exported)).values()})
+    names = [*EXPORTED, *files, *(Path(file).with_suffix(".bin").name for file in files if file.endswith(".xml"))]
     extra, temp, out = work / "extra", work / "temp", work / "staged"
     temp.mkdir()
     out.mkdir()
@@ -87,8 +88,7 @@ def provenance_of(folder: Path) -> dict[str, Any]:
     return {
         "model": model["modelName"],
         "version": model["modelVersion"],
-        "format": program["format"],
-        "precisions": program["precisions"],
+        "programs": programs_of(program),
         "accuracy": program["accuracy"],
         "training": program["provenance"],
         "parts": checksums(folder),
@@ -101,7 +101,9 @@ def check(archive: Path) -> None:
         extract(archive, Path(folder))
         # -I: without this checkout and PYTHONPATH on its path, as in a server's worker
         command = [sys.executable, "-I", "-m", "scripts.archive.build", "--check-folder", folder]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        # it is the archive that is checked: neither a FORMAT that somebody serves, nor what is remembered of others
+        environment = {name: value for name, value in os.environ.items() if name not in ("SEEFOOD_FORMAT", "SEEFOOD_PROGRAMS_DIR")}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         # libraries print warnings before the error, and a traceback ends with it
         reason = done.stderr.strip().splitlines()[-1].removeprefix("error: ")

@@ -1,21 +1,38 @@
 """Check an archive's parts and show where it comes from: `python -m scripts.archive.inspect model_store/seefood-1.0.0.mar`.
 
-One JSON object on standard output: the archive's checksum and size, and its provenance.json.
+One JSON object on standard output: the archive's checksum and size, its provenance.json, and, by folder, which of its programs the
+servers of this checkout took, with the times that they measured.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from scripts.archive.read import inspect
 from scripts.command import parser, run
+from scripts.paths import ROOT
+
+
+def chosen_here(sha256: str, build: Path) -> dict[str, Any]:
+    """What the servers that write below `build` have chosen of an archive (handler/remembered.py), by the server's folder."""
+    found = {}
+    for path in sorted(build.glob(f"serve-*/programs/*-{sha256[:12]}/choice-*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found[path.parents[2].name] = {**content["choice"], "cpu": content["key"]["cpu"]}
+    return found
 
 
 def main() -> int:
     """Command line; see the module's docstring."""
     arguments = parser(__doc__)
     arguments.add_argument("archive", type=Path)
-    print(json.dumps(inspect(arguments.parse_args().archive), indent=2))
+    found = inspect(arguments.parse_args().archive)
+    if chosen := chosen_here(found["sha256"], ROOT / "build"):
+        found["chosen_here"] = chosen
+    print(json.dumps(found, indent=2))
     return 0
 
 

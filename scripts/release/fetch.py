@@ -1,6 +1,7 @@
 """An archive from the store onto this machine: fetched, compared with its checksum, unpacked, all parts checked.
 
 RUN_DIR/archives/    archives as they were fetched, a cache: each is compared with the release document whenever it is used
+RUN_DIR/programs/    by the unpacked folder's name, what its workers keep: which program is the fastest here, and compiled ones
 RUN_DIR/unpacked/    what TorchServe loads: unpacked anew each time, as what a worker could have changed since proves nothing
 """
 
@@ -56,7 +57,7 @@ def _download(store: Store, name: str, expected: str, archive: Path) -> None:
 
 
 def remove_old(run_dir: Path, needed: Collection[Path], keep: int) -> None:
-    """Remove the unpacked folders that are not needed, and of their archives all but the newest `keep`."""
+    """Remove the unpacked folders that are not needed, and of their archives, with their choices, all but the newest `keep`."""
     for folder in (run_dir / "unpacked").iterdir():
         if folder not in needed:
             shutil.rmtree(folder, ignore_errors=True)
@@ -64,6 +65,7 @@ def remove_old(run_dir: Path, needed: Collection[Path], keep: int) -> None:
     others = [path for path in (run_dir / "archives").iterdir() if path.name not in names]
     for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
         path.unlink(missing_ok=True)
+        shutil.rmtree(run_dir / "programs" / path.stem, ignore_errors=True)
 
 
 def unpack_as_named(archive: Path, name: str, folder: Path) -> tuple[str, str]:

@@ -82,6 +82,13 @@ class Fleet(NamedTuple):
                 return f"{name}: {status['why']}"
         return ""
 
+    def not_ready(self, document: Mapping[str, Any]) -> str:
+        """Which instance has reconciled with this document and is not ready, with its reason; "" if none is so."""
+        for name, status in self.statuses.items():
+            if status["release"] == fingerprint(document) and status["state"] == "reconciled" and not status["ready"]:
+                return f"{name} was not ready: {status['why']}"
+        return ""
+
     def reconciled(self, document: Mapping[str, Any]) -> list[str]:
         """The instances that serve all that this document says, and are ready; each canary with the canary's version."""
         return [
@@ -120,10 +127,10 @@ def status_table(store: Store, settings: Settings) -> str:
     assert present is not None
     releases = releases_of(parse(present[0]))
     several = len(releases) > 1  # then each line names its model
-    rows = [["instance", *["model"] * several, "versions", "default", "state", "ready", "since", "why"]]
+    rows = [["instance", *["model"] * several, "versions", "default", "state", "ready", "since", "program", "why"]]
     for age_s, status in store.statuses():
         if why := unreadable(status):
-            rows.append(["?", *["-"] * several, "-", "-", "unreadable", "no", _ago(age_s), " ".join(why.split())])
+            rows.append(["?", *["-"] * several, "-", "-", "unreadable", "no", _ago(age_s), "-", " ".join(why.split())])
             continue
         for name, release in releases.items():
             instance, *row = _row(of_model(status, name), age_s, release, settings)
@@ -152,6 +159,7 @@ def _row(status: Mapping[str, Any], age_s: float, release: Mapping[str, Any], se
         f"stale for {_ago(age_s)}" if stale else state,
         "yes" if status["ready"] and not stale else "no",
         _ago(time.time() - status["since"]),
+        (status.get("programs") or {}).get(status["default"], "-"),
         " ".join(status["why"].split()),
     ]
 

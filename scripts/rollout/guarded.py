@@ -126,9 +126,7 @@ class Rollout:
         fleet = self._fleet()
         if why := fleet.failed(self.document) or fleet.stopped(self.instances):
             raise RolloutError(why)
-        for name, status in fleet.statuses.items():
-            if status["release"] == fingerprint(self.document) and status["state"] == "reconciled" and not status["ready"]:
-                self.not_ready = f"{name} was not ready: {status['why']}"
+        self.not_ready = fleet.not_ready(self.document) or self.not_ready
         return fleet
 
     def bake(self, new: str, old: str) -> None:
@@ -198,10 +196,7 @@ class Rollout:
             self._serve_old_again(new, old, answers_of(now, new, start), live.why(self.settings))
 
     def _serve_old_again(self, new: str, old: str, answers: Answers, why: str) -> None:
-        """Make the old version the default for a while: if it now answers as the new one did, the photos have changed.
-
-        RolloutError if it does not.
-        """
+        """Make the old version the default for a while. RolloutError unless it now answers as the new one did: other photos come."""
         assert self.document is not None
         baking = {part: value for part, value in self.document.items() if part != "shadow"}  # nobody asks both once more
         self.steps("serving the old version again, to see whether the photos have changed", version=old, why=why)

@@ -11,7 +11,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from handler.recent import alone, forget, has_worker, read
+from handler.locks import alone
+from handler.recent import forget, has_worker, read
 from handler.signals import PROFILE, Profile
 from scripts.drift.statistics import LEAST, WINDOWS, Compared, compare, estimated_accuracy
 from scripts.steps import Steps

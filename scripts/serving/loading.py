@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import Server
-from scripts.backend.torchserve.versions import Golden, forget, load, prove, read_golden
+from scripts.backend.torchserve.versions import Golden, forget, load, program_of, prove, read_golden
 from scripts.settings import Settings
+
+MOST_OF_WHY = 300  # characters, which a worker writes
 
 
 class Loaded(NamedTuple):
@@ -20,9 +22,20 @@ class Loaded(NamedTuple):
     workers: management.Workers  # that its model-config.yaml asks for
 
     @property
-    def precision(self) -> str:
-        """That its worker computes in."""
-        return str(self.description.get("precision", "unverified"))
+    def program(self) -> str:
+        """The name of the one that its worker runs."""
+        return "unverified" if self.golden is None else program_of(self.description)
+
+    @property
+    def why(self) -> str:
+        """Why it runs that program, with the times that it measured; "" if it does not say, as those of earlier versions."""
+        choice = self.description.get("choice")
+        return str(choice.get("why", ""))[:MOST_OF_WHY] if isinstance(choice, Mapping) else ""
+
+    @property
+    def program_and_why(self) -> str:
+        """Both, for people."""
+        return f"{self.program}: {self.why}" if self.why else self.program
 
 
 def register(

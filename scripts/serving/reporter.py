@@ -118,6 +118,7 @@ def _part(instance: Instance, model: ServedModel, totals: Mapping[str, Any], sin
         "default": model.default,
         "versions": sorted(model.loaded),
         **({"unverified": unverified} if unverified else {}),
+        "programs": {version: one.program_and_why for version, one in sorted(model.loaded.items()) if one},
         "ready": health["ready"],
         # not what was found under another release, in the moment in which this one is taken over
         "shadow": shadow if shadow and release and shadow["release"] == fingerprint(release) else None,

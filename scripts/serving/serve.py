@@ -166,6 +166,7 @@ def _arguments() -> argparse.Namespace:
     arguments.add_argument("--model", help="the model to serve; needed if MODEL_STORE holds several and none is released yet")
     arguments.add_argument("--version", help="serve this version of MODEL_STORE alone, whatever is released")
     arguments.add_argument("--model-store", type=Path, default=ROOT / "model_store")
+    arguments.add_argument("--format", default="", help="serve this format or program alone, e.g. openvino-int8, openvino/f32")
     arguments.add_argument("--instance", help="this instance's name among others; default: the ECS task's id, else host-port")
     arguments.add_argument(
         "--run-dir",
@@ -214,6 +215,7 @@ def main() -> int:
     run_dir = (args.run_dir or default_run_dir(args.port)).resolve()
     settings = Settings.from_environment()
     settings = replace(settings, tls=settings.tls or args.tls, cert=args.cert or settings.cert, key=args.key or settings.key)
+    settings = replace(settings, format=args.format or settings.format)
     steps = Steps(settings.log_json)
     if settings.log_json:
         sys.stderr = ErrorSteps(steps)

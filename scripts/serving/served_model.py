@@ -223,7 +223,8 @@ class ServedModel:
             return self._note(version, Problem(str(error), version in self._refused))
         except OSError as error:  # retried at every poll: there may be room again
             return self._note(version, Problem(f"{entry['archive']} cannot be unpacked: {error.strerror}", True))
-        self.steps("loaded", version=version, precision=self.loaded[version].precision, took_s=time.monotonic() - started)
+        now = self.loaded[version]
+        self.steps("loaded", version=version, program=now.program, why=now.why, took_s=time.monotonic() - started)
         return self._note(version, None)
 
     def _watch(self, version: str) -> Callable[[], None]:
@@ -243,7 +244,7 @@ class ServedModel:
             server, loaded = self.around.server, self.loaded[version]
             management.set_default(server, self.name, version)
             self.default = version
-            self.around.health.set_default(DefaultVersion(server, self.name, version, loaded.golden, loaded.precision))
+            self.around.health.set_default(DefaultVersion(server, self.name, version, loaded.golden, loaded.program))
             self.steps("default", version=version)
 
     def _remove(self, version: str) -> None:

@@ -107,8 +107,8 @@ class Supervisor:
         took_s, logs = time.monotonic() - self.started, self.run_dir / "logs"
         # nobody else vouches for the certificate that the server made itself
         trust = f"--cacert {self.settings.cert} " if self.settings.tls else ""
-        precisions = {model: model.loaded[str(model.default)].precision for model in served}
-        what = ", ".join(f"{model.name} {model.default} in {precision}" for model, precision in precisions.items())
+        programs = {model: model.loaded[str(model.default)].program for model in served}
+        what = ", ".join(f"{model.name} {model.default} in {program}" for model, program in programs.items())
         curls = "".join(f"    curl {trust}{self.door.address}/predictions/{model.name} -T photo.jpg\n" for model in served)
         self.steps.say(
             f"ready after {took_s:.1f} s: {what}, golden photos answered.\n"
@@ -118,7 +118,7 @@ class Supervisor:
             "serving",
             model=" ".join(model.name for model in served),
             version=" ".join(str(model.default) for model in served),
-            precision=" ".join(precisions.values()),
+            program=" ".join(programs.values()),
             took_s=took_s,
         )
 

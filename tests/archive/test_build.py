@@ -34,8 +34,8 @@ def test_provenance_inside_and_beside_says_what_it_is_made_of_and_where_it_comes
         parts = {name: hashlib.sha256(content.read(name)).hexdigest() for name in content.namelist() if name != "provenance.json"}
     assert (inside["model"], inside["version"], inside["parts"]) == ("seefood", "1.0.0", parts)
     program, checkpoint = json.loads((exported / "program.json").read_text()), Checkpoint.load(tiny_run / "checkpoint.pt")
-    assert (inside["format"], inside["precisions"]) == ("openvino", program["precisions"])
-    assert inside["precisions"]["f32"]["agreement"] >= 0.99
+    assert inside["programs"] == program["programs"]
+    assert inside["programs"]["openvino/f32"]["agreement"] >= 0.99
     assert 0 < inside["accuracy"]["top1"] <= 1
     training = inside["training"]
     assert (training["git"], training["mlflow_run"], training["epoch"]) == (checkpoint.git, "not tracked", checkpoint.epoch)

@@ -29,7 +29,7 @@ def test_exported_program_equals_torch_for_every_batch_size(exported, tiny_run, 
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     data = read_data(generated, tiny_params.val_fraction, tiny_params.seed)
     reference, _ = load_program(checkpoint, training_photos(data.train, checkpoint.trained_on))
-    program = OpenVinoProgram(exported / "model.onnx", ["f32"], 0)
+    program = OpenVinoProgram(exported / "model.onnx", "f32", 0)
     crops = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8)
     for batch in (1, 2, 5, 9):
         probabilities, confidence, features = program(crops[:batch])
@@ -57,7 +57,7 @@ def test_levit_is_exported_with_its_attention_biases(tmp_path, tiny_params):
         expected, confidence, features = (tensor.numpy() for tensor in program(torch.from_numpy(crops)))
     assert np.ptp(expected, axis=0).max() > 1e-3  # the photos are told apart at all
     write_onnx(program, crops, tmp_path / "levit.onnx")
-    answers = OpenVinoProgram(tmp_path / "levit.onnx", ["f32"], 0)(crops)
+    answers = OpenVinoProgram(tmp_path / "levit.onnx", "f32", 0)(crops)
     np.testing.assert_allclose(answers[0], expected, atol=2e-4)
     np.testing.assert_allclose(answers[1], confidence, atol=2e-4)
     np.testing.assert_allclose(answers[2], features, atol=2e-3)
@@ -178,7 +178,7 @@ def test_signal_after_two_programs_have_gone_is_survived():
 import os, signal, sys
 from pathlib import Path
 from handler.program import OpenVinoProgram
-first, second = (OpenVinoProgram(Path(sys.argv[1]), ['f32'], 1) for _ in range(2))
+first, second = (OpenVinoProgram(Path(sys.argv[1]), 'f32', 1) for _ in range(2))
 del first
 del second
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))

@@ -227,7 +227,15 @@ def test_worker_that_does_not_end_is_killed_where_the_machine_has_no_kill(tmp_pa
 
 @pytest.mark.parametrize(
     ("program", "stands_in"),
-    [('{"format": "openvino"}', True), ('{"format": "onnxruntime-int8"}', True), ('{"format": "torch"}', False), (None, False)],
+    [
+        ('{"format": "openvino"}', True),
+        ('{"format": "onnxruntime-int8"}', True),
+        ('{"format": "torch"}', False),
+        ('{"programs": {"a": {"format": "openvino"}, "b": {"format": "openvino-int8"}}}', True),
+        ('{"programs": {"a": {"format": "openvino"}, "b": {"format": "torch"}}}', False),
+        ('{"programs": {}}', False),
+        (None, False),
+    ],
 )
 def test_worker_gets_torch_only_if_its_program_needs_it_or_the_archive_is_not_ours(tmp_path, program, stands_in):
     if program:

@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from handler.recent import ROWS, Recent, alone, is_held, read
+from handler.locks import alone
+from handler.recent import ROWS, Recent, is_held, read
 from handler.signals import COLUMNS, PROFILE, Profile, components, save_profiles
 from scripts.serving.drift import FOLDER, KEPT_VERSIONS, DriftMetrics, measured, start_anew
 from scripts.steps import Steps
@@ -197,7 +198,7 @@ def test_reference_that_is_damaged_while_a_worker_runs_is_logged_once(folder, ca
     worker.close()
 
 
-def test_each_precision_has_its_own_reference_and_another_is_refused(folder):
+def test_each_program_has_its_own_reference_and_another_is_refused(folder):
     rng = np.random.default_rng(0)
     both = {name: profile_of(rows_of(rng, 300)) for name in ("bf16", "f32")}
     both["f32"] = Profile(both["f32"].rows, both["bf16"].mean, both["bf16"].basis, both["bf16"].variances, 0.7)
@@ -205,7 +206,7 @@ def test_each_precision_has_its_own_reference_and_another_is_refused(folder):
     save_profiles(path, both)
     assert Profile.load(path, "f32").threshold == 0.7
     np.testing.assert_array_equal(Profile.load(path, "bf16").rows, both["bf16"].rows)
-    with pytest.raises(ValueError, match=r"is of the precisions \['bf16', 'f32'\], expected int8"):
+    with pytest.raises(ValueError, match=r"is of the programs \['bf16', 'f32'\], expected int8"):
         Profile.load(path, "int8")
     worker = Recent.open("1.0.0", path, "f32")
     np.testing.assert_array_equal(Profile.load(folder / f"1.0.0_{PROFILE}").rows, both["f32"].rows)

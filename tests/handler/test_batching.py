@@ -8,7 +8,8 @@ import pytest
 
 from handler import program
 from handler.batching import is_faster_whole
-from handler.program import load_program
+from handler.compiled import Compiled
+from handler.program import load_program, open_program, programs_of
 from tests.conftest import ROOT
 
 STARTER = ROOT / "model_store" / "starter"
@@ -35,6 +36,8 @@ def test_answers_are_the_same_however_a_batch_is_answered(monkeypatch, whole):
     monkeypatch.setattr(program, "is_faster_whole", lambda size, *_: asked.append(size) or whole)
     description = json.loads((STARTER / "program.json").read_text())
     both = load_program(STARTER, description, 1, [1, 8]), load_program(STARTER, description, 1)
+    for one in both:
+        one.settle()
     assert asked == [8]  # one that is to answer any size is not measured
     side = json.loads((STARTER / "spec.json").read_text())["input_size"][1]
     crops = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
@@ -44,3 +47,17 @@ def test_answers_are_the_same_however_a_batch_is_answered(monkeypatch, whole):
             assert one.shape == other.shape
             assert one.dtype == np.float32
             assert np.abs(one - other).max() < 1e-4
+
+
+def test_what_was_measured_once_is_kept_beside_what_is_compiled(monkeypatch, tmp_path):
+    asked, compiled = [], []
+    monkeypatch.setattr(program, "is_faster_whole", lambda size, *_: bool(asked.append(size)))
+    compile_model = program.openvino_core().compile_model
+    monkeypatch.setattr(program.openvino_core(), "compile_model", lambda *given: compiled.append(1) or compile_model(*given))
+    about = programs_of(json.loads((STARTER / "program.json").read_text()))
+    (first, *_) = about.values()
+    kept = Compiled(tmp_path / "kept")
+    for _ in range(2):
+        open_program(STARTER, first, 1, [1, 8], kept).settle()
+    assert asked == [8]
+    assert len(compiled) == 2  # for 1 and for 8, at the first load alone

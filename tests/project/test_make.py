@@ -98,7 +98,7 @@ TAKEN = [
     ("archive", "VERSION RUN FORMAT DATA MODEL"),
     ("archive", "EXPORTED"),
     ("inspect", "MAR"),
-    ("serve", "PORT HOST MODEL VERSION RELEASE INSTANCE CERT KEY"),
+    ("serve", "PORT HOST MODEL VERSION RELEASE INSTANCE FORMAT CERT KEY"),
     ("key", "NAME RATE"),
     ("stop", "PORT"),
     ("rollout", "VERSION CANARY SHADOW BAKE ANSWERS RELEASE MODEL URL MANAGEMENT_URL MAR"),

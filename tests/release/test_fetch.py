@@ -146,7 +146,10 @@ def test_old_archives_go_but_for_the_newest_and_folders_that_are_not_loaded_at_o
         folders.append(fetch(store, tmp_path / "run", f"1.0.{i}", entry, Settings(min_free_bytes=0), Steps(False)))
     for i, path in enumerate(sorted((tmp_path / "run" / "archives").iterdir())):
         os.utime(path, (time.time() + i,) * 2)
+        (tmp_path / "run" / "programs" / path.stem).mkdir(parents=True)
+    (tmp_path / "run" / "programs" / "lock").touch()
     remove_old(tmp_path / "run", [folders[0]], 2)
     assert list((tmp_path / "run" / "unpacked").iterdir()) == [folders[0]]
     kept = [path.name[:13] for path in sorted((tmp_path / "run" / "archives").iterdir())]
     assert kept == ["seefood-1.0.0", "seefood-1.0.3", "seefood-1.0.4"]
+    assert [path.name[:13] for path in sorted((tmp_path / "run" / "programs").iterdir())] == ["lock", *kept]

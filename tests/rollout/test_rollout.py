@@ -232,7 +232,7 @@ def test_version_that_clients_name_is_answered_until_it_is_not_there(instance, s
 def test_status_and_history_are_tables(instance, store, archives):
     status, output = run(instance, archives, "status")
     assert status == 0
-    assert re.search(rf"^{instance.name} +1\.0\.0 +1\.0\.0 +reconciled +yes +\d+ s$", output, re.MULTILINE)
+    assert re.search(rf"^{instance.name} +1\.0\.0 +1\.0\.0 +reconciled +yes +\d+ s +openvino/\w+(: .*)?$", output, re.MULTILINE)
     status, output = run(instance, archives, "history")
     assert re.search(r"^\d{4}-\d\d-\d\dT[\d:]+ +released +seefood +1\.0\.0 +1\.0\.0 +\S+@\S+ +a test$", output, re.MULTILINE)
 

@@ -17,12 +17,12 @@ import torch
 
 from handler.program import PROGRAMS
 from scripts.archive.build import build
-from scripts.archive.read import load_handler
+from scripts.archive.read import load_handler, unpack
 from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
 from tests.serving.server import Server
 from training.data.sets import read_data
-from training.export.export import choose_format, export
+from training.export.export import export, write_formats
 from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError, export_to
 from training.export.gate import AccuracyGateError, failure, gate, programs
 from training.export.program import crops_of, prepare
@@ -38,7 +38,7 @@ def prepared(tiny_run):
 def other_format(request, tiny_run, tmp_path_factory):
     """(name, folder) of a format that is not the default."""
     out = tmp_path_factory.mktemp("formats") / request.param
-    assert export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, format_name=request.param) == request.param
+    assert export(Checkpoint.load(tiny_run / "checkpoint.pt"), out, format_name=request.param) == [f"{request.param}/f32"]
     return request.param, out
 
 
@@ -60,7 +60,7 @@ def test_every_format_answers_as_the_default_one_does(other_format, exported, tm
             answers.append([json.loads(body) for body in handler.handle(photos, OfflineContext())])
             described = handler.describe()
     assert (described["format"], described["precision"]) == (other_format[0], "f32")
-    assert described["precisions"]["f32"]["agreement"] >= 0.99
+    assert described["programs"][described["program"]]["agreement"] >= 0.99
     for default, other in zip(*answers, strict=True):
         assert [p["label"] for p in default["predictions"]] == [p["label"] for p in other["predictions"]]
         assert default["sure"] == other["sure"]
@@ -137,7 +137,7 @@ def test_program_without_features_is_to_be_exported_again(exported, tmp_path):
     onnx.save(model, tmp_path / "model.onnx")
     for name in ("openvino", "onnxruntime"):
         with pytest.raises(ValueError, match="has 2 outputs, expected probabilities, confidence, features: export it again"):
-            PROGRAMS[name](tmp_path / "model.onnx", ["f32"], 1, ())
+            PROGRAMS[name](tmp_path / "model.onnx", "f32", 1, ())
 
 
 def with_other_weights(program):
@@ -168,13 +168,12 @@ def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_no
     prepared, tiny_run, tmp_path, monkeypatch, capsys
 ):
     exact = EXPORT_FORMATS["openvino"]
-    wrong = replace(exact, write=lambda program, crops, path: exact.write(with_other_weights(program), crops, path))
+    wrong = replace(exact, write=lambda program, *given: exact.write(with_other_weights(program), *given))
     assert FASTEST == ("openvino", "openvino-int8")
     monkeypatch.setitem(EXPORT_FORMATS, "openvino", wrong)
     # in place of int8, which the tiny network does not bear
     monkeypatch.setitem(EXPORT_FORMATS, "openvino-int8", replace(exact, precisions=("f32",)))
-    name, passed = choose_format(prepared, tmp_path, "fastest")
-    assert (name, [measured.program.precision for measured in passed]) == ("openvino-int8", ["f32"])
+    assert [measured.name for measured in write_formats(prepared, tmp_path)] == ["openvino-int8/f32"]
     assert [path.name for path in tmp_path.iterdir()] == [exact.file]
 
     monkeypatch.setitem(EXPORT_FORMATS, "openvino-int8", wrong)
@@ -184,6 +183,51 @@ def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_no
         export(checkpoint, tmp_path / "build" / "1.0.0")
     assert not list((tmp_path / "build").iterdir())
     assert "refused" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share_once(prepared, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
+    # int8, which the tiny network does not bear, passes for the sake of its two files
+    monkeypatch.setattr("training.export.gate.MIN_AGREEMENT", {"bf16": 0.0, "f32": 0.99, "int8": 0.0})
+    monkeypatch.setattr("training.export.gate.MAX_LOSS", 1.0)
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    here = [program.precision for program in programs_here()]
+    names = export(checkpoint, tmp_path / "1.0.0", format_name="openvino, onnxruntime,openvino-int8,onnxruntime-int8")
+    expected = {*(f"openvino/{precision}" for precision in here), "onnxruntime/f32", "openvino-int8/int8", "onnxruntime-int8/int8"}
+    assert set(names) == expected
+    assert {path.name for path in (tmp_path / "1.0.0").glob("model*")} == {
+        "model.onnx",
+        "model.xml",
+        "model.bin",
+        "model-int8.onnx",
+    }
+    assert json.loads((tmp_path / "1.0.0" / "golden.json").read_text())["tolerance"].keys() == expected
+    unpack(build(tmp_path / "1.0.0", "1.0.0", tmp_path / "store"), tmp_path / "unpacked")
+    for name in sorted(expected):
+        monkeypatch.setenv("SEEFOOD_FORMAT", name)
+        with modules_of_a_worker():
+            handler = load_handler(tmp_path / "unpacked")  # which answers its golden photos
+        assert (handler.describe()["program"], handler.profile.threshold) == (name, handler.threshold)
+    assert {one.name for one in write_formats(prepared, new_folder(tmp_path / "default"))} == {
+        name for name in expected if name.startswith("openvino")
+    }
+
+
+def new_folder(path):
+    path.mkdir()
+    return path
+
+
+def programs_here():
+    """The starter's program in each precision of its format that this machine runs."""
+    return list(programs("openvino", ROOT / "model_store" / "starter"))
+
+
+def test_unknown_format_is_refused_with_those_that_there_are(tiny_run, tmp_path):
+    with pytest.raises(ValueError, match=r"FORMAT is 'openvino,tvm', expected some of openvino, .*torch, not 'tvm'"):
+        export(Checkpoint.load(tiny_run / "checkpoint.pt"), tmp_path / "1.0.0", format_name="openvino,tvm")
+    assert not list(tmp_path.iterdir())
 
 
 class Unsupported(torch.nn.Module):
@@ -209,8 +253,8 @@ class Untraceable(Unsupported):
 
 @pytest.mark.slow
 def test_network_that_onnx_cannot_take_is_exported_by_torch_and_said_in_one_sentence(prepared, tmp_path, capfd, recwarn):
-    name, passed = choose_format(replace(prepared, program=Unsupported(prepared.program).eval()), tmp_path, "fastest")
-    assert (name, [measured.program.precision for measured in passed]) == ("torch", ["f32"])
+    passed = write_formats(replace(prepared, program=Unsupported(prepared.program).eval()), tmp_path)
+    assert [measured.name for measured in passed] == ["torch/f32"]
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
     printed, errors = capfd.readouterr()
     sentences = [line for line in printed.splitlines() if "cannot take this network" in line]
@@ -242,7 +286,7 @@ def test_program_that_its_library_cannot_load_is_followed_by_the_next_format(pre
     monkeypatch.setitem(EXPORT_FORMATS, "openvino", damaged)
     monkeypatch.setitem(EXPORT_FORMATS, "openvino-int8", replace(exact, precisions=("int8",), write=damaged.write))
     monkeypatch.setitem(EXPORT_FORMATS, "onnxruntime-int8", replace(exact, precisions=("int8",), write=damaged.write))
-    assert choose_format(prepared, tmp_path, "fastest")[0] == "onnxruntime"
+    assert [measured.name for measured in write_formats(prepared, tmp_path)] == ["onnxruntime/f32"]
     assert capsys.readouterr().out.count("cannot take this network") == 3
 
 
@@ -252,7 +296,7 @@ def test_full_disk_is_no_fault_of_the_network(prepared, tmp_path, monkeypatch):
 
     monkeypatch.setitem(EXPORT_FORMATS, "openvino", replace(EXPORT_FORMATS["openvino"], write=write))
     with pytest.raises(OSError, match="No space left"):
-        choose_format(prepared, tmp_path, "fastest")
+        write_formats(prepared, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,13 +1,14 @@
 """Export a checkpoint: `python -m training.export.export --checkpoint runs/latest/checkpoint.pt --out build/1.0.0`.
 
-Writes the program (uint8 crops in; probabilities, confidence, features out) in one of the formats of formats.py, program.json
-that describes it, spec.json, index_to_name.json, profile.npz, seen.npy, for a text encoder tokenizer.json, and golden.json, by
-which the archive proves itself. Without --format it takes the format that is fastest on this machine, of those that pass the
-accuracy gate.
+Writes the program (uint8 crops in; probabilities, confidence, features out) in formats of formats.py, program.json that describes
+them, spec.json, index_to_name.json, profile.npz, seen.npy, for a text encoder tokenizer.json, and golden.json, by which the archive
+proves itself. Without --format it takes all of FASTEST that pass the accuracy gate, of which a worker takes the one that is fastest
+where it runs.
 """
 
 import importlib.metadata
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -43,26 +44,28 @@ def export(
     format_name: str = "fastest",
     model: str | None = None,
     mlflow_run: str = "not tracked",
-) -> str:
-    """Write the exported format into the folder `out`, which it replaces whole; the format's name.
+) -> list[str]:
+    """Write the exported formats into the folder `out`, which it replaces whole; the programs' names, fastest here first.
 
-    `model` is the model's name, by default the checkpoint's. AccuracyGateError if the format fails the gate,
-    UnsupportedError if its library cannot take the network, ValueError as prepare(), or if there is no name.
+    `format_name` is one, several with commas between, or "fastest": those of FASTEST. `model` is the model's name, by default the
+    checkpoint's. AccuracyGateError if no format passes the gate, UnsupportedError if their libraries cannot take the network,
+    ValueError as prepare(), for an unknown format, or if there is no name.
     """
     model = model or checkpoint.name
     if model is None:
         raise ValueError("the run has no model name: give MODEL=NAME (--model)")
     check_model_name(model)
+    wanted = formats_of(format_name)
     prepared = prepare(checkpoint, root)
     with aside(out) as part:
         part.mkdir(parents=True)
-        name, passed = choose_format(prepared, part, format_name)
+        passed = write_formats(prepared, part, wanted)
         contents = {
-            "program.json": describe(checkpoint, model, name, passed, prepared, mlflow_run),
+            "program.json": describe(checkpoint, model, passed, prepared, mlflow_run),
             "spec.json": prepared.spec.to_dict(),
             "index_to_name.json": {str(index): label for index, label in enumerate(checkpoint.labels)},
             "golden.json": golden_answers(
-                prepared.program, prepared.spec, [measured.program for measured in passed], checkpoint.labels
+                prepared.program, prepared.spec, {one.name: one.program for one in passed}, checkpoint.labels
             ),
         }
         for file, content in contents.items():
@@ -72,56 +75,77 @@ def export(
         profiles = reference_profiles(passed, prepared)
         save_profiles(part / PROFILE, profiles)
         save(part / SEEN, [(photo.sha256, photo.path) for photo in prepared.data_set])
-    return name
+    return [one.name for one in passed]
 
 
-def choose_format(prepared: Prepared, folder: Path, format_name: str) -> tuple[str, list[Measured]]:
-    """Write a format into `folder`; its name, and its programs that passed the gate, fastest first.
+def formats_of(format_name: str) -> list[str]:
+    """The formats of --format, with commas between; none for "fastest". ValueError for one that is unknown."""
+    names = [] if format_name == "fastest" else [name.strip() for name in format_name.split(",")]
+    if unknown := [name for name in names if name not in EXPORT_FORMATS]:
+        raise ValueError(f"FORMAT is {format_name!r}, expected some of {', '.join(EXPORT_FORMATS)}, not {unknown[0]!r}")
+    return names
 
-    "fastest" stands for the format of FASTEST that passes and is fastest on this machine, or for the first of the others that
-    passes where a library cannot take the network. AccuracyGateError if none passes, UnsupportedError if none can be written.
+
+def write_formats(prepared: Prepared, folder: Path, wanted: Sequence[str] = ()) -> list[Measured]:
+    """Write formats into `folder`; their programs that passed the gate, fastest here first.
+
+    Of `wanted` formats, or else of FASTEST, all that pass; where a library cannot take the network, the first of the others that
+    passes. AccuracyGateError if none passes, UnsupportedError if none can be written.
     """
     passed: dict[str, list[Measured]] = {}
     unsupported: UnsupportedError | None = None
     refused: AccuracyGateError | None = None
-    # each in a folder of its own, as their files have the same names; within `folder`, so that a rename keeps the winner
+    # each in a folder of its own, as what does not pass is not kept; within `folder`, so that a rename keeps the others
     with tempfile.TemporaryDirectory(dir=folder) as temp:
-        for name in EXPORT_FORMATS if format_name == "fastest" else (format_name,):
-            if format_name == "fastest" and name not in FASTEST and (passed or not unsupported):
+        for name in wanted or EXPORT_FORMATS:
+            if not wanted and name not in FASTEST and (passed or not unsupported):
                 break  # the others are for networks that those cannot take
             if isinstance(unsupported, OnnxError) and EXPORT_FORMATS[name].by_onnx:
                 continue  # to trace again what cannot be traced would take as long
             try:
-                export_to(name, prepared.program, prepared.calibration, Path(temp) / name, prepared.calibration_ids)
+                _write_once(name, prepared, Path(temp))
                 passed[name] = gate(name, Path(temp) / name, prepared.reference)
             except UnsupportedError as error:
-                if format_name == "fastest":
-                    then = "it is left out" if passed else "the next format is tried"
+                if len(wanted) != 1:
+                    then = "it is left out" if passed or wanted else "the next format is tried"
                     print(f"  {name} cannot take this network ({error}): {then}", flush=True)
                 unsupported = unsupported or error
             except AccuracyGateError as error:
                 refused = error
         if unsupported and not passed:
-            advice = "" if format_name in ("fastest", "torch") else ": try FORMAT=torch"
+            advice = "" if not wanted or "torch" in wanted else ": try FORMAT=torch"
             raise UnsupportedError(f"the network cannot be exported: {unsupported}{advice}") from unsupported
         if refused and not passed:
             raise refused
-        fastest = min(passed, key=lambda name: passed[name][0].metrics["ms_per_photo"])
-        for path in (Path(temp) / fastest).iterdir():
-            path.rename(folder / path.name)
-    return fastest, passed[fastest]
+        for name in passed:
+            for path in (Path(temp) / name).iterdir():
+                path.replace(folder / path.name)
+    return sorted((one for of_format in passed.values() for one in of_format), key=lambda one: one.metrics["ms_per_photo"])
 
 
-def describe(
-    checkpoint: Checkpoint, model: str, format_name: str, passed: Sequence[Measured], prepared: Prepared, mlflow_run: str
-) -> dict[str, Any]:
-    """The content of program.json: the model's name and format, its accuracy, and where it comes from."""
+def _write_once(name: str, prepared: Prepared, folder: Path) -> None:
+    """Write a format into folder/NAME, by a copy where another format has written the same file there."""
+    export_format = EXPORT_FORMATS[name]
+    for other, known in EXPORT_FORMATS.items():
+        if (known.file, known.write) == (export_format.file, export_format.write) and (folder / other / known.file).is_file():
+            shutil.copytree(folder / other, folder / name)
+            return
+    export_to(name, prepared.program, prepared.calibration, folder / name, prepared.calibration_ids)
+
+
+def describe(checkpoint: Checkpoint, model: str, passed: Sequence[Measured], prepared: Prepared, mlflow_run: str) -> dict[str, Any]:
+    """The content of program.json: the model's name and programs, its accuracy, and where it comes from."""
     # without the time, which is this machine's; the threshold is compared with scores, so it is not rounded
-    precisions = {
-        measured.program.precision: {
-            key: value if key == "confidence_threshold" else round(value, 5)
-            for key, value in measured.metrics.items()
-            if key != "ms_per_photo"
+    programs = {
+        measured.name: {
+            "format": measured.format_name,
+            "precision": measured.program.precision,
+            "file": EXPORT_FORMATS[measured.format_name].file,
+            **{
+                key: value if key == "confidence_threshold" else round(value, 5)
+                for key, value in measured.metrics.items()
+                if key != "ms_per_photo"
+            },
         }
         for measured in passed
     }
@@ -131,10 +155,8 @@ def describe(
     # what is installed, not what is imported: onnx and nncf write the file, though this process may not have them loaded
     installed = {distribution.metadata["Name"].lower(): distribution.version for distribution in importlib.metadata.distributions()}
     return {
-        "format": format_name,
         "model": model,
-        "file": EXPORT_FORMATS[format_name].file,
-        "precisions": precisions,
+        "programs": programs,
         "confidence": {"score": "cosine of the features to the nearest class mean", "false_positive_rate": FALSE_POSITIVE_RATE},
         "accuracy": {key: round(value, 5) for key, value in accuracy.items()} | {"of": "float32 torch, on photos never trained on"},
         "provenance": {
@@ -155,17 +177,18 @@ def main() -> None:
     arguments.add_argument("--checkpoint", type=Path, required=True)
     arguments.add_argument("--out", type=Path, required=True, help="folder to write, e.g. build/1.0.0")
     arguments.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
-    arguments.add_argument("--format", choices=["fastest", *EXPORT_FORMATS], default="fastest")
+    formats = f"some of {', '.join(EXPORT_FORMATS)}; default: of {' and '.join(FASTEST)} those that pass the accuracy gate"
+    arguments.add_argument("--format", metavar="FORMAT,...", default="fastest", help=formats)
     arguments.add_argument("--model", help="name to serve the model under; default: the one that it was trained with")
     args = arguments.parse_args()
     print(f"exporting {args.checkpoint} ...", flush=True)
     checkpoint = Checkpoint.load(args.checkpoint)
     mlflow_run, _ = read_state(args.checkpoint.resolve().parent, tracking_uri())
-    name = export(checkpoint, args.out, args.data, args.format, args.model, mlflow_run or "not tracked")
+    names = export(checkpoint, args.out, args.data, args.format, args.model, mlflow_run or "not tracked")
     size = sum(path.stat().st_size for path in args.out.iterdir())
     network, count = checkpoint.params["model"], len(checkpoint.labels)
     model = args.model or checkpoint.name
-    print(f"{args.out}: {model}, {network} with {counted(count, 'class')} for {name}, {size / 1e6:.1f} MB")
+    print(f"{args.out}: {model}, {network} with {counted(count, 'class')} for {', '.join(names)}, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path, ids: 
 
 
 def write_onnxruntime_int8(program: nn.Module, crops: np.ndarray, path: Path, ids: np.ndarray | None = None) -> None:
-    """model.onnx with int8 weights and activations by ONNX Runtime's static quantisation, calibrated on `crops`."""
+    """An ONNX file with int8 weights and activations by ONNX Runtime's static quantisation, calibrated on `crops`."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quant_pre_process, quantize_static
 
     class Crops(CalibrationDataReader):  # type: ignore[misc]
@@ -128,16 +128,16 @@ class Format:
     by_onnx: bool = True  # whether it is made from an ONNX file
 
 
-# by the names that handler.program.PROGRAMS loads; `make compare` times them
+# by the names that handler.program.PROGRAMS loads; `make compare` times them. Two that have one file share it: it is written once
 EXPORT_FORMATS = {
     "openvino": Format("model.onnx", ("bf16", "f32"), write_onnx),
     "openvino-int8": Format("model.xml", ("int8",), write_openvino_int8),
-    "onnxruntime-int8": Format("model.onnx", ("int8",), write_onnxruntime_int8),
+    "onnxruntime-int8": Format("model-int8.onnx", ("int8",), write_onnxruntime_int8),
     "onnxruntime": Format("model.onnx", ("f32",), write_onnx),
     "torch": Format("model.pt2", ("bf16", "f16", "f32"), write_torch, by_onnx=False),
 }
 
-# one of these is the fastest on any CPU; which one depends on whether the CPU has bfloat16
+# one of their programs is the fastest on any CPU; which one depends on the CPU, so that an archive has all that pass
 FASTEST = ("openvino", "openvino-int8")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.program import PROGRAMS, Answers, Program, inputs
+from handler.program import ANY, PROGRAMS, Answers, Program, inputs, program_name
 from scripts.errors import SeeFoodError
 from scripts.phrases import counted
 from training.evaluation.confidence import fit_threshold
@@ -44,8 +44,14 @@ class Reference:
 class Measured:
     """A format's program in one precision, and its metrics on the held-out photos."""
 
+    format_name: str
     program: Program
     metrics: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """By which the archive knows the program."""
+        return program_name(self.format_name, self.program.precision)
 
 
 def programs(format_name: str, folder: Path) -> Iterator[Program]:
@@ -53,7 +59,7 @@ def programs(format_name: str, folder: Path) -> Iterator[Program]:
     export_format = EXPORT_FORMATS[format_name]
     for precision in export_format.precisions:
         try:
-            yield PROGRAMS[format_name](folder / export_format.file, [precision], 0, (1, BATCH))
+            yield PROGRAMS[format_name](folder / export_format.file, precision, 0, (ANY, 1, BATCH))
         except ValueError as error:
             print(f"  {precision}: not on this machine ({error})", flush=True)
         except Exception as error:  # OpenVINO and ONNX Runtime raise types of many kinds
@@ -115,7 +121,7 @@ def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]
         if reason:
             reasons.append(f"{program.precision}: {reason}")
         else:
-            passed.append(Measured(program, metrics))
+            passed.append(Measured(format_name, program, metrics))
     if not passed:
         names = list(EXPORT_FORMATS)
         following = names[(names.index(format_name) + 1) % len(names)]

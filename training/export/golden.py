@@ -3,7 +3,7 @@
 import base64
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,8 +52,8 @@ def golden_texts(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def golden_answers(program: nn.Module, spec: Spec, programs: Sequence[Program], labels: Sequence[str]) -> dict[str, Any]:
-    """The content of golden.json: float32 torch's answers, and how far each of `programs` may differ from them.
+def golden_answers(program: nn.Module, spec: Spec, programs: Mapping[str, Program], labels: Sequence[str]) -> dict[str, Any]:
+    """The content of golden.json: float32 torch's answers, and how far each of `programs`, by name, may differ from them.
 
     Of a model that reads texts also answers to a picture with a text, and to a text alone, whose image is empty.
     """
@@ -65,10 +65,10 @@ def golden_answers(program: nn.Module, spec: Spec, programs: Sequence[Program], 
     with torch.inference_mode():
         probabilities, confidence, _ = (tensor.numpy() for tensor in program(*map(torch.from_numpy, batch)))
     tolerance = {}
-    for other in programs:
+    for name, other in programs.items():
         difference = max(float(np.abs(a - b).max()) for a, b in zip(other(*batch)[:2], (probabilities, confidence), strict=True))
         # twice as much as on this machine, as other CPUs round differently
-        tolerance[other.precision] = round(GOLDEN_TOLERANCE + 2 * difference, 6)
+        tolerance[name] = round(GOLDEN_TOLERANCE + 2 * difference, 6)
     photos = [
         {
             "name": name,

@@ -7,7 +7,7 @@ import numpy as np
 
 from handler.photo_file import open_photo
 from handler.preprocess import Spec, crop, decode, ids_of, reduction, resized_side
-from handler.program import Answers, Program, inputs
+from handler.program import inputs
 from handler.signals import Profile, components
 from training.data.split import Photo
 from training.export.gate import BATCH, Measured, in_batches
@@ -22,25 +22,26 @@ def crop_and_size(photo_bytes: bytes, spec: Spec) -> tuple[np.ndarray, tuple[int
 
 
 def reference_profiles(passed: Sequence[Measured], prepared: Prepared) -> dict[str, Profile]:
-    """A profile by held-out photos for each precision that passed the gate, fastest first.
+    """A profile by held-out photos for each program that passed the gate, by its name, in the order of `passed`.
 
     The features' components are fitted on the calibration's photos: on the held-out ones themselves the residual would be smaller
     than on new ones.
     """
     seen = in_batches(passed[0].program, prepared.calibration, prepared.calibration_ids)
-    mean, basis, variances = components(seen.features)
-    profiles = {}
-    for program, metrics in ((measured.program, measured.metrics) for measured in passed):
-        profile = Profile(np.empty((0, 0), np.float32), mean, basis, variances, metrics["confidence_threshold"])
-        rows = np.concatenate([profile.measure(*batch) for batch in _answered(program, prepared.held_out, prepared.spec)])
-        profiles[program.precision] = replace(profile, rows=rows)
-    return profiles
+    fitted = components(seen.features)
+    profiles = {one.name: Profile(np.empty((0, 0), np.float32), *fitted, one.metrics["confidence_threshold"]) for one in passed}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in profiles}
+    for crops, sizes, given in _decoded(prepared.held_out, prepared.spec):
+        for one in passed:
+            rows[one.name].append(profiles[one.name].measure(crops, sizes, one.program(*given)))
+    return {name: replace(profile, rows=np.concatenate(rows[name])) for name, profile in profiles.items()}
 
 
-def _answered(
-    program: Program, photos: Sequence[Photo], spec: Spec
-) -> Iterator[tuple[Sequence[np.ndarray], Sequence[tuple[int, int]], Answers]]:
+def _decoded(
+    photos: Sequence[Photo], spec: Spec
+) -> Iterator[tuple[Sequence[np.ndarray], Sequence[tuple[int, int]], tuple[np.ndarray, ...]]]:
+    """(crops, the photos' sizes, what a program takes) of each batch."""
     for start in range(0, len(photos), BATCH):
         batch = photos[start : start + BATCH]
         crops, sizes = zip(*(crop_and_size(photo.path.read_bytes(), spec) for photo in batch), strict=True)
-        yield crops, sizes, program(*inputs(np.stack(crops), ids_of([photo.text for photo in batch], spec)))
+        yield crops, sizes, inputs(np.stack(crops), ids_of([photo.text for photo in batch], spec))

@@ -70,6 +70,8 @@ def server_environment(run_dir: Path, addresses: Addresses, settings: Settings) 
         "TS_METRICS_ADDRESS": addresses.metrics,
         "PROMETHEUS_MULTIPROC_DIR": str(run_dir / "metrics"),  # what the workers count: scripts/serving/metrics.py
         "SEEFOOD_DRIFT_DIR": str(run_dir / "drift"),  # the signals of their last answers: scripts/serving/drift.py
+        "SEEFOOD_FORMAT": settings.format,
+        "SEEFOOD_PROGRAMS_DIR": str(run_dir / "programs"),  # which program is the fastest here: handler/remembered.py
         "SEEFOOD_CAPTURE_DIR": str(settings.captured(run_dir)),
         "SEEFOOD_CAPTURE_SHARE": str(settings.capture_share),
         "SEEFOOD_CAPTURE_BYTES": str(settings.capture_bytes),

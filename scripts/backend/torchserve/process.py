@@ -41,6 +41,7 @@ WRITTEN = (
     "native",
     "org",
     "own",
+    "programs",
     "serve.pid",
     "sockets",
     "temp",

@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ class Golden:
     names: list[str]
     photos: list[bytes]
     probabilities: list[list[float]]
-    tolerance: dict[str, float]  # by precision
+    tolerance: dict[str, float]  # by program
     texts: list[str]  # beside each photo, mostly ""; a text alone has an empty photo
 
     @classmethod
@@ -69,8 +69,8 @@ class Golden:
         i %= len(self.photos)
         return server.predict(path, self.photos[i], top_k, timeout_s, self.texts[i])
 
-    def check(self, server: Server, path: str, version: str, i: int, precision: str, timeout_s: float) -> None:
-        """Send photo `i`, modulo their number, to /predictions/<path> and check the answer.
+    def check(self, server: Server, path: str, version: str, i: int, program: str, timeout_s: float) -> None:
+        """Send photo `i`, modulo their number, to /predictions/<path> and check the answer of this program.
 
         UnansweredError if there is none, VersionError if it is wrong or comes from another version.
         """
@@ -88,7 +88,7 @@ class Golden:
             )
         try:
             answer = response.json()
-            answered_by, tolerance = answer["version"], self.tolerance[precision]
+            answered_by, tolerance = answer["version"], self.tolerance[program]
             off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise VersionError(f"golden photo {name!r}: unexpected answer format: {error!r}") from error
@@ -103,6 +103,11 @@ class Golden:
 def _refused_unread(response: httpx.Response) -> bool:
     """Whether the front end refused it for a full queue; an error of the worker comes with another type."""
     return response.status_code == 503 and "ServiceUnavailableException" in response.text[:200]
+
+
+def program_of(described: Mapping[str, Any]) -> str:
+    """The name of the program that a worker runs, by its description; its precision names that of an older archive. KeyError."""
+    return str(described.get("program") or described["precision"])
 
 
 def read_golden(folder: Path) -> Golden:
@@ -126,14 +131,14 @@ def prove(
     def describe(deadline: float) -> None:
         try:
             described.update(management.describe(server, model, version, deadline - time.monotonic()))
-            str(described["precision"])
+            program_of(described)
         except (ManagementError, KeyError, TypeError, ValueError) as error:
             busy = isinstance(error, ManagementError) and error.status == 503
             raise UnansweredError(f"version {version} returned no description: {error}", busy) from error
 
     def check(i: int) -> Callable[[float], None]:
         path = f"{model}/{version}"
-        return lambda deadline: golden.check(server, path, version, i, str(described["precision"]), deadline - time.monotonic())
+        return lambda deadline: golden.check(server, path, version, i, program_of(described), deadline - time.monotonic())
 
     for step in (describe, *map(check, range(len(golden.photos)))):
         deadline = time.monotonic() + timeout_s

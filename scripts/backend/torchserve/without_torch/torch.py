@@ -1,4 +1,4 @@
-"""Stands in for torch in a worker whose program is not torch's.
+"""Stands in for torch in a worker whose programs are not torch's.
 
 TorchServe's worker imports torch for one thing: to recognise an answer that is a torch.Tensor, and our handler returns none. The
 real torch takes some 300 MB of memory for that in each worker (its build for CUDA), and over 4 GB of disk. environment.py puts this
@@ -12,15 +12,17 @@ import sys
 from pathlib import Path
 
 
-def _format() -> str:
-    """That of the archive that this process runs in; "" if it is none of ours."""
+def _formats() -> list[str]:
+    """Those of the archive that this process runs in; none if it is none of ours. Earlier versions' have one."""
     try:
-        return str(json.loads(Path("program.json").read_text(encoding="utf-8"))["format"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        description = json.loads(Path("program.json").read_text(encoding="utf-8"))
+        described = description["programs"].values() if "programs" in description else [description]
+        return [str(about["format"]) for about in described]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
-if _format().startswith(("openvino", "onnxruntime")):
+if (formats := _formats()) and all(name.startswith(("openvino", "onnxruntime")) for name in formats):
 
     class Tensor:
         """No answer of our handler is an instance of it."""

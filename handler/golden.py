@@ -1,0 +1,69 @@
+"""An archive's golden photos: pictures with training's answers, by which a program proves itself wherever it runs."""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from handler.errors import PhotoError
+from handler.preprocess import Spec, blank, coarse, ids_of
+from handler.program import Program, inputs
+
+
+class GoldenPhotos:
+    """golden.json, its photos decoded once for all of the archive's programs."""
+
+    def __init__(
+        self,
+        content: Mapping[str, Any],
+        spec: Spec,
+        num_classes: int,
+        preprocess: Callable[[Sequence[bytes]], Sequence[np.ndarray | PhotoError]],
+    ) -> None:
+        """ValueError if a photo cannot be decoded, its crop differs from training's, or the answers are of other classes."""
+        photos = content["photos"]
+        self._names, self._tolerance = [photo["name"] for photo in photos], content["tolerance"]
+        self._expected = np.array([photo["probabilities"] for photo in photos])  # (B, num_classes)
+        self._confidence = np.array([photo["confidence"] for photo in photos])  # (B,)
+        crops = []
+        for photo in photos:
+            (crop,) = preprocess([base64.b64decode(photo["image"])]) if photo["image"] else [blank(spec)]  # text alone
+            if isinstance(crop, PhotoError):
+                raise ValueError(f"golden photo {photo['name']!r}: {crop}")
+            crops.append(crop)
+            off_crop = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
+            if off_crop > content["crop_tolerance"]:
+                raise ValueError(f"golden photo {photo['name']!r}: the crop is off by {off_crop} of 255 from the training side's")
+        if self._expected.shape[1] != num_classes:
+            raise ValueError(f"label map has {num_classes} names, golden answers have {self._expected.shape[1]} classes")
+        self._given = inputs(np.stack(crops), ids_of([photo.get("text", "") for photo in photos], spec))
+
+    @property
+    def count(self) -> int:
+        """The number of photos."""
+        return len(self._names)
+
+    def batch(self, size: int) -> tuple[np.ndarray, ...]:
+        """What a program takes: `size` of the photos, in turn."""
+        chosen = np.arange(size) % self.count
+        return tuple(one[chosen] for one in self._given)
+
+    def check(self, program: Program, name: str, batch_sizes: Sequence[int]) -> None:
+        """ValueError unless the program of this name computes training's answers to all photos, in batches of each size."""
+        tolerance, count = self._tolerance[name], self.count
+        # as many batches of a size as have all photos
+        for size, first in ((each, first) for each in batch_sizes for first in range(0, count, each)):
+            chosen = np.arange(first, first + size) % count
+            probabilities, confidence, _ = program(*(one[chosen] for one in self._given))
+            if probabilities.shape[1] != self._expected.shape[1]:
+                raise ValueError(f"label map has {self._expected.shape[1]} names, model has {probabilities.shape[1]} outputs")
+            off = np.maximum(
+                np.abs(probabilities - self._expected[chosen]).max(axis=1), np.abs(confidence - self._confidence[chosen])
+            )
+            for i, difference in zip(chosen, off, strict=True):
+                if not difference <= tolerance:
+                    raise ValueError(
+                        f"golden photo {self._names[i]!r}: the answer in {name} differs by "
+                        f"{difference:.2g} from the training side's, at most {tolerance:.2g} is allowed"
+                    )

@@ -1,0 +1,96 @@
+"""Compiled programs that an earlier worker has kept: the same answers in less time, and no harm where they are damaged."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from handler.compiled import Compiled
+from handler.program import OpenVinoProgram
+from tests.archive.test_choice import described, packed_and_unpacked
+
+CROPS = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+SIZES = (1, 8)
+
+
+def answers(program):
+    return [np.concatenate([output.ravel() for output in program(CROPS[:size])]) for size in (1, 3, 8)]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return Compiled(tmp_path / "archive" / "compiled-0")
+
+
+@pytest.fixture
+def model(exported, tmp_path):
+    """A copy of the tiny program's file."""
+    return Path(shutil.copy(exported / "model.onnx", tmp_path))
+
+
+def test_next_worker_answers_the_same_from_what_is_kept_alone(model, kept):
+    before = answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))
+    assert {path.name for path in kept.folder.iterdir()} == {f"model.onnx-f32-{size}" for size in ("1", "8", "any")}
+    model.unlink()  # so that it cannot be compiled
+    for one, other in zip(before, answers(OpenVinoProgram(model, "f32", 1, SIZES, kept)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(RuntimeError):
+        OpenVinoProgram(model, "f32", 1, (2,), kept)
+
+
+def test_damaged_one_is_compiled_anew_and_kept_again(model, kept):
+    before = answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))
+    one = kept.folder / "model.onnx-f32-8"
+    whole = one.read_bytes()
+    half = whole[32 : len(whole) // 2]
+    damaged = [b"", whole[:20], whole[:-1], bytes(32) + whole[32:], whole[:5000] + b"\0" * 100 + whole[5100:]]
+    # with a checksum that is right, as if OpenVINO itself had written it so
+    damaged += [hashlib.sha256(content).digest() + content for content in (b"", b"no program", half)]
+    for content in damaged:
+        one.write_bytes(content)
+        np.testing.assert_array_equal(answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))[2], before[2])
+        assert len(kept.read(one.name)) == pytest.approx(len(whole), rel=0.01)  # it holds names, which have numbers
+
+
+def test_of_another_library_or_cpu_nothing_is_found_and_it_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_PROGRAMS_DIR", str(tmp_path / "programs"))
+    key = {"archive": "0", "cpu": "a", "threads": 2, "libraries": {"openvino": "1"}, "programs": ["a"], "batch_sizes": [1]}
+    first = Compiled.of(tmp_path / "seefood-1.0.0-0", key)
+    first.write("program", b"one")
+    assert Compiled.of(tmp_path / "seefood-1.0.0-0", key | {"programs": []}).read("program") == b"one"
+    for changed in ({"archive": "1"}, {"cpu": "b"}, {"threads": 1}, {"libraries": {"openvino": "2"}}):
+        other = Compiled.of(tmp_path / "seefood-1.0.0-0", key | changed)
+        assert other.read("program") is None
+    other.write("program", b"two")
+    assert [path.parent for path in (tmp_path / "programs").rglob("program")] == [other.folder]
+
+
+def test_nothing_is_kept_where_there_is_no_room_or_no_folder(model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    expected = answers(OpenVinoProgram(model, "f32", 1, SIZES))
+    for kept in (Compiled(None), Compiled(tmp_path / "file" / "compiled-0")):
+        np.testing.assert_array_equal(answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))[2], expected[2])
+    full = Compiled(tmp_path / "full")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 1024 * 1024))
+    answers(OpenVinoProgram(model, "f32", 1, SIZES, full))
+    assert not list(full.folder.iterdir())
+
+
+def test_archive_loads_whatever_lies_in_place_of_its_compiled_programs(exported, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEEFOOD_PROGRAMS_DIR", str(tmp_path / "programs"))
+    monkeypatch.setenv("SEEFOOD_FORMAT", "openvino/f32")
+    unpacked = packed_and_unpacked(exported, tmp_path)
+    described(unpacked)
+    files = [path for path in (tmp_path / "programs").rglob("*") if path.is_file() and path.name != "lock"]
+    assert {path.name for path in files} == {f"model.onnx-f32-{size}" for size in ("1", "8", "any")}
+    sizes = [path.stat().st_size for path in files]
+    # those of another program: OpenVINO takes them, and the golden photos do not
+    other = Compiled(tmp_path / "other")
+    OpenVinoProgram(Path(__file__).parents[2] / "model_store" / "starter" / "model.onnx", "f32", 1, (1,), other)
+    for path in files:
+        shutil.copy(other.folder / "model.onnx-f32-1", path)
+    assert described(unpacked)["program"] == "openvino/f32"
+    assert [path.stat().st_size for path in files] == pytest.approx(sizes, rel=0.01)
