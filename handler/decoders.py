@@ -1,8 +1,7 @@
 """Photos -> crops in processes of their own (decoder.py), within a budget of memory and CPU.
 
 A photo whose decoder dies or hangs is answered with an error, and another decoder takes its place. What is decoded at a time
-takes no more than `decode_memory_mb` by its estimates (cost.py), and a batch no more CPU than `batch_cpu_s`: cheap photos first, so
-that costly ones, and not their neighbours, are put off when there are too many.
+takes no more than `decode_memory_mb` by its estimates (cost.py), and a batch no more CPU than `batch_cpu_s`: cheap photos first.
 """
 
 import contextlib

@@ -134,7 +134,7 @@ class OpenVinoProgram:
             kept.write(self._name(size), exported(compiled))
 
     def settle(self) -> None:
-        """See Program. Where crops are answered one by one as fast, what is compiled for batches goes: its activations are large."""
+        """See Program. What is compiled for batches goes where crops are answered as fast one by one: its activations are large."""
         sizes = self._requests.keys() - {ANY}
         if not self._alone and 1 in sizes:
             most = max(sizes)

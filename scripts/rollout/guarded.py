@@ -42,7 +42,7 @@ class Rollout:
         self.released = Released(store, model)
         self.last_written = ""
         self.begun = self._fleet().statuses
-        self.instances = set(self.begun)  # that ran at the start: none of them may stop reporting
+        self.instances = set(self.begun)  # none of them may stop reporting
         self.answers: str | None = None  # what was asked for: one of plan.ANSWERS
         self.remark = ""  # for people who read the release document
         self.not_ready = ""  # which instance was last seen not ready while it served this document, and why
@@ -136,12 +136,11 @@ class Rollout:
         self.steps("watching", version=new, seconds=self.settings.bake_s)
         # a status may be as late as an instance polls
         deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
-        comparison, requests = "", 0.0
         with tqdm(total=round(self.settings.bake_s), unit="s", disable=None, leave=False, desc="watching") as progress:
             while True:
                 left_s = deadline - time.monotonic()
                 try:
-                    comparison, requests = self._compare(new, old, start)
+                    self._compare(new, old, start)
                 except StoreError as error:
                     if left_s <= 0 or isinstance(error, DeniedError):
                         raise
@@ -196,7 +195,7 @@ class Rollout:
             self._serve_old_again(new, old, answers_of(now, new, start), live.why(self.settings))
 
     def _serve_old_again(self, new: str, old: str, answers: Answers, why: str) -> None:
-        """Make the old version the default for a while. RolloutError unless it now answers as the new one did: other photos come."""
+        """Make the old version the default for a while. RolloutError unless it answers as the new one did: the photos have changed."""
         assert self.document is not None
         baking = {part: value for part, value in self.document.items() if part != "shadow"}  # nobody asks both once more
         self.steps("serving the old version again, to see whether the photos have changed", version=old, why=why)
