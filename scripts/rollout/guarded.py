@@ -134,8 +134,7 @@ class Rollout:
         start = self._fleet().statuses
         pairs, captured = self._judge_pairs(new, old)
         self.steps("watching", version=new, seconds=self.settings.bake_s)
-        # a status may be as late as an instance polls
-        deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
+        deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s  # so late may a status be
         with tqdm(total=round(self.settings.bake_s), unit="s", disable=None, leave=False, desc="watching") as progress:
             while True:
                 left_s = deadline - time.monotonic()
@@ -195,7 +194,7 @@ class Rollout:
             self._serve_old_again(new, old, answers_of(now, new, start), live.why(self.settings))
 
     def _serve_old_again(self, new: str, old: str, answers: Answers, why: str) -> None:
-        """Make the old version the default for a while. RolloutError unless it answers as the new one did: the photos have changed."""
+        """Make the old version the default for a while. RolloutError unless it answers as the new one did."""
         assert self.document is not None
         baking = {part: value for part, value in self.document.items() if part != "shadow"}  # nobody asks both once more
         self.steps("serving the old version again, to see whether the photos have changed", version=old, why=why)
