@@ -55,7 +55,9 @@ def test_large_photo_is_a_file_while_it_is_asked_about(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("photo", "as_file", "full_disk"), [(LARGE, False, False), (LARGE[:-1], True, False), (LARGE, True, True)], ids=str
+    ("photo", "as_file", "full_disk"),
+    [(LARGE, False, False), (LARGE[:-1], True, False), (LARGE, True, True)],
+    ids=["older", "small", "full"],
 )
 def test_photo_is_sent_as_bytes_to_an_older_archive_if_it_is_small_or_the_disk_is_full(tmp_path, photo, as_file, full_disk):
     head, body, files = asked(tmp_path, Question("a", "1.0.0", photo, {}, as_file=as_file), full_disk=full_disk)
