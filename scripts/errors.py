@@ -43,6 +43,7 @@ tests/project/test_errors.py:
       StoreError - scripts.release.store
         ChangedError - scripts.release.store
         DeniedError - scripts.release.store
+      TimmError - training.speed.bench
       TrackingError - training.tracking.store
       UnsupportedError - training.export.formats
         OnnxError - training.export.formats

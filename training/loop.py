@@ -101,7 +101,7 @@ def train(
 
     # all workers are forked here: once the first backward has started autograd's threads, a fork can deadlock
     with train_photos, held_out, Signals() as signals, recorded(run, parent_run) as tracker, ExitStack() as bars:
-        loader = iter(train_photos)
+        loader, first_epoch = iter(train_photos), progress.epochs
         while not progress.finished:
             epoch = progress.epochs
             model = run.learner(epoch)
@@ -162,6 +162,8 @@ def train(
 
             bars.close()
             seconds = time.perf_counter() - started
+            if of_train is not None and of_train.summary() and epoch == first_epoch:
+                run.say(of_train.summary())
             progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
             check_finite(progress.step, progress.loss_sum / progress.seen)
             metrics = {"lr": params.lr * schedule(progress.step - 1), "data_wait": waited / seconds}

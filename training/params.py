@@ -60,7 +60,7 @@ class Params(BaseModel):
     weight_decay: float = Field(ge=0)
     warmup_epochs: float = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
-    teacher: str | list[str] = ""
+    teacher: str | list[str] | None = None
     teacher_weight: float = Field(TEACHER_WEIGHT, ge=0, le=1)
     teacher_temperature: float = Field(TEACHER_TEMPERATURE, gt=0)
     clip_norm: float = Field(ge=0)

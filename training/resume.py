@@ -86,7 +86,7 @@ def read_run(out: Path, name: str | None) -> tuple[str, Path | None, Params]:
 def check_same_run(state: dict[str, Any], name: str, params: Params, data: Data, teacher: list[str], path: Path) -> None:
     """OtherRunError, naming what differs, unless a state is of this model, these parameters, this data and this teacher."""
     old, new = defaults() | state["params"], params.model_dump()  # a run of an older version goes on
-    names = sorted(key for key in (old.keys() | new.keys()) - FREE if old.get(key) != new.get(key))
+    names = sorted(key for key in (old.keys() | new.keys()) - FREE - {"teacher"} if old.get(key) != new.get(key))
     advice = f"{path} holds another run; to start over, choose another folder (RUN=, --out)"
     if state.get("name", name) != name:
         raise OtherRunError(f"the model's name has changed: {state['name']} -> {name}. {advice}")

@@ -141,11 +141,19 @@ def read_data_once(root: Path | None, params: Params) -> Data:
     data = read_data(root, params.val_fraction, params.seed, params.near_duplicates, quiet=quiet)
     if not waits:
         agree(0)
-    fingerprints = [""] * dist.get_world_size()
-    dist.all_gather_object(fingerprints, data.fingerprint)
+    fingerprints = everywhere(data.fingerprint)
     if len(set(fingerprints)) > 1:
         raise ValueError(f"the machines hold different photos: fingerprints by rank {[f[:12] for f in fingerprints]}")
     return data
+
+
+def everywhere(value: Any) -> list[Any]:
+    """What each rank has, by rank."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def find_state(name: str, params: Params, data: Data, teacher: list[str], out: Path, start_over: bool) -> dict[str, Any] | None:
@@ -203,9 +211,11 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     data = read_data_once(root, params)
     teacher = Teacher(trained, params.teacher_temperature, data.labels).to(device) if trained else None
     if teacher is not None:
-        teacher.check_held_out(data.held_out)
+        teacher.check_held_out((*data.held_out, *data.test))
     # rank 0's state is sent to all: a machine of its own may not see the folder of the run
     taught_by = [one.sha256 for one in trained]
+    if any(others != taught_by for others in everywhere(taught_by)):
+        raise ValueError(f"the machines hold different teachers under {params.teacher}: expected the same files")
     states = [find_state(name, params, data, taught_by, out, start_over) if rank == 0 else None]
     if dist.is_initialized():
         dist.broadcast_object_list(states, device=torch.device("cpu"))
@@ -218,6 +228,8 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     classifier, spec = build(params, len(data.labels), state is None, data.labels, with_text, encoder)
     if rank == 0 and classifier.start:
         print(classifier.start)
+    if teacher is not None:
+        teacher.check_texts(spec.text)
     check_sizes(classifier, spec, params, world_size)
     average = Average(copy.deepcopy(classifier).to(device), classifier.to(device), params.ema_decay)
     optimizer = torch.optim.AdamW(parameter_groups(classifier, params), fused=True)

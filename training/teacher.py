@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from handler.text import ReadsText
 from scripts.phrases import counted
 from training.data.split import Photo
+from training.folder import process_at_work
 from training.model import Checkpoint
 from training.params import Params
 
@@ -27,13 +29,16 @@ class Trained:
 
     @classmethod
     def read(cls, path: Path) -> "Trained":
-        """ValueError if the file is missing, or no checkpoint of ours."""
+        """ValueError if the file is missing, no checkpoint of ours, or another one tomorrow: of the latest run, or one at work."""
+        if path.parent.is_symlink():
+            raise ValueError(f"teacher is {str(path)!r}, which leads to another run tomorrow: expected a run's own folder")
         try:
-            checkpoint = Checkpoint.load(path)
+            before, checkpoint, after = _sha256(path), Checkpoint.load(path), _sha256(path)
         except ValueError as error:
             raise ValueError(f"teacher {path}: {error}") from error
-        with path.open("rb") as file:
-            return cls(path, hashlib.file_digest(file, "sha256").hexdigest(), checkpoint)
+        if before != after or process_at_work(path.parent):
+            raise ValueError(f"teacher {path}: its run is at work, and writes it again: expected one that has ended")
+        return cls(path, after, checkpoint)
 
     def order(self, labels: Sequence[str]) -> list[int]:
         """Where each of `labels` stands in its own. ValueError, naming one that differs, unless they are the same classes."""
@@ -47,10 +52,19 @@ class Trained:
         return [theirs.index(label) for label in labels]
 
 
+def _sha256(path: Path) -> str:
+    """ "" of a file that is not there: loading it says why."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
 def read_trained(params: Params) -> list[Trained]:
     """The checkpoints that the parameters name as teacher; [] without one. ValueError as Trained.read."""
-    paths = [params.teacher] if isinstance(params.teacher, str) else params.teacher
-    return [Trained.read(Path(path)) for path in paths if path]
+    paths = [params.teacher] if isinstance(params.teacher, str) else params.teacher or []
+    return [Trained.read(Path(path)) for path in paths]
 
 
 class Teacher(nn.Module):
@@ -76,6 +90,13 @@ class Teacher(nn.Module):
             # by its own calibration first: of several, the surest must not be the loudest
             parts.append((logits / (one.checkpoint.temperature * self.temperature)).softmax(1))
         return torch.stack(parts).mean(0)
+
+    def check_texts(self, text: ReadsText | None) -> None:
+        """ValueError unless those that read texts read them as the student does: they are given its ids."""
+        for one in self.trained:
+            theirs = one.checkpoint.read_spec().text
+            if one.checkpoint.tower is not None and text is not None and theirs != text:
+                raise ValueError(f"teacher {one.path} reads texts as {theirs}, the student as {text}: expected the same")
 
     def check_held_out(self, held_out: Sequence[Photo]) -> None:
         """ValueError if it was trained on held-out photos: what it knows of them would reach the student."""

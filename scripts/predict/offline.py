@@ -117,6 +117,9 @@ class Offline:
             return inferred
         other = self.handler.inference([np.ascontiguousarray(crop[:, ::-1]) for crop in crops], *texts)
         # what the mean of the logits gives, as evaluation has it; other outputs, of which archives have one or two, are averaged
-        product = np.sqrt(inferred[0] * other[0])
+        logs = (np.log(np.maximum(one[0], np.finfo(np.float32).tiny)) for one in (inferred, other))
+        mean = sum(logs) / 2
+        product = np.exp(mean - mean.max(1, keepdims=True))
         means = [(one + two) / 2 for one, two in zip(inferred[1:], other[1:], strict=True)]
-        return type(inferred)(*(product / product.sum(1, keepdims=True), *means))
+        answers = (product / product.sum(1, keepdims=True), *means)
+        return type(inferred)(*answers) if hasattr(inferred, "_fields") else answers  # archives before features have a plain tuple

@@ -1,8 +1,8 @@
 """Decoded photos that are kept: the same results, seen by all workers, within their room, whatever happens to them."""
 
-import errno
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.training.test_exact import history, same_bits, weights
-from training.data import kept
+from training.data import kept, loader
 from training.data.kept import InMemory, OnDisk, free_memory, keep
 from training.data.loader import Batches, eval_loader, keep_decoded, needed_side, train_loader
 from training.data.sets import read_data
@@ -54,25 +54,44 @@ def test_memory_takes_what_has_room_and_nothing_after_it():
         store.put(i, pixels(i))
     assert [store.get(i) is None for i in range(3)] == [False, False, True]
     assert InMemory(2, 0).get(0) is None
-    assert 0 < free_memory() < 10**13
+    assert 0 <= free_memory() < 10**13
+    assert store.summary() == "2 decoded photos of 3 kept in memory, 0.0 GB"
 
 
-def test_damaged_file_counts_as_none_and_a_full_disk_is_one_warning(photos, tmp_path, monkeypatch, capsys):
+def test_damaged_file_counts_as_none_and_a_disk_that_is_nearly_full_is_one_warning(photos, tmp_path, monkeypatch, capsys):
     store = OnDisk(photos, "all", tmp_path)
     store.put(0, pixels(0))
-    (file,) = tmp_path.rglob("*.npy")
-    for broken in (file.read_bytes()[:-20], b"", b"no array"):
+    (file,) = tmp_path.rglob("*.rgb")
+    whole = file.read_bytes()
+    flipped = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in (*range(12), 12, len(whole) - 1)]
+    for broken in (whole[:-20], whole + b"0", b"", b"no photo", bytes(len(whole)), *flipped):
         file.write_bytes(broken)
         assert store.get(0) is None
+    file.write_bytes(whole)
+    assert np.array_equal(store.get(0), pixels(0))
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(kept.np, "save", full)
+    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: SimpleNamespace(free=kept.SPARE_BYTES + 10))
     store.put(1, pixels(1))
     store.put(2, pixels(2))
-    assert capsys.readouterr().err.count("warning: no room for more decoded photos") == 1
+    assert capsys.readouterr().err.count("warning: no more decoded photos are kept") == 1
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [file.name]
+
+
+def test_folder_that_cannot_be_written_is_a_warning_and_no_photo_is_unreadable(big, tiny_params, tmp_path, capsys):
+    (tmp_path / "decoded").write_text("a file in the folder's place")
+    data = read_data(big, tiny_params.val_fraction, tiny_params.seed, cache=None)
+    store = OnDisk(data.train, "all", tmp_path / "decoded")
+    batches = Batches(len(data.train), tiny_params, 0, 1)
+    _, _, skipped = next(iter(train_loader(data.train, tiny_params, batches, None, store)))
+    assert skipped.unique().tolist() == [-1]
+    assert "warning: no more decoded photos are kept" in capsys.readouterr().err
+
+
+def test_pixels_of_another_decoder_are_not_found(photos, tmp_path, monkeypatch):
+    OnDisk(photos, "all", tmp_path).put(0, pixels(0))
+    assert OnDisk(photos, "all", tmp_path).get(0) is not None
+    monkeypatch.setattr(kept, "decoders", lambda: "another")
+    assert OnDisk(photos, "all", tmp_path).get(0) is None
 
 
 def test_nothing_is_kept_by_default(photos):
@@ -92,7 +111,8 @@ def big(tmp_path_factory):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("cache", ["ram", "disk"])
 def test_batches_are_the_same_with_photos_kept_in_every_epoch(big, tiny_params, cache, workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(kept.OnDisk.__init__, "__defaults__", (tmp_path / "decoded",))
+    monkeypatch.setattr(kept, "FOLDER", tmp_path / "decoded")
+    monkeypatch.setattr(loader, "free_memory", lambda: 10**8)
     plain = tiny_params.model_copy(update={"epochs": 3, "global_batch_size": 4})
     params = plain.model_copy(update={"cache": cache, "workers": workers})
     data = read_data(big, params.val_fraction, params.seed, cache=None)

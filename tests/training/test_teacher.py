@@ -1,5 +1,6 @@
 """Learning from a trained model: the same on any number of processes and through an interruption, refused if unfair."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import LIMIT_S
 from tests.training.test_exact import (
     LOSS_TOLERANCE,
     WEIGHT_TOLERANCE,
@@ -20,10 +22,12 @@ from tests.training.test_exact import (
     weights,
 )
 from training.data.sets import read_data
+from training.folder import at_work
 from training.loop import train
 from training.model import Checkpoint
 from training.resume import OtherRunError, Stopped, load_state
 from training.teacher import Teacher, Trained, read_trained, resized
+from training.text.tower import text_spec
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,39 @@ def test_what_is_no_checkpoint_is_refused_before_photos_are_read(tiny_params, te
     with pytest.raises(ValueError, match=reason):
         train("food", tmp_path / "no photos", changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def works(folder, begun, over):
+    with at_work(folder, os.getpid()):
+        begun.set()
+        over.wait(LIMIT_S)
+
+
+def test_the_latest_run_and_one_at_work_are_refused(tiny_run, tmp_path):
+    (tmp_path / "latest").symlink_to(tiny_run)
+    with pytest.raises(ValueError, match="which leads to another run tomorrow: expected a run's own folder"):
+        Trained.read(tmp_path / "latest" / "checkpoint.pt")
+    at = tmp_path / "run"
+    shutil.copytree(tiny_run, at)
+    context = multiprocessing.get_context("fork")
+    begun, over = context.Event(), context.Event()
+    process = context.Process(target=works, args=(at, begun, over))
+    process.start()
+    assert begun.wait(LIMIT_S)
+    with pytest.raises(ValueError, match="its run is at work"):
+        Trained.read(at / "checkpoint.pt")
+    over.set()
+    process.join(LIMIT_S)
+
+
+def test_one_that_reads_texts_in_another_way_is_refused(trained):
+    of_texts = replace(trained.checkpoint, spec=trained.checkpoint.spec | {"text": text_spec(4096).__dict__}, tower={})
+    teacher = Teacher([trained], 2.0, trained.checkpoint.labels)
+    teacher.trained = [replace(trained, checkpoint=of_texts)]
+    teacher.check_texts(None)
+    teacher.check_texts(text_spec(4096))
+    with pytest.raises(ValueError, match="buckets=4096.*the student as .*buckets=65536"):
+        teacher.check_texts(text_spec(65536))
 
 
 def test_no_teacher_is_none(tiny_params):
@@ -159,7 +196,7 @@ def test_student_goes_on_bit_for_bit_after_a_signal_but_not_with_another_teacher
 @pytest.mark.slow
 def test_teacher_changes_what_is_learnt_and_its_photos_count_as_trained_on(tmp_path, generated, taught, trained):
     params, one = taught  # noqa: F811
-    train("food", generated, params.model_copy(update={"teacher": ""}), tmp_path / "alone")
+    train("food", generated, params.model_copy(update={"teacher": None}), tmp_path / "alone")
     assert not same_bits(weights(tmp_path / "alone"), weights(one))
     train("food", generated, params.model_copy(update={"teacher_weight": 0.0}), tmp_path / "unheard")
     assert same_bits(weights(tmp_path / "unheard"), weights(tmp_path / "alone"))

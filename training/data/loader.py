@@ -119,7 +119,7 @@ class EvalPhotos(Dataset[Any]):
 
     def _crop(self, position: int) -> np.ndarray:
         if self.kept is not None and (crop := self.kept.get(position)) is not None:
-            return crop
+            return crop.copy()
         crop = preprocess(self.photos[position].path.read_bytes(), self.spec)
         if self.kept is not None:
             self.kept.put(position, crop)

@@ -1,6 +1,7 @@
 """Loaders whose worker processes begin and end with a `with` statement, whatever error or signal ends it."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,10 @@ class Loader(DataLoader[Any]):
     def __init__(self, dataset: Dataset[Any], workers: int, **options: Any) -> None:
         self._ready: _Workers | None = None
         options |= {"num_workers": workers, "worker_init_fn": _start_worker, "persistent_workers": workers > 0}
+        if (
+            workers and sys.platform == "linux"
+        ):  # memory that was mapped before is theirs, too (kept.py); Python 3.14 would not fork
+            options["multiprocessing_context"] = "fork"
         super().__init__(dataset, pin_memory=torch.cuda.is_available(), **options)
 
     def __enter__(self) -> Self:

@@ -212,13 +212,14 @@ def evaluate(
     return metrics
 
 
-def track(out: Path, metrics: dict[str, float], epoch: int) -> None:
-    """Log an evaluation's files to MLflow, if `out` is the folder of a run."""
+def track(out: Path, metrics: dict[str, float], epoch: int, mirrored: bool = False) -> None:
+    """Log an evaluation's files to MLflow, if `out` is the folder of a run; with `mirrored` the metrics alone, as eval_tta_..."""
     if not (out / "history.csv").is_file():
         return
     tracker = Tracker(out)
-    tracker.log_metrics({f"eval_{name}": value for name, value in metrics.items()}, step=epoch)
-    for path in sorted([*out.glob("*.png"), *out.glob("*.csv"), out / "metrics.json"]):
+    prefix = "eval_tta_" if mirrored else "eval_"
+    tracker.log_metrics({f"{prefix}{name}": value for name, value in metrics.items()}, step=epoch)
+    for path in [] if mirrored else sorted([*out.glob("*.png"), *out.glob("*.csv"), out / "metrics.json"]):
         tracker.log_artifact(path)
     tracker.close()
 
@@ -253,7 +254,8 @@ def print_summary(out: Path) -> None:
         for name, score in found["scores"].items():
             print(f"    {name:34s} {100 * score['detected_at_5_percent_fpr']:5.1f} %   AUROC {score['auroc']:.4f}")
     run_value = "" if is_latest(out) else f" {shlex.quote(f'RUN={out}')}"
-    print(f"{out} holds metrics.json, tables and plots. Next: make report{run_value}")
+    following = "" if tta else f" Next: make report{run_value}"
+    print(f"{out} holds metrics.json, tables and plots.{following}")
 
 
 def main() -> int:
@@ -265,17 +267,18 @@ def main() -> int:
     arguments.add_argument("--unknown", type=Path, help="folder of out-of-distribution photos, to see how many are detected")
     arguments.add_argument("--tta", action="store_true", help="test-time augmentation: each photo's mirror image counts, too")
     args = arguments.parse_args()
+    out = args.out / "tta" if args.tta else args.out  # the run's own figures are those of what is served
     checkpoint = Checkpoint.load(args.checkpoint)
     if pid := process_at_work(args.checkpoint.parent):
         print(f"{args.checkpoint.parent} is at work, as process {pid}: this is its best epoch so far, {checkpoint.epoch}")
     try:
-        metrics = evaluate(checkpoint, args.data or checkpoint.data_root, args.out, args.unknown, args.tta)
+        metrics = evaluate(checkpoint, args.data or checkpoint.data_root, out, args.unknown, args.tta)
     except Exception as error:
         if known := remedy(error):
             return fail(f"{known.text}; then the same command again")
         raise
-    print_summary(args.out)
-    track(args.out, metrics, checkpoint.epoch)
+    print_summary(out)
+    track(args.out, metrics, checkpoint.epoch, args.tta)
     return 0
 
 

@@ -135,10 +135,8 @@ def parts_of_metrics(run_folder: Path, metrics: dict[str, Any]) -> dict[str, str
     """The parts of the page that metrics.json fills. KeyError for what it lacks."""
     shown = {"top-1": "top1", "top-5": "top5", "F1 (macro)": "f1", "calibration error": "calibration_error"}
     photos = counted(metrics["photos"], f"{metrics.get('split', 'held-out')} photo")
-    tta = metrics.get("test_time_augmentation")
     return {
-        "summary": f"{photos} of {escape(metrics['data'])}, none of them trained on."
-        + (f" Test-time augmentation: {escape(tta)}." if tta else ""),
+        "summary": f"{photos} of {escape(metrics['data'])}, none of them trained on.",
         "metrics": "".join(f"<div><b>{100 * metrics[key]:.1f} %</b>{name}</div>" for name, key in shown.items()),
         "calibration": calibration(metrics),
         "out_of_distribution": out_of_distribution(run_folder, metrics),

@@ -26,6 +26,7 @@ from scipy.stats import trim_mean
 from scripts.command import parser, run
 from scripts.errors import SeeFoodError
 from scripts.machine import cpu
+from training.data import kept
 from training.data.sets import Data, read_data
 from training.data.split import Photo
 from training.loop import train
@@ -36,7 +37,7 @@ NAME = "bench"  # a model's name, which nothing registers
 MODELS = ("levit_128s", "mobilenetv2_100")
 # off, as timm's script has them off; progress and bookkeeping stay on: they are what is measured
 PLAIN = {"weights": "none", "augment": "none", "mixup": 0.0, "cutmix": 0.0, "clip_norm": 0.0, "freeze": [], "layer_decay": 1.0}
-PLAIN |= {"ema_decay": 0.0, "teacher": "", "cache": "none"}
+PLAIN |= {"ema_decay": 0.0, "teacher": None, "cache": "none"}
 EDGE = 8  # steps at either end that do not count
 STEP = re.compile(r"^Train: .* Time: ([\d.]+)s, ", re.MULTILINE)  # a line of timm's script for each
 
@@ -50,7 +51,7 @@ def sample(data: Data, photos: int, folder: Path) -> Path:
 
     timm's script wants held-out ones in `folder`/validation.
     """
-    by_class = {photo.index: photo for photo in data.train}
+    by_class = {photo.index: photo for photo in data.held_out}
     for split, chosen in (
         ("train", (data.train * (photos // len(data.train) + 1))[:photos]),
         ("validation", tuple(by_class.values())),
@@ -123,6 +124,7 @@ def compare_caches(folder: Path, params: Params) -> None:
     """Print each epoch's images/s with decoded photos kept and without."""
     for cache in ("none", "ram", "disk"):
         with tempfile.TemporaryDirectory() as out:
+            kept.FOLDER = Path(out) / "decoded"  # nothing of an earlier run is found, and nothing is left
             rates = our_rates(folder, params.model_copy(update={"epochs": 3, "cache": cache}), Path(out) / "run")
         print(f"  {params.model}, cache: {cache}: " + ", ".join(f"{one:.1f}" for one in rates) + " images/s by epoch", flush=True)
 
@@ -144,6 +146,8 @@ def arguments() -> argparse.Namespace:
             f"TIMM_TRAIN (--timm-train) is missing: the path of train.py of timm {timm.__version__}, from "
             "https://github.com/huggingface/pytorch-image-models"
         )
+    if args.steps < 3 * EDGE:
+        raise ValueError(f"--steps is {args.steps}, expected {3 * EDGE} at least: {EDGE} at either end do not count")
     if args.timm_train and not args.timm_train.is_file():
         raise ValueError(f"TIMM_TRAIN is {str(args.timm_train)!r}, expected the file train.py of timm's repository")
     return args
