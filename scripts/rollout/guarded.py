@@ -239,8 +239,8 @@ class Rollout:
         # once the new version is the default everywhere, the old one gets no requests: it is judged by those before
         other = during[old] if during[old]["requests"] >= self.settings.min_requests else counters_of(start, old)
         why, comparison = why_worse(during[new], other, self.settings)
-        if why:
-            raise RolloutError(f"{new} is worse: {why}" + (f"; {self.not_ready}" if self.not_ready else ""))
+        if problems := [problem for problem in (why, self.not_ready) if problem]:
+            raise RolloutError(f"{new} is worse: {'; '.join(problems)}")
         return comparison, during[new]["requests"]
 
     def compare_answers(self, new: str, old: str) -> None:
