@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 ROUNDS, MEASURE_S = 3, 0.5
 GAIN = 0.1  # a batch must be so much faster than its crops alone: it costs its memory, and less may be noise
+CLEAR = 0.15  # so far from that, of the time of its crops alone, no more rounds are needed
 
 
 def is_faster_whole(size: int, alone: Callable[[], object], whole: Callable[[], object]) -> bool:
     """Whether `whole` takes less time than `size` times `alone`. Of both the fastest counts, as others may use the cores."""
     alone_s = whole_s = float("inf")
     started, rounds = time.perf_counter(), 0
-    while rounds < ROUNDS or time.perf_counter() - started < MEASURE_S:
+    while rounds < ROUNDS or (time.perf_counter() - started < MEASURE_S and abs(whole_s / (size * alone_s) - (1 - GAIN)) < CLEAR):
         for _ in range(size):
             alone_s = min(alone_s, _seconds(alone))
         whole_s = min(whole_s, _seconds(whole))

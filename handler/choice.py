@@ -1,23 +1,28 @@
 """Which of an archive's programs serves: the fastest on this machine, measured once at load and remembered.
 
-**The rule.** Each program that this machine runs answers its golden photos. Then, from the most precise to the least, one takes the
-place of the one before if its lowest time a photo, in batches of batchSize, is over 3 % less. The two are timed in turn, so that
-other work slows both; no more than two are in memory at a time. Batches of one are timed, too, and shown.
+**The rule.** Each program that this machine runs answers its golden photos, and settles whether it answers batches whole or one by
+one, as it would serve. Then, from the most precise to the least, one takes the place of the one before if its lowest time a photo,
+in batches of batchSize, is over 3 % less. The two are timed in turn, so that other work slows both; no more than two are in memory
+at a time. Batches of one are timed, too, and shown. Workers that start together load and measure one after the other.
 
 SEEFOOD_FORMAT fixes it: a format, of whose precisions the fastest is taken, or one program (openvino/f32).
 SEEFOOD_PROGRAMS_DIR names a folder in which the choice (remembered.py) and the compiled program (compiled.py) are kept for the next
 worker and the next start.
 """
 
+import contextlib
+import gc
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from handler.compiled import Compiled
+from handler.batching import return_freed_memory
+from handler.compiled import NOT_KEPT, Compiled
 from handler.golden import GoldenPhotos
-from handler.program import NOT_KEPT, Program, open_program, program_name
+from handler.openvino_models import beginning
+from handler.program import Program, open_program, program_name
 from handler.remembered import Remembered, key_of
 
 PRECISE = ("f32", "bf16", "f16", "int8")  # the most precise first
@@ -40,14 +45,23 @@ class Choice(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """For describe()."""
-        return {"why": self.why, "ms_per_photo": self.ms_per_photo, "refused": self.refused}
+        batches = answered(self.program)
+        return {"why": self.why, "batches": batches, "ms_per_photo": self.ms_per_photo, "refused": self.refused}
+
+
+def answered(program: Program) -> str:
+    """How a program answers a batch, in words."""
+    return "one by one" if program.singly else "whole"
 
 
 def allowed(programs: Mapping[str, Mapping[str, Any]], wanted: str) -> dict[str, Mapping[str, Any]]:
     """Those of an archive's programs that SEEFOOD_FORMAT names, all if it is empty; the most precise first.
 
-    ValueError if it names none of them.
+    ValueError if it names none of them, or one is in an unknown precision.
     """
+    for name, about in programs.items():
+        if about["precision"] not in PRECISE:
+            raise ValueError(f"the precision of the program {name} is {about['precision']!r}, expected one of {', '.join(PRECISE)}")
     full = {name: program_name(about["format"], about["precision"]) for name, about in programs.items()}
     chosen = [name for name, about in programs.items() if wanted in ("", about["format"], full[name])]
     if not chosen:
@@ -75,25 +89,26 @@ class Choosing:
 
     def __call__(self) -> Choice:
         """The choice: of one alone it is that, else the remembered one, else a measured one. ValueError if none can be used."""
-        choice = self._chosen()
-        choice.program.settle()
+        remembered = Remembered.of(self.folder, self.key)
+        with remembered.alone():  # workers that start together measure once, and do not disturb each other
+            choice = self._chosen(remembered)
+        gc.collect()
+        return_freed_memory()
         return choice
 
-    def _chosen(self) -> Choice:
+    def _chosen(self, remembered: Remembered) -> Choice:
         if len(self.programs) == 1:
             (name,) = self.programs
             why = f"by FORMAT={self.wanted}" if self.wanted else "the only one of the archive"
-            return Choice(name, self._ready_or_compiled_anew(name), why, {}, {})
-        remembered = Remembered.of(self.folder, self.key)
-        with remembered.alone():  # workers that start together measure once, and do not disturb each other
-            kept = self._kept(remembered.read())
-            if kept is None:
-                return self._measured_and_kept(remembered)
-        name, times, refused = kept
-        try:
-            return self._choice(name, self._ready_or_compiled_anew(name), times, refused)
-        except Exception:  # what ran when it was measured does so no more: libraries raise types of many kinds
-            return self._measured_and_kept(remembered)
+            return Choice(name, self._kept_or_compiled_anew(name), why, {}, {})
+        if (kept := self._kept(remembered.read())) is not None:
+            name, times, refused = kept
+            with contextlib.suppress(Exception):  # what ran when it was measured may do so no more
+                return self._choice(name, self._kept_or_compiled_anew(name), times, refused)
+        choice, lasting = self._measured()
+        if lasting:
+            remembered.write({"program": choice.name, "ms_per_photo": choice.ms_per_photo, "refused": choice.refused})
+        return choice
 
     def _kept(self, content: Any) -> tuple[str, Times, dict[str, str]] | None:
         """What _measured_and_kept wrote; None for anything else."""
@@ -106,56 +121,54 @@ class Choosing:
         whole = name in self.programs and (not times or name in times) and {*times, *refused} <= {*self.programs}
         return (name, times, refused) if whole and all(set(at) == sizes for at in times.values()) else None
 
-    def _measured_and_kept(self, remembered: Remembered) -> Choice:
-        choice, lasting = self._measured()
-        choice.program.keep(self.compiled)
-        if lasting:
-            remembered.write({"program": choice.name, "ms_per_photo": choice.ms_per_photo, "refused": choice.refused})
-        return choice
-
-    def _ready_or_compiled_anew(self, name: str) -> Program:
-        """The same of what an earlier worker has compiled, or anew where that does not do."""
-        sizes = sorted({*self.batch_sizes, self.golden.count})  # the last for batches of any size
+    def _kept_or_compiled_anew(self, name: str) -> Program:
+        """The program as it serves: of what an earlier worker has compiled, or anew where that does not do."""
         try:
-            return self._ready(name, sizes, self.compiled)
+            return self._finished(name, self._ready(name, self.compiled))
         except Exception:  # a library raises types of many kinds; what is wrong with the program itself shows again
-            self.compiled.forget()
-        program = self._ready(name, sizes)
-        program.keep(self.compiled)
+            about = self.programs[name]
+            self.compiled.forget(beginning(about["file"], about["precision"]))
+        return self._finished(name, self._ready(name))
+
+    def _ready(self, name: str, kept: Compiled = NOT_KEPT) -> Program:
+        """A program that has answered its golden photos in batches of the usual sizes, and is settled."""
+        program = open_program(self.folder, self.programs[name], self.num_threads, self.batch_sizes, kept)
+        self.golden.check(program, name, self.batch_sizes)
+        program.settle()
         return program
 
-    def _ready(self, name: str, sizes: Sequence[int], kept: Compiled = NOT_KEPT) -> Program:
-        """A program that has answered its golden photos in batches of these sizes."""
-        program = open_program(self.folder, self.programs[name], self.num_threads, self.batch_sizes, kept)
-        self.golden.check(program, name, sizes)
+    def _finished(self, name: str, program: Program) -> Program:
+        """One that is ready and serves: golden photos answered in batches of another size, and kept for the next worker."""
+        self.golden.check(program, name, [self.golden.count])
+        program.keep(self.compiled)
         return program
 
     def _measured(self) -> tuple[Choice, bool]:
         """The choice by the rule, and whether it is so tomorrow: not if memory, say, was short for one of the programs."""
         name, program = "", None
         times: Times = {}
-        errors: dict[str, Exception] = {}
+        reasons: dict[str, str] = {}  # not the errors: their tracebacks would hold what was loaded
+        lasting, most = True, str(self.batch_sizes[-1])
         for other in self.programs:
             try:
-                challenger = self._ready(other, self.batch_sizes)
+                challenger = self._ready(other)
             except Exception as error:  # the others may serve; libraries raise types of many kinds
-                errors[other] = error
+                lasting = lasting and isinstance(error, ValueError)
+                reasons[other] = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
                 continue
+            is_faster = True
             if program is not None:
-                for one, at in self._timed({name: program, other: challenger}).items():
-                    before = times.get(one, at)
-                    times[one] = {size: min(ms, before[size]) for size, ms in at.items()}
-                most = str(self.batch_sizes[-1])
-                if times[other][most] >= (1 - MARGIN) * times[name][most]:
-                    continue
-            name, program = other, challenger
-        if program is not None:
-            self.golden.check(program, name, [self.golden.count])
-        else:
-            raise ValueError("; ".join(str(error) for error in errors.values())) from next(iter(errors.values()))
-        refused = {one: " ".join(str(error).split())[:300] for one, error in errors.items()}
-        lasting = all(isinstance(error, ValueError) for error in errors.values())
-        return self._choice(name, program, times, refused), lasting
+                pair = self._timed({name: program, other: challenger})
+                is_faster = pair[other][most] < (1 - MARGIN) * pair[name][most]
+                for one, at in pair.items():
+                    times[one] = {size: min(ms, times.get(one, at)[size]) for size, ms in at.items()}
+            if is_faster:
+                name, program = other, challenger
+            del challenger  # else the slower one would be there while the next one is loaded
+        if program is None:
+            raise ValueError("; ".join(reasons.values()))
+        refused = {one: " ".join(reason.split())[:300] for one, reason in reasons.items()}
+        return self._choice(name, self._finished(name, program), times, refused), lasting
 
     def _timed(self, programs: Mapping[str, Program]) -> Times:
         """The lowest milliseconds a photo of each program at each size, all of them in turn."""
@@ -184,5 +197,7 @@ class Choosing:
         most = str(self.batch_sizes[-1])
         others = sorted((at[most], one) for one, at in times.items() if one != name)
         beside = [f"{one} {ms:.2f}" for ms, one in others] + [f"{one} not used here" for one in refused]
-        own = f"{times[name][most]:.2f} ms a photo in batches of {most}" if name in times else "the only one that runs here"
+        own = "the only one that runs here"
+        if name in times:
+            own = f"{times[name][most]:.2f} ms a photo in batches of {most}, answered {answered(program)}"
         return Choice(name, program, f"{own}; {', '.join(beside)}" if beside else own, times, refused)

@@ -1,22 +1,23 @@
 """Compiled programs on disk, from where the next worker has them in a part of the time that compiling takes.
 
-They lie beside a choice (remembered.py), in a folder for one archive, CPU, number of threads and version of the library: another
-one's are not found, and removed. Each file begins with its checksum: a damaged one is compiled anew. It need not be trusted
-further than the rest of the server's folder: whatever comes out of it answers the golden photos before it serves.
+They lie beside a choice (remembered.py), in a folder for one archive, CPU, number of threads and version of OpenVINO: another
+one's are not found, and removed. Each file begins with its checksum: one that is damaged by accident is compiled anew, and so is
+one that answers the golden photos otherwise. That proves the answers to these photos alone, and keeps out nobody who can write:
+a compiled program is trusted as the rest of the server's folder is.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from handler.remembered import digits_of, place_of
 
 # of the whole key of a choice, what a compiled program depends on
-KEYS = ("archive", "cpu", "threads", "libraries")
+KEYS = ("archive", "cpu", "threads")
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 # room that a disk must have beyond a program: a cache must not be what fills it
 SPARE_BYTES = 512 * 1024 * 1024
@@ -32,7 +33,14 @@ class Compiled:
     def of(cls, archive: Path, key: Mapping[str, Any]) -> "Compiled":
         """Those of an unpacked archive with this key of a choice."""
         place = place_of(archive)
-        return cls(place and place / f"compiled-{digits_of({name: key[name] for name in KEYS})}")
+        # of the libraries OpenVINO's alone: what SEEFOOD_FORMAT leaves out is not lost for it
+        needed = {name: key[name] for name in KEYS} | {"openvino": key["libraries"].get("openvino", "")}
+        return cls(place and place / f"compiled-{digits_of(needed)}")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a folder to keep anything in."""
+        return self.folder is not None
 
     def read(self, name: str) -> bytes | None:
         """What was written by this name; None if nothing was, or it is damaged."""
@@ -45,7 +53,7 @@ class Compiled:
         checksum, program = content[:CHECKSUM_BYTES], memoryview(content)[CHECKSUM_BYTES:]
         return bytes(program) if hashlib.sha256(program).digest() == checksum else None
 
-    def write(self, name: str, program: bytes) -> None:
+    def write(self, name: str, program: bytes | memoryview) -> None:
         """Keep a compiled program, whole or not at all."""
         if self.folder is None:
             return
@@ -63,14 +71,22 @@ class Compiled:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
 
-    def forget(self) -> None:
-        """Remove all that is kept."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def forget(self, beginning: str, but: Collection[str] = ()) -> None:
+        """Remove all that is kept by names that begin so, but for some of them."""
+        if self.folder is None:
+            return
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name.startswith(beginning) and path.name not in but:
+                    path.unlink(missing_ok=True)
 
     def _begin(self) -> None:
         """Make the folder; those of other versions of the library, or of another CPU, go."""
         assert self.folder is not None
         for old in self.folder.parent.glob("compiled-*"):
-            shutil.rmtree(old, ignore_errors=True)
-        self.folder.mkdir(mode=0o700, parents=True)
+            if old != self.folder:  # another worker may have made it meanwhile
+                shutil.rmtree(old, ignore_errors=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+NOT_KEPT = Compiled(None)

@@ -77,6 +77,8 @@ class Spec:
         exact: dict[str, Any] = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in values.items()}
         if "text" in values:
             text = values["text"]
+            if not isinstance(text, Mapping):
+                raise ValueError(f"spec's text is {text!r}, expected an object, or no key text where none is read")
             exact["text"] = TokenSpec.from_dict(text, tokenizer) if "kind" in text else TextSpec.from_dict(text)
         spec = cls(**exact)
         spec._check()

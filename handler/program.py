@@ -6,17 +6,16 @@ Which of them serves: choice.py.
 """
 
 import contextlib
-import io
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from handler.batching import is_faster_whole, return_freed_memory
-from handler.compiled import Compiled
+from handler.batching import is_faster_whole
+from handler.compiled import NOT_KEPT, Compiled
+from handler.openvino_models import ANY, OpenVinoModels, openvino_core
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 # by the names that an ONNX file has for them; the second where the model reads texts
 INPUTS = ("crops", "ids")
-NOT_KEPT = Compiled(None)
 
 
 class Answers(NamedTuple):
@@ -39,14 +37,15 @@ class Program(Protocol):
     """uint8 crops (B, H, W, 3) -> Answers, for any B from 1; with int64 ids (B, L) of texts, where the model reads them."""
 
     precision: str
+    singly: bool  # whether it answers the crops of a batch one by one
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers: ...
 
-    def keep(self, kept: Compiled) -> None:
-        """Keep what loading computed, if the format's library can, for the next worker."""
-
     def settle(self) -> None:
-        """Called once, when it is the one that serves: give back memory that serving does not need."""
+        """Decide whether batches are answered whole, as an earlier worker did or by measuring, and drop what is not needed."""
+
+    def keep(self, kept: Compiled) -> None:
+        """Once it is settled: keep what loading computed, if the format's library can, for the next worker."""
 
 
 def inputs(crops: np.ndarray, ids: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -66,90 +65,56 @@ def check_outputs(count: int) -> None:
         raise ValueError(f"the program has {count} outputs, expected {', '.join(Answers._fields)}: export it again, make export")
 
 
-@cache
-def openvino_core() -> "ov.Core":
-    """The process's only core, never dropped.
-
-    Its CPU plugin replaces the thread's alternate signal stack and puts the earlier one back at its end: of two
-    cores that end in the order in which they began, the second puts back a freed one, and the next signal kills.
-    """
-    import openvino as ov
-
-    return ov.Core()
-
-
-SINGLY = "-singly"  # ends the name of what is kept where crops are answered one by one
-ANY = 0  # among sizes of batches: any size, compiled at once, and not when the first such batch comes
-
-
 class OpenVinoProgram:
     """An ONNX file or OpenVINO's own format on the CPU."""
 
     def __init__(
         self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
     ) -> None:
-        """`kept` has what was compiled before; what is compiled now is kept there."""
         # without CPU instructions for it bfloat16 is emulated, slower than float32
         native = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         check_possible(precision, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
         self.precision = precision
-        self._path, self._kept = path, kept
-        self._options = {
-            # in an int8 program this applies to the layers that are not quantised
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": num_threads,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
-        # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory. That for any
-        # size is compiled when the first such batch comes: of programs that are only measured none does
-        self._compiled: dict[int, ov.CompiledModel] = {}
-        self._alone = kept.read(self._name(1, SINGLY)) is not None
-        sizes = (1,) if self._alone else batch_sizes or (ANY,)
-        self._requests = {size: self._request(size) for size in sizes}
+        self._models = OpenVinoModels(path, precision, num_threads, kept)
+        self._sizes = batch_sizes or (ANY,)
+        # of which settle() compares whole and single ones; ANY where there is nothing to compare
+        self._most = max(batch_sizes) if 1 in batch_sizes else ANY
+        how = self._models.how()
+        self.singly = how == self._how("singly")
+        self._is_settled = self.singly or how == self._how("whole") or self._most == ANY
+        # that for any size is compiled when the first such batch comes: of programs that are only measured none does
+        self._requests = {size: self._request(size) for size in ((1,) if self.singly else self._sizes)}
 
     def _request(self, size: int) -> "ov.InferRequest":
         """For batches of this size. ValueError unless the program has the outputs of Answers."""
-        core, compiled, name = openvino_core(), None, self._name(size)
-        if (content := self._kept.read(name)) is not None:
-            with contextlib.suppress(Exception):  # whatever OpenVINO raises of it, it can be compiled
-                compiled = core.import_model(content, "CPU", self._options)
-        if compiled is None:
-            model = core.read_model(self._path)
-            check_outputs(len(model.outputs))
-            if size != ANY:
-                model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
-            compiled = core.compile_model(model, "CPU", self._options)
-            if self._kept is not NOT_KEPT:
-                self._kept.write(name, exported(compiled))
-        self._compiled[size] = compiled
+        compiled = self._models.compiled(size)
+        check_outputs(len(compiled.outputs))
         return compiled.create_infer_request()
 
-    def _name(self, size: int, what: str = "") -> str:
-        return f"{self._path.name}-{self.precision}-{size or 'any'}{what}"
-
-    def keep(self, kept: Compiled) -> None:
-        """Keep what is compiled, and what will be, for the next worker."""
-        self._kept = kept
-        for size, compiled in self._compiled.items():
-            kept.write(self._name(size), exported(compiled))
+    def _how(self, answered: str) -> str:
+        return f"{answered} {self._most}"  # for another largest batch it is measured anew
 
     def settle(self) -> None:
         """See Program. What is compiled for batches goes where crops are answered as fast one by one: its activations are large."""
-        sizes = self._requests.keys() - {ANY}
-        if not self._alone and 1 in sizes:
-            most = max(sizes)
-            for request in self._requests.values():
-                for tensor in request.input_tensors:
-                    tensor.data[:] = 0
-            self._alone = most == 1 or not is_faster_whole(most, self._requests[1].infer, self._requests[most].infer)
-            if self._alone:
-                self._requests, self._compiled = {1: self._requests[1]}, {1: self._compiled[1]}
-                self._kept.write(self._name(1, SINGLY), b"1")
-        return_freed_memory()
+        if self._is_settled:
+            return
+        for request in self._requests.values():
+            for tensor in request.input_tensors:
+                tensor.data[:] = 0
+        most = self._requests[self._most]
+        self.singly = self._most == 1 or not is_faster_whole(self._most, self._requests[1].infer, most.infer)
+        self._is_settled = True
+        if self.singly:
+            self._requests = {1: self._requests[1]}
+            self._models.leave(1)
+
+    def keep(self, kept: Compiled) -> None:
+        """See Program."""
+        self._models.keep(kept, {1} if self.singly else {*self._sizes, ANY}, self._how("singly" if self.singly else "whole"))
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
         given = inputs(crops, ids)
-        if self._alone:
+        if self.singly:
             return Answers(*map(np.concatenate, zip(*(self._infer(1, one) for one in _singly(given)), strict=True)))
         size = len(crops) if len(crops) in self._requests else ANY
         if size not in self._requests:
@@ -167,15 +132,10 @@ def _singly(given: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
     return (tuple(one[i : i + 1] for one in given) for i in range(len(given[0])))
 
 
-def exported(compiled: "ov.CompiledModel") -> bytes:
-    """A compiled program as bytes, from which OpenVINO of the same version makes it again."""
-    stream = io.BytesIO()
-    compiled.export_model(stream)
-    return stream.getvalue()
-
-
 class OnnxRuntimeProgram:
     """An ONNX file on the CPU by ONNX Runtime."""
+
+    singly = False
 
     def __init__(
         self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
@@ -193,16 +153,17 @@ class OnnxRuntimeProgram:
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
         return Answers(*self._session.run(None, dict(zip(INPUTS, inputs(crops, ids), strict=False))))
 
+    def settle(self) -> None:
+        """Nothing: batches are answered whole."""
+
     def keep(self, kept: Compiled) -> None:
         """Nothing: this library has no compiled programs to keep."""
-
-    def settle(self) -> None:
-        """Give what loading has freed back."""
-        return_freed_memory()
 
 
 class TorchProgram:
     """A torch.export program: on a GPU in half precision, else on the CPU, as the reference."""
+
+    singly = False
 
     def __init__(
         self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
@@ -230,12 +191,11 @@ class TorchProgram:
             outputs = self._module(*(torch.from_numpy(given).to(self._device) for given in inputs(crops, ids)))
         return Answers(*(output.float().cpu().numpy() for output in outputs))
 
+    def settle(self) -> None:
+        """Nothing: batches are answered whole."""
+
     def keep(self, kept: Compiled) -> None:
         """Nothing: this library has no compiled programs to keep."""
-
-    def settle(self) -> None:
-        """Give what loading has freed back."""
-        return_freed_memory()
 
 
 PROGRAMS: dict[str, Callable[..., Program]] = {

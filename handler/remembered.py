@@ -21,7 +21,7 @@ from handler.parts import PROVENANCE, sha256
 LIBRARIES = ("openvino", "onnxruntime", "torch")  # a format's name begins with its library's
 # what tells CPUs of one kind from others, of x86 and of Arm, in /proc/cpuinfo
 CPU_LINES = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU implementer", "CPU part", "Features")
-LOCK_S = 30.0  # a worker that measures needs a second or two
+LOCK_S = 30.0  # a worker that loads and measures needs some seconds
 
 
 def cpu() -> str:
@@ -89,7 +89,7 @@ class Remembered:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside, no other worker measures; not for longer than LOCK_S, and not where there is no file."""
+        """Inside, no other worker loads or measures; not for longer than LOCK_S, and not where there is no file."""
         with contextlib.ExitStack() as stack:
             if self.path is not None:
                 with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ class Remembered:
             return None
 
     def write(self, choice: Mapping[str, Any]) -> None:
-        """Keep a choice under this key, whole or not at all."""
+        """Keep a choice under this key, whole or not at all; those under other keys go."""
         if self.path is None:
             return
         # handler/ may not import scripts.atomic: an archive does not hold it
@@ -115,6 +115,9 @@ class Remembered:
         try:
             part.write_text(json.dumps({"key": self.key, "choice": choice}), encoding="utf-8")
             part.replace(self.path)
+            for other in self.path.parent.glob("choice-*.json"):
+                if other != self.path:
+                    other.unlink(missing_ok=True)
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)

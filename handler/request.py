@@ -22,12 +22,17 @@ RAW_FIELDS = ("body", "data")  # TorchServe's names for a body that is no form
 class RequestError(ValueError):
     """The request holds no photo where one is expected, a text that is not read, or a top_k that cannot be; the message says which.
 
-    `status` is HTTP's: 400; 413 where photo or text are over a limit; 503 for a heat map over the batch's budget.
+    `status` is HTTP's: 400; 413 where photo or text are over a limit; 503 for a heat map over the batch's budget,
+    or a photo's file that cannot be read.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+
+
+class HandedError(RequestError):
+    """The photo is not where the server in front has put it. By this name in the answer that server sends its bytes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,8 +91,10 @@ def read_request(request: Request, num_classes: int, default_top_k: int) -> tupl
     if name := str(request.headers.get(PHOTO_HEADER, "")):
         try:
             photo = read_handed(name)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise RequestError(f"the photo's file cannot be read: {error}") from error
+        except OSError as error:  # its message has the server's path
+            raise HandedError(f"the photo's file cannot be read: {error.strerror or type(error).__name__}", 503) from error
     return photo, _top_k(request.headers.get("x-top-k"), num_classes, default_top_k)
 
 

@@ -204,7 +204,7 @@ def mount_disk() -> Iterator[Callable[[Path, str], Path]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.program.openvino_core
+WORKERS_MODULES: list[ModuleType] = []  # kept for good, as a worker keeps them: see handler.openvino_models.openvino_core
 
 
 @contextlib.contextmanager

@@ -17,12 +17,14 @@ from scripts.paths import ROOT
 
 def chosen_here(sha256: str, build: Path) -> dict[str, Any]:
     """What the servers that write below `build` have chosen of an archive (handler/remembered.py), by the server's folder."""
-    found = {}
+    found: dict[str, tuple[int, dict[str, Any]]] = {}  # with the time at which it was written: of several the newest counts
     for path in sorted(build.glob(f"serve-*/programs/*-{sha256[:12]}/choice-*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found[path.parents[2].name] = {**content["choice"], "cpu": content["key"]["cpu"]}
-    return found
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            content, written = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime_ns
+            choice, server = content["choice"], path.parents[2].name
+            if isinstance(choice, dict) and written >= found.get(server, (0, {}))[0]:
+                found[server] = written, choice | {"cpu": content["key"]["cpu"]}
+    return {server: choice for server, (_, choice) in found.items()}
 
 
 def main() -> int:

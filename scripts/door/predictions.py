@@ -190,7 +190,7 @@ class Predictions:
             return await self._ask_once(question(), times, number)
         except BackendDownError:
             self.metrics.retries.inc()
-        again = question()
+        again = question()._replace(as_file=False)  # bytes arrive also where the worker could not read the photo's file
         async with self._alone.setdefault(again.model, asyncio.Lock()):
             try:
                 return await self._ask_once(again, times, number)

@@ -159,9 +159,15 @@ def _row(status: Mapping[str, Any], age_s: float, release: Mapping[str, Any], se
         f"stale for {_ago(age_s)}" if stale else state,
         "yes" if status["ready"] and not stale else "no",
         _ago(time.time() - status["since"]),
-        (status.get("programs") or {}).get(status["default"], "-"),
+        _program(status),
         " ".join(status["why"].split()),
     ]
+
+
+def _program(status: Mapping[str, Any]) -> str:
+    """The name of the program that the default version runs; a server that reports it adds why, behind a colon."""
+    name, *_ = (status.get("programs") or {}).get(status["default"], "").partition(": ")
+    return " ".join(name.split()) or "-"
 
 
 def history_table(store: Store) -> str:

@@ -19,11 +19,10 @@ from scripts.rollout.live import Answers, answers_of
 from scripts.rollout.plan import Plan
 from scripts.rollout.reasons import not_judged, on_purpose, still_reconciling
 from scripts.rollout.released import Released
+from scripts.rollout.retry import POLL_S, until_read
 from scripts.rollout.shadow import describe
 from scripts.settings import Settings
 from scripts.steps import Steps
-
-POLL_S = 0.5  # between two readings of all statuses: small beside any time that is waited for here
 
 
 class RolloutError(SeeFoodError):
@@ -69,6 +68,10 @@ class Rollout:
     def _fleet(self) -> Fleet:
         """The instances, with what they report of this model. StoreError."""
         return Fleet.of(self.store, self.settings, self.released.model)
+
+    def _fleet_in_time(self) -> Fleet:
+        """The same, once the store can be reached. StoreError if it cannot for as long as a status is fresh."""
+        return until_read(self._fleet, time.monotonic() + self.settings.stale_s)
 
     def _write_all(self, plan: Plan) -> None:
         if not plan.documents:
@@ -131,25 +134,22 @@ class Rollout:
 
     def bake(self, new: str, old: str) -> None:
         """Watch the new version beside the old one. RolloutError if it is worse, StoreError if the store stays away to the end."""
-        start = self._fleet().statuses
+        start = self._fleet_in_time().statuses
         pairs, captured = self._judge_pairs(new, old)
         self.steps("watching", version=new, seconds=self.settings.bake_s)
         deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s  # so late may a status be
         with tqdm(total=round(self.settings.bake_s), unit="s", disable=None, leave=False, desc="watching") as progress:
             while True:
                 left_s = deadline - time.monotonic()
-                try:
-                    self._compare(new, old, start)
-                except StoreError as error:
-                    if left_s <= 0 or isinstance(error, DeniedError):
-                        raise
+                until_read(lambda: self._compare(new, old, start), deadline + self.settings.stale_s)
                 if left_s <= 0:
                     break
                 progress.update(max(0, round(self.settings.bake_s - left_s) - progress.n))
                 time.sleep(min(POLL_S, left_s))
         # a version that hangs counts no requests, but is not ready; while the old one is still loaded, going back takes no time
         self.wait(self.settings.stale_s)
-        comparison, requests = self._compare(new, old, start)  # ready again may mean that its worker was restarted
+        # ready again may mean that its worker was restarted
+        comparison, requests = until_read(lambda: self._compare(new, old, start), time.monotonic() + self.settings.stale_s)
         assert self.document is not None
         if "canary" in self.document and not requests:
             raise RolloutError(
@@ -171,7 +171,7 @@ class Rollout:
 
         Once, at the end: a test that is repeated while it is watched would find a difference by chance at last.
         """
-        now = self._fleet().statuses
+        now = self._fleet_in_time().statuses
         live = judge_live((new, old), now, start, self.begun, self.settings)
         self.steps("compared by answers to clients", version=new, found=live.found)
         if not (live.enough or pairs.enough):
@@ -200,7 +200,7 @@ class Rollout:
         self.steps("serving the old version again, to see whether the photos have changed", version=old, why=why)
         self.write({**baking, "default": old, "why": f"{old} again, beside which {new} is compared"})
         self.wait(self.settings.rollout_s)
-        start = self._fleet().statuses
+        start = self._fleet_in_time().statuses
         deadline = time.monotonic() + self.settings.bake_s + self.settings.poll_s
         while (after := answers_of(self._healthy_fleet().statuses, old, start)).number < answers.number:
             if time.monotonic() > deadline:
@@ -249,7 +249,7 @@ class Rollout:
         deadline = time.monotonic() + self.settings.rollout_s
         while True:
             reports = self._reports()
-            if reports and len(reports) == len(self._fleet().statuses):
+            if reports and len(reports) == len(self._fleet_in_time().statuses):
                 self.steps("compared by captured photos", report=describe(reports, old, new))
                 self._judge_pairs(new, old)
                 return
@@ -260,7 +260,7 @@ class Rollout:
     def _reports(self) -> list[dict[str, Any]]:
         """What the instances that follow this document have found when they asked both versions the same photos."""
         assert self.document is not None
-        statuses = self._fleet().statuses.values()
+        statuses = self._fleet_in_time().statuses.values()
         reports = [status["shadow"] for status in statuses if status["release"] == fingerprint(self.document) and status["shadow"]]
         # servers before this version do not say under which document they asked
         return [report for report in reports if report.get("release", fingerprint(self.document)) == fingerprint(self.document)]

@@ -1,18 +1,23 @@
 """Which of an archive's programs serves: the fastest on this machine, measured once, remembered, or fixed by SEEFOOD_FORMAT."""
 
 import json
+import os
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import handler.choice
 from handler.choice import Choosing, allowed
 from handler.locks import alone
+from handler.program import OpenVinoProgram
 from handler.remembered import Remembered, cpu, key_of
 from handler.signals import PROFILE, Profile
 from scripts.archive.build import build
+from scripts.archive.inspect import chosen_here
 from scripts.archive.read import load_handler, unpack
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
@@ -55,6 +60,8 @@ ALL = ("openvino/f32", "openvino/bf16", "openvino-int8/int8")
 class _Loaded(SimpleNamespace):
     """A program that only bears its names."""
 
+    singly = False
+
     def keep(self, _kept):
         pass
 
@@ -81,7 +88,7 @@ def test_fastest_at_the_batch_size_is_taken_and_of_equally_fast_ones_the_most_pr
     monkeypatch.setattr(Choosing, "_timed", lambda _, two: {name: {"1": 9.0 - times[name], "8": times[name]} for name in two})
     choice = Choosing(tmp_path, programs, golden, 1, [1, 8])()
     assert choice.name == chosen
-    assert choice.why.startswith(f"{times[chosen]:.2f} ms a photo in batches of 8; ")
+    assert choice.why.startswith(f"{times[chosen]:.2f} ms a photo in batches of 8, answered whole; ")
     assert {name: at["8"] for name, at in choice.ms_per_photo.items()} == times
 
 
@@ -169,6 +176,85 @@ def test_archive_of_an_earlier_version_serves_its_only_format(exported, tmp_path
     assert found["program"] == found["precision"]
     assert found["precision"] in ("f32", "bf16")
     assert found["format"] == "openvino"
+
+
+def test_unknown_precision_is_refused_by_the_programs_name():
+    programs = {"openvino/f8": {"format": "openvino", "precision": "f8"}}
+    with pytest.raises(ValueError, match=r"precision of the program openvino/f8 is 'f8', expected one of f32, bf16, f16, int8"):
+        allowed(programs, "")
+
+
+@pytest.mark.parametrize("format_name", ["", "openvino/f32"])
+def test_whatever_a_worker_loads_and_measures_no_other_one_does_meanwhile(several, place, monkeypatch, format_name):
+    monkeypatch.setenv("SEEFOOD_FORMAT", format_name)
+    programs, held = json.loads((several / "program.json").read_text())["programs"], []
+    settle = OpenVinoProgram.settle
+
+    def settled(self):
+        with pytest.raises(TimeoutError), alone(place, 0):
+            pass
+        held.append("settled")
+        settle(self)
+
+    monkeypatch.setattr(OpenVinoProgram, "settle", settled)
+    golden = SimpleNamespace(
+        check=lambda *_: held.append("checked"), count=4, batch=lambda size: (np.zeros((size, 64, 64, 3), np.uint8),)
+    )
+    Choosing(several, programs, golden, 1, [1, 8])()
+    assert {"settled", "checked"} == set(held)
+    with alone(place, 0):
+        pass
+
+
+def test_no_more_than_two_programs_are_in_memory_even_of_those_that_are_refused(monkeypatch, tmp_path):
+    (tmp_path / "provenance.json").write_text("{}")
+    programs = {f"openvino/{number}": {"format": "openvino", "precision": "f32", "number": number} for number in range(6)}
+    loaded, most = [], []
+
+    def open_program(_folder, about, *_):
+        most.append(sum(one() is not None for one in loaded))
+        one = _Loaded(**about)
+        loaded.append(weakref.ref(one))
+        return one
+
+    def check(program, name, _sizes):
+        if name in ("openvino/1", "openvino/3"):
+            raise RuntimeError(f"{name} is refused")
+
+    monkeypatch.setattr(handler.choice, "open_program", open_program)
+    monkeypatch.setattr(Choosing, "_timed", lambda _, two: {name: {"8": 1.0} for name in two})
+    choice = Choosing(tmp_path, programs, SimpleNamespace(check=check, count=4), 1, [8])()
+    assert max(most) == 1  # beside the one that is loaded then
+    assert choice.refused["openvino/3"] == "RuntimeError: openvino/3 is refused"
+
+
+def test_pair_decides_by_what_was_measured_beside_each_other(monkeypatch, tmp_path):
+    """Else the first one's best time, of a quiet moment, would be held against one that was measured in a busy one."""
+    (tmp_path / "provenance.json").write_text("{}")
+    programs = {f"openvino/{number}": {"format": "openvino", "precision": "f32"} for number in range(3)}
+    pairs = iter([(1.0, 1.1), (2.0, 1.5)])
+    monkeypatch.setattr(handler.choice, "open_program", lambda _, about, *__: _Loaded(**about))
+    monkeypatch.setattr(Choosing, "_timed", lambda _, two: {name: {"8": ms} for name, ms in zip(two, next(pairs), strict=True)})
+    choice = Choosing(tmp_path, programs, SimpleNamespace(check=lambda *_: None, count=4), 1, [8])()
+    assert choice.name == "openvino/2"
+    assert choice.ms_per_photo["openvino/0"] == {"8": 1.0}
+
+
+def test_newest_choice_is_shown_and_what_is_none_is_left_out(tmp_path):
+    folder = tmp_path / "serve-8080" / "programs" / f"seefood-1.0.0-{'a' * 12}"
+    folder.mkdir(parents=True)
+    contents = {"b": {"program": "new"}, "a": {"program": "old"}, "c": [["program", "x"]], "d": None, "e": "text"}
+    for age, (name, choice) in enumerate(contents.items()):
+        path = folder / f"choice-{name}.json"
+        path.write_text(json.dumps({"key": {"cpu": "a CPU"}, "choice": choice}))
+        os.utime(path, (1000 - age, 1000 - age))
+    assert chosen_here("a" * 64, tmp_path) == {"serve-8080": {"program": "new", "cpu": "a CPU"}}
+
+
+def test_choice_takes_the_place_of_those_of_other_libraries(several, place):
+    for key in ({"libraries": "1"}, {"libraries": "2"}):
+        Remembered.of(several, key).write({"program": "a"})
+    assert kept_in(place) == Remembered.of(several, key).path
 
 
 def test_workers_measure_one_after_the_other(several, place):

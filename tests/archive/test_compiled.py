@@ -8,16 +8,32 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import handler.program
 from handler.compiled import Compiled
 from handler.program import OpenVinoProgram
 from tests.archive.test_choice import described, packed_and_unpacked
 
 CROPS = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
 SIZES = (1, 8)
+WHOLE = {f"model.onnx-f32-{what}" for what in ("1", "8", "any", "batches")}
+SINGLY = {f"model.onnx-f32-{what}" for what in ("1", "batches")}
 
 
 def answers(program):
     return [np.concatenate([output.ravel() for output in program(CROPS[:size])]) for size in (1, 3, 8)]
+
+
+def kept_answers(model, kept, anew=False):
+    """The answers of a program that was settled and kept, as a choice does it; unless told otherwise, of one that answers whole."""
+    program = OpenVinoProgram(model, "f32", 1, SIZES, Compiled(None) if anew else kept)
+    if anew:
+        program.settle()
+    program.keep(kept)
+    return answers(program)
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -32,8 +48,8 @@ def model(exported, tmp_path):
 
 
 def test_next_worker_answers_the_same_from_what_is_kept_alone(model, kept):
-    before = answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))
-    assert {path.name for path in kept.folder.iterdir()} == {f"model.onnx-f32-{size}" for size in ("1", "8", "any")}
+    before = kept_answers(model, kept)
+    assert names(kept.folder) == WHOLE
     model.unlink()  # so that it cannot be compiled
     for one, other in zip(before, answers(OpenVinoProgram(model, "f32", 1, SIZES, kept)), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -41,8 +57,52 @@ def test_next_worker_answers_the_same_from_what_is_kept_alone(model, kept):
         OpenVinoProgram(model, "f32", 1, (2,), kept)
 
 
+def test_what_is_kept_is_what_serves_whichever_way_batches_are_answered(model, kept, monkeypatch):
+    """And a new measurement takes the place of the one before."""
+    asked = []
+    for whole, expected in ((True, WHOLE), (False, SINGLY), (True, WHOLE)):
+        monkeypatch.setattr(handler.program, "is_faster_whole", lambda size, *_, whole=whole: bool(asked.append(size)) or whole)
+        kept_answers(model, kept, anew=True)
+        assert names(kept.folder) == expected
+        (kept.folder / "of-another-program").touch()  # SEEFOOD_FORMAT may name it next time
+        again = OpenVinoProgram(model, "f32", 1, SIZES, kept)
+        again.settle()
+        assert again.singly is not whole
+        again.keep(kept)
+        assert names(kept.folder) == expected | {"of-another-program"}
+        (kept.folder / "of-another-program").unlink()
+    assert asked == [8, 8, 8]
+    other = OpenVinoProgram(model, "f32", 1, (1, 4), kept)  # of another largest batch nothing is known
+    other.settle()
+    assert asked == [8, 8, 8, 4]
+    other.keep(kept)
+    assert names(kept.folder) == {f"model.onnx-f32-{what}" for what in ("1", "4", "any", "batches")}
+
+
+def test_program_that_cannot_be_exported_serves_all_the_same(model, kept, monkeypatch):
+    expected = answers(OpenVinoProgram(model, "f32", 1, SIZES))
+    program = OpenVinoProgram(model, "f32", 1, SIZES)
+
+    class Unwilling:
+        """A compiled program of a device that exports none."""
+
+        exported = 0
+
+        def export_model(self, _stream):
+            Unwilling.exported += 1
+            raise RuntimeError("not implemented")
+
+    program._models._compiled = dict.fromkeys(SIZES, Unwilling())
+    program.keep(Compiled(None))
+    assert Unwilling.exported == 0  # for nothing
+    program.keep(kept)
+    assert Unwilling.exported == len(SIZES)
+    for one, other in zip(answers(program), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_damaged_one_is_compiled_anew_and_kept_again(model, kept):
-    before = answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))
+    before = kept_answers(model, kept)
     one = kept.folder / "model.onnx-f32-8"
     whole = one.read_bytes()
     half = whole[32 : len(whole) // 2]
@@ -51,7 +111,7 @@ def test_damaged_one_is_compiled_anew_and_kept_again(model, kept):
     damaged += [hashlib.sha256(content).digest() + content for content in (b"", b"no program", half)]
     for content in damaged:
         one.write_bytes(content)
-        np.testing.assert_array_equal(answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))[2], before[2])
+        np.testing.assert_array_equal(kept_answers(model, kept)[2], before[2])
         assert len(kept.read(one.name)) == pytest.approx(len(whole), rel=0.01)  # it holds names, which have numbers
 
 
@@ -60,7 +120,9 @@ def test_of_another_library_or_cpu_nothing_is_found_and_it_goes(tmp_path, monkey
     key = {"archive": "0", "cpu": "a", "threads": 2, "libraries": {"openvino": "1"}, "programs": ["a"], "batch_sizes": [1]}
     first = Compiled.of(tmp_path / "seefood-1.0.0-0", key)
     first.write("program", b"one")
-    assert Compiled.of(tmp_path / "seefood-1.0.0-0", key | {"programs": []}).read("program") == b"one"
+    # what SEEFOOD_FORMAT leaves out changes nothing
+    for same in ({"programs": []}, {"libraries": {"openvino": "1", "onnxruntime": "2"}}):
+        assert Compiled.of(tmp_path / "seefood-1.0.0-0", key | same).read("program") == b"one"
     for changed in ({"archive": "1"}, {"cpu": "b"}, {"threads": 1}, {"libraries": {"openvino": "2"}}):
         other = Compiled.of(tmp_path / "seefood-1.0.0-0", key | changed)
         assert other.read("program") is None
@@ -72,10 +134,10 @@ def test_nothing_is_kept_where_there_is_no_room_or_no_folder(model, tmp_path, mo
     (tmp_path / "file").write_text("no folder")
     expected = answers(OpenVinoProgram(model, "f32", 1, SIZES))
     for kept in (Compiled(None), Compiled(tmp_path / "file" / "compiled-0")):
-        np.testing.assert_array_equal(answers(OpenVinoProgram(model, "f32", 1, SIZES, kept))[2], expected[2])
+        np.testing.assert_array_equal(kept_answers(model, kept)[2], expected[2])
     full = Compiled(tmp_path / "full")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 * 1024 * 1024))
-    answers(OpenVinoProgram(model, "f32", 1, SIZES, full))
+    kept_answers(model, full)
     assert not list(full.folder.iterdir())
 
 
@@ -83,14 +145,17 @@ def test_archive_loads_whatever_lies_in_place_of_its_compiled_programs(exported,
     monkeypatch.setenv("SEEFOOD_PROGRAMS_DIR", str(tmp_path / "programs"))
     monkeypatch.setenv("SEEFOOD_FORMAT", "openvino/f32")
     unpacked = packed_and_unpacked(exported, tmp_path)
-    described(unpacked)
+    batches = described(unpacked)["choice"]["batches"]
     files = [path for path in (tmp_path / "programs").rglob("*") if path.is_file() and path.name != "lock"]
-    assert {path.name for path in files} == {f"model.onnx-f32-{size}" for size in ("1", "8", "any")}
+    assert {path.name for path in files} == (SINGLY if batches == "one by one" else WHOLE)
+    files = [path for path in files if not path.name.endswith("batches")]
     sizes = [path.stat().st_size for path in files]
     # those of another program: OpenVINO takes them, and the golden photos do not
     other = Compiled(tmp_path / "other")
-    OpenVinoProgram(Path(__file__).parents[2] / "model_store" / "starter" / "model.onnx", "f32", 1, (1,), other)
+    OpenVinoProgram(Path(__file__).parents[2] / "model_store" / "starter" / "model.onnx", "f32", 1, (1,)).keep(other)
     for path in files:
         shutil.copy(other.folder / "model.onnx-f32-1", path)
-    assert described(unpacked)["program"] == "openvino/f32"
-    assert [path.stat().st_size for path in files] == pytest.approx(sizes, rel=0.01)
+    found = described(unpacked)
+    assert found["program"] == "openvino/f32"
+    if found["choice"]["batches"] == batches:  # it was measured anew
+        assert [path.stat().st_size for path in files] == pytest.approx(sizes, rel=0.01)

@@ -1,6 +1,7 @@
 """Large photos go to a worker as files, past TorchServe."""
 
 import asyncio
+import json
 import os
 
 import pytest
@@ -99,3 +100,29 @@ def test_only_a_version_that_says_so_is_given_files(described, as_file):
     state = State(models={"a": {"default": "1.0.0", "versions": {"1.0.0": described}}})
     asyncio.run(predictions(state, backend).answer(Request(), "a", None, LARGE, None))
     assert backend.question.as_file is as_file
+
+
+def test_photo_whose_file_the_worker_cannot_read_is_sent_as_bytes(tmp_path):
+    error = json.dumps({"code": 503, "type": "HandedError", "message": "the photo's file cannot be read: No such file"}).encode()
+    refusal = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(error), error)
+    bodies = []
+
+    class Asked:
+        def asked(self, *about):
+            pass
+
+        failed = asked
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        bodies.append(await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0])))
+        writer.write(refusal if b"x-photo-file" in head else OK)
+        writer.close()
+
+    async def ask():
+        async with await asyncio.start_unix_server(serve, tmp_path / "inference"):
+            way = predictions(State(), Inference(f"unix:{tmp_path / 'inference'}"))
+            return await way._ask(lambda: Question("a", "1.0.0", LARGE, {}, as_file=True), Asked(), None)
+
+    assert asyncio.run(ask()).status == 200
+    assert bodies == [b"", LARGE]

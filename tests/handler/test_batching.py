@@ -9,6 +9,7 @@ import pytest
 from handler import program
 from handler.batching import is_faster_whole
 from handler.compiled import Compiled
+from handler.openvino_models import openvino_core
 from handler.program import load_program, open_program, programs_of
 from tests.conftest import ROOT
 
@@ -28,6 +29,13 @@ def test_a_batch_is_faster_whole_where_it_takes_clearly_less_time():
     assert is_faster_whole(8, computing(0.001), computing(0.004))
     assert not is_faster_whole(8, computing(0.001), computing(0.016))
     assert not is_faster_whole(8, computing(0.001), computing(0.0078))  # as good as equal: not worth its memory
+
+
+@pytest.mark.parametrize("whole_s", [0.001, 0.03])
+def test_what_is_clear_after_a_few_rounds_is_not_measured_any_longer(whole_s):
+    calls = []
+    is_faster_whole(8, computing(0.001), lambda: calls.append(computing(whole_s)()))
+    assert len(calls) < 20
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -52,12 +60,14 @@ def test_answers_are_the_same_however_a_batch_is_answered(monkeypatch, whole):
 def test_what_was_measured_once_is_kept_beside_what_is_compiled(monkeypatch, tmp_path):
     asked, compiled = [], []
     monkeypatch.setattr(program, "is_faster_whole", lambda size, *_: bool(asked.append(size)))
-    compile_model = program.openvino_core().compile_model
-    monkeypatch.setattr(program.openvino_core(), "compile_model", lambda *given: compiled.append(1) or compile_model(*given))
+    compile_model = openvino_core().compile_model
+    monkeypatch.setattr(openvino_core(), "compile_model", lambda *given: compiled.append(1) or compile_model(*given))
     about = programs_of(json.loads((STARTER / "program.json").read_text()))
     (first, *_) = about.values()
     kept = Compiled(tmp_path / "kept")
     for _ in range(2):
-        open_program(STARTER, first, 1, [1, 8], kept).settle()
+        one = open_program(STARTER, first, 1, [1, 8], kept)
+        one.settle()
+        one.keep(kept)
     assert asked == [8]
     assert len(compiled) == 2  # for 1 and for 8, at the first load alone

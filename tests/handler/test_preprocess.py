@@ -133,6 +133,8 @@ def test_truncated_photo_is_refused(cut):
         ({"crop_mode": "border"}, "border"),
         ({"input_size": [3, 224, 200]}, "200"),
         ({"std": [1.0]}, "three values"),
+        ({"text": 7}, "spec's text is 7, expected an object"),
+        ({"text": ["kind"]}, "spec's text is .'kind'., expected an object"),
     ],
 )
 def test_spec_with_a_wrong_key_or_value_is_refused_by_name(spec, change, message):
@@ -140,3 +142,8 @@ def test_spec_with_a_wrong_key_or_value_is_refused_by_name(spec, change, message
     with pytest.raises(ValueError, match=message):
         Spec.from_dict(values)
     assert Spec.from_dict(spec.to_dict()) == spec
+
+
+def test_spec_whose_text_is_null_is_refused(spec):
+    with pytest.raises(ValueError, match="spec's text is None, expected an object"):
+        Spec.from_dict(spec.to_dict() | {"text": None})

@@ -1,7 +1,7 @@
 import pytest
 
 from handler.handed import takes_files
-from handler.request import Request, RequestError, is_probe, read_request
+from handler.request import HandedError, Request, RequestError, is_probe, read_request
 
 PHOTO = b"\xff\xd8 a photo"
 
@@ -50,10 +50,16 @@ def test_photo_comes_as_a_file_of_the_servers_folder_and_no_other_file_is_read(t
     monkeypatch.setenv("SEEFOOD_PHOTO_DIR", str(folder))
     assert takes_files()
     assert read({"body": b""}, {"X-Photo-File": name, "x-top-k": "2"}) == (PHOTO, 2)
-    for other in (f"../{name}", str(tmp_path / name), name.upper(), f"{name}\n", "f" * 32, "x" * 32):
+    for other in (f"../{name}", str(tmp_path / name), name.upper(), f"{name}\n", "x" * 32):
         with pytest.raises(RequestError, match="the photo's file cannot be read") as refused:
             read({"body": b""}, {"x-photo-file": other})
         assert refused.value.status == 400
+    (folder / ("e" * 32)).mkdir()
+    for gone in ("f" * 32, "e" * 32):
+        with pytest.raises(HandedError, match="the photo's file cannot be read: ") as refused:
+            read({"body": b""}, {"x-photo-file": gone})
+        assert refused.value.status == 503
+        assert str(tmp_path) not in str(refused.value)
 
 
 def test_refusal_stays_short_however_many_fields_there_are():

@@ -32,6 +32,7 @@ COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
 HANDLER_FOR_TRAINING = {
     "handler.data_set",
     "handler.limits",
+    "handler.openvino_models",
     "handler.photo_file",
     "handler.preprocess",
     "handler.program",

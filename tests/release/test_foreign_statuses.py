@@ -77,3 +77,11 @@ def test_two_hundred_pairs_are_read_in_a_fraction_of_a_poll(store):
     best = min(timeit.repeat(lambda: unreadable(status), number=1, repeat=10))
     print(f"{1000 * best:.1f} ms")
     assert best < Settings().poll_s / 4
+
+
+@pytest.mark.parametrize(("program", "shown"), [("openvino/f32: 1 ms\n a photo", "openvino/f32"), ("a\nb", "a b"), ("", "-")])
+def test_program_is_shown_by_its_name_in_its_row(store, program, shown):
+    report(store, "a", programs={"1.0.0": program}, default="1.0.0")
+    header, row = status_table(store, Settings()).splitlines()[-2:]
+    column = header.index("program")
+    assert row[column:].split("  ")[0].rstrip() == shown

@@ -13,9 +13,11 @@ from scripts.archive.name import choose_archive
 from scripts.command import run
 from scripts.release.document import parse
 from scripts.release.folder_store import FolderStore
+from scripts.release.store import DeniedError, StoreError
+from scripts.rollout.retry import until_read
 from scripts.rollout.rollout import main
 from scripts.rollout.unmanaged import unmanaged_server
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from tests.rollout.rolling import alike, release, report, reversion
 
 SHADOW = {"photos": 2, "agreed": 1, "changes": [["ramen", "pho", 1]], "median_ms": {"1.0.0": 10, "1.1.0": 9}}
@@ -99,6 +101,35 @@ def test_every_line_of_a_watched_rollout_and_of_the_way_back_is_json(store, foll
     assert status == 0, error
     assert steps[-1]["default"] == "1.0.0"
     assert stages(store)[-1] == ("released", "1.0.0")
+
+
+def test_store_that_is_away_at_every_other_reading_undoes_nothing(store, follow, rollout, monkeypatch):
+    follow()
+    statuses, readings = FolderStore.statuses, []
+
+    def now_and_then(self):
+        readings.append(1)
+        if len(readings) % 2 == 0:
+            raise StoreError("the store is away")
+        return statuses(self)
+
+    monkeypatch.setattr(FolderStore, "statuses", now_and_then)
+    status, _, error = rollout("start", "1.1.0")
+    assert (status, error) == (0, "")
+    assert parse(store.read()[0])["default"] == "1.1.0"
+
+
+def test_reading_waits_for_the_store_until_the_deadline_and_not_where_it_is_denied():
+    for error, deadline in ((StoreError("away"), 0.0), (DeniedError("denied"), time.monotonic() + LIMIT_S)):
+        calls = []
+
+        def read(error=error, calls=calls):
+            calls.append(1)
+            raise error
+
+        with pytest.raises(type(error)):
+            until_read(read, deadline)
+        assert len(calls) == 1
 
 
 def test_version_that_fails_is_undone_with_the_reason(store, follow, rollout):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from handler.openvino_models import openvino_core
 from handler.preprocess import preprocess
-from handler.program import openvino_core
 from scripts.command import run
 from training.data.pictures import draw, generate
 from training.data.sets import read_data

@@ -11,7 +11,8 @@ import onnx
 import torch
 from torch import nn
 
-from handler.program import INPUTS, Answers, inputs, openvino_core
+from handler.openvino_models import openvino_core
+from handler.program import INPUTS, Answers, inputs
 from scripts.errors import SeeFoodError, is_full
 from training.export.quiet import quiet_libraries
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.program import ANY, PROGRAMS, Answers, Program, inputs, program_name
+from handler.openvino_models import ANY
+from handler.program import PROGRAMS, Answers, Program, inputs, program_name
 from scripts.errors import SeeFoodError
 from scripts.phrases import counted
 from training.evaluation.confidence import fit_threshold
