@@ -190,6 +190,7 @@ def test_of_captured_photos_on_s3_the_newest_without_feedback_are_asked(tmp_path
         assert listed(tmp_path, "s3://photos/captured") == photos
         monkeypatch.setattr(shadow, "MOST", 1)
         assert listed(tmp_path, "s3://photos/captured") == photos[:1]
+        assert listed(tmp_path, "s3://photos/captured/ab") == photos[:1]
         assert shadow.photos_of("s3://photos/drawn", tmp_path, "food") == "s3://photos/drawn"
         with pytest.raises(StoreError, match=r"s3://none/captured: there is no bucket 'none': make it, or correct PHOTOS"):
             shadow.photos_of("s3://none/captured", tmp_path, "food")
