@@ -213,7 +213,7 @@ def program_name(format_name: str, precision: str) -> str:
 
 
 def programs_of(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What program.json says of each program by its name: format, precision, file and metrics; fastest at export first.
+    """What program.json says of each program by its name: format, precision, file and metrics.
 
     Archives of earlier versions have one format, and name a program by its precision alone.
     """

@@ -119,7 +119,7 @@ class Profile:
 
 
 def save_profiles(path: Path | IO[bytes], profiles: Mapping[str, Profile]) -> None:
-    """The profiles of one network by the names of its programs, fastest first, as a file.
+    """The profiles of one network by the names of its programs, as a file.
 
     They share the components, which are written as float16: it moves no signal by more than 1 %. Rows and thresholds differ, as
     answers in int8 are not those in float32.

@@ -49,6 +49,8 @@ def introduce(run: Run, parent_run: str | None) -> Tracker | None:
     run.say(f"data: {data.source}: {counted(len(data.labels), 'class')}, {photos}")
     if uneven := imbalance(data.train, data.labels, params.class_balance):
         run.say(f"warning: {uneven}")
+    if params.text_encoder and run.classifier.tower is None:
+        run.say(f"warning: text_encoder {params.text_encoder} is not used: no training photo has a text")
     millions = sum(p.numel() for p in run.classifier.parameters()) / 1e6
     run.say(f"model {run.name}: {params.model}, weights {params.weights}, {millions:.2f} M parameters")
     for one in run.teacher.trained if run.teacher else ():

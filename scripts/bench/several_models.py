@@ -151,8 +151,8 @@ def bench(args: argparse.Namespace) -> None:
             def another(number: int) -> AbstractContextManager[None]:
                 return watched(versions[(number + 1) % 2], MODELS[1], args.seconds, rollout)
 
-            busy, before = ", ".join(f"{load:.1f}" for load in os.getloadavg()), f"{os.cpu_count()} cores of {cpu()}"
-            print(f"{before}; load average at the start {busy}")
+            busy = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+            print(f"{cpu()}; load average at the start {busy}")
             _show_memory(f"{args.models} models, started", memory_mb(port))
             print("photos/s    p50 ms    p99 ms   not 200   meanwhile")
             in_turns(measure, args.pairs, "another model's new version is watched", another)

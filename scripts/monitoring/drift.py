@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scripts.archive.name import choose_archive, split_name
+from scripts.archive.precise import most_precise
 from scripts.archive.read import load_handler, unpack
 from scripts.command import parser, run
 from scripts.drift.statistics import LEAST, compare, drifted, estimated_accuracy
@@ -43,7 +44,8 @@ def of_photos(archive: Path, photos: Path) -> Iterator[Line]:
     """The photos of a folder, measured by the archive's handler. ValueError as measure(), or if it has no profile; OSError."""
     with tempfile.TemporaryDirectory() as folder:
         unpack(archive, Path(folder) / "archive")
-        handler = load_handler(Path(folder) / "archive")
+        with most_precise(Path(folder) / "archive"):
+            handler = load_handler(Path(folder) / "archive")
         if handler.profile is None:
             raise ValueError(f"{archive.name} has no reference profile: export and archive it again")
         model, version = split_name(archive)

@@ -16,7 +16,7 @@ from typing import Any, Self
 from scripts.predict.photo import Photo, PredictError
 
 FORMAT = 1  # of this file; another one is not gone on with
-# by: the archive's checksum, or a server's address and version
+# by: the archive's checksum and program, or a server's address and version
 KEYS = {"format": "another format", "photos": "other photos", "by": "another model"}
 
 

@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Collection, Iterator
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -186,16 +186,22 @@ class CaptureStore:
     def uncorrected(self, count: int, model: str) -> list[str] | None:
         """The addresses of the last `count` photos of a model on which nobody gave feedback, the newest first.
 
-        None where no photo of any model is. StoreError.
+        None where no photo of any model is. The address may be of all captured photos, or of one of their folders. StoreError.
         """
-        names = re.compile(rf"{re.escape(self.prefix)}[0-9a-f]{{2}}/[^/]+-(\d+){re.escape(PHOTO)}")
+        names = re.compile(rf"(?:.*/)?[^/]+-(\d+){re.escape(PHOTO)}")
         with self._calls() as s3:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
             keys = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
             found = [(int(match[1]), key.removesuffix(PHOTO)) for key in keys if (match := names.fullmatch(key))]
-            newest = (stem for _, stem in sorted(found, reverse=True) if stem + FEEDBACK not in keys)
-            ours = (stem for stem in newest if self._answered_by(s3, stem + ANSWER, keys) in (None, model))
-            return [f"s3://{self.bucket}/{stem}{PHOTO}" for stem in islice(ours, count)] if found else None
+            newest = [stem for _, stem in sorted(found, reverse=True) if stem + FEEDBACK not in keys]
+            ours: list[str] = []
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                while newest and len(ours) < count:  # of millions no more answers are read than are needed
+                    size = max(CONNECTIONS, count - len(ours))
+                    some, newest = newest[:size], newest[size:]
+                    models = pool.map(lambda stem: self._answered_by(s3, stem + ANSWER, keys), some)
+                    ours += [stem for stem, by in zip(some, models, strict=True) if by in (None, model)]
+            return [f"s3://{self.bucket}/{stem}{PHOTO}" for stem in ours[:count]] if found else None
 
     def _answered_by(self, s3: "S3Client", name: str, keys: Collection[str]) -> str | None:
         answer = self._read(s3, name) if name in keys else None

@@ -18,6 +18,7 @@ from handler.remembered import Remembered, cpu, key_of
 from handler.signals import PROFILE, Profile
 from scripts.archive.build import build
 from scripts.archive.inspect import chosen_here
+from scripts.archive.precise import most_precise
 from scripts.archive.read import load_handler, unpack
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
@@ -140,6 +141,21 @@ def test_format_fixes_the_program_and_threshold_and_profile_are_its_own(several,
     assert worker.profile.threshold == Profile.load(several / PROFILE, MORE).threshold
     monkeypatch.setenv("SEEFOOD_FORMAT", "openvino/f32")
     assert described(several)["program"] == "openvino/f32"
+
+
+def test_work_whose_answers_are_compared_is_by_the_most_precise_program_and_format_fixes_another(several, monkeypatch):
+    for wanted, expected in (("", "openvino/f32"), ("openvino", "openvino/f32"), (MORE, MORE)):
+        monkeypatch.setenv("SEEFOOD_FORMAT", wanted)
+        with most_precise(several) as name:
+            assert described(several)["program"] == name == expected
+        assert os.environ["SEEFOOD_FORMAT"] == wanted
+    monkeypatch.setenv("SEEFOOD_FORMAT", "torch")
+    with pytest.raises(ValueError, match="FORMAT .* is 'torch', but this archive has"), most_precise(several):
+        pass
+    monkeypatch.delenv("SEEFOOD_FORMAT")
+    with most_precise(several):
+        pass
+    assert "SEEFOOD_FORMAT" not in os.environ
 
 
 def test_format_that_the_archive_lacks_or_the_machine_cannot_run_is_refused_with_what_there_is(several, monkeypatch):

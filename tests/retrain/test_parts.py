@@ -189,7 +189,9 @@ def test_of_captured_photos_on_s3_the_newest_without_feedback_are_asked(tmp_path
         photos = [f"s3://photos/captured/ab/ab-{time}.photo" for time in (10, 1)]
         assert listed(tmp_path, "s3://photos/captured") == photos
         monkeypatch.setattr(shadow, "MOST", 1)
+        monkeypatch.setattr("scripts.serving.capture_store.CONNECTIONS", 1)  # so that the newest answer is read, then the next
         assert listed(tmp_path, "s3://photos/captured") == photos[:1]
+        assert listed(tmp_path, "s3://photos/captured/ab") == photos[:1]
         assert shadow.photos_of("s3://photos/drawn", tmp_path, "food") == "s3://photos/drawn"
         with pytest.raises(StoreError, match=r"s3://none/captured: there is no bucket 'none': make it, or correct PHOTOS"):
             shadow.photos_of("s3://none/captured", tmp_path, "food")

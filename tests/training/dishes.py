@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import ROOT, SHARED
-from training.check.features import features_of
+from training.check.features import chosen_features
 from training.data.split import Photo
 from training.params import Params, read_params
 
@@ -42,7 +42,7 @@ def dishes(once) -> tuple[list[Photo], Tensor, Params]:
 
     def make(folder: Path) -> None:
         folder.mkdir()
-        np.save(folder / "features.npy", features_of(paths, params)[0].numpy())
+        np.save(folder / "features.npy", chosen_features(params)[0](paths).numpy())
 
     features = torch.from_numpy(np.load(once("dishes", make) / "features.npy"))
     return [Photo(path, names.index(path.parent.name)) for path in paths], features, params

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, SHARED, needs_photos
 from tests.training.dishes import dishes
 from training.check import check, features
 from training.check.check import main
-from training.check.features import features_of
+from training.check.features import chosen_features
 from training.check.labels import Judged, fold_of, judge, most_suspicious, out_of_fold, scaled
 from training.check.photos import distances, far_above, measure, oddities
 from training.data.ingest import main as ingest
@@ -179,12 +179,12 @@ def test_corrected_rows_are_taken_by_ingest(generated, tmp_path, monkeypatch, ca
 
 def test_without_weights_the_starter_is_used_or_missed(generated, tmp_path, monkeypatch):
     params = read_params(ROOT / "params.yaml").model_copy(update={"weights": "none"})
-    found, by = features_of(sorted(generated.rglob("*.jpg"))[:2], params)
-    assert found.shape == (2, 1280)
+    features_of, by = chosen_features(params)
+    assert features_of(sorted(generated.rglob("*.jpg"))[:2]).shape == (2, 1280)
     assert "the starter's network" in by
     monkeypatch.setattr(features, "STARTER", tmp_path)
     with pytest.raises(ValueError, match="no weights to compare photos by: .*random weights.*no starter in .*give WEIGHTS=file"):
-        features_of([], params)
+        chosen_features(params)
 
 
 @pytest.mark.slow
@@ -210,6 +210,6 @@ def test_most_flipped_labels_of_real_dishes_are_in_the_first_tenth_of_the_list(o
 def test_photos_of_other_things_are_outliers_among_dishes(once):
     _, of_dishes, params = dishes(once)
     others = sorted(path for path in (SHARED / "data/not_food").rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    found = far_above(distances(torch.cat([of_dishes, features_of(others[:30], params)[0]])))
+    found = far_above(distances(torch.cat([of_dishes, chosen_features(params)[0](others[:30])])))
     assert found[-30:].sum() >= 24
     assert found[:-30].sum() <= 0.02 * len(of_dishes)

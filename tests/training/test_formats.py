@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import itertools
 import json
 import re
 import subprocess
@@ -24,7 +25,7 @@ from tests.serving.server import Server
 from training.data.sets import read_data
 from training.export.export import export, write_formats
 from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError, export_to
-from training.export.gate import AccuracyGateError, failure, gate, programs
+from training.export.gate import AccuracyGateError, failure, gate, measure, programs
 from training.export.program import crops_of, prepare
 from training.model import Checkpoint
 
@@ -183,6 +184,39 @@ def test_of_the_fastest_the_one_that_passes_is_packed_and_nothing_stays_where_no
         export(checkpoint, tmp_path / "build" / "1.0.0")
     assert not list((tmp_path / "build").iterdir())
     assert "refused" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_refusal_by_the_gate_shows_beside_a_format_that_cannot_take_the_network(prepared, tmp_path, monkeypatch):
+    exact = EXPORT_FORMATS["openvino"]
+    wrong = replace(exact, write=lambda program, *given: exact.write(with_other_weights(program), *given))
+    damaged = replace(exact, precisions=("int8",), write=lambda program, crops, path, ids: path.write_bytes(b"no model"))
+    for refused, unsupported in (("openvino", "openvino-int8"), ("openvino-int8", "openvino")):
+        monkeypatch.setitem(EXPORT_FORMATS, refused, wrong)
+        monkeypatch.setitem(EXPORT_FORMATS, unsupported, damaged)
+        with pytest.raises(AccuracyGateError) as error:
+            write_formats(prepared, tmp_path, ("openvino", "openvino-int8"))
+        said = rf"{unsupported} cannot take this network \(.*\); {refused} does not pass .*: try FORMAT=onnxruntime(-int8)?"
+        assert re.fullmatch(said, str(error.value)), error.value
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_exports_of_one_checkpoint_are_the_same_bytes_whichever_program_is_faster(tiny_run, tmp_path, monkeypatch):
+    checkpoint, ms = Checkpoint.load(tiny_run / "checkpoint.pt"), itertools.count(1)
+    orders = []
+    for name, direction in (("one", 1), ("other", -1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "training.export.gate.measure", lambda *given, to=direction: measure(*given) | {"ms_per_photo": to * next(ms)}
+            )
+            orders.append(export(checkpoint, tmp_path / name, format_name="onnxruntime,openvino,openvino"))
+    one, other = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "other"))
+    assert orders[0] == orders[1][::-1]
+    assert len(orders[0]) >= 2
+    assert one == other
+    programs = list(json.loads(one["program.json"])["programs"])
+    assert programs == ["openvino/bf16", "openvino/f32", "onnxruntime/f32"][-len(programs) :]
 
 
 @pytest.mark.slow

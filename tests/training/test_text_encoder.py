@@ -102,6 +102,37 @@ def test_weights_of_another_size_are_refused(encoder, tmp_path):
         load_encoder(str(folder), 4)
 
 
+@pytest.mark.parametrize("kind", ["clip", "vit"])
+def test_model_that_is_no_encoder_of_texts_is_refused_with_its_type_and_what_is_expected(encoder, tmp_path, kind):
+    import transformers
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    photos = small | {"image_size": 16, "patch_size": 8}
+    made = {
+        "clip": lambda: transformers.CLIPModel(transformers.CLIPConfig(text_config=small, vision_config=photos)),
+        "vit": lambda: transformers.ViTModel(transformers.ViTConfig(**photos)),
+    }
+    folder = shutil.copytree(encoder, tmp_path / "encoder")
+    transformers.utils.logging.disable_progress_bar()
+    made[kind]().save_pretrained(folder)
+    expected = (
+        rf"text_encoder {folder}: a model of the type '{kind}' has no embeddings of tokens: expected an encoder of texts alone"
+    )
+    with pytest.raises(ValueError, match=expected):
+        load_encoder(str(folder), 4)
+
+
+def test_data_without_texts_is_a_warning_where_an_encoder_is_given(generated, titled, params, tmp_path, capsys):
+    def stop(_):
+        raise Stopped(0)
+
+    for data, warned in ((generated, True), (titled, False)):
+        with pytest.raises(Stopped):
+            train("seefood", data, params, tmp_path / str(warned), on_step=stop)
+        warning = f"warning: text_encoder {params.text_encoder} is not used: no training photo has a text"
+        assert (warning in capsys.readouterr().out) == warned
+
+
 def test_missing_library_is_named_with_its_remedy(encoder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"needs the package transformers, .* -m pip install transformers"):
@@ -182,7 +213,7 @@ def test_exported_model_answers_photo_text_and_both_as_in_training(encoder_run, 
     exported = tmp_path / "exported"
     export(checkpoint, exported, format_name="openvino")
     program = json.loads((exported / "program.json").read_text())
-    assert "f32" in program["precisions"]
+    assert "openvino/f32" in program["programs"]
     assert program["provenance"]["text_encoder"]
     with zipfile.ZipFile(build(exported, "1.0.0", tmp_path / "store")) as content:
         content.extractall(tmp_path / "unpacked")

@@ -24,12 +24,6 @@ Features = Callable[[Sequence[Path]], Tensor]
 """Features float32 (N, F) of N readable photos."""
 
 
-def features_of(paths: Sequence[Path], params: Params) -> tuple[Tensor, str]:
-    """Features of photos, and by which weights, for people. ValueError, see chosen_features."""
-    features, by = chosen_features(params)
-    return features(paths), by
-
-
 def chosen_features(params: Params) -> tuple[Features, str]:
     """What gives features, and by which weights, for people: the weights are read here, and no photo.
 

@@ -47,6 +47,8 @@ def export(
 ) -> list[str]:
     """Write the exported formats into the folder `out`, which it replaces whole; the programs' names, fastest here first.
 
+    All else that it writes is the same each time, whatever the clock says.
+
     `format_name` is one, several with commas between, or "fastest": those of FASTEST. `model` is the model's name, by default the
     checkpoint's. AccuracyGateError if no format passes the gate, UnsupportedError if their libraries cannot take the network,
     ValueError as prepare(), for an unknown format, or if there is no name.
@@ -75,59 +77,65 @@ def export(
         profiles = reference_profiles(passed, prepared)
         save_profiles(part / PROFILE, profiles)
         save(part / SEEN, [(photo.sha256, photo.path) for photo in prepared.data_set])
-    return [one.name for one in passed]
+    return [one.name for one in sorted(passed, key=lambda one: one.metrics["ms_per_photo"])]
 
 
 def formats_of(format_name: str) -> list[str]:
-    """The formats of --format, with commas between; none for "fastest". ValueError for one that is unknown."""
-    names = [] if format_name == "fastest" else [name.strip() for name in format_name.split(",")]
+    """The formats of --format, with commas between, each once; none for "fastest". ValueError for one that is unknown."""
+    names = [] if format_name == "fastest" else list(dict.fromkeys(name.strip() for name in format_name.split(",")))
     if unknown := [name for name in names if name not in EXPORT_FORMATS]:
         raise ValueError(f"FORMAT is {format_name!r}, expected some of {', '.join(EXPORT_FORMATS)}, not {unknown[0]!r}")
     return names
 
 
 def write_formats(prepared: Prepared, folder: Path, wanted: Sequence[str] = ()) -> list[Measured]:
-    """Write formats into `folder`; their programs that passed the gate, fastest here first.
+    """Write formats into `folder`; their programs that passed the gate, in the order of EXPORT_FORMATS and their precisions.
 
     Of `wanted` formats, or else of FASTEST, all that pass; where a library cannot take the network, the first of the others that
     passes. AccuracyGateError if none passes, UnsupportedError if none can be written.
     """
     passed: dict[str, list[Measured]] = {}
+    tried = {*(wanted or FASTEST)}
     unsupported: UnsupportedError | None = None
+    cannot = ""
     refused: AccuracyGateError | None = None
     # each in a folder of its own, as what does not pass is not kept; within `folder`, so that a rename keeps the others
     with tempfile.TemporaryDirectory(dir=folder) as temp:
         for name in wanted or EXPORT_FORMATS:
             if not wanted and name not in FASTEST and (passed or not unsupported):
                 break  # the others are for networks that those cannot take
+            tried.add(name)
             if isinstance(unsupported, OnnxError) and EXPORT_FORMATS[name].by_onnx:
                 continue  # to trace again what cannot be traced would take as long
             try:
                 _write_once(name, prepared, Path(temp))
-                passed[name] = gate(name, Path(temp) / name, prepared.reference)
+                passed[name] = gate(name, Path(temp) / name, prepared.reference, tried)
             except UnsupportedError as error:
+                reason = f"{name} cannot take this network ({error})"
                 if len(wanted) != 1:
                     then = "it is left out" if passed or wanted else "the next format is tried"
-                    print(f"  {name} cannot take this network ({error}): {then}", flush=True)
-                unsupported = unsupported or error
+                    print(f"  {reason}: {then}", flush=True)
+                unsupported, cannot = unsupported or error, cannot or reason
             except AccuracyGateError as error:
                 refused = error
+        if refused and not passed:
+            raise AccuracyGateError("; ".join(filter(None, (cannot, str(refused))))) from refused
         if unsupported and not passed:
             advice = "" if not wanted or "torch" in wanted else ": try FORMAT=torch"
             raise UnsupportedError(f"the network cannot be exported: {unsupported}{advice}") from unsupported
-        if refused and not passed:
-            raise refused
         for name in passed:
             for path in (Path(temp) / name).iterdir():
                 path.replace(folder / path.name)
-    return sorted((one for of_format in passed.values() for one in of_format), key=lambda one: one.metrics["ms_per_photo"])
+    # not in that of their times, which differ from run to run
+    return [one for name in EXPORT_FORMATS for one in passed.get(name, ())]
 
 
 def _write_once(name: str, prepared: Prepared, folder: Path) -> None:
     """Write a format into folder/NAME, by a copy where another format has written the same file there."""
     export_format = EXPORT_FORMATS[name]
     for other, known in EXPORT_FORMATS.items():
-        if (known.file, known.write) == (export_format.file, export_format.write) and (folder / other / known.file).is_file():
+        same = other != name and (known.file, known.write) == (export_format.file, export_format.write)
+        if same and (folder / other / known.file).is_file():
             shutil.copytree(folder / other, folder / name)
             return
     export_to(name, prepared.program, prepared.calibration, folder / name, prepared.calibration_ids)

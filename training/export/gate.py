@@ -4,7 +4,7 @@ Both are measured on held-out photos; the limits are MAX_LOSS and MIN_AGREEMENT.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,10 @@ def failure(precision: str, metrics: dict[str, float]) -> str | None:
     return None
 
 
-def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]:
-    """The programs of a format that pass, fastest first; each verdict is printed. AccuracyGateError if none passes.
+def gate(format_name: str, folder: Path, reference: Reference, tried: Collection[str] = ()) -> list[Measured]:
+    """The programs of a format that pass, in the order of its precisions; each verdict is printed.
 
+    AccuracyGateError if none passes, which names the next format that is not among those `tried`, if there is one.
     UnsupportedError if the format's library cannot load or run it.
     """
     passed: list[Measured] = []
@@ -125,6 +126,8 @@ def gate(format_name: str, folder: Path, reference: Reference) -> list[Measured]
             passed.append(Measured(format_name, program, metrics))
     if not passed:
         names = list(EXPORT_FORMATS)
-        following = names[(names.index(format_name) + 1) % len(names)]
-        raise AccuracyGateError(f"{format_name} does not pass the accuracy gate ({'; '.join(reasons)}): try FORMAT={following}")
+        behind = names.index(format_name) + 1
+        following = [name for name in names[behind:] + names[:behind] if name not in (format_name, *tried)]
+        advice = f": try FORMAT={following[0]}" if following else ""
+        raise AccuracyGateError(f"{format_name} does not pass the accuracy gate ({'; '.join(reasons)}){advice}")
     return passed

@@ -10,8 +10,8 @@ from handler.preprocess import Spec, crop, decode, ids_of, reduction, resized_si
 from handler.program import inputs
 from handler.signals import Profile, components
 from training.data.split import Photo
-from training.export.gate import BATCH, Measured, in_batches
-from training.export.program import Prepared
+from training.export.gate import BATCH, Measured
+from training.export.program import Prepared, torch_answers
 
 
 def crop_and_size(photo_bytes: bytes, spec: Spec) -> tuple[np.ndarray, tuple[int, int]]:
@@ -24,10 +24,10 @@ def crop_and_size(photo_bytes: bytes, spec: Spec) -> tuple[np.ndarray, tuple[int
 def reference_profiles(passed: Sequence[Measured], prepared: Prepared) -> dict[str, Profile]:
     """A profile by held-out photos for each program that passed the gate, by its name, in the order of `passed`.
 
-    The features' components are fitted on the calibration's photos: on the held-out ones themselves the residual would be smaller
-    than on new ones.
+    The features' components are those of float32 torch, whichever programs passed, and fitted on the calibration's photos: on the
+    held-out ones themselves the residual would be smaller than on new ones.
     """
-    seen = in_batches(passed[0].program, prepared.calibration, prepared.calibration_ids)
+    seen = torch_answers(prepared.program, prepared.calibration, prepared.calibration_ids)
     fitted = components(seen.features)
     profiles = {one.name: Profile(np.empty((0, 0), np.float32), *fitted, one.metrics["confidence_threshold"]) for one in passed}
     rows: dict[str, list[np.ndarray]] = {name: [] for name in profiles}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.preprocess import PhotoError, Spec, ids_of, preprocess
+from handler.program import Answers
 from training.data.sets import read_data
 from training.data.split import Photo, check_unreadable
 from training.evaluation.confidence import FeaturesAndLogits, extract_features, fit_confidence, training_photos
@@ -80,15 +81,20 @@ def prepare(checkpoint: Checkpoint, root: Path | None) -> Prepared:
     calibrating = random.Random(0).sample(seen, min(len(seen), CALIBRATION_PHOTOS))
     calibrating, calibration = crops_of(calibrating, spec, "photos for calibration")
 
+    # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
+    reference = Reference(crops, targets, torch_answers(program, crops, ids).probabilities, ids)
+    calibration_ids = ids_of([photo.text for photo in calibrating], spec)
+    return Prepared(program, spec, calibration, reference, held_out, data_set, calibration_ids)
+
+
+def torch_answers(program: nn.Module, crops: np.ndarray, ids: np.ndarray | None) -> Answers:
+    """float32 torch's answers to N crops, uint8 (N, H, W, 3), and to ids of their texts, int64 (N, L), where it takes them."""
+
     def by_torch(*batch: np.ndarray) -> tuple[np.ndarray, ...]:
         return tuple(t.numpy() for t in program(*map(torch.from_numpy, batch)))
 
     with torch.inference_mode():
-        # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
-        expected, _, _ = in_batches(by_torch, crops, ids)
-    reference = Reference(crops, targets, expected, ids)
-    calibration_ids = ids_of([photo.text for photo in calibrating], spec)
-    return Prepared(program, spec, calibration, reference, held_out, data_set, calibration_ids)
+        return in_batches(by_torch, crops, ids)
 
 
 def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[ExportedProgram, Spec]:

@@ -60,8 +60,14 @@ class EncoderTower(nn.Module):
         return last
 
     def _checked_width(self) -> int:
-        """D. ValueError if it takes no texts of LENGTH tokens, or not each token of its tokenizer."""
-        tokens, embeddings = self.spec.vocabulary, self.encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        """D. ValueError if it reads no texts, none of LENGTH tokens, or not each token of its tokenizer."""
+        kind = self.source["config"].get("model_type")
+        try:
+            embeddings = self.encoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        except (AttributeError, NotImplementedError) as error:  # of ViT, of CLIP
+            expected = "an encoder of texts alone, such as bert, distilbert or clip_text_model"
+            raise ValueError(f"a model of the type {kind!r} has no embeddings of tokens: expected {expected}") from error
+        tokens = self.spec.vocabulary
         if tokens > embeddings:
             raise ValueError(
                 f"the text encoder has {counted(embeddings, 'embedding')}, and its {TOKENIZER} {counted(tokens, 'token')}"
@@ -70,7 +76,8 @@ class EncoderTower(nn.Module):
             with torch.no_grad():
                 return self._last_layer(torch.ones((1, LENGTH), dtype=torch.int64)).shape[2]
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the text encoder cannot read {LENGTH} tokens: {str(error) or type(error).__name__}") from error
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"the text encoder, of the type {kind!r}, cannot read {LENGTH} tokens: {reason}") from error
 
 
 def load_encoder(name: str, num_classes: int) -> EncoderTower:
@@ -95,7 +102,10 @@ def load_encoder(name: str, num_classes: int) -> EncoderTower:
             raise ValueError(f"text_encoder {name} cannot be loaded: {str(error) or type(error).__name__}") from error
     if absent := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
         raise ValueError(f"text_encoder {name}: its weights lack {counted(len(absent), 'tensor')} of the network, e.g. {absent[0]}")
-    return EncoderTower(_without_pooler(encoder), source, num_classes)
+    try:
+        return EncoderTower(_without_pooler(encoder), source, num_classes)
+    except ValueError as error:
+        raise ValueError(f"text_encoder {name}: {error}") from error
 
 
 def encoder_of(source: Mapping[str, Any], num_classes: int) -> EncoderTower:
