@@ -111,7 +111,7 @@ class Choosing:
         return choice
 
     def _kept(self, content: Any) -> tuple[str, Times, dict[str, str]] | None:
-        """What _measured_and_kept wrote; None for anything else."""
+        """What _chosen wrote; None for anything else."""
         try:
             name, refused = content["program"], {one: str(why) for one, why in content["refused"].items()}
             times = {one: {str(size): float(ms) for size, ms in at.items()} for one, at in content["ms_per_photo"].items()}

@@ -159,6 +159,18 @@ def starter_server(tmp_path_factory):
         yield server
 
 
+@pytest.fixture(scope="session")
+def text_server(text_exported, tmp_path_factory):
+    """A model that reads texts, served."""
+    from tests.serving.server import Server
+
+    store = tmp_path_factory.mktemp("store")
+    build(text_exported, "1.0.0", store)
+    server = Server(store, free_port()).wait_ready()
+    yield server
+    server.end()
+
+
 @functools.cache  # asked for each test
 def asks_starter_server(file: str) -> bool:
     """Whether tests of this file may ask it."""

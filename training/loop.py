@@ -162,8 +162,8 @@ def train(
 
             bars.close()
             seconds = time.perf_counter() - started
-            if of_train is not None and of_train.summary() and epoch == first_epoch:
-                run.say(of_train.summary())
+            if of_train is not None and epoch == first_epoch and (kept := of_train.summary()):
+                run.say(kept)
             progress.loss_sum, progress.hits, progress.seen = total([*sums.tolist(), seen], device)
             check_finite(progress.step, progress.loss_sum / progress.seen)
             metrics = {"lr": params.lr * schedule(progress.step - 1), "data_wait": waited / seconds}

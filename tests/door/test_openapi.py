@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 from starlette.routing import Router
 
-from scripts.archive.build import build
 from scripts.door.api.openapi import document
 from scripts.door.api.operations import OPERATIONS
 from scripts.door.api.statuses import STATUSES, statuses_markdown
 from scripts.door.pages import page_files
 from scripts.door.state import State
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
 from tests.door.without_server import application
-from tests.serving.server import Server
 
 STATE = State(models={"seefood": {"default": "1.0.0", "versions": {"1.0.0": {}, "1.1.0": {}}}})
 # the door's own pages and metrics are no operations of the API
@@ -88,16 +86,6 @@ expected-statuses = ["2xx", 404, 413, 415, 422]
 # 413 among them: a text that is too long
 expected-statuses = ["4xx"]
 """
-
-
-@pytest.fixture(scope="module")
-def text_server(text_exported, tmp_path_factory):
-    """A model that reads texts, served."""
-    store = tmp_path_factory.mktemp("store")
-    build(text_exported, "1.0.0", store)
-    server = Server(store, free_port()).wait_ready()
-    yield server
-    server.end()
 
 
 @pytest.mark.server

@@ -9,16 +9,14 @@ import httpx
 import pytest
 
 from handler.text import decode_header, encode_text
-from scripts.archive.build import build
 from scripts.backend.answer import Answer
 from scripts.door.api.openapi import document
 from scripts.door.errors import DoorError
 from scripts.door.state import State
-from tests.conftest import LIMIT_S, free_port, picture_bytes
+from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.asking import ask
 from tests.door.test_forms import JSON, MULTIPART, PHOTO, TEXT, URLENCODED, form, part, read
 from tests.door.without_server import application, application_of, predictions
-from tests.serving.server import Server
 
 TITLE = "Crème brûlée 🍮"
 READS: dict[str, dict[str, dict[str, int]]] = {"spec": {"text": {}}}
@@ -267,34 +265,29 @@ def test_texts_are_described_only_where_a_model_reads_them():
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_real_server_answers_photo_text_and_both(text_exported, tmp_path):
+def test_real_server_answers_photo_text_and_both(text_server):
     """Behind the door a real TorchServe; an empty body reaches the worker with its text."""
-    build(text_exported, "1.0.0", tmp_path)
-    port = free_port()
-    server = Server(tmp_path, port).wait_ready()
-    try:
-        photo = picture_bytes(1)
+    port = text_server.port
+    photo = picture_bytes(1)
 
-        def post(path="predictions", **request):
-            return httpx.post(f"http://127.0.0.1:{port}/{path}/seefood", timeout=LIMIT_S, **request)
+    def post(path="predictions", **request):
+        return httpx.post(f"http://127.0.0.1:{port}/{path}/seefood", timeout=LIMIT_S, **request)
 
-        image = base64.b64encode(photo).decode()
-        both = post(files={"image": photo}, data={"text": "My ramen soup"}).raise_for_status().json()
-        assert post(json={"image": image, "text": "MY RAMEN, SOUP!"}).raise_for_status().json() == both
-        alone = post(content=photo).raise_for_status().json()
-        assert alone != both
-        text = post(json={"text": "My ramen soup"}).raise_for_status().json()
-        assert text["predictions"][0]["label"] == both["predictions"][0]["label"]
-        explained = post("explanations", json={"image": image, "text": "My ramen soup"}).raise_for_status().json()
-        assert {one["word"] for one in explained["words"]} == {"My", "ramen", "soup"}
-        tensors = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [image]}, tensor(["My ramen soup"])]
-        url = f"http://127.0.0.1:{port}/v2/models/seefood"
-        inferred = httpx.post(f"{url}/infer", json={"inputs": tensors}, timeout=LIMIT_S).raise_for_status().json()["outputs"]
-        assert inferred[0]["data"] == [one["label"] for one in both["predictions"]]
-        assert [one["name"] for one in httpx.get(url, timeout=LIMIT_S).json()["inputs"]] == ["image", "text"]
-        assert post(json={"image": image, "text": "x" * 501}).status_code == 413
-        assert post(json={}).status_code == 400
-        assert httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["texts"] == ["seefood"]
-        assert httpx.get(server.readyz).json()["ready"]  # its golden photos, texts and both are answered correctly
-    finally:
-        server.end()
+    image = base64.b64encode(photo).decode()
+    both = post(files={"image": photo}, data={"text": "My ramen soup"}).raise_for_status().json()
+    assert post(json={"image": image, "text": "MY RAMEN, SOUP!"}).raise_for_status().json() == both
+    alone = post(content=photo).raise_for_status().json()
+    assert alone != both
+    text = post(json={"text": "My ramen soup"}).raise_for_status().json()
+    assert text["predictions"][0]["label"] == both["predictions"][0]["label"]
+    explained = post("explanations", json={"image": image, "text": "My ramen soup"}).raise_for_status().json()
+    assert {one["word"] for one in explained["words"]} == {"My", "ramen", "soup"}
+    tensors = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [image]}, tensor(["My ramen soup"])]
+    url = f"http://127.0.0.1:{port}/v2/models/seefood"
+    inferred = httpx.post(f"{url}/infer", json={"inputs": tensors}, timeout=LIMIT_S).raise_for_status().json()["outputs"]
+    assert inferred[0]["data"] == [one["label"] for one in both["predictions"]]
+    assert [one["name"] for one in httpx.get(url, timeout=LIMIT_S).json()["inputs"]] == ["image", "text"]
+    assert post(json={"image": image, "text": "x" * 501}).status_code == 413
+    assert post(json={}).status_code == 400
+    assert httpx.get(f"http://127.0.0.1:{port}/v1/models").json()["texts"] == ["seefood"]
+    assert httpx.get(text_server.readyz).json()["ready"]  # its golden photos, texts and both are answered correctly

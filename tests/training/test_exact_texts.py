@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.training.encoders import write_encoder
-from tests.training.test_exact import LOSS_TOLERANCE, WEIGHT_TOLERANCE, finish, history, run_train
+from tests.training.test_exact import LOSS_TOLERANCE, WEIGHT_TOLERANCE, assert_trained_alike, finish, history, run_train
 from training.data.loader import Batches, train_loader
 from training.data.sets import read_data
 from training.loop import train
@@ -53,16 +53,8 @@ def test_two_processes_train_as_one(titled, params, once, tmp_path, by):
     torch.set_num_threads(1)
     one = Checkpoint.load(train("food", titled, params, tmp_path / "one"))
     finish(two)
-    other = Checkpoint.load(tmp_path / "two" / "checkpoint.pt")
-    for weights, again in ((one.weights, other.weights), (one.tower, other.tower)):
-        assert weights.keys() == again.keys()
-        for name, weight in weights.items():
-            assert (weight - again[name]).abs().max() < WEIGHT_TOLERANCE, name
+    assert_trained_alike(tmp_path / "one", tmp_path / "two")
     rows = history(tmp_path / "one")
-    for row, again in zip(rows, history(tmp_path / "two"), strict=True):
-        assert again["loss"] == pytest.approx(row["loss"], abs=LOSS_TOLERANCE)
-        assert again["val_loss"] == pytest.approx(row["val_loss"], abs=LOSS_TOLERANCE)
-        assert again["top1"] == row["top1"]
     # not for want of training, nor of texts
     assert rows[-1]["loss"] < rows[0]["loss"] - 100 * LOSS_TOLERANCE
     assert one.tower["classes.weight"].abs().max() > 100 * WEIGHT_TOLERANCE

@@ -12,8 +12,7 @@ import torch
 
 from tests.conftest import LIMIT_S
 from tests.training.test_exact import (
-    LOSS_TOLERANCE,
-    WEIGHT_TOLERANCE,
+    assert_trained_alike,
     finish,
     history,
     params,  # noqa: F401 # a fixture
@@ -167,10 +166,7 @@ def test_student_is_the_same_on_two_processes_and_in_two_parts(tmp_path, generat
     train("food", generated, params.model_copy(update={"accumulate": 2}), tmp_path / "parts")
     finish(two)
     for other in ("two", "parts"):
-        for name, weight in weights(one).items():
-            assert (weight - weights(tmp_path / other)[name]).abs().max() < WEIGHT_TOLERANCE, name
-        for row, again in zip(history(one), history(tmp_path / other), strict=True):
-            assert again["loss"] == pytest.approx(row["loss"], abs=LOSS_TOLERANCE)
+        assert_trained_alike(one, tmp_path / other)
 
 
 @pytest.mark.slow

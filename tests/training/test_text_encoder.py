@@ -20,6 +20,7 @@ from scripts.predict.offline import Offline
 from tests.archive.test_texts import Context
 from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from tests.training.encoders import hub, write_encoder
+from tests.training.texts import assert_resumed_run_ends_in_the_same_bits
 from training.evaluation.evaluate import evaluate
 from training.export.export import export
 from training.loop import train
@@ -174,18 +175,7 @@ def test_run_by_a_name_on_the_hub_is_that_by_its_folder_and_goes_on_without_eith
 def test_stopped_run_goes_on_without_its_encoders_folder_and_ends_in_the_same_bits(encoder, titled, params, tmp_path):
     folder = shutil.copytree(encoder, tmp_path / "encoder")
     params = params.model_copy(update={"text_encoder": str(folder), "epochs": 2, "mixup": 0.2})
-    whole = Checkpoint.load(train("seefood", titled, params, tmp_path / "whole"))
-
-    def stop(step):
-        if step == 3:
-            raise Stopped(0)
-
-    with pytest.raises(Stopped):
-        train("seefood", titled, params.model_copy(update={"checkpoint_minutes": 0.0}), tmp_path / "resumed", on_step=stop)
-    shutil.rmtree(folder)
-    resumed = Checkpoint.load(train("seefood", titled, params, tmp_path / "resumed"))
-    for one, other in ((whole.weights, resumed.weights), (whole.tower, resumed.tower)):
-        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert_resumed_run_ends_in_the_same_bits(titled, params, tmp_path, lambda: shutil.rmtree(folder))
 
 
 @pytest.mark.slow

@@ -8,13 +8,12 @@ import torch
 
 from handler.preprocess import Spec, ids_of
 from handler.text import TextSpec
+from tests.training.texts import assert_resumed_run_ends_in_the_same_bits
 from training.data.loader import Batches, train_loader
 from training.data.sets import read_data
 from training.evaluation.confidence import Confidence, ConfidenceOfSides, fit_confidence
-from training.loop import train
 from training.model import Checkpoint, Classifier, build
 from training.recipe import Mix, mix_sides
-from training.resume import Stopped
 from training.text.dropout import shown
 from training.text.tower import TextTower, fuse, not_black
 
@@ -186,17 +185,7 @@ def test_run_without_texts_gives_its_weights_to_one_with_them(tiny_run, tiny_par
 @pytest.mark.slow
 def test_stopped_and_resumed_run_ends_in_the_bits_of_one_that_was_not(titled, tiny_params, tmp_path):
     params = tiny_params.model_copy(update={"epochs": 2, "mixup": 0.2, "workers": 1})
-    whole = Checkpoint.load(train("seefood", titled, params, tmp_path / "whole"))
-
-    def stop(step):
-        if step == 3:
-            raise Stopped(0)
-
-    with pytest.raises(Stopped):
-        train("seefood", titled, params.model_copy(update={"checkpoint_minutes": 0.0}), tmp_path / "resumed", on_step=stop)
-    resumed = Checkpoint.load(train("seefood", titled, params, tmp_path / "resumed"))
-    for one, other in ((whole.weights, resumed.weights), (whole.tower, resumed.tower)):
-        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert_resumed_run_ends_in_the_same_bits(titled, params, tmp_path, lambda: None)
 
 
 def test_classifier_of_photos_alone_takes_no_notice_of_texts(tiny_params):

@@ -2,9 +2,36 @@
 
 import csv
 import random
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import torch
+
+from training.loop import train
+from training.model import Checkpoint
+from training.params import Params
+from training.resume import Stopped
+
 WORDS = ("pizza", "ramen soup", "green salad", "ice cream")
+
+
+def assert_resumed_run_ends_in_the_same_bits(data: Path, params: Params, folder: Path, meanwhile: Callable[[], object]) -> None:
+    """A run that is stopped after three steps, and goes on after `meanwhile`, has the weights of one that was not stopped."""
+    whole = Checkpoint.load(train("seefood", data, params, folder / "whole"))
+
+    def stop(step: int) -> None:
+        if step == 3:
+            raise Stopped(0)
+
+    with pytest.raises(Stopped):
+        train("seefood", data, params.model_copy(update={"checkpoint_minutes": 0.0}), folder / "resumed", on_step=stop)
+    meanwhile()
+    resumed = Checkpoint.load(train("seefood", data, params, folder / "resumed"))
+    assert whole.tower is not None
+    assert resumed.tower is not None
+    for one, other in ((whole.weights, resumed.weights), (whole.tower, resumed.tower)):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def write_texts(photos: Path, path: Path, per_class: int = 16) -> Path:

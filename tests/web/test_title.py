@@ -3,10 +3,8 @@
 import httpx
 import pytest
 
-from scripts.archive.build import build
 from tests.chromium import needs_chromium
-from tests.conftest import LIMIT_S, free_port, picture_bytes
-from tests.serving.server import Server
+from tests.conftest import LIMIT_S, picture_bytes
 from tests.web.firefox import FIREFOX, firefox
 from tests.web.test_browser import Seen, shuts_nobody_out
 from tests.web.test_firefox import Page
@@ -19,16 +17,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 FIELD, TITLE, ENTER = "#title input", "My ramen soup", "\ue007"
-
-
-@pytest.fixture(scope="module")
-def reads(text_exported, tmp_path_factory):
-    """A model that reads texts, served."""
-    store = tmp_path_factory.mktemp("store")
-    build(text_exported, "1.0.0", store)
-    server = Server(store, free_port()).wait_ready()
-    yield server
-    server.end()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +35,8 @@ def answered(server, photo, title):
 
 
 @pytest.fixture
-def seen(browser, reads):
-    seen = Seen(browser, reads.port)
+def seen(browser, text_server):
+    seen = Seen(browser, text_server.port)
     yield seen
     seen.context.close()
 
@@ -68,14 +56,14 @@ def sent(seen):
 
 
 @needs_chromium
-def test_title_is_sent_with_the_photo_and_changes_the_answer(seen, reads, drawn):
+def test_title_is_sent_with_the_photo_and_changes_the_answer(seen, text_server, drawn):
     seen.choose(str(drawn))
     alone = lines(seen)
     shuts_nobody_out(seen)
     write(seen, TITLE)
     both = lines(seen)
     assert both != alone
-    assert seen.answers() == answered(reads, drawn, TITLE)
+    assert seen.answers() == answered(text_server, drawn, TITLE)
     # it stays for the next photo, and once it is taken out the photo counts alone
     write(seen, "")
     assert lines(seen) == alone
@@ -84,7 +72,7 @@ def test_title_is_sent_with_the_photo_and_changes_the_answer(seen, reads, drawn)
 
 
 @needs_chromium
-def test_title_that_is_too_long_is_said_to_be_and_is_not_sent(seen, reads, drawn):
+def test_title_that_is_too_long_is_said_to_be_and_is_not_sent(seen, text_server, drawn):
     seen.choose(str(drawn))
     alone = lines(seen)
     write(seen, "x" * 501)
@@ -94,7 +82,7 @@ def test_title_that_is_too_long_is_said_to_be_and_is_not_sent(seen, reads, drawn
     assert sent(seen) == 1
     # the longest that is read, in letters that JavaScript counts as two
     write(seen, "🍜" * 500)
-    assert seen.answers() == answered(reads, drawn, "🍜" * 500)
+    assert seen.answers() == answered(text_server, drawn, "🍜" * 500)
     write(seen, "")
     assert lines(seen) == alone
     assert not seen.errors
@@ -110,13 +98,13 @@ def test_title_is_not_asked_for_by_a_model_that_reads_none(browser, server, draw
 
 
 @pytest.mark.skipif(not FIREFOX, reason="there is no Firefox: apt-get install firefox-esr")
-def test_firefox_sends_a_title_and_says_that_one_is_too_long(reads, drawn, tmp_path):
+def test_firefox_sends_a_title_and_says_that_one_is_too_long(text_server, drawn, tmp_path):
     with firefox(tmp_path, languages="de-AT, en") as window:
-        page = Page(window, reads.port)
+        page = Page(window, text_server.port)
         page.choose(drawn)
         page.answers()
         field = window.find(FIELD)
         window.ask("ElementSendKeys", id=field, text=TITLE + ENTER)
-        assert page.answers() == answered(reads, drawn, TITLE)
+        assert page.answers() == answered(text_server, drawn, TITLE)
         window.ask("ElementSendKeys", id=field, text="x" * 500 + ENTER)
         page.says("zu lang: Höchstens 500 Zeichen werden gelesen.")

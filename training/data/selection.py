@@ -63,6 +63,10 @@ class Refusal:
         return f"{shown(self.given.path)}: {self.reason}{' of' if self.reason.endswith('duplicate') else ':'} {self.detail}"
 
 
+def _labels(copies: Iterable[KnownPhoto]) -> str:
+    return " and ".join(sorted({copy.label for copy in copies}))
+
+
 @dataclass(frozen=True)
 class Correction:
     """A photo that gets another label: `copies` is where the data set has it, under one label or several."""
@@ -71,8 +75,7 @@ class Correction:
     copies: list[KnownPhoto]
 
     def __str__(self) -> str:
-        labels = " and ".join(sorted({copy.label for copy in self.copies}))
-        return f"{shown(self.given.given.path)}: {labels} -> {self.given.given.label}"
+        return f"{shown(self.given.given.path)}: {_labels(self.copies)} -> {self.given.given.label}"
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,7 @@ class Removal:
     copies: list[KnownPhoto]
 
     def __str__(self) -> str:
-        labels = " and ".join(sorted({copy.label for copy in self.copies}))
-        return f"{shown(self.given.given.path)}: no longer {labels}"
+        return f"{shown(self.given.given.path)}: no longer {_labels(self.copies)}"
 
 
 @dataclass
