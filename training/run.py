@@ -22,6 +22,7 @@ from scripts.model_name import check_model_name
 from scripts.phrases import counted
 from training.data.sets import Data, read_data
 from training.folder import point_latest
+from training.memory import keep_freed_memory
 from training.model import Classifier, build
 from training.params import Params
 from training.recipe import Average, freeze, parameter_groups
@@ -204,6 +205,8 @@ def start(name: str, root: Path | None, params: Params, out: Path, start_over: b
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not params.deterministic
     rank, world_size, device = start_process_group()
+    if device.type == "cpu":
+        keep_freed_memory()
     if not (out / STATE).exists():
         # a wrong network, file of weights or text encoder is refused before photos are read, which may take minutes
         build(params, 2, with_text=params.text_encoder is not None)
