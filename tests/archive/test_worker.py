@@ -18,7 +18,8 @@ from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
 from training.data.loader import EvalPhotos
 from training.data.sets import read_data
-from training.evaluation.confidence import Confidence, training_photos
+from training.evaluation.confidence import Confidence
+from training.evaluation.features import training_photos
 from training.export.formats import write_onnx
 from training.export.program import ExportedProgram, load_program
 from training.model import Checkpoint

@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -19,17 +20,15 @@ from training.data.pictures import draw, generate
 from training.data.sets import read_data
 from training.evaluation import evaluate, report
 from training.evaluation.confidence import (
-    PHOTOS_A_CLASS,
     Confidence,
     all_scores,
     auroc,
     class_means,
-    extract_features,
     fit_confidence,
     fit_threshold,
     squared_distances,
-    training_photos,
 )
+from training.evaluation.features import PHOTOS_A_CLASS, Outputs, WithFeatures, extract_features, training_photos
 from training.model import Checkpoint
 from training.params import Params
 
@@ -79,14 +78,47 @@ def test_threshold_of_bad_values_is_refused(scores, rate, message):
 
 def test_confidence_is_the_cosine_to_the_nearest_class_mean():
     features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
-    confidence = fit_confidence(features, torch.zeros(3, 2), torch.tensor([0, 0, 1]))
+    confidence = fit_confidence(Outputs(features, torch.zeros(3, 2), torch.zeros(3, 0)), torch.tensor([0, 0, 1]))
     asked = torch.tensor([[5.0, 0.0], [1.0, 1.0], [0.0, -2.0], [0.0, 0.0]])
     assert confidence(asked, torch.zeros(4, 2)).tolist() == pytest.approx([1, 0.5**0.5, 0, 0])
 
 
+def test_a_photo_that_is_strange_in_the_middle_of_the_network_gets_less_confidence_and_no_other_does():
+    generator = torch.Generator().manual_seed(0)
+    middle = torch.randn(2000, 3, generator=generator) * torch.tensor([4.0, 1.0, 0.5]) + 7
+    outputs = Outputs(torch.tensor([[1.0, 0.0], [0.0, 2.0]]).repeat(1000, 1), torch.zeros(2000, 2), middle)
+    confidence = fit_confidence(outputs, torch.arange(2000) % 2)
+    assert confidence.distance(middle).square().mean() == pytest.approx(1, rel=1e-4)
+    near, far, twice_as_far = (
+        middle.mean(0),
+        middle.mean(0) + torch.tensor([0.0, 9.0, 0]),
+        middle.mean(0) + torch.tensor([0, 18.0, 0]),
+    )
+    asked = torch.tensor([[3.0, 0.0]]).repeat(3, 1)
+    one, less, least = confidence(asked, torch.zeros(3, 2), torch.stack([near, far, twice_as_far])).tolist()
+    assert one == pytest.approx(1)
+    assert 0 < less < 0.5
+    assert least == pytest.approx(less / 2, rel=1e-3)
+
+
+def test_middle_features_that_never_vary_are_no_error():
+    outputs = Outputs(torch.eye(2), torch.zeros(2, 2), torch.zeros(2, 4))
+    confidence = fit_confidence(outputs, torch.arange(2))
+    assert confidence(*outputs).tolist() == pytest.approx([1, 1])
+
+
+def test_a_network_whose_stages_timm_cannot_return_is_judged_by_its_features_alone():
+    network = timm.create_model("resnet18", num_classes=2).eval()
+    plain = torch.nn.Module()
+    plain.forward_features, plain.forward_head = network.forward_features, network.forward_head
+    outputs = Outputs(*WithFeatures(plain)(torch.zeros(2, 3, 64, 64)))
+    assert outputs.middle.shape == (2, 0)
+    assert fit_confidence(outputs, torch.tensor([0, 1])).distance is None
+
+
 def test_class_without_a_training_photo_is_refused():
     with pytest.raises(ValueError, match="class 1 of 3 has no photo among the 2 given"):
-        fit_confidence(torch.ones(2, 4), torch.zeros(2, 3), torch.tensor([0, 2]))
+        fit_confidence(Outputs(torch.ones(2, 4), torch.zeros(2, 3), torch.zeros(2, 0)), torch.tensor([0, 2]))
 
 
 def test_mahalanobis_distance_is_shorter_along_what_varies():
@@ -104,32 +136,32 @@ def test_every_score_is_lower_for_what_lies_nowhere_near_a_class():
     targets = torch.arange(200) % 4
     features = means[targets] + torch.randn(200, 16, generator=generator) * 0.5
     other = torch.randn(200, 16, generator=generator) * 0.5 + torch.eye(16)[8] * 6
-    for name, score in all_scores(features, features @ means.T, targets, 1.5).items():
-        known, unknown = (score(x, x @ means.T) for x in (features, other))
+    for name, score in all_scores(Outputs(features, features @ means.T, features), targets, 1.5).items():
+        known, unknown = (score(x, x @ means.T, x) for x in (features, other))
         assert known.shape == unknown.shape == (200,)
         assert auroc(known, unknown) > 0.9, name
 
 
 class LastLayer(torch.nn.Module):
-    """The end of an exported program: features in, confidence out."""
+    """The end of an exported program: features in, confidence out. The first of them stand for the middle of the network."""
 
     def __init__(self, head, confidence):
         super().__init__()
         self.head, self.confidence = head, confidence
 
     def forward(self, features):
-        return self.confidence(features, self.head(features))
+        return self.confidence(features, self.head(features), features[:, :64])
 
 
 @pytest.mark.slow
 def test_exported_confidence_gives_the_same_numbers_in_openvino(tmp_path):
     generator = torch.Generator().manual_seed(0)
     features, head = torch.rand(300, 1280, generator=generator), torch.nn.Linear(1280, 10)
-    program = LastLayer(head, fit_confidence(features, head(features), torch.arange(300) % 10)).eval()
+    program = LastLayer(head, fit_confidence(Outputs(features, head(features), features[:, :64]), torch.arange(300) % 10)).eval()
     path, shapes = tmp_path / "confidence.onnx", {"features": {0: torch.export.Dim("batch", min=1, max=1024)}}
     torch.onnx.export(program, (features[:2],), path, dynamic_shapes=shapes, dynamo=True, external_data=False, verbose=False)
-    # the head gives nothing to the answer and is left out: the class means, and few bytes more
-    assert 4 * 1280 * 10 < path.stat().st_size < 4 * 1280 * 10 + 10_000
+    # the head gives nothing to the answer and is left out: class means, middle of the network, and few bytes more
+    assert 4 * (1280 * 10 + 64 * 65) < path.stat().st_size < 4 * (1280 * 10 + 64 * 65) + 20_000
     compiled = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for count in (1, 7):
         np.testing.assert_allclose(compiled(features[:count].numpy())[0], program(features[:count]).detach(), rtol=1e-4)
@@ -153,10 +185,11 @@ def test_features_and_logits_are_the_classifiers_own(tiny_run, generated, others
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     classifier, spec = checkpoint.classifier()
     paths = sorted((generated / "class_1").iterdir())[:5]
-    features, logits, left_out = extract_features(classifier, spec, [*paths, others / "notes.txt"], torch.device("cpu"))
+    (features, logits, middle), left_out = extract_features(classifier, spec, [*paths, others / "notes.txt"], torch.device("cpu"))
     assert left_out == [others / "notes.txt"]
     last = classifier.network.get_classifier()
     torch.testing.assert_close(last(features), logits)
+    assert middle.shape == (5, classifier.network.feature_info[-2]["num_chs"])
     torch.testing.assert_close(logits, classifier(torch.stack([torch.from_numpy(preprocess(p.read_bytes(), spec)) for p in paths])))
     with pytest.raises(ValueError, match="of 1 photo none can be read"):
         extract_features(classifier, spec, [others / "notes.txt"], torch.device("cpu"))

@@ -29,7 +29,8 @@ from tests.serving.server import Server
 from training import train
 from training.data.pictures import draw
 from training.data.published import PUBLISHED
-from training.evaluation.confidence import FeaturesAndLogits, fit_confidence
+from training.evaluation.confidence import fit_confidence
+from training.evaluation.features import Outputs, WithFeatures
 from training.export.export import export
 from training.export.formats import export_to
 from training.export.program import ExportedProgram
@@ -191,9 +192,8 @@ def test_every_recipe_is_exported_for_crops_of_its_size(tmp_path, name):
     side = SIDES[name]
     crops = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
     with torch.inference_mode():
-        seen = Classifier(FeaturesAndLogits(classifier.eval().network), spec, channels_last=False)
-        features, logits = seen(torch.from_numpy(crops))
-        confidence = fit_confidence(features, logits, torch.arange(8) % 4)
+        seen = Classifier(WithFeatures(classifier.eval().network), spec, channels_last=False)
+        confidence = fit_confidence(Outputs(*seen(torch.from_numpy(crops))), torch.arange(8) % 4)
         program = ExportedProgram(classifier, spec, 1.0, confidence).eval()
         program(torch.from_numpy(crops))
     export_to("onnxruntime", program, crops, tmp_path / name)

@@ -12,6 +12,7 @@ from tests.training.texts import assert_resumed_run_ends_in_the_same_bits
 from training.data.loader import Batches, train_loader
 from training.data.sets import read_data
 from training.evaluation.confidence import Confidence, ConfidenceOfSides, fit_confidence
+from training.evaluation.features import Outputs
 from training.model import Checkpoint, Classifier, build
 from training.recipe import Mix, mix_sides
 from training.text.dropout import shown
@@ -102,7 +103,7 @@ def test_confidence_falls_where_the_sides_disagree_and_is_zero_without_either():
 
 def test_confidence_is_fitted_where_no_photo_of_a_class_has_a_text():
     features = torch.tensor([[1.0, 0.0, 0.5], [1.0, 0.1, 0.4], [0.0, 1.0, 0.0]])
-    score = fit_confidence(features, torch.zeros(3, 2), torch.tensor([0, 0, 1]), of_text=1)
+    score = fit_confidence(Outputs(features, torch.zeros(3, 2), torch.ones(3, 4)), torch.tensor([0, 0, 1]), of_text=1)
     assert score(features, torch.zeros(3, 2)).isfinite().all()
 
 

@@ -17,7 +17,7 @@ from handler.preprocess import ids_of
 from tests.conftest import SHARED, needs_photos
 from tests.training.dishes import HEAD_ALONE
 from training.data.sets import read_data
-from training.evaluation.confidence import extract_features, training_photos
+from training.evaluation.features import extract_features, training_photos
 from training.export.program import load_program
 from training.loop import train
 from training.model import Checkpoint
@@ -85,9 +85,9 @@ def checkpoints(tmp_path_factory, tiny_params):
 class Answers:
     """What a checkpoint answers for N photos: probabilities (N, C), confidence (N,), and which of them are right."""
 
-    def __init__(self, program, features, logits, targets):
+    def __init__(self, program, features, logits, middle, targets):
         self.probabilities = (logits / program.temperature).softmax(1).numpy()
-        self.confidence = program.confidence(features, logits).numpy()
+        self.confidence = program.confidence(features, logits, middle).numpy()
         self.right = self.probabilities.argmax(1) == targets
 
 
@@ -104,17 +104,17 @@ def answers(checkpoints):
         program, spec = load_program(checkpoint, training_photos(data.train, checkpoint.trained_on))
         classifier, _ = checkpoint.classifier()
         targets = np.array([photo.index for photo in data.test])
-        features, logits, _ = extract_features(classifier, spec, [photo.path for photo in data.test], torch.device("cpu"))
+        outputs, _ = extract_features(classifier, spec, [photo.path for photo in data.test], torch.device("cpu"))
         if classifier.tower is None:
-            found["photo, trained without titles"] = Answers(program, features, logits, targets)
+            found["photo, trained without titles"] = Answers(program, *outputs, targets)
             continue
         ids = torch.from_numpy(ids_of([photo.text for photo in data.test], spec))
-        seen, photo = torch.ones(len(ids)), (features[:, : -classifier.tower.table.embedding_dim], logits)
+        seen, photo = torch.ones(len(ids)), (outputs.features[:, : -classifier.tower.table.embedding_dim], *outputs[1:])
         with torch.inference_mode():
             text = classifier.tower(ids)
             found["photo and title"] = Answers(program, *fuse(photo, text, seen), targets)
             found["title alone"] = Answers(program, *fuse(photo, text, 0 * seen), targets)
-        found["photo alone"] = Answers(program, features, logits, targets)
+        found["photo alone"] = Answers(program, *outputs, targets)
         found["titled"] = ids.any(1).numpy()
     return found
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from handler.preprocess import Spec, preprocess
 from handler.program import load_program
 from scripts.paths import ROOT
-from training.evaluation.confidence import BATCH, extract_features
+from training.evaluation.features import BATCH, extract_features
 from training.model import build
 from training.params import Params
 
@@ -40,7 +40,10 @@ def chosen_features(params: Params) -> tuple[Features, str]:
         else:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             classifier.to(device)
-            return lambda paths: extract_features(classifier, spec, paths, device)[0], f"{params.model}, weights {params.weights}"
+            return (
+                lambda paths: extract_features(classifier, spec, paths, device)[0].features,
+                f"{params.model}, weights {params.weights}",
+            )
     if not (STARTER / "program.json").is_file():
         raise ValueError(
             f"no weights to compare photos by: {reason}, and there is no starter in {STARTER}: "

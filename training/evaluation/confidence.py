@@ -1,36 +1,29 @@
 """Confidence scores: high for photos of the known classes, low for out-of-distribution photos.
 
 `Confidence` is the one that is exported and served: the cosine between a photo's features (the last layer's input) and the
-nearest class mean. `make evaluate UNKNOWN=folder` compares it with the others. Leaves out training with out-of-distribution
-photos (outlier exposure), which would teach the network to reject only photos like those.
+nearest class mean, less where the middle of the network sees what it has not seen in training. `make evaluate UNKNOWN=folder`
+compares it with the others. Leaves out training with out-of-distribution photos (outlier exposure), which would teach the network
+to reject only photos like those.
 """
 
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from handler.preprocess import PhotoError, Spec, ids_of, preprocess
-from scripts.phrases import counted
-from training.data.split import Photo
-from training.model import Classifier
+from training.evaluation.features import Outputs
 
 FALSE_POSITIVE_RATE = 0.05  # share of photos of known classes that get low confidence
-# the class means of all 3,163 training photos of food10 gave no better AUROC than those of 10 a class
-PHOTOS_A_CLASS = 100
-SHRINKAGE = 0.1  # of a covariance towards a sphere: there may be fewer photos than features
+# of a covariance towards a sphere: there may be fewer photos than features
+SHRINKAGE, SHRINKAGE_MIDDLE = 0.1, 0.3
 NEIGHBOURS = 10
-BATCH = 32
 
-Score = Callable[[Tensor, Tensor], Tensor]
-"""(features float32 (N, F), logits float32 (N, C)) -> (N,), larger is more confident."""
+SCORE = "cosine of the features to the nearest class mean, over the distance of the middle features where that is above 1"
+
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Outputs -> (N,), larger is more confident."""
 
 
 def top_probability(logits: Tensor) -> Tensor:
@@ -62,30 +55,70 @@ def class_means(features: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     return sums / count[:, None]
 
 
+def cholesky(deviations: Tensor, shrinkage: float) -> Tensor:
+    """The lower factor (F, F) of the covariance of `deviations` float64 (M, F), shrunken by so much towards a sphere."""
+    # float64: whitening divides by small eigenvalues, of which float32 has few digits
+    covariance = deviations.T @ deviations / len(deviations)
+    size = covariance.diagonal().mean().clamp(min=1e-12)  # features that never vary are whitened, too
+    sphere = size * torch.eye(len(covariance), dtype=torch.float64)
+    factor: Tensor = torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * sphere)
+    return factor
+
+
 def squared_distances(features: Tensor, centres: Tensor, deviations: Tensor) -> Tensor:
     """Mahalanobis distances (N, K), squared, to centres (K, F), with the shrunken covariance of `deviations` (M, F)."""
-    deviations = deviations.double()  # whitening divides by small eigenvalues, of which float32 has few digits
-    covariance = deviations.T @ deviations / len(deviations)
-    sphere = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
-    factor = torch.linalg.cholesky((1 - SHRINKAGE) * covariance + SHRINKAGE * sphere)
+    factor = cholesky(deviations.double(), SHRINKAGE)
     whitened, targets = (torch.linalg.solve_triangular(factor, x.double().T, upper=False).T for x in (features, centres))
     return torch.cdist(whitened, targets).square()
 
 
+class Distance(nn.Module):
+    """Mahalanobis distance of middle features to the mean of training photos' (N, M), which are at 1 in root mean square.
+
+    As in arXiv:1807.03888, which takes all layers and each class's mean; takes 4 * M * (M + 1) bytes.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, middle: Tensor) -> None:
+        super().__init__()
+        mean = middle.double().mean(0, keepdim=True)
+        factor = cholesky(middle.double() - mean, SHRINKAGE_MIDDLE)
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(factor), dtype=torch.float64), upper=False)
+        typical = torch.linalg.vector_norm((middle.double() - mean) @ inverse.T, dim=1).square().mean().sqrt().clamp(min=1e-6)
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("whitening", (inverse.T / typical).float())
+
+    def forward(self, middle: Tensor) -> Tensor:
+        """(B, M) -> (B,)."""
+        distance: Tensor = torch.linalg.vector_norm((middle - self.mean) @ self.whitening, dim=1)
+        return distance
+
+
 class Confidence(nn.Module):
-    """The cosine of a photo's features to the nearest class mean; takes 4 * C * F bytes for `means` (C, F)."""
+    """The cosine of a photo's features to the nearest class mean, divided by the Distance of its middle features if above 1.
+
+    Takes 4 * C * F bytes for `means` (C, F), and those of Distance, which `middle` (N, M) of training photos fit; without, the
+    cosine alone counts.
+    """
 
     directions: Tensor
 
-    def __init__(self, means: Tensor) -> None:
+    def __init__(self, means: Tensor, middle: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("directions", normalize(means.double()).float().T.contiguous())  # (F, C)
+        self.distance = None if middle is None or not middle.shape[1] else Distance(middle)
 
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Features float32 (B, F), logits float32 (B, C), not used by this score -> (B,) in -1..1, larger is more confident."""
+    def forward(self, features: Tensor, logits: Tensor, middle: Tensor | None = None) -> Tensor:
+        """Outputs; logits (B, C) are not used by this score -> (B,) in -1..1, larger is more confident."""
         nearest: Tensor = (features @ self.directions).amax(1)
         length: Tensor = torch.linalg.vector_norm(features, dim=1)
-        return nearest / length.clamp(min=1e-6)  # clamp: features that are all zero get 0, not NaN
+        cosine = nearest / length.clamp(min=1e-6)  # clamp: features that are all zero get 0, not NaN
+        if self.distance is None or middle is None:
+            return cosine
+        away: Tensor = self.distance(middle)
+        return cosine / away.clamp(min=1)
 
 
 class ConfidenceOfSides(nn.Module):
@@ -100,8 +133,8 @@ class ConfidenceOfSides(nn.Module):
         self.sides = nn.ModuleList([photo, text])
         self.sizes = [len(photo.directions), len(text.directions)]
 
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """As Confidence; 0 where no side is given."""
+    def forward(self, features: Tensor, logits: Tensor, middle: Tensor | None = None) -> Tensor:
+        """As Confidence, without the middle, as there may be no photo; 0 where no side is given."""
         sums, given = torch.zeros_like(logits), torch.zeros_like(logits[:, 0])
         for side, part in zip(self.sides, features.split(self.sizes, 1), strict=True):
             length = torch.linalg.vector_norm(part, dim=1)
@@ -111,42 +144,49 @@ class ConfidenceOfSides(nn.Module):
         return nearest
 
 
-def fit_confidence(features: Tensor, logits: Tensor, targets: Tensor, of_text: int = 0) -> nn.Module:
-    """Confidence by training photos: features float32 (N, F), logits (N, C), targets int64 (N,). ValueError as class_means.
+def fit_confidence(outputs: Outputs, targets: Tensor, of_text: int = 0) -> nn.Module:
+    """Confidence by outputs for N training photos of classes `targets` int64 (N,). ValueError as class_means.
 
     The last `of_text` features are those of a text, zeros where there is none.
     """
-    means = class_means(features, targets, logits.shape[1])
+    means = class_means(outputs.features, targets, outputs.logits.shape[1])
     if not of_text:
-        return Confidence(means)
+        return Confidence(means, outputs.middle)
     photo, text = means[:, :-of_text], means[:, -of_text:]  # a direction does not change with the number of photos without a text
     return ConfidenceOfSides(Confidence(photo), Confidence(text))
 
 
-def all_scores(features: Tensor, logits: Tensor, targets: Tensor, temperature: float) -> dict[str, Score]:
+def all_scores(outputs: Outputs, targets: Tensor, temperature: float) -> dict[str, Score]:
     """Each score by name, fitted as fit_confidence; the first is the one that is served. ValueError as class_means."""
-    confidence, means = fit_confidence(features, logits, targets), class_means(features, targets, logits.shape[1])
+    features = outputs.features
+    means = class_means(features, targets, outputs.logits.shape[1])
     within, mean, unit = features - means[targets], features.mean(0, keepdim=True), normalize(features)
 
-    def mahalanobis(f: Tensor, z: Tensor) -> Tensor:
+    def mahalanobis(f: Tensor, z: Tensor, m: Tensor) -> Tensor:
         return -squared_distances(f, means, within).amin(1)
 
-    def relative_mahalanobis(f: Tensor, z: Tensor) -> Tensor:
-        return mahalanobis(f, z) + squared_distances(f, mean, features - mean)[:, 0]
+    def relative_mahalanobis(f: Tensor, z: Tensor, m: Tensor) -> Tensor:
+        return mahalanobis(f, z, m) + squared_distances(f, mean, features - mean)[:, 0]
 
-    def neighbour(f: Tensor, z: Tensor) -> Tensor:
+    def neighbour(f: Tensor, z: Tensor, m: Tensor) -> Tensor:
         return (normalize(f) @ unit.T).topk(min(NEIGHBOURS, len(unit)), 1).values[:, -1]
 
-    return {
-        "cosine to the nearest class mean": confidence,
+    scores: dict[str, Score] = {
+        "confidence, as served": fit_confidence(outputs, targets),
+        "cosine to the nearest class mean": Confidence(means),
+    }
+    if outputs.middle.shape[1]:
+        distance = Distance(outputs.middle)
+        scores["distance of the middle features"] = lambda f, z, m: -distance(m)
+    return scores | {
         f"cosine to the {NEIGHBOURS}th nearest photo": neighbour,  # arXiv:2204.06507
         "relative Mahalanobis distance": relative_mahalanobis,  # arXiv:2106.09022
         "Mahalanobis distance": mahalanobis,  # arXiv:1807.03888
-        "entropy": lambda f, z: negative_entropy(z / temperature),
-        "energy": lambda f, z: negative_energy(z),
-        "energy, with temperature": lambda f, z: negative_energy(z / temperature),
-        "largest logit": lambda f, z: max_logit(z),
-        "top probability": lambda f, z: top_probability(z / temperature),
+        "entropy": lambda f, z, m: negative_entropy(z / temperature),
+        "energy": lambda f, z, m: negative_energy(z),
+        "energy, with temperature": lambda f, z, m: negative_energy(z / temperature),
+        "largest logit": lambda f, z, m: max_logit(z),
+        "top probability": lambda f, z, m: top_probability(z / temperature),
     }
 
 
@@ -173,66 +213,3 @@ def fit_threshold(scores: Tensor, false_positive_rate: float = FALSE_POSITIVE_RA
     # + 1e-9, as 0.07 * 100 is 7.000000000000001 but 0.29 * 100 is 28.999999999999996
     k = int(false_positive_rate * (len(scores) + 1) + 1e-9)
     return float(scores.sort().values[k - 1]) if k else torch.finfo(torch.float32).min
-
-
-class FeaturesAndLogits(nn.Module):
-    """timm's network, which also returns the input of its last layer."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network: Any = network
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised crops (B, 3, H, W) -> features (B, F), logits (B, C)."""
-        # forward_head twice, as it returns one or the other; pooling and the last layer cost little
-        maps = self.network.forward_features(x)
-        return self.network.forward_head(maps, pre_logits=True), self.network.forward_head(maps)
-
-
-def training_photos(photos: Iterable[Photo], trained_on: Iterable[str]) -> list[Photo]:
-    """The photos with a sha256 in `trained_on`, at most PHOTOS_A_CLASS of each class, chosen by content."""
-    seen, chosen, count = set(trained_on), [], Counter[int]()
-    # by sha256: a random choice that is the same wherever the photos lie
-    for photo in sorted(photos, key=lambda p: p.sha256):
-        if photo.sha256 in seen and count[photo.index] < PHOTOS_A_CLASS:
-            count[photo.index] += 1
-            chosen.append(photo)
-    return chosen
-
-
-@torch.no_grad()
-def extract_features(
-    classifier: Classifier, spec: Spec, paths: Sequence[Path], device: torch.device, texts: Sequence[str] = ()
-) -> tuple[Tensor, Tensor, list[Path]]:
-    """(features float32 (N, F), logits float32 (N, C), left out) of photos preprocessed as in the worker; on the CPU.
-
-    `texts`, one for each path, count where the model reads them; without, it answers by the photos alone.
-    Photos that cannot be read are named on stderr and left out. ValueError if none is left.
-    """
-    model = Classifier(FeaturesAndLogits(classifier.network), spec, tower=classifier.tower).eval().to(device)
-
-    def read(path: Path) -> np.ndarray | None:
-        try:
-            return preprocess(path.read_bytes(), spec)
-        except (PhotoError, OSError) as error:
-            print(f"left out {path}: {error}", file=sys.stderr)
-            return None
-
-    parts: list[tuple[Tensor, Tensor]] = []
-    left_out: list[Path] = []
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), BATCH):
-            batch = paths[start : start + BATCH]
-            crops = list(pool.map(read, batch))
-            left_out += [path for path, crop in zip(batch, crops, strict=True) if crop is None]
-            # stacked here and not by a DataLoader: an unreadable photo is left out of its batch
-            read_ones = [number for number, crop in enumerate(crops) if crop is not None]
-            if readable := [torch.from_numpy(crop) for crop in crops if crop is not None]:
-                ids = ids_of([texts[start + number] if texts else "" for number in read_ones], spec)
-                given = (torch.stack(readable), *([] if ids is None else [torch.from_numpy(ids)]))
-                features, logits = model(*(one.to(device) for one in given))
-                parts.append((features.float().cpu(), logits.float().cpu()))
-    if not parts:
-        raise ValueError(f"of {counted(len(paths), 'photo')} none can be read")
-    features, logits = (torch.cat(column) for column in zip(*parts, strict=True))
-    return features, logits, left_out

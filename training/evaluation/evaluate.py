@@ -26,14 +26,8 @@ from scripts.folders import files_below
 from scripts.phrases import counted
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
-from training.evaluation.confidence import (
-    FALSE_POSITIVE_RATE,
-    all_scores,
-    auroc,
-    extract_features,
-    fit_threshold,
-    training_photos,
-)
+from training.evaluation.confidence import FALSE_POSITIVE_RATE, all_scores, auroc, fit_threshold
+from training.evaluation.features import extract_features, training_photos
 from training.evaluation.groups import per_group, write_per_group
 from training.evaluation.held_out import held_out_photos, split_of
 from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
@@ -91,21 +85,21 @@ def evaluate_unknown(checkpoint: Checkpoint, data: Data, classifier: Classifier,
         label = data.labels[min(missing)]
         raise ValueError(f"{data.source} has no training photo of {label}: the scores compare with photos that were trained on")
     spec, device = checkpoint.read_spec(), next(classifier.parameters()).device
-    unknown_features, unknown_logits, left_out = extract_features(classifier, spec, unknown, device)
-    features, logits, _ = extract_features(classifier, spec, [photo.path for photo in trained], device)
+    of_unknown, left_out = extract_features(classifier, spec, unknown, device)
+    outputs, _ = extract_features(classifier, spec, [photo.path for photo in trained], device)
     targets = torch.tensor([photo.index for photo in trained])
-    known_features, known_logits, _ = extract_features(classifier, spec, [photo.path for photo in data.held_out], device)
+    of_known, _ = extract_features(classifier, spec, [photo.path for photo in data.held_out], device)
 
     scores: dict[str, dict[str, float]] = {}
-    report: dict[str, object] = {"photos": len(unknown_logits), "left_out": len(left_out), "scores": scores}
-    for name, score in all_scores(features, logits, targets, checkpoint.temperature).items():
-        of_known, of_unknown = score(known_features, known_logits), score(unknown_features, unknown_logits)
-        threshold = fit_threshold(of_known)
-        detected = float((of_unknown < threshold).float().mean())
-        scores[name] = {"auroc": round(auroc(of_known, of_unknown), 4), "detected_at_5_percent_fpr": round(detected, 4)}
+    report: dict[str, object] = {"photos": len(of_unknown.logits), "left_out": len(left_out), "scores": scores}
+    for name, score in all_scores(outputs, targets, checkpoint.temperature).items():
+        known, strange = score(*of_known), score(*of_unknown)
+        threshold = fit_threshold(known)
+        detected = float((strange < threshold).float().mean())
+        scores[name] = {"auroc": round(auroc(known, strange), 4), "detected_at_5_percent_fpr": round(detected, 4)}
         if len(scores) == 1:  # the first is the one that is served
             report |= {"score": name, "threshold": threshold, "false_positive_rate": FALSE_POSITIVE_RATE}
-            found = Found(report, of_known, of_unknown, threshold)
+            found = Found(report, known, strange, threshold)
     return found
 
 

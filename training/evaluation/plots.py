@@ -164,5 +164,5 @@ def plot_confidence(known: Tensor, unknown: Tensor, threshold: float, path: Path
         if threshold >= edges[0]:  # else it is the lowest float32, and no photo is below it
             label = f"threshold {threshold:.3f}: low confidence below it"
             axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=label)
-        axes.set(xlabel="confidence: cosine to the nearest class mean", ylabel="percent of photos")
+        axes.set(xlabel="confidence", ylabel="percent of photos")
         axes.legend()

@@ -24,7 +24,7 @@ from scripts.atomic import aside
 from scripts.command import parser, run
 from scripts.model_name import check_model_name
 from scripts.phrases import counted
-from training.evaluation.confidence import FALSE_POSITIVE_RATE
+from training.evaluation.confidence import FALSE_POSITIVE_RATE, SCORE
 from training.evaluation.metrics import summarise
 from training.export.formats import EXPORT_FORMATS, FASTEST, OnnxError, UnsupportedError, export_to
 from training.export.gate import AccuracyGateError, Measured, gate
@@ -165,7 +165,7 @@ def describe(checkpoint: Checkpoint, model: str, passed: Sequence[Measured], pre
     return {
         "model": model,
         "programs": programs,
-        "confidence": {"score": "cosine of the features to the nearest class mean", "false_positive_rate": FALSE_POSITIVE_RATE},
+        "confidence": {"score": SCORE, "false_positive_rate": FALSE_POSITIVE_RATE},
         "accuracy": {key: round(value, 5) for key, value in accuracy.items()} | {"of": "float32 torch, on photos never trained on"},
         "provenance": {
             "model": checkpoint.params["model"],

@@ -14,7 +14,8 @@ from handler.preprocess import PhotoError, Spec, ids_of, preprocess
 from handler.program import Answers
 from training.data.sets import read_data
 from training.data.split import Photo, check_unreadable
-from training.evaluation.confidence import FeaturesAndLogits, extract_features, fit_confidence, training_photos
+from training.evaluation.confidence import fit_confidence
+from training.evaluation.features import WithFeatures, extract_features, training_photos
 from training.evaluation.held_out import held_out_photos
 from training.export.formats import CALIBRATION_PHOTOS
 from training.export.gate import Reference, in_batches
@@ -32,13 +33,13 @@ class ExportedProgram(nn.Module):
 
     def __init__(self, classifier: Classifier, spec: Spec, temperature: float, confidence: nn.Module) -> None:
         super().__init__()
-        self.classifier = Classifier(FeaturesAndLogits(classifier.network), spec, False, classifier.tower)
+        self.classifier = Classifier(WithFeatures(classifier.network), spec, False, classifier.tower)
         self.temperature, self.confidence = temperature, confidence
 
     def forward(self, crops: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See the class."""
-        features, logits = self.classifier(crops, ids)
-        return (logits / self.temperature).softmax(1), self.confidence(features, logits), features
+        features, logits, middle = self.classifier(crops, ids)
+        return (logits / self.temperature).softmax(1), self.confidence(features, logits, middle), features
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[Exporte
     """
     classifier, spec = checkpoint.classifier()
     paths, texts = [photo.path for photo in seen], [photo.text for photo in seen]
-    features, logits, left_out = extract_features(classifier, spec, paths, torch.device("cpu"), texts)
+    outputs, left_out = extract_features(classifier, spec, paths, torch.device("cpu"), texts)
     targets = torch.tensor([photo.index for photo in seen if photo.path not in left_out])
-    confidence = fit_confidence(features, logits, targets, classifier.tower.width if classifier.tower else 0)
+    confidence = fit_confidence(outputs, targets, classifier.tower.width if classifier.tower else 0)
     return ExportedProgram(classifier, spec, checkpoint.temperature, confidence).eval(), spec
 
 

@@ -59,16 +59,17 @@ def make_tower(params: Params, num_classes: int, encoder: Mapping[str, Any] | No
     return tower, tower.spec
 
 
-def fuse(photo: Tensor | tuple[Tensor, Tensor], text: tuple[Tensor, Tensor], seen: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+def fuse(photo: Tensor | tuple[Tensor, ...], text: tuple[Tensor, Tensor], seen: Tensor) -> Tensor | tuple[Tensor, ...]:
     """The sum of both logits (B, C); with features (B, F) and (B, D) too, if `photo` has them, side by side: (B, F + D).
 
+    What a photo has beside features and logits is returned as it is.
     `seen` (B,) is 1 for a photo that counts, 0 for one that does not.
     """
     counts, (text_features, text_logits) = seen[:, None], text
     if isinstance(photo, Tensor):
         return photo * counts + text_logits
-    features, logits = photo
-    return torch.cat([features * counts, text_features], 1), logits * counts + text_logits
+    features, logits, *others = photo
+    return torch.cat([features * counts, text_features], 1), logits * counts + text_logits, *others
 
 
 def not_black(crops: Tensor) -> Tensor:
