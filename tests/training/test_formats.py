@@ -160,7 +160,8 @@ def test_format_that_answers_otherwise_is_refused_with_its_figures_and_the_next_
         gate("onnxruntime", tmp_path, prepared.reference)
     printed = capsys.readouterr().out
     assert re.search(
-        r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), agrees with float32 torch on .*% of \d+ photos; refused: ", printed
+        r"onnxruntime in f32: top-1 .*% \(float32 torch .*%\), agrees with float32 torch on .*% of \d+ photos, .*; refused: ",
+        printed,
     )
 
 
@@ -225,6 +226,8 @@ def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share
     # int8, which the tiny network does not bear, passes for the sake of its two files
     monkeypatch.setattr("training.export.gate.MIN_AGREEMENT", {"bf16": 0.0, "f32": 0.99, "int8": 0.0})
     monkeypatch.setattr("training.export.gate.MAX_LOSS", 1.0)
+    monkeypatch.setattr("training.export.gate.MIN_SURE_AGREEMENT", 0.0)
+    monkeypatch.setattr("training.export.gate.MIN_CLASS_AGREEMENT", 0.0)
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
     here = [program.precision for program in programs_here()]
     names = export(checkpoint, tmp_path / "1.0.0", format_name="openvino, onnxruntime,openvino-int8,onnxruntime-int8")
@@ -347,7 +350,7 @@ def test_export_prints_its_own_lines_alone(tiny_run, tmp_path):
 def test_make_compare_prints_every_format_with_its_times_and_the_gates_verdict(tiny_run):
     command = [sys.executable, "-m", "training.export.compare", "--checkpoint", str(tiny_run / "checkpoint.pt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    row = re.compile(r"(\S+) .*?([\d.]+) +([\d.]+)  (top-1 [\d.]+%, agreement [\d.]+%, (?:passes|refused)|not a format)")
+    row = re.compile(r"(\S+) .*?([\d.]+) +([\d.]+)  (top-1 [\d.]+%, agreement [\d.]+%.* sure.*, (?:passes|refused)|not a format)")
     rows = [match for line in done.stdout.splitlines() if (match := row.fullmatch(line))]
     assert done.stderr == ""
     assert {line.split()[0] for line in done.stdout.splitlines()} <= {

@@ -18,7 +18,7 @@ import torch
 from handler.program import inputs
 from scripts.command import parser, run
 from training.export.formats import EXPORT_FORMATS, UnsupportedError, export_to, why, write_torch
-from training.export.gate import BATCH, failure, measure, programs
+from training.export.gate import BATCH, agreement, failure, measure, programs
 from training.export.program import ExportedProgram, Prepared, prepare
 from training.export.quiet import quiet_libraries
 from training.model import Checkpoint
@@ -63,7 +63,7 @@ def format_rows(prepared: Prepared, format_name: str, folder: Path) -> list[Row]
     rows = []
     for program, metrics in measured:
         refused = failure(program.precision, metrics) is not None
-        verdict = f"top-1 {metrics['top1']:.2%}, agreement {metrics['agreement']:.2%}, " + ("refused" if refused else "passes")
+        verdict = f"top-1 {metrics['top1']:.2%}, agreement {agreement(metrics)}, " + ("refused" if refused else "passes")
         rows.append(Row(f"{format_name:17s} {program.precision:4s} {size:6.1f} MB", verdict, program))
     return rows
 

@@ -1,6 +1,9 @@
-"""The accuracy gate: an export format is refused where it loses top-1 or too often names another class than float32 torch does.
+"""The accuracy gate: an export format is refused where it loses top-1 or names another class than float32 torch where that is sure.
 
-Both are measured on held-out photos; the limits are MAX_LOSS and MIN_AGREEMENT.
+Both are measured on held-out photos. float32 is sure of a photo if its best class is at least SURE_RATIO times as probable as the
+next. Elsewhere the two are near a tie, which the least rounding may break the other way: the new name is about as often right, and
+top-1 judges whether it is. Where float32 is sure, another name is damage: at most one photo in a hundred, and of no class more than
+half. Fewer than MIN_SURE_PHOTOS sure photos cannot show one in a hundred: then all photos count, by MIN_AGREEMENT.
 """
 
 import time
@@ -20,7 +23,12 @@ from training.evaluation.confidence import fit_threshold
 from training.export.formats import EXPORT_FORMATS, UnsupportedError, why
 
 MAX_LOSS = 0.005  # of top-1 accuracy
-MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # share of photos with the same top-1
+SURE_RATIO = 2  # of the probabilities of float32's best class and the next
+MIN_SURE_AGREEMENT = 0.99  # share of photos with the same top-1, where float32 is sure
+MIN_SURE_PHOTOS = 100
+MIN_CLASS_AGREEMENT = 0.5  # of a class's sure photos: of many classes the loss of one hardly shows in the other figures
+MIN_CLASS_PHOTOS = 5  # classes with fewer sure photos are not judged alone
+MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # of all photos, where too few are sure
 BATCH = 8
 
 
@@ -82,25 +90,66 @@ def measure(program: Program, reference: Reference) -> dict[str, float]:
         raise UnsupportedError(why(error)) from error
     elapsed = time.perf_counter() - started
     predicted, by_torch = probabilities.argmax(1), reference.expected.argmax(1)
+    finite = np.isfinite(probabilities).all(1) & np.isfinite(confidence)
+    same = finite & (predicted == by_torch)
     return {
-        "top1": float((predicted == reference.targets).mean()),
+        "top1": float((finite & (predicted == reference.targets)).mean()),
         "top1_float32": float((by_torch == reference.targets).mean()),
-        "agreement": float((predicted == by_torch).mean()),
+        "agreement": float(same.mean()),
         "photos": len(reference.crops),
+        **agreement_where_sure(same, reference.expected),
+        **({} if finite.all() else {"not_finite": int((~finite).sum())}),
         # fitted on this program's own scores: the guarantee of fit_threshold holds for no other program
-        "confidence_threshold": fit_threshold(torch.from_numpy(confidence)),
+        "confidence_threshold": fit_threshold(torch.from_numpy(confidence[finite])),
         "ms_per_photo": 1000 * elapsed / len(reference.crops),
     }
 
 
+def agreement_where_sure(same: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """`sure_photos`, their number; `agreement_sure`, the share of them with the same class; `lowest_class_agreement`.
+
+    `same` is bool (N,); `expected`, float32's probabilities (N, num_classes). The lowest share is among float32's classes that
+    have at least MIN_CLASS_PHOTOS sure photos. What no photo shows is left out.
+    """
+    second, first = np.sort(np.pad(expected, ((0, 0), (1, 0))), 1)[:, -2:].T  # padded, as there may be one class
+    sure = first >= SURE_RATIO * second
+    of_class, count = expected.argmax(1)[sure], expected.shape[1]
+    photos = np.bincount(of_class, minlength=count)
+    kept = np.bincount(of_class, weights=same[sure], minlength=count)
+    metrics: dict[str, float] = {"sure_photos": int(sure.sum())}
+    if sure.any():
+        metrics["agreement_sure"] = float(same[sure].mean())
+    if (judged := photos >= MIN_CLASS_PHOTOS).any():
+        metrics["lowest_class_agreement"] = float((kept[judged] / photos[judged]).min())
+    return metrics
+
+
 def failure(precision: str, metrics: dict[str, float]) -> str | None:
     """Why these metrics do not pass the gate, None if they do."""
+    if count := int(metrics.get("not_finite", 0)):
+        return f"the answers to {counted(count, 'photo')} are not finite"
     loss = round(metrics["top1_float32"] - metrics["top1"], 9)  # 0.9 - 0.895 is a little over 0.005
     if loss > MAX_LOSS:
         return f"top-1 is {metrics['top1']:.2%}, {100 * loss:.2f} points below float32's, at most {100 * MAX_LOSS} are allowed"
-    if metrics["agreement"] < MIN_AGREEMENT[precision]:
-        return f"agrees with float32 torch on {metrics['agreement']:.2%} of photos, {MIN_AGREEMENT[precision]:.0%} are required"
+    lowest = metrics.get("lowest_class_agreement", 1.0)
+    if lowest < MIN_CLASS_AGREEMENT:
+        return f"of the photos of one class that float32 is sure of, {lowest:.2%} keep it, {MIN_CLASS_AGREEMENT:.0%} are required"
+    sure = int(metrics.get("sure_photos", 0))
+    if sure >= MIN_SURE_PHOTOS:
+        share, required, where = metrics["agreement_sure"], MIN_SURE_AGREEMENT, f"the {sure} photos that it is sure of"
+    else:
+        share, required, where = metrics["agreement"], MIN_AGREEMENT[precision], "photos"
+    if share < required:
+        return f"agrees with float32 torch on {share:.2%} of {where}, {required:.0%} are required"
     return None
+
+
+def agreement(metrics: dict[str, float]) -> str:
+    """Both agreements in words: 98.46% of 583 photos, 100.00% of the 532 where it is sure."""
+    of_all = f"{metrics['agreement']:.2%} of {counted(int(metrics['photos']), 'photo')}"
+    if not metrics["sure_photos"]:
+        return f"{of_all}, where it is sure of none"
+    return f"{of_all}, {metrics['agreement_sure']:.2%} of the {int(metrics['sure_photos'])} where it is sure"
 
 
 def gate(format_name: str, folder: Path, reference: Reference, tried: Collection[str] = ()) -> list[Measured]:
@@ -116,8 +165,7 @@ def gate(format_name: str, folder: Path, reference: Reference, tried: Collection
         reason = failure(program.precision, metrics)
         print(
             f"  {format_name} in {program.precision}: top-1 {metrics['top1']:.2%} (float32 torch {metrics['top1_float32']:.2%}), "
-            f"agrees with float32 torch on {metrics['agreement']:.2%} of {counted(int(metrics['photos']), 'photo')}; "
-            + (f"refused: {reason}" if reason else "passes"),
+            f"agrees with float32 torch on {agreement(metrics)}; " + (f"refused: {reason}" if reason else "passes"),
             flush=True,
         )
         if reason:
