@@ -33,11 +33,15 @@ class ManagementError(SeeFoodError):
 
 
 def new_client(timeout_s: float = Settings.management_timeout_s, *addresses: str) -> httpx.Client:
-    """A client for many calls, also to those addresses that are unix:PATH: each new one takes 20 ms to read certificates."""
+    """A client for many calls: to these addresses, http://host:port or unix:PATH; without any, to all that are not unix:PATH.
+
+    One is kept, as it takes 20 ms to read certificates. Where none of its addresses has HTTPS it reads none.
+    """
     sockets = {url_of(address): address.removeprefix("unix:") for address in addresses if address.startswith("unix:")}
     # loopback needs no proxy, whatever the environment names
-    mounts = {url: httpx.HTTPTransport(uds=path) for url, path in sockets.items()}
-    return httpx.Client(timeout=timeout_s, trust_env=False, mounts=mounts)
+    mounts = {url: httpx.HTTPTransport(uds=path, verify=False) for url, path in sockets.items()}
+    needs_certificates = not addresses or any(address.startswith("https:") for address in addresses)
+    return httpx.Client(timeout=timeout_s, trust_env=False, mounts=mounts, verify=needs_certificates)
 
 
 def url_of(address: str) -> str:
