@@ -90,15 +90,13 @@ class Door:
         self._threads = [threading.Thread(target=run, name="door", daemon=True) for run in (self._tell, self._watch)]
 
     def __enter__(self) -> Self:
-        """Start it, unless it is starting. ServeError with its own words if it ends, or does not answer."""
+        """Start it, and wait until it is up. ServeError as wait_until_up()."""
         try:
-            if self._process is None:
-                self.start()
-            self._wait_until_up()
+            self.start()
+            self.wait_until_up()
         except BaseException:
             self.stop()
             raise
-        self._threads[1].start()
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -110,7 +108,7 @@ class Door:
         return self._misses < MISSES
 
     def start(self) -> None:
-        """Start it, and do not wait: it is to be entered or stopped then."""
+        """Start it, and do not wait; from now on it is told what is served, and has to be stopped."""
         self._start()
         self._threads[0].start()
 
@@ -145,7 +143,10 @@ class Door:
         self._said.extend(message.splitlines())
         self.steps("door", **fields_of(message))
 
-    def _wait_until_up(self) -> None:
+    def wait_until_up(self) -> None:
+        """Return once it answers; from then on it is watched. ServeError with its own words if it ends, or does not answer."""
+        if self._threads[1].ident is not None:
+            return
         assert self._process is not None
         deadline = time.monotonic() + self.settings.start_timeout_s
         while not answers(self.address, "/livez", self.settings.look_timeout_s):
@@ -157,6 +158,7 @@ class Door:
                 raise ServeError(f"the door did not answer within {self.settings.start_timeout_s:g} s")
             time.sleep(UP_POLL_S)
         self._misses, self._up = 0, True
+        self._threads[1].start()
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:

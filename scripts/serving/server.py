@@ -59,18 +59,20 @@ def serve(
         cloudwatch = CloudWatch(metrics.families, settings.cloudwatch_namespace, steps)
         with uploads, metrics, Reporter(instance, metrics), health:
             door.start()
-            instance.prepare()  # while the door and TorchServe start
-            with door, cloudwatch:
-                try:
-                    supervisor.run()
-                except KeyboardInterrupt as interrupt:
-                    supervisor.stop(str(interrupt) or "SIGINT")
-                    raise
-                except BaseException:
-                    supervisor.torchserve.stop(now=True)
-                    raise
+            try:
+                instance.prepare()  # while the door and TorchServe start
+                with cloudwatch:
+                    try:
+                        supervisor.run()
+                    except KeyboardInterrupt as interrupt:
+                        supervisor.stop(str(interrupt) or "SIGINT")
+                        raise
+                    except BaseException:
+                        supervisor.torchserve.stop(now=True)
+                        raise
+            finally:
+                door.stop()
     finally:
-        door.stop()  # what did not get so far as to be drained
         pid_file.unlink(missing_ok=True)
 
 

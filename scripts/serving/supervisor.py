@@ -86,6 +86,7 @@ class Supervisor:
             else:
                 instance.problems.pop(UNEXPECTED, None)
             if not self.announced:
+                self.door.wait_until_up()
                 self._announce()
             self._sleep(TICK_S if instance.loaded and not self.announced else self.settings.poll_s)
 
