@@ -28,6 +28,7 @@ from scripts.backend.torchserve.versions import Golden, read_golden
 from scripts.bench.server import READY_TIMEOUT_S, STOP_TIMEOUT_S, BenchError, free_port, run_dir_of
 from scripts.command import parser, run
 from scripts.paths import ROOT
+from scripts.phrases import counted
 from scripts.serving.instance_metrics import Processes
 
 POLL_S = 0.01
@@ -72,7 +73,7 @@ def _is_answered(url: str, golden: Golden) -> bool:
     with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
         answer = httpx.post(url, content=golden.photos[0], headers={"x-top-k": str(len(expected))}, trust_env=False).json()
         off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
-        return off <= max(golden.tolerance.values())
+        return bool(off <= max(golden.tolerance.values()))
     return False
 
 
@@ -92,7 +93,7 @@ def bench(args: argparse.Namespace) -> None:
     port = free_port()
     try:
         start(archive, port, golden)
-        print(f"{archive.name}, {args.rounds} starts\n\nstart   s to the first right answer   CPU s   " + "   ".join(PARTS))
+        print(f"{archive.name}, {counted(args.rounds, 'start')}\n\nstart   s to the first right answer   CPU s   " + "   ".join(PARTS))
         starts = []
         for i in range(args.rounds):
             starts.append(start(archive, port, golden))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from handler.locks import alone
-from scripts.backend.torchserve import class_data, front_end
+from scripts.backend.torchserve import class_data, front_end, process
 from scripts.backend.torchserve.environment import java_home
 from scripts.backend.torchserve.front_end import PATCHED, FrontEnd, note_checksum
 from scripts.backend.torchserve.process import ServeError, TorchServe, make_private
@@ -96,7 +96,7 @@ def test_archive_of_another_java_jar_or_options_is_not_used(java, tmp_path, monk
 
 
 def test_archive_of_an_image_comes_before_the_own_one(java, tmp_path):
-    made = FrontEnd(java, in_image=True)
+    made = FrontEnd(java, tmp_path / "image")
     made.archive.parent.mkdir(parents=True)
     made.archive.write_bytes(b"classes of the image")
     note_checksum(made.archive)
@@ -154,8 +154,10 @@ def test_one_process_at_a_time_makes_an_archive(java):
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_front_end_maps_its_classes_from_the_archive_that_was_made_in_the_background(own, tmp_path, umask):
+def test_front_end_maps_its_classes_from_the_archive_that_was_made_in_the_background(own, tmp_path, umask, monkeypatch):
     own.mkdir()
+    # with an ordinary priority: beside other tests it would have nothing of the CPU
+    monkeypatch.setattr(process, "CLASS_DATA", [word for word in process.CLASS_DATA if word != "--nice"])
     run_dir = tmp_path / "run"
     make_private(run_dir)
 

@@ -33,7 +33,7 @@ class Handler:
 """
 MANIFEST = {"model": {"modelName": MODEL, "modelVersion": "1.0.0", "handler": "warm.py", "configFile": "model-config.yaml"}}
 POLL_S = 0.1
-DUMP_S = 600.0  # Java needs some seconds for it, on a busy machine
+LIMIT_S = 600.0  # of each step: beside other work it may have little of the CPU
 
 
 def make(front_end: FrontEnd) -> Path:
@@ -51,7 +51,7 @@ def make(front_end: FrontEnd) -> Path:
         with aside(front_end.archive) as part:
             command = [str(front_end.java), *vm_args(), "-Xshare:dump", f"-XX:SharedClassListFile={loaded}"]
             command += [f"-XX:SharedArchiveFile={part}", *class_path]
-            done = subprocess.run(command, env=passed_on({}), capture_output=True, text=True, timeout=DUMP_S, check=False)
+            done = subprocess.run(command, env=passed_on({}), capture_output=True, text=True, timeout=LIMIT_S, check=False)
             if done.returncode or not part.is_file():
                 raise ServeError(f"Java wrote no archive of classes:\n{(done.stdout + done.stderr)[-2000:]}")
         note_checksum(front_end.archive)
@@ -67,10 +67,10 @@ def _note_classes(run_dir: Path, into: Path) -> None:
     model = run_dir / "unpacked" / MODEL
     (model / "MAR-INF").mkdir(parents=True)
     (model / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(MANIFEST))
-    (model / "model-config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\n")
+    (model / "model-config.yaml").write_text(f"minWorkers: 1\nmaxWorkers: 1\nbatchSize: 1\nstartupTimeout: {LIMIT_S:.0f}\n")
     (model / "program.json").write_text('{"format": "openvino"}')  # no torch: without_torch/
     (model / "warm.py").write_text(HANDLER)
-    settings = Settings(min_free_bytes=0)
+    settings = Settings(min_free_bytes=0, start_timeout_s=LIMIT_S, load_timeout_s=LIMIT_S)
     torchserve = TorchServe(run_dir, choose_addresses(run_dir), settings, [f"-XX:DumpLoadedClassList={into}"])
     try:
         torchserve.wait_until_up()
@@ -88,15 +88,14 @@ def _note_classes(run_dir: Path, into: Path) -> None:
 def main() -> None:
     """Command line; see the module's docstring."""
     options = parser(__doc__)
-    options.add_argument("--image", action="store_true", help="beside TorchServe's jar, as an image has it")
+    where = options.add_mutually_exclusive_group()
+    where.add_argument("--image", action="store_true", help="beside TorchServe's jar, as an image has it")
+    where.add_argument("--base", type=Path, help="in a folder of this one")
     options.add_argument("--nice", action="store_true", help="with the lowest priority: beside a server")
     args = options.parse_args()
     if args.nice:
         os.nice(19)
-    if args.image:
-        image_folder().mkdir(exist_ok=True)
-    front_end = FrontEnd(java_home(), in_image=args.image)
-    print(make(front_end))
+    print(make(FrontEnd(java_home(), image_folder() if args.image else args.base)))
 
 
 if __name__ == "__main__":

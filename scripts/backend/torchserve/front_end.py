@@ -41,14 +41,15 @@ def vm_args() -> list[str]:
 class FrontEnd:
     """The front end on one Java."""
 
-    def __init__(self, java_home: Path, in_image: bool = False) -> None:
-        """`in_image`: its files are to lie beside the jar, though none do yet."""
+    def __init__(self, java_home: Path, base: Path | None = None) -> None:
+        """Its files are in a folder of `base`; by default in that of the image, if it is for this jar, else in the user's own."""
         self.java = java_home / "bin" / "java"
         own = jar()
         # of what is not in these files, Java compares the jar's time and size, and its own build
         patches = [(name, found.pattern.hex(), replacement.hex()) for name, (found, replacement) in PATCHES.items()]
         key = _digits([str(own), own.stat().st_size, int(own.stat().st_mtime), patches, WRITTEN_AT])
-        self.folder = image_folder() / key if in_image else _folder(key)
+        self.base = base or _base(key)
+        self.folder = self.base / key if self.base else None
         self.archive: Path | None = None  # a Java of unknown version has none
         with contextlib.suppress(OSError):
             build = (java_home / "release").read_text(errors="replace")
@@ -91,12 +92,12 @@ class FrontEnd:
                 self.archive.unlink(missing_ok=True)
 
 
-def _folder(key: str) -> Path | None:
-    """That of the image, if it is for this jar, else the user's own; None where there is no such."""
-    if (folder := image_folder() / key).is_dir():
-        return folder
+def _base(key: str) -> Path | None:
+    """The folder of folders by keys; None where there is none."""
+    if (image_folder() / key).is_dir():
+        return image_folder()
     with contextlib.suppress(OSError, RuntimeError):  # a user without a home
-        return own_folder() / FOLDER / key
+        return own_folder() / FOLDER
     return None
 
 

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -173,6 +173,9 @@ def unregister(server: Server, model: str, number: str) -> None:
 
 def responds(server: Server) -> bool:
     """Whether the management API answers at all."""
+    address = server.management
+    if address.startswith("unix:") and not Path(address.removeprefix("unix:")).exists():
+        return False  # of a socket that is not there yet, httpx would leave its own end open
     try:
         return server.client.get(f"{url_of(server.management)}/models", timeout=PING_TIMEOUT_S).is_success
     except httpx.HTTPError:

@@ -57,7 +57,7 @@ WRITTEN = (
 )
 PRIVATE_UMASK = 0o077
 UP_POLL_S = 0.02
-CLASS_DATA = "scripts.backend.torchserve.class_data"  # not imported: it imports this
+CLASS_DATA = ("-m", "scripts.backend.torchserve.class_data", "--nice")  # not imported: it imports this
 LOG_DELAY_S = 0.5  # before its log is read: TorchServe writes it asynchronously
 SOCKET_NAME = ".ts.sock.99999"  # a worker's: TorchServe counts from 9000 up
 
@@ -161,7 +161,8 @@ class TorchServe:
         """Have what the next start maps its classes from made in the background, unless it is there. It ends with TorchServe."""
         if not self.front_end.lacks_archive or self._maker is not None:
             return
-        command = [sys.executable, str(FOLDER / "guard.py"), "2", sys.executable, "-m", CLASS_DATA, "--nice"]
+        command = [sys.executable, str(FOLDER / "guard.py"), "2", sys.executable, *CLASS_DATA]
+        command += ["--base", str(self.front_end.base)]
         environment = passed_on(os.environ) | {"PYTHONPATH": str(ROOT), "JAVA_HOME": str(self.front_end.java.parents[1])}
         with (self.run_dir / "logs" / "classes.log").open("w") as log, contextlib.suppress(OSError):  # no process left, say
             self._maker = subprocess.Popen(
