@@ -1,5 +1,6 @@
 """What the front end starts from: an archive of its classes, which is used where it is whole and for this very Java and jar."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -167,6 +168,7 @@ def test_front_end_maps_its_classes_from_the_archive_that_was_made_in_the_backgr
         try:
             torchserve.wait_until_up()
             if keep:
+                os.umask(0o022)  # as where an image is built
                 torchserve.keep_classes()
                 while FrontEnd(java_home()).lacks_archive:
                     assert torchserve._maker.poll() is None or not FrontEnd(java_home()).lacks_archive, read_log()
@@ -183,6 +185,7 @@ def test_front_end_maps_its_classes_from_the_archive_that_was_made_in_the_backgr
     assert not maps_archive(keep=True)
     assert maps_archive()
     archive = FrontEnd(java_home()).archive
+    assert {path.stat().st_mode & 0o444 for path in archive.parent.iterdir() if path.name.startswith("classes-")} == {0o444}
     archive.chmod(0o600)
     with archive.open("r+b") as file:  # in the middle of its classes, where Java itself would not look
         file.seek(archive.stat().st_size // 2)

@@ -17,7 +17,7 @@ from scripts.atomic import aside
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.environment import java_home, passed_on
 from scripts.backend.torchserve.front_end import FrontEnd, image_folder, note_checksum, vm_args
-from scripts.backend.torchserve.process import ServeError, TorchServe, make_private
+from scripts.backend.torchserve.process import PRIVATE_UMASK, ServeError, TorchServe, make_private
 from scripts.backend.torchserve.sockets import choose_addresses
 from scripts.command import parser, run
 from scripts.settings import Settings
@@ -63,6 +63,7 @@ def make(front_end: FrontEnd) -> Path:
 
 def _note_classes(run_dir: Path, into: Path) -> None:
     """Have a TorchServe write the list of classes that it loads until it has answered a request."""
+    umask = os.umask(PRIVATE_UMASK)
     make_private(run_dir)
     model = run_dir / "unpacked" / MODEL
     (model / "MAR-INF").mkdir(parents=True)
@@ -83,6 +84,7 @@ def _note_classes(run_dir: Path, into: Path) -> None:
         torchserve.stop()  # in order: Java writes the end of the list then
     finally:
         torchserve.stop(now=True)
+        os.umask(umask)  # the archive of an image is for all
 
 
 def main() -> None:
