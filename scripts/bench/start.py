@@ -93,9 +93,8 @@ def bench(args: argparse.Namespace) -> None:
     port = free_port()
     try:
         start(archive, port, golden)
-        print(
-            f"{archive.name}, {counted(args.rounds, 'start')}\n\nstart   s to the first right answer   CPU s   " + "   ".join(PARTS)
-        )
+        print(f"{archive.name}, {counted(args.rounds, 'start')}\n")
+        print("start    s to the first right answer   CPU s   " + "   ".join(PARTS))
         starts = []
         for i in range(args.rounds):
             starts.append(start(archive, port, golden))
