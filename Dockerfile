@@ -66,8 +66,11 @@ COPY web /opt/seefood/web
 # serve.py takes this out of TorchServe's environment: the workers run the handler of the archive, never this one
 ENV PYTHONPATH=/opt/seefood PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 # The library of TorchServe's Unix sockets: where the container runs, no folder that can be written to may hold programs.
+# And the archive of the front end's classes that Java maps at each start, which saves half of the CPU that its start takes. Where
+# none can be made, as Java may fail under emulation, the image does without.
 RUN python3 -m compileall -q /opt/seefood \
-    && python3 -c 'from scripts.backend.torchserve import native; native.take_out(native.prepared_folder())'
+    && python3 -c 'from scripts.backend.torchserve import native; native.take_out(native.prepared_folder())' \
+    && { python3 -P -m scripts.backend.torchserve.class_data --image || echo "no archive of Java's classes: starts take longer"; }
 ARG VERSION=0.0.0
 ARG COMMIT=unknown
 # make preflight compares it with the deployment

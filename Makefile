@@ -89,7 +89,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 	data check-data collect review ingest pipeline remote push pull \
 	train profile bench-train sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
-	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-door bench-models bench-attacks bench-decode photo-costs tune \
+	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-start bench-door bench-models bench-attacks bench-decode photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
 .PHONY: champion exported $(ASKED:%=given-%)
 
@@ -281,6 +281,9 @@ bench: .venv/installed-serve $(if $(URL),,$(STARTER)) ## Load a server beside th
 	@$(python) scripts.bench.bench $(call option,--url,URL) $(call option,--route,ROUTE) $(call option,--photos,PHOTOS) \
 		$(call option,--megapixels,MEGAPIXELS) $(call option,--field,FIELD) $(call list,--concurrency,CONCURRENCY) $(call list,--rate,RATE) \
 		$(call option,--seconds,SECONDS) $(named_model) $(call option,--version,VERSION) $(call option,--out,OUT)
+
+bench-start: .venv/installed-serve $(STARTER) ## Measure how long a server takes from make serve to its first right answer, and the CPU of each part
+	@$(python) scripts.bench.start $(named_model)
 
 bench-door: .venv/installed-serve $(STARTER) ## Measure what the door costs, beside TorchServe's own socket: [PHOTOS=folder CONCURRENCY="1 16" SECONDS=5]
 	@$(python) scripts.bench.door_cost $(call option,--photos,PHOTOS) $(call list,--concurrency,CONCURRENCY) \

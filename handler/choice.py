@@ -133,13 +133,15 @@ class Choosing:
     def _ready(self, name: str, kept: Compiled = NOT_KEPT) -> Program:
         """A program that has answered its golden photos in batches of the usual sizes, and is settled."""
         program = open_program(self.folder, self.programs[name], self.num_threads, self.batch_sizes, kept)
-        self.golden.check(program, name, self.batch_sizes)
+        # one that answers crops one by one, as an earlier worker has found, does the same in batches of any size
+        self.golden.check(program, name, [self.golden.count] if program.singly else self.batch_sizes)
         program.settle()
         return program
 
     def _finished(self, name: str, program: Program) -> Program:
-        """One that is ready and serves: golden photos answered in batches of another size, and kept for the next worker."""
-        self.golden.check(program, name, [self.golden.count])
+        """One that is ready and serves: golden photos answered in whole batches of another size, and kept for the next worker."""
+        if not program.singly:
+            self.golden.check(program, name, [self.golden.count])
         program.keep(self.compiled)
         return program
 

@@ -7,6 +7,7 @@ Which of them serves: choice.py.
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # by the names that an ONNX file has for them; the second where the model reads texts
 INPUTS = ("crops", "ids")
+CONVERTER = "openvino.tools.ovc"  # which `import openvino` imports, if it is there
 
 
 class Answers(NamedTuple):
@@ -224,10 +226,26 @@ def programs_of(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def import_library(programs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Import OpenVINO if one of the programs is its own: some tenths of a second. What is not installed shows in open_program."""
+    """Import OpenVINO if one of the programs is its own: some tenths of a second. What is not installed shows in open_program.
+
+    For a worker: OpenVINO's converter of models, a third of that, is left out.
+    """
     if any(about["format"].startswith("openvino") for about in programs.values()):
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), _left_out(CONVERTER):
             openvino_core()
+
+
+@contextlib.contextmanager
+def _left_out(module: str) -> Iterator[None]:
+    """Inside, importing this module is an ImportError, unless it has been imported before."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # what Python has for a module that is not to be found
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def open_program(

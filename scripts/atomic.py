@@ -11,26 +11,29 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def aside(path: Path, lasting: bool = True) -> Iterator[Path]:
     """Within `with`: a free path beside `path`, to write a file or a folder to; at the end it takes the place of `path`.
 
-    What was written is on the disk by then. After an exception `path` is as it was, and nothing is left beside it. Of several
-    that write at a time each is whole, and the last one stays.
+    What was written is on the disk by then, unless it is not `lasting`: what each start writes anew need not be. After an exception
+    `path` is as it was, and nothing is left beside it. Of several that write at a time each is whole, and the last one stays.
     """
     _clear(path)
     # a name of its own: others may write the same file at this moment
     part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
-        if part.is_dir():
+        if lasting:
             for folder, _, names in os.walk(part):
                 for file in names:
                     _sync(Path(folder, file))
+            if part.is_file():
+                _sync(part)
+        if part.is_dir():
             _replace_folder(part, path)
         else:
-            _sync(part)
             part.replace(path)
-        _sync(path.parent)
+        if lasting:
+            _sync(path.parent)
     finally:
         _remove(part)
 

@@ -26,9 +26,10 @@ def read_manifest(unpacked: Path) -> dict[str, Any]:
 def unpack(archive: Path, folder: Path) -> dict[str, Any]:
     """Unpack an archive into `folder`, which appears only when all parts are right, and return its provenance.
 
+    It is not for long: whoever starts later unpacks the archive again.
     ValueError naming what is wrong with the archive, OSError if the disk has no room.
     """
-    with aside(folder) as part:
+    with aside(folder, lasting=False) as part:
         extract(archive, part)
         try:
             return check_parts(part)

@@ -2,9 +2,12 @@
 
 RUN_DIR/archives/    archives as they were fetched, a cache: each is compared with the release document whenever it is used
 RUN_DIR/programs/    by the unpacked folder's name, what its workers keep: which program is the fastest here, and compiled ones
-RUN_DIR/unpacked/    what TorchServe loads: unpacked anew each time, as what a worker could have changed since proves nothing
+RUN_DIR/unpacked/    what TorchServe loads, with its bytecode: anew each time, as what a worker could have changed since proves
+                     nothing
 """
 
+import contextlib
+import py_compile
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -35,7 +38,11 @@ def fetch(store: Store, run_dir: Path, version: str, entry: Mapping[str, Any], s
             steps("fetching", version=version, archive=name)
             _download(store, name, entry["sha256"], archive)
         folder.parent.mkdir(exist_ok=True)
-        (unpack_foreign if entry.get("unverified") else unpack_as_named)(archive, name, folder)
+        if entry.get("unverified"):
+            unpack_foreign(archive, name, folder)
+        else:
+            unpack_as_named(archive, name, folder)
+            _compile(folder)
     except OSError as error:
         if is_full(error) and error.filename:  # the system's, which has no advice
             raise FullDiskError.lacking(run_dir, settings.min_free_bytes, shutil.disk_usage(run_dir).free) from error
@@ -54,6 +61,13 @@ def _download(store: Store, name: str, expected: str, archive: Path) -> None:
                 f"{name}: sha256 {found[:12]} does not match the release document's {expected[:12]}: it was changed or cut off "
                 f"beside {store.address}; put the original back, or release another version"
             )
+
+
+def _compile(folder: Path) -> None:
+    """Write Python's caches of the handler, for its worker and each of the decoders; they are used for these very bytes alone."""
+    for path in folder.rglob("*.py"):
+        with contextlib.suppress(OSError, py_compile.PyCompileError, ValueError, RecursionError):
+            py_compile.compile(str(path), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
 
 
 def remove_old(run_dir: Path, needed: Collection[Path], keep: int) -> None:

@@ -1,6 +1,7 @@
 """One instance: a TorchServe that is kept running and follows a release document.
 
 serve.py          the command, `python -m scripts.serving.serve` (make serve, make stop)
+server.py         all its parts, wired
 supervisor.py     runs TorchServe, restarts it, announces it, stops it
 door.py           runs scripts/door before it, tells it what is served, restarts it
 desired.py        what shall be served: the release document, polled

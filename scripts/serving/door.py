@@ -31,6 +31,7 @@ MODULE = "scripts.door.door"
 LINE_S = 1.0
 # how soon a change is told, and an end noticed
 TICK_S = 0.05
+UP_POLL_S = 0.02  # while it starts
 KEPT_LINES = 20
 PIECE = 65536  # bytes of its words at a time, the size of a pipe
 
@@ -89,15 +90,13 @@ class Door:
         self._threads = [threading.Thread(target=run, name="door", daemon=True) for run in (self._tell, self._watch)]
 
     def __enter__(self) -> Self:
-        """Start it. ServeError with its own words if it ends, or does not answer."""
+        """Start it, and wait until it is up. ServeError as wait_until_up()."""
         try:
-            self._start()
-            self._wait_until_up()
+            self.start()
+            self.wait_until_up()
         except BaseException:
             self.stop()
             raise
-        for thread in self._threads:
-            thread.start()
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -107,6 +106,11 @@ class Door:
     def answers(self) -> bool:
         """Whether it has answered one of the last looks."""
         return self._misses < MISSES
+
+    def start(self) -> None:
+        """Start it, and do not wait; from now on it is told what is served, and has to be stopped."""
+        self._start()
+        self._threads[0].start()
 
     def _start(self) -> None:
         process = subprocess.Popen(
@@ -139,7 +143,10 @@ class Door:
         self._said.extend(message.splitlines())
         self.steps("door", **fields_of(message))
 
-    def _wait_until_up(self) -> None:
+    def wait_until_up(self) -> None:
+        """Return once it answers; from then on it is watched. ServeError with its own words if it ends, or does not answer."""
+        if self._threads[1].ident is not None:
+            return
         assert self._process is not None
         deadline = time.monotonic() + self.settings.start_timeout_s
         while not answers(self.address, "/livez", self.settings.look_timeout_s):
@@ -149,8 +156,9 @@ class Door:
                 raise ServeError(f"the door does not start: {said}")
             if time.monotonic() > deadline:
                 raise ServeError(f"the door did not answer within {self.settings.start_timeout_s:g} s")
-            time.sleep(TICK_S)
+            time.sleep(UP_POLL_S)
         self._misses, self._up = 0, True
+        self._threads[1].start()
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -232,7 +240,7 @@ class Door:
     def _leave(self) -> bool:
         """Close its pipe. False if it does not read, and a thread waits for it in vain."""
         self._over.set()
-        for thread in self._threads:
+        for thread in (one for one in self._threads if one.ident is not None):
             thread.join(self.settings.look_timeout_s + 1)
         assert self._process is not None
         if any(thread.is_alive() for thread in self._threads):

@@ -80,6 +80,12 @@ class Instance:
             model.forget()
         self.health.forget()
 
+    def prepare(self) -> None:
+        """What needs no TorchServe, done while that starts: the document is read, and archives of default versions unpacked."""
+        self.poll()
+        for model in self.released:
+            model.prepare()
+
     def poll(self) -> None:
         """Read the document if it has changed; a new release gives a model's refused versions another chance."""
         self.captured.prune()  # here, for photos grow old whatever becomes of the document

@@ -16,13 +16,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from scripts.backend.torchserve.front_end import MAIN
 from scripts.serving.door import MODULE as DOOR
 from scripts.serving.door import Door
 from scripts.serving.instance import STATES, Instance
 from scripts.serving.supervisor import Supervisor
 
 # a word of the command line of the process that heads a part: the JVM belongs to TorchServe, decoders to their worker
-HEADS = {"model_service_worker": "worker", DOOR: "door", "ts.model_server": "torchserve"}
+HEADS = {"model_service_worker": "worker", DOOR: "door", MAIN: "torchserve"}
 
 
 class InstanceMetrics(Collector):

@@ -44,7 +44,7 @@ class MetricsServer(HttpServer):
     ) -> None:
         """Listen; the folder need not exist yet. OSError if the port is taken."""
         self.folder, self.settings = folder, settings or Settings()
-        self.door, self._door_client = door, new_client(self.settings.metrics_timeout_s)
+        self.door, self._door_client = door, new_client(self.settings.metrics_timeout_s, door)
         self.torchserve, self._client = url_of(torchserve), new_client(self.settings.metrics_timeout_s, torchserve)
         self.steps = steps or Steps(self.settings.log_json)
         self.workers = WorkerFiles(folder, self.settings.keep_metrics_of)

@@ -3,8 +3,6 @@
 import errno
 import socket
 
-import psutil
-
 from scripts.errors import SeeFoodError
 from scripts.settings import ports_of
 
@@ -36,6 +34,8 @@ def check_ports(host: str, port: int, metrics_host: str = LOOPBACK) -> None:
 
 
 def _holder(port: int) -> str:
+    import psutil  # not where all ports are free: serve imports little before TorchServe starts
+
     try:
         listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
         process = psutil.Process(next(c.pid for c in listening if c.laddr and c.laddr.port == port))

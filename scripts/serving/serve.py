@@ -9,6 +9,8 @@ shows how far this instance is. Everything else is written to build/serve-PORT/.
 On SIGTERM, Ctrl-C or a closed terminal: not ready at once, but serving for SEEFOOD_GRACE_S; then the door takes no more
 connections and answers what it has, and TorchServe is stopped. A second SIGTERM or Ctrl-C stops both at once. Even after
 SIGKILL no process is left (scripts/backend/torchserve/guard.py).
+
+TorchServe takes longest to start, so this file imports what starting it needs, and all else (server.py) while it starts.
 """
 
 import argparse
@@ -21,93 +23,18 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import httpx
-import psutil
-
-from scripts.archive.name import choose_archive
-from scripts.backend.torchserve.process import ServeError, make_private
+from scripts.backend.torchserve.process import ServeError, TorchServe, make_private
 from scripts.backend.torchserve.sockets import choose_addresses, remove_short_folder
 from scripts.command import parser, run
-from scripts.paths import ROOT
-from scripts.release.address import open_store
-from scripts.release.folder_store import FolderStore
-from scripts.release.store import Store
-from scripts.serving.capture_uploads import CaptureUploads
-from scripts.serving.captured import with_captured
-from scripts.serving.certificate import with_certificate
-from scripts.serving.cloudwatch import CloudWatch
-from scripts.serving.desired import DesiredState
-from scripts.serving.door import Door
-from scripts.serving.drift import start_anew
-from scripts.serving.health import Health
-from scripts.serving.instance import Instance
-from scripts.serving.instance_metrics import InstanceMetrics
-from scripts.serving.metrics import MetricsServer
+from scripts.paths import ROOT, own_folder
 from scripts.serving.open_files import allow_open_files
-from scripts.serving.own_document import newest_release, own_release
-from scripts.serving.plain_text import ErrorSteps
 from scripts.serving.ports import check_ports
-from scripts.serving.reporter import Reporter
-from scripts.serving.supervisor import Supervisor
-from scripts.settings import Settings, ports_of
+from scripts.settings import Settings
 from scripts.steps import Steps
 
 MODULE = "scripts.serving.serve"
 ECS_TIMEOUT_S = 5
-
-
-def serve(
-    store: Store, host: str, port: int, name: str, run_dir: Path, settings: Settings, steps: Steps, model: str | None
-) -> None:
-    """Serve the store's release until a signal comes, which is a KeyboardInterrupt. ServeError if it cannot start."""
-    check_ports(host, port, settings.metrics_host)
-    allow_open_files(settings.open_files)
-    make_private(run_dir)
-    uploads = CaptureUploads.of(settings, run_dir, steps)
-    start_anew(run_dir)
-    settings = with_captured(with_certificate(settings, host, run_dir / "tls"), run_dir)
-    addresses = choose_addresses(run_dir)
-    if not addresses.private:
-        why = f"its code for Unix sockets is not for this machine, or {run_dir} may hold no programs (noexec)"
-        steps("TorchServe is on loopback", why=why, addresses=" ".join(addresses))
-    ports = ports_of(port)
-    door_metrics = f"http://127.0.0.1:{ports['management']}"
-    metrics = MetricsServer(run_dir / "metrics", ports["metrics"], addresses.metrics, settings, steps, door_metrics)
-    health = Health(settings, steps, metrics.progress, lambda: door.answers)
-    instance = Instance(DesiredState(name, store, run_dir, settings, steps, model), run_dir, health, settings, steps)
-    door = Door(host, port, addresses, settings, steps, lambda: _told(instance, health, uploads), uploads.socket)
-    supervisor = Supervisor(instance, run_dir, addresses, door)
-    metrics.of_instance.register(InstanceMetrics(instance, supervisor, door))
-    metrics.of_instance.register(uploads)
-    pid_file = run_dir / "serve.pid"
-    pid_file.write_text(str(os.getpid()))
-    try:
-        # left in reverse: the checks end first, and the last status still needs the metrics
-        cloudwatch = CloudWatch(metrics.families, settings.cloudwatch_namespace, steps)
-        with uploads, metrics, Reporter(instance, metrics), health, door, cloudwatch:
-            try:
-                steps("starting TorchServe", instance=name, release=store.address)
-                supervisor.run()
-            except KeyboardInterrupt as interrupt:
-                supervisor.stop(_signal_name(interrupt))
-                raise
-            except BaseException:
-                if supervisor.torchserve is not None:
-                    supervisor.torchserve.stop(now=True)
-                raise
-    finally:
-        pid_file.unlink(missing_ok=True)
-        remove_short_folder(run_dir / "sockets")
-
-
-def _told(instance: Instance, health: Health, uploads: CaptureUploads) -> dict[str, Any]:
-    """What the door is told (scripts/door/state.py)."""
-    ready, status = health.readiness()
-    told = {"live": health.live, "ready": ready, "why": status.get("why", ""), "models": instance.served()}
-    not_ready = {name: why for name in health.models if (why := health.of(name).get("why"))}
-    return told | {"not_ready": not_ready, "captured_s": uploads.kept_s}
 
 
 def _signal_name(interrupt: KeyboardInterrupt) -> str:
@@ -118,6 +45,8 @@ def own_name(port: int, steps: Steps) -> str:
     """This instance's name among others: on ECS the task's id, else host-port."""
     metadata = os.environ.get("ECS_CONTAINER_METADATA_URI_V4")
     if metadata:
+        import httpx
+
         try:
             task = httpx.get(f"{metadata}/task", timeout=ECS_TIMEOUT_S).raise_for_status().json()
             return str(task["TaskARN"]).rpartition("/")[2]
@@ -128,15 +57,13 @@ def own_name(port: int, steps: Steps) -> str:
 
 def default_run_dir(port: int) -> Path:
     """Where the server on this port writes: in the checkout, or where that is read-only in the user's folder for such things."""
-    build = ROOT / "build"
-    if os.access(build if build.is_dir() else ROOT, os.W_OK):
-        return build / f"serve-{port}"
-    # XDG Base Directory Specification: logs and state
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "seefood" / f"serve-{port}"
+    return own_folder() / f"serve-{port}"
 
 
 def stop(port: int, run_dir: Path, settings: Settings) -> None:
     """Stop the server on this port, and wait until its process has ended. ServeError if none is running."""
+    import psutil
+
     pid_file = run_dir / "serve.pid"
     try:
         process = psutil.Process(int(pid_file.read_text()))
@@ -183,28 +110,22 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _store(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: Steps) -> Store:
-    """Where the release document is, or is written to now."""
-    if args.version:
-        if settings.release:
-            raise ValueError(f"--version serves no release, but SEEFOOD_RELEASE is {settings.release}: leave one out")
-        check_ports(args.host, args.port)  # before the files of one that serves there are touched
-        make_private(run_dir)
-        return own_release(choose_archive(args.model_store, args.version, args.model), run_dir / "own")
-    if address := args.release or settings.release:
-        return open_store(address, settings)
-    check_ports(args.host, args.port)  # before the document is written, which a server that runs there may follow
-    store = FolderStore(args.model_store / "release.json", settings)
-    if not os.access(args.model_store, os.W_OK):
-        if store.path.exists():
-            return store  # somebody else writes it
-        newest = choose_archive(args.model_store, None, args.model)
-        message = f"note: {args.model_store} is read-only, so {newest.name} is served whatever is rolled out"
-        steps.say(message, "read-only", model_store=args.model_store, archive=newest.name)
-        make_private(run_dir)
-        return own_release(newest, run_dir / "own")
-    newest_release(args.model_store, store, args.model, steps)
-    return store
+def _serve(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: Steps) -> None:
+    """Serve until a signal comes, which is a KeyboardInterrupt."""
+    # before anything is written: a server that runs there may follow the release document, or write to the same folder
+    check_ports(args.host, args.port, settings.metrics_host)
+    allow_open_files(settings.open_files)
+    make_private(run_dir)
+    torchserve = TorchServe(run_dir, choose_addresses(run_dir), settings)
+    try:
+        from scripts.serving.server import serve, store_of
+
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or own_name(args.port, steps))
+        store = store_of(args, run_dir, settings, steps)
+        serve(store, torchserve, args.host, args.port, name, settings, steps, args.model)
+    finally:
+        torchserve.stop(now=True)  # what did not get so far as to be stopped in order
+        remove_short_folder(run_dir / "sockets")
 
 
 def main() -> int:
@@ -218,15 +139,15 @@ def main() -> int:
     settings = replace(settings, format=args.format or settings.format)
     steps = Steps(settings.log_json)
     if settings.log_json:
+        from scripts.serving.plain_text import ErrorSteps
+
         sys.stderr = ErrorSteps(steps)
     if args.stop:
         stop(args.port, run_dir, settings)
         steps.say(f"the server on port {args.port} has stopped", "stopped", port=args.port)
         return 0
     try:
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or own_name(args.port, steps))
-        store = _store(args, run_dir, settings, steps)
-        serve(store, args.host, args.port, name, run_dir, settings, steps, args.model)
+        _serve(args, run_dir, settings, steps)
     except KeyboardInterrupt as interrupt:  # the orderly end of a server, so no error
         signal_name = _signal_name(interrupt)
         steps.say(f"stopped by {signal_name}: no process left", "stopped", why=signal_name)

@@ -5,6 +5,7 @@ retried before the release changes. What may pass by itself (the store is away, 
 there yet) is retried at every poll.
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -68,6 +69,7 @@ class ServedModel:
         self.wanted: str | None = None  # ... and the one that shall
         self.problems: dict[str, Problem] = {}  # by version
         self.shadow: dict[str, Any] | None = None
+        self._unpacked: dict[str, tuple[str, Path]] = {}  # (checksum, folder) of a version that prepare() has unpacked
         self._refused: dict[str, str] = {}  # versions that failed, under this release
         self._repair = Repair(around.health, name, around.settings, self.steps)
 
@@ -117,6 +119,22 @@ class ServedModel:
         if self.problems.get(version) != problem:  # once, not at every poll
             self.steps("problem", version=version, why=problem.why)
         self.problems[version] = problem
+
+    def prepare(self) -> None:
+        """Unpack the archive of the version that shall be the default. What is in the way shows when it is loaded."""
+        release = self.release
+        assert release is not None
+        version = self.desired.default(self.name)
+        entry = release["versions"][version]
+        with contextlib.suppress(StoreError, ValueError, OSError):
+            self._unpacked[version] = entry["sha256"], self._fetch(version, entry)
+
+    def _fetch(self, version: str, entry: Mapping[str, Any]) -> Path:
+        """The folder of an unpacked archive, as fetch() and no TorchServe has had it yet."""
+        checksum, folder = self._unpacked.pop(version, ("", Path()))
+        if checksum == entry["sha256"] and folder.is_dir():
+            return folder
+        return fetch(self.desired.store, self.around.run_dir, version, entry, self.settings, self.steps)
 
     def reconcile(self) -> None:
         """One pass towards the release. ManagementError if TorchServe does not answer, HangsError if it has to be restarted."""
@@ -200,7 +218,7 @@ class ServedModel:
             return self._note(version, None)
         started = time.monotonic()
         try:
-            folder = fetch(self.desired.store, self.around.run_dir, version, entry, self.settings, self.steps)
+            folder = self._fetch(version, entry)
             try:
                 assert self.around.torchserve is not None
                 log, watch = self.around.torchserve.log, self._watch(version)

@@ -3,11 +3,9 @@
 import signal
 import time
 import traceback
-from pathlib import Path
 
 from scripts.backend.torchserve.management import ManagementError
 from scripts.backend.torchserve.process import ServeError, TorchServe
-from scripts.backend.torchserve.sockets import Addresses
 from scripts.paths import ROOT
 from scripts.serving.desired import Problem
 from scripts.serving.door import Door
@@ -21,12 +19,13 @@ TICK_S = 0.1
 class Supervisor:
     """Runs TorchServe for an instance, and has the instance reconciled at every poll."""
 
-    def __init__(self, instance: Instance, run_dir: Path, addresses: Addresses, door: Door) -> None:
-        self.instance, self.run_dir, self.addresses, self.door = instance, run_dir, addresses, door
+    def __init__(self, instance: Instance, torchserve: TorchServe, door: Door) -> None:
+        """`torchserve` is starting."""
+        self.instance, self.door = instance, door
         self.settings, self.steps, self.health = instance.settings, instance.steps, instance.health
-        self.torchserve: TorchServe | None = None
-        self.started, self.announced = time.monotonic(), False
-        self.restarts = -1  # of TorchServe; its first start is none
+        self.torchserve = torchserve
+        self.started, self.announced = torchserve.started, False
+        self.restarts = 0  # of TorchServe
 
     def run(self) -> None:
         """Serve until a signal comes. ServeError if TorchServe does not start, or nothing can be served, at first."""
@@ -36,7 +35,7 @@ class Supervisor:
             try:
                 self._start()
                 self._reconcile_until_it_ends()
-                log_lines = self.torchserve.last_log_lines() if self.torchserve else ""
+                log_lines = self.torchserve.last_log_lines()
             except HangsError as error:
                 self.steps("repair", what="TorchServe restarted", why=error)
                 self._clear()
@@ -56,12 +55,12 @@ class Supervisor:
     def _clear(self) -> None:
         """End what is left of TorchServe: it may hang instead of having ended."""
         self.instance.detach()
-        if self.torchserve is not None:
-            self.torchserve.stop(now=True)
+        self.torchserve.stop(now=True)
 
     def _start(self) -> None:
-        self.restarts += 1
-        self.torchserve = TorchServe(self.run_dir, self.addresses, self.settings)
+        if self.torchserve.is_over:
+            self.restarts += 1
+            self.torchserve = TorchServe(self.torchserve.run_dir, self.torchserve.addresses, self.settings)
         self.torchserve.wait_until_up()
         self.instance.attach(self.torchserve)
         self.steps("TorchServe is up", after_s=time.monotonic() - self.started)
@@ -69,7 +68,6 @@ class Supervisor:
     def _reconcile_until_it_ends(self) -> None:
         """Return when TorchServe has ended, or has not answered for so long that it hangs."""
         instance, answered = self.instance, time.monotonic()
-        assert self.torchserve is not None
         while not self.torchserve.ended:
             try:
                 instance.poll()
@@ -88,6 +86,7 @@ class Supervisor:
             else:
                 instance.problems.pop(UNEXPECTED, None)
             if not self.announced:
+                self.door.wait_until_up()
                 self._announce()
             self._sleep(TICK_S if instance.loaded and not self.announced else self.settings.poll_s)
 
@@ -96,7 +95,6 @@ class Supervisor:
         instance = self.instance
         served = [model for model in instance.released if model.default]
         if not served and instance.state == "failed":
-            assert self.torchserve is not None
             problems = [*instance.problems.values(), *(one for model in instance.released for one in model.problems.values())]
             why = "\n".join(problem.why for problem in problems)
             raise ServeError(f"nothing can be served: {why}\n{self.torchserve.last_log_lines()}")
@@ -104,7 +102,8 @@ class Supervisor:
         if not self.health.ready or not served:
             return
         self.announced = True
-        took_s, logs = time.monotonic() - self.started, self.run_dir / "logs"
+        self.torchserve.keep_classes()
+        took_s, logs = time.monotonic() - self.started, self.torchserve.run_dir / "logs"
         # nobody else vouches for the certificate that the server made itself
         trust = f"--cacert {self.settings.cert} " if self.settings.tls else ""
         programs = {model: model.loaded[str(model.default)].program for model in served}
@@ -146,5 +145,4 @@ class Supervisor:
             # a third signal must not leave TorchServe behind
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            if self.torchserve is not None:
-                self.torchserve.stop(now)
+            self.torchserve.stop(now)

@@ -2,6 +2,8 @@
 
 import hashlib
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 
 import handler.program
+from handler.choice import Choosing
 from handler.compiled import Compiled
 from handler.program import OpenVinoProgram
 from tests.archive.test_choice import described, packed_and_unpacked
+from tests.conftest import ROOT
 
 CROPS = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
 SIZES = (1, 8)
@@ -159,3 +163,36 @@ def test_archive_loads_whatever_lies_in_place_of_its_compiled_programs(exported,
     assert found["program"] == "openvino/f32"
     if found["choice"]["batches"] == batches:  # it was measured anew
         assert [path.stat().st_size for path in files] == pytest.approx(sizes, rel=0.01)
+
+
+def test_worker_imports_openvino_without_its_converter_and_whoever_needs_that_gets_it():
+    code = """
+import sys
+from handler.program import import_library
+import_library({"openvino/f32": {"format": "openvino"}})
+import openvino
+assert not [name for name in sys.modules if name.startswith("openvino.tools.ovc")], "it was imported"
+assert openvino.Core().available_devices
+from openvino.tools.ovc import convert_model
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_kept_program_that_answers_singly_proves_itself_once_by_all_photos_and_any_other_in_each_size(model, kept, monkeypatch):
+    checked = []
+    golden = SimpleNamespace(count=4, check=lambda program, name, sizes: checked.append((program.singly, tuple(sizes))))
+    programs = {"openvino/f32": {"format": "openvino", "precision": "f32", "file": model.name}}
+    (model.parent / "provenance.json").write_text("{}")
+    monkeypatch.setattr("handler.compiled.place_of", lambda _: kept.folder.parent)
+    expected = {
+        True: [(False, (1, 8)), (False, (4,))],  # what is kept is used in each size, too
+        False: [(True, (4,))],
+    }
+    for whole in (True, False):
+        monkeypatch.setattr(handler.program, "is_faster_whole", lambda *_, whole=whole: whole)
+        shutil.rmtree(kept.folder.parent, ignore_errors=True)
+        kept.folder.parent.mkdir()
+        Choosing(model.parent, programs, golden, 1, SIZES)()
+        checked.clear()
+        Choosing(model.parent, programs, golden, 1, SIZES)()
+        assert checked == expected[whole]

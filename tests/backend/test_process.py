@@ -7,12 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from scripts.backend.torchserve import native, process
-from scripts.backend.torchserve.environment import FOLDER, passed_on, server_environment
+from scripts.backend.torchserve.environment import FOLDER, java_home, passed_on, server_environment
 from scripts.backend.torchserve.native import has_unix_sockets, native_folder, take_out
 from scripts.backend.torchserve.process import ServeError, make_private
 from scripts.backend.torchserve.sockets import (
@@ -184,6 +185,32 @@ def test_torchserve_listens_on_sockets_that_fit_and_that_its_user_alone_reaches(
 )
 def test_unix_sockets_are_used_where_the_jar_has_their_code(system, machine, has):
     assert has_unix_sockets(system, machine) == has
+
+
+def test_jar_has_the_code_that_unix_sockets_need():
+    with zipfile.ZipFile(native.jar()) as content:
+        assert {f"META-INF/native/{name}" for name in native.LIBRARIES.values()} <= set(content.namelist())
+
+
+def test_java_that_says_its_version_in_its_file_is_not_started_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "bin").mkdir()
+    java, started = tmp_path / "bin" / "java", tmp_path / "started"
+    java.write_text(f"#!/bin/sh\n: > {started}\necho 'openjdk version \"17.0.1\"' >&2\n")
+    java.chmod(0o755)
+    release = tmp_path / "release"
+    for text, is_taken, is_started in (
+        ('JAVA_VERSION="17.0.15"\n', True, False),
+        ('JAVA_VERSION="1.8.0_292"\n', False, False),
+        ("IMPLEMENTOR=somebody\n", True, True),
+    ):
+        release.write_text(text)
+        assert (java_home() == tmp_path) == is_taken
+        assert started.exists() == is_started
+    java.unlink()
+    release.write_text('JAVA_VERSION="17.0.15"\n')
+    assert java_home() != tmp_path
 
 
 def test_without_unix_sockets_it_is_loopback_on_three_free_ports(tmp_path, monkeypatch):

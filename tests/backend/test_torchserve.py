@@ -27,13 +27,12 @@ time.sleep(100)
 def test_patch_changes_a_few_bytes_of_two_classes_and_leaves_the_jar(tmp_path):
     jar = Path(importlib.util.find_spec("ts").origin).parent / "frontend" / "model-server.jar"
     before = jar.read_bytes()
-    frontend_patch.write_patched_classes(tmp_path)
+    frontend_patch.write_patched_jar(tmp_path / "patched.jar")
     assert jar.read_bytes() == before
-    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.class")}
-    assert written == set(frontend_patch.PATCHES)
-    with zipfile.ZipFile(jar) as content:
-        for name in written:
-            installed, patched = content.read(name), (tmp_path / name).read_bytes()
+    with zipfile.ZipFile(jar) as content, zipfile.ZipFile(tmp_path / "patched.jar") as written:
+        assert set(written.namelist()) == set(frontend_patch.PATCHES)
+        for name in written.namelist():
+            installed, patched = content.read(name), written.read(name)
             assert patched[:8] == installed[:8]  # the magic number and the version
             assert abs(len(installed) - len(patched)) + sum(a != b for a, b in zip(installed, patched, strict=False)) > 0
             assert abs(len(installed) - len(patched)) < 40
@@ -42,7 +41,8 @@ def test_patch_changes_a_few_bytes_of_two_classes_and_leaves_the_jar(tmp_path):
 def test_another_torchserve_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(frontend_patch.PATCHES, "org/pytorch/serve/wlm/Model.class", (re.compile(b"not in there"), b""))
     with pytest.raises(ValueError, match=r"this TorchServe is not 0\.12\.0"):
-        frontend_patch.write_patched_classes(tmp_path)
+        frontend_patch.write_patched_jar(tmp_path / "patched.jar")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("kind", "seconds", "byte"), [("meek", "30", b""), ("stubborn", "0.5", b""), ("stubborn", "30", b"!")])

@@ -234,6 +234,14 @@ def test_one_port_is_open_to_others_and_torchserve_listens_on_sockets_of_its_use
     assert "tmpfs" in served.inside("print([m for m in open('/proc/mounts') if m.split()[1] == '/tmp'])")
 
 
+def test_java_maps_its_classes_from_the_archive_of_the_image(served):
+    mapped = served.inside(
+        "import pathlib, psutil\n(java,) = [p.pid for p in psutil.process_iter() if p.name() == 'java']\n"
+        "print({line.split()[-1] for line in pathlib.Path(f'/proc/{java}/maps').read_text().splitlines() if '.jsa' in line})"
+    )
+    assert "/ts/frontend/front-end/" in mapped
+
+
 def test_smoke_passes_through_the_door(served):
     command = [sys.executable, "-m", "scripts.rollout.smoke", "--release", served.store.address]
     done = subprocess.run(

@@ -2,12 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 import zipfile
 
 import pytest
 
-from handler.parts import checksums
+from handler.parts import check_parts, checksums
 from scripts.archive.pack import pack
 from scripts.atomic import write_json
 from scripts.release.document import entry_of
@@ -53,7 +55,6 @@ def add_code(folder):
 
 
 def plant_cache(folder):
-    (folder / "handler" / "__pycache__").mkdir()
     (folder / "handler" / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"code")
 
 
@@ -69,6 +70,26 @@ def test_unpacked_archive_that_was_changed_with_its_own_list_is_never_used(cache
     tamper(folder)
     assert cache() == folder
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == original
+
+
+def test_code_is_compiled_for_its_workers_who_take_it_for_the_same_source_alone(cache):
+    folder = cache()
+    (compiled,) = (folder / "handler" / "__pycache__").iterdir()
+    assert check_parts(folder)["version"] == "1.0.0"
+    code = f"import sys; sys.path.insert(0, {str(folder / 'handler')!r}); import a; print(a.answer)"
+    for source, answer, is_used in (("answer = 42\n", 42, True), ("answer = 43\n", 43, False)):
+        (folder / "handler" / "a.py").write_text(source)
+        done = subprocess.run([sys.executable, "-v", "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{answer}\n"
+        assert (f"{compiled} matches" in done.stderr) == is_used
+
+
+def test_code_that_cannot_be_compiled_is_left_to_the_worker(tmp_path):
+    archive, run_dir = archive_of(tmp_path, code="answer = (\n"), tmp_path / "run"
+    run_dir.mkdir()
+    store = FolderStore(tmp_path / "store" / "release.json")
+    folder = fetch(store, run_dir, "1.0.0", entry_of(archive), Settings(min_free_bytes=0), Steps(False))
+    assert not list(folder.rglob("*.pyc"))
 
 
 def test_cached_archive_saves_the_way_to_the_store_as_long_as_it_is_the_released_one(cache, tmp_path, capsys):

@@ -19,6 +19,11 @@ from tests.conftest import LIMIT_S, ROOT, free_port
 PARTS = {"serve": "scripts.serving.serve", "door": "scripts.door.door", "worker": "model_service_worker"}
 
 
+def is_front_end(name, words):
+    """Whether a process is the server's JVM, and none that makes the archive of its classes in the background."""
+    return name == "java" and not any("DumpLoadedClassList" in word or "-Xshare:dump" in word for word in words)
+
+
 class Server:
     """`scripts/serving/serve.py` in a process of its own, as a user runs it. Its readiness is that of /readyz."""
 
@@ -67,7 +72,8 @@ class Server:
         found = []
         for process in [psutil.Process(self.process.pid), *self.family()]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.name() == "java" if name == "JVM" else any(PARTS[name] in word for word in process.cmdline()):
+                words = process.cmdline()
+                if is_front_end(process.name(), words) if name == "JVM" else any(PARTS[name] in word for word in words):
                     found.append(process)
         return found
 

@@ -270,7 +270,7 @@ def test_server_logs_answers_shed_load_and_a_worker_that_is_gone_apart(model_sto
         os.kill(worker.pid, signal.SIGCONT)
         statuses = Counter(one.result().status_code for one in asked)
     assert statuses == {200: 2, 503: 4}
-    (java,) = [one for one in server.family() if one.name() == "java"]
+    java = server.part("JVM")
     java.kill()
     assert ask().json()["type"] == "UnavailableError"
     until(lambda: lines_of(server.output) and total("Failed") == 1 and total("Restarts") == 1)

