@@ -7,6 +7,7 @@ of the parameters, with random weights, which change no time. Prints a table and
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -32,14 +33,15 @@ from scripts.paths import ROOT
 from training.data.pictures import draw
 from training.data.sets import read_data
 from training.evaluation.confidence import Confidence, FeaturesAndLogits
-from training.export.formats import write_torch
+from training.export.formats import EXPORT_FORMATS, export_to
 from training.export.program import ExportedProgram
 from training.model import build
 from training.params import Params, read_params
 from training.recipes.choose import DEFAULT, add_options, fill_in
 from training.speed import device as on_device
 
-PHOTOS, DRAWN_SIZE = 64, (512, 384)
+PROGRAM = Path("torch") / EXPORT_FORMATS["torch"].file
+PHOTOS, DRAWN_SIZE = 32, (512, 384)
 CLASSES = 101  # of the last layer: hardly any of the time
 MEASURING = 0.6  # of a part's share; the rest is for imports, CUDA's start and warm-ups
 TRAINING_BATCH = 128
@@ -68,26 +70,30 @@ def check_gpu() -> None:
 
 
 def prepare(params: Params, data: Path | None, folder: Path) -> None:
-    """Fill the folder: model.pt2 as `make export FORMAT=torch` writes it, spec.json, photos. ValueError if no photo is a JPEG."""
+    """Fill the folder: PROGRAM as `make export FORMAT=torch` writes it, spec.json, photos.
+
+    ValueError if no photo is a JPEG, UnsupportedError if torch cannot export the network.
+    """
+    photos = folder / "photos"
+    photos.mkdir()
+    if data is None:
+        for number in range(PHOTOS):
+            draw(number, random.Random(number), DRAWN_SIZE).save(photos / f"{number}.jpg", quality=90)
+    else:
+        found = read_data(data, params.val_fraction, params.seed, params.near_duplicates, quiet=True).train
+        jpegs = (content for photo in found if (content := photo.path.read_bytes()).startswith(b"\xff\xd8"))
+        for number, content in enumerate(itertools.islice(jpegs, PHOTOS)):
+            (photos / f"{number}.jpg").write_bytes(content)
+        if not any(photos.iterdir()):
+            raise ValueError(f"DATA is {str(data)!r}, expected photos of which some are JPEGs, which nvJPEG reads")
     classifier, spec = build(params, CLASSES, load_weights=False)
     classifier.eval()
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
         features, _ = FeaturesAndLogits(classifier.network)(torch.zeros(1, *spec.input_size))
     program = ExportedProgram(classifier, spec, 1.0, Confidence(torch.randn(CLASSES, features.shape[1]))).eval()
-    write_torch(program, np.zeros((2, *spec.input_size[1:], 3), np.uint8), folder / "model.pt2")
+    export_to("torch", program, np.zeros((2, *spec.input_size[1:], 3), np.uint8), folder / PROGRAM.parent)
     (folder / "spec.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")
-    (folder / "photos").mkdir()
-    if data is None:
-        for number in range(PHOTOS):
-            draw(number, random.Random(number), DRAWN_SIZE).save(folder / "photos" / f"{number}.jpg", quality=90)
-        return
-    found = read_data(data, params.val_fraction, params.seed, params.near_duplicates, quiet=True).train
-    jpegs = (content for photo in found if (content := photo.path.read_bytes()).startswith(b"\xff\xd8"))
-    for number, (content, _) in enumerate(zip(jpegs, range(PHOTOS), strict=False)):
-        (folder / "photos" / f"{number}.jpg").write_bytes(content)
-    if not any((folder / "photos").iterdir()):
-        raise ValueError(f"DATA is {str(data)!r}, expected photos of which some are JPEGs, which nvJPEG reads")
 
 
 def measure(part: str, folder: Path, device: torch.device, seconds: float) -> list[Row]:
@@ -96,11 +102,11 @@ def measure(part: str, folder: Path, device: torch.device, seconds: float) -> li
     photos = [path.read_bytes() for path in sorted((folder / "photos").iterdir())]
     match part:
         case "programs":
-            return on_device.time_programs(folder / "model.pt2", spec, device, seconds)
+            return on_device.time_programs(folder / PROGRAM, spec, device, seconds)
         case "decoding":
             return on_device.time_decoding(photos, spec, device, seconds)
         case "pipelines":
-            return on_device.time_pipelines(folder / "model.pt2", photos, spec, device, seconds)
+            return on_device.time_pipelines(folder / PROGRAM, photos, spec, device, seconds)
     raise ValueError(f"--part is {part!r}, expected programs, decoding or pipelines")
 
 
