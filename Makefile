@@ -87,7 +87,7 @@ ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
 .NOTPARALLEL:
 .PHONY: help setup test test-all container-test lint format dashboards clean \
 	data check-data collect review ingest pipeline remote push pull \
-	train profile bench-train sweep evaluate report promote track mlflow retrain \
+	train profile bench-train bench-gpu sweep evaluate report promote track mlflow retrain \
 	compare export archive inspect \
 	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-start bench-door bench-models bench-attacks bench-decode photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
@@ -173,6 +173,10 @@ profile: .venv/installed-train ## Measure where a training step's time goes: a t
 
 bench-train: .venv/installed-train ## Measure the training loop beside timm's own script: TIMM_TRAIN=train.py [DATA=photos CACHE=1 RECIPE=cifar10 PARAMS=file]
 	@$(python) training.speed.bench $(call option,--timm-train,TIMM_TRAIN) $(call flag,--cache,CACHE) $(call option,--data,DATA) $(params)
+
+bench-gpu: .venv/installed-train ## Measure a GPU in 10 minutes: the exported program, CUDA graphs, nvJPEG, training beside timm's train.py: [DATA=photos TIMM_TRAIN=train.py SECONDS=600 RECIPE=food101 PARAMS=params.yaml OUT=file]
+	@$(python) training.speed.gpu $(call option,--data,DATA) $(call option,--timm-train,TIMM_TRAIN) $(call option,--seconds,SECONDS) \
+		$(call option,--out,OUT) $(params)
 
 sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seefood TRIALS=20 RECIPE=cifar10 PARAMS=params.yaml NAME=sweep SPACE=file]
 	@$(python) training.sweep.sweep $(model) $(call option,--data,DATA) $(params) \

@@ -85,6 +85,7 @@ TAKEN = [
     ("train", "RESUME RECIPE"),
     ("profile", "DATA RECIPE PARAMS WEIGHTS"),
     ("bench-train", "DATA RECIPE PARAMS TIMM_TRAIN"),
+    ("bench-gpu", "DATA RECIPE PARAMS TIMM_TRAIN SECONDS OUT"),
     ("sweep", "MODEL DATA RECIPE PARAMS SPACE NAME TRIALS"),
     ("evaluate", "RUN DATA UNKNOWN"),
     ("report", "RUN"),
