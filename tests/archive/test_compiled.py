@@ -156,9 +156,9 @@ def test_archive_loads_whatever_lies_in_place_of_its_compiled_programs(exported,
     sizes = [path.stat().st_size for path in files]
     # those of another program: OpenVINO takes them, and the golden photos do not
     other = Compiled(tmp_path / "other")
-    OpenVinoProgram(Path(__file__).parents[2] / "model_store" / "starter" / "model.onnx", "f32", 1, (1,)).keep(other)
+    OpenVinoProgram(Path(__file__).parents[2] / "model_store" / "starter" / "model.xml", "int8", 1, (1,)).keep(other)
     for path in files:
-        shutil.copy(other.folder / "model.onnx-f32-1", path)
+        shutil.copy(other.folder / "model.xml-int8-1", path)
     found = described(unpacked)
     assert found["program"] == "openvino/f32"
     if found["choice"]["batches"] == batches:  # it was measured anew

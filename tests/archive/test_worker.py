@@ -179,12 +179,12 @@ def test_signal_after_two_programs_have_gone_is_survived():
 import os, signal, sys
 from pathlib import Path
 from handler.program import OpenVinoProgram
-first, second = (OpenVinoProgram(Path(sys.argv[1]), 'f32', 1) for _ in range(2))
+first, second = (OpenVinoProgram(Path(sys.argv[1]), 'int8', 1) for _ in range(2))
 del first
 del second
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
 os.kill(os.getpid(), signal.SIGUSR1)
 """
-    command = [sys.executable, "-c", lines, str(ROOT / "model_store" / "starter" / "model.onnx")]
+    command = [sys.executable, "-c", lines, str(ROOT / "model_store" / "starter" / "model.xml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

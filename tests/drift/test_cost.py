@@ -46,7 +46,7 @@ def test_recording_costs_less_than_a_hundredth_of_what_a_photo_costs_a_server_an
     photo_s = served_s(tmp_path / "served")
     monkeypatch.setenv("SEEFOOD_DRIFT_DIR", str(tmp_path / FOLDER))
     start_anew(tmp_path)
-    unpack(build(STARTER, "0.2.0", tmp_path), tmp_path / "archive")
+    unpack(build(STARTER, "0.3.0", tmp_path), tmp_path / "archive")
     handler = load_handler(tmp_path / "archive")
     recent, requests = handler.recent, [{"body": (STARTER / "bibimbap.jpg").read_bytes()}] * BATCH
     watched, watch = [], handler._watch
@@ -63,7 +63,7 @@ def test_recording_costs_less_than_a_hundredth_of_what_a_photo_costs_a_server_an
     rows = np.random.default_rng(0).normal(size=(ROWS, len(COLUMNS))).astype(np.float32)
     rows[:, 0] = 3
     recent.add(rows)
-    Recent.open("0.2.0", STARTER / PROFILE).add(rows)
+    Recent.open("0.3.0", STARTER / PROFILE).add(rows)
     scrapes = []
     for _ in range(5):
         began = time.process_time()

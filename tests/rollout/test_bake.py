@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, SHARED, free_port, needs_photos
-from tests.rollout.retrained import FAULTS, HEAD, archive, change, features_of, one_class, trained_again, value
+from tests.rollout.retrained import FAULTS, archive, features_of, one_class, trained_again
 from tests.rollout.rolling import QUICK, Instance, release
 from training.data.sets import read_data
 
@@ -37,7 +38,7 @@ def make_archives(photos, classes, folder):
     features = features_of(photos)
     first, *others = (trained_again(features, classes, seed) for seed in range(11))
     exports = {"1.0.0": first} | {f"1.{i + 1}.0": other for i, other in enumerate(others)}
-    exports |= {f"2.{i}.0": first.broken(fault) for i, fault in enumerate(FAULTS)}
+    exports |= {f"2.{i}.0": fault(first) for i, fault in enumerate(FAULTS)}
     return {version: archive(export, version, folder) for version, export in exports.items()}
 
 
@@ -58,8 +59,8 @@ def test_without_captured_photos_and_with_few_requests_a_version_of_one_class_do
         monkeypatch.setenv(name, setting)
     photos, classes = sample()
     good = trained_again(features_of(photos[:100]), classes[:100], 0)
-    always = good.broken(one_class)
-    slightly = good.broken(lambda model, spec: change(model, f"{HEAD}.weight", 0.01 * value(model, f"{HEAD}.weight")))
+    always = one_class(good)
+    slightly = replace(good, weight=0.01 * good.weight)
     versions = {"1.0.0": good, "1.0.1": good, "2.0.0": always, "2.1.0": slightly}
     archives = {version: archive(export, version, tmp_path) for version, export in versions.items()}
     store = FolderStore(tmp_path / "release" / "release.json")

@@ -49,7 +49,7 @@ def test_model_describes_itself(server):
     assert (description["format"], description["precision"], description["version"], len(description["labels"])) == (
         "openvino",
         "f32",
-        "0.2.0",
+        "0.3.0",
         10,
     )
     assert description["accuracy"]["top1"] == pytest.approx(0.852, abs=0.001)

@@ -28,7 +28,15 @@ from training.evaluation.confidence import (
     fit_threshold,
     squared_distances,
 )
-from training.evaluation.features import PHOTOS_A_CLASS, Outputs, WithFeatures, extract_features, training_photos
+from training.evaluation.features import (
+    PHOTOS_A_CLASS,
+    Outputs,
+    WithFeatures,
+    extract_features,
+    made_small,
+    training_outputs,
+    training_photos,
+)
 from training.model import Checkpoint
 from training.params import Params
 
@@ -193,6 +201,20 @@ def test_features_and_logits_are_the_classifiers_own(tiny_run, generated, others
     torch.testing.assert_close(logits, classifier(torch.stack([torch.from_numpy(preprocess(p.read_bytes(), spec)) for p in paths])))
     with pytest.raises(ValueError, match="of 1 photo none can be read"):
         extract_features(classifier, spec, [others / "notes.txt"], torch.device("cpu"))
+
+
+def test_the_middle_is_known_of_training_photos_and_of_copies_with_few_pixels(tiny_run, generated):
+    checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
+    classifier, spec = checkpoint.classifier()
+    data = read_data(generated, 0.2, 0)
+    photos = training_photos(data.train, checkpoint.trained_on)[:7]
+    outputs, targets = training_outputs(classifier, spec, photos, torch.device("cpu"))
+    assert targets.tolist() == [photo.index for photo in photos]
+    assert (len(outputs.features), len(outputs.logits), len(outputs.middle)) == (7, 7, 7 + 4)
+    crop = preprocess(photos[0].path.read_bytes(), spec)
+    small = made_small(crop)
+    assert small.shape == crop.shape
+    assert np.abs(np.diff(small.astype(int), axis=1)).mean() < np.abs(np.diff(crop.astype(int), axis=1)).mean()
 
 
 def test_class_means_are_of_training_photos_and_of_no_more_than_enough(tiny_run, generated):

@@ -27,7 +27,7 @@ from scripts.phrases import counted
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import FALSE_POSITIVE_RATE, all_scores, auroc, fit_threshold
-from training.evaluation.features import extract_features, training_photos
+from training.evaluation.features import extract_features, training_outputs, training_photos
 from training.evaluation.groups import per_group, write_per_group
 from training.evaluation.held_out import held_out_photos, split_of
 from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
@@ -86,8 +86,7 @@ def evaluate_unknown(checkpoint: Checkpoint, data: Data, classifier: Classifier,
         raise ValueError(f"{data.source} has no training photo of {label}: the scores compare with photos that were trained on")
     spec, device = checkpoint.read_spec(), next(classifier.parameters()).device
     of_unknown, left_out = extract_features(classifier, spec, unknown, device)
-    outputs, _ = extract_features(classifier, spec, [photo.path for photo in trained], device)
-    targets = torch.tensor([photo.index for photo in trained])
+    outputs, targets = training_outputs(classifier, spec, trained, device)
     of_known, _ = extract_features(classifier, spec, [photo.path for photo in data.held_out], device)
 
     scores: dict[str, dict[str, float]] = {}

@@ -15,7 +15,7 @@ from handler.program import Answers
 from training.data.sets import read_data
 from training.data.split import Photo, check_unreadable
 from training.evaluation.confidence import fit_confidence
-from training.evaluation.features import WithFeatures, extract_features, training_photos
+from training.evaluation.features import WithFeatures, training_outputs, training_photos
 from training.evaluation.held_out import held_out_photos
 from training.export.formats import CALIBRATION_PHOTOS
 from training.export.gate import Reference, in_batches
@@ -104,9 +104,7 @@ def load_program(checkpoint: Checkpoint, seen: Sequence[Photo]) -> tuple[Exporte
     ValueError if none of them can be read.
     """
     classifier, spec = checkpoint.classifier()
-    paths, texts = [photo.path for photo in seen], [photo.text for photo in seen]
-    outputs, left_out = extract_features(classifier, spec, paths, torch.device("cpu"), texts)
-    targets = torch.tensor([photo.index for photo in seen if photo.path not in left_out])
+    outputs, targets = training_outputs(classifier, spec, seen, torch.device("cpu"))
     confidence = fit_confidence(outputs, targets, classifier.tower.width if classifier.tower else 0)
     return ExportedProgram(classifier, spec, checkpoint.temperature, confidence).eval(), spec
 

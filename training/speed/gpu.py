@@ -32,7 +32,8 @@ from scripts.machine import cpu
 from scripts.paths import ROOT
 from training.data.pictures import draw
 from training.data.sets import read_data
-from training.evaluation.confidence import Confidence, FeaturesAndLogits
+from training.evaluation.confidence import Confidence
+from training.evaluation.features import WithFeatures
 from training.export.formats import EXPORT_FORMATS, export_to
 from training.export.program import ExportedProgram
 from training.model import build
@@ -90,7 +91,7 @@ def prepare(params: Params, data: Path | None, folder: Path) -> None:
     classifier.eval()
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
-        features, _ = FeaturesAndLogits(classifier.network)(torch.zeros(1, *spec.input_size))
+        features, _, _ = WithFeatures(classifier.network)(torch.zeros(1, *spec.input_size))
     program = ExportedProgram(classifier, spec, 1.0, Confidence(torch.randn(CLASSES, features.shape[1]))).eval()
     export_to("torch", program, np.zeros((2, *spec.input_size[1:], 3), np.uint8), folder / PROGRAM.parent)
     (folder / "spec.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")
