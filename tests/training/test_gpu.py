@@ -95,7 +95,8 @@ def test_crop_on_the_device_is_that_of_the_handler(spec, size, changed):
     theirs = device.crop(torch.from_numpy(np.array(image)).permute(2, 0, 1), spec).numpy()
     assert theirs.dtype == np.uint8
     assert theirs.shape == ours.shape
-    assert np.abs(theirs - ours).max() <= 2
+    assert np.abs(theirs - ours).max() <= 5  # the handler reads a large photo at reduced scale
+    assert np.abs(theirs - ours).mean() < 0.5
 
 
 def test_both_ways_to_decode_are_timed_and_compared(folder):
@@ -207,7 +208,7 @@ def test_rows_of_training_are_those_of_bench_train():
         {"what": "ours", "batch_size": 128, "photos_per_s": 612.5, "of_timm": 1.225},
         {"what": "timm's train.py", "batch_size": 128, "photos_per_s": 500.0},
     ]
-    assert "| training: ours, 1.23 times timm's | 128 | 612.5 | - | - | - |" in gpu.table({"training": gpu.pairs(printed)})
+    assert "| training: ours, 1.23 times as fast as timm | 128 | 612.5 | - | - | - |" in gpu.table({"training": gpu.pairs(printed)})
 
 
 def test_data_without_a_jpeg_is_refused(tiny_params, tmp_path):

@@ -13,8 +13,8 @@ from training.memory import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()
-for step in range(6):
-    if step == 1:
+for step in range(9):
+    if step == 4:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     layers = [torch.ones(16, 2**20) for _ in range(4)]  # 64 MB each, more than glibc's largest threshold
     del layers

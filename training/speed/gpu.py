@@ -194,7 +194,7 @@ def table(found: dict[str, list[Row]]) -> str:
                 continue
             shown = {"photos_per_s": ".1f", "p50_ms": ".2f", "idle": ".0%", "off": ".4f"}
             cells = [format(row[key], how) if key in row else "-" for key, how in shown.items()]
-            beside = f", {row['of_timm']:.2f} times timm's" if "of_timm" in row else ""
+            beside = f", {row['of_timm']:.2f} times as fast as timm" if "of_timm" in row else ""
             lines.append(f"| {name}: {row['what']}{beside} | {row['batch_size']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
