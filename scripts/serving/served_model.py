@@ -5,7 +5,6 @@ retried before the release changes. What may pass by itself (the store is away, 
 there yet) is retried at every poll.
 """
 
-import contextlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -121,13 +120,15 @@ class ServedModel:
         self.problems[version] = problem
 
     def prepare(self) -> None:
-        """Unpack the archive of the version that shall be the default. What is in the way shows when it is loaded."""
+        """Unpack the archive of the version that shall be the default. What is in the way shows again when it is loaded."""
         release = self.release
         assert release is not None
         version = self.desired.default(self.name)
         entry = release["versions"][version]
-        with contextlib.suppress(StoreError, ValueError, OSError):
+        try:
             self._unpacked[version] = entry["sha256"], self._fetch(version, entry)
+        except (StoreError, ValueError, OSError) as error:
+            self.steps("not_prepared", version=version, why=str(error))
 
     def _fetch(self, version: str, entry: Mapping[str, Any]) -> Path:
         """The folder of an unpacked archive, as fetch() and no TorchServe has had it yet."""

@@ -68,7 +68,7 @@ def test_health_and_metadata(client):
     assert client.get("/v2/health/ready").json()["ready"] is True
     assert client.get("/v2").json()["extensions"] == ["binary_tensor_data"]
     described = client.get("/v2/models/seefood").json()
-    assert (described["name"], described["versions"], described["platform"]) == ("seefood", [VERSION], "openvino")
+    assert (described["name"], described["versions"], described["platform"]) == ("seefood", [VERSION], "openvino-int8")
     assert described["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
     assert [output["name"] for output in described["outputs"]] == ["label", "index", "probability", "sure"]
     assert client.get(f"/v2/models/seefood/versions/{VERSION}").json() == described

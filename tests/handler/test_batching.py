@@ -51,10 +51,10 @@ def test_answers_are_the_same_however_a_batch_is_answered(monkeypatch, whole):
     crops = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
     for size in (1, 3, 8):
         found, expected = (one(crops[:size]) for one in both)
-        for one, other in zip(found, expected, strict=True):
+        for one, other, rounding in zip(found, expected, (2e-3, 2e-3, 0.05), strict=True):  # of int8
             assert one.shape == other.shape
             assert one.dtype == np.float32
-            assert np.abs(one - other).max() < 1e-4
+            assert np.abs(one - other).max() < rounding
 
 
 def test_what_was_measured_once_is_kept_beside_what_is_compiled(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The formats that a trained network is exported to, each written from the same program; export_to() writes one."""
 
+import os
 import tempfile
 import textwrap
 from collections.abc import Callable, Sequence
@@ -88,6 +89,7 @@ def write_openvino_int8(program: nn.Module, crops: np.ndarray, path: Path, ids: 
 
 def quantised(file: Path, photos: Sequence[dict[str, np.ndarray]]) -> "ov.Model":
     """An ONNX file's network with int8 weights, one scale a channel, and activations, calibrated on photos in batches of one."""
+    os.environ.setdefault("NNCF_CI", "1")  # else it tells its makers that it is used
     import nncf
     from openvino._offline_transformations import apply_moc_transformations
 
