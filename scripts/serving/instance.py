@@ -84,6 +84,7 @@ class Instance:
         """What needs no TorchServe, done while that starts: the document is read, and archives of default versions unpacked."""
         self.poll()
         for model in self.released:
+            self.health.beat()  # each may fetch an archive
             model.prepare()
 
     def poll(self) -> None:

@@ -131,7 +131,7 @@ class ServedModel:
             self.steps("not_prepared", version=version, why=str(error))
 
     def _fetch(self, version: str, entry: Mapping[str, Any]) -> Path:
-        """The folder of an unpacked archive, as fetch() and no TorchServe has had it yet."""
+        """The folder of an unpacked archive, as fetch() gives it: no TorchServe has had it yet."""
         checksum, folder = self._unpacked.pop(version, ("", Path()))
         if checksum == entry["sha256"] and folder.is_dir():
             return folder

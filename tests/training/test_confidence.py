@@ -115,13 +115,37 @@ def test_middle_features_that_never_vary_are_no_error():
     assert confidence(*outputs).tolist() == pytest.approx([1, 1])
 
 
-def test_a_network_whose_stages_timm_cannot_return_is_judged_by_its_features_alone():
-    network = timm.create_model("resnet18", num_classes=2).eval()
-    plain = torch.nn.Module()
-    plain.forward_features, plain.forward_head = network.forward_features, network.forward_head
-    outputs = Outputs(*WithFeatures(plain)(torch.zeros(2, 3, 64, 64)))
+class Other(torch.nn.Module):
+    """A network whose stages timm returns beside other maps than those that it classifies by, or not at all."""
+
+    def __init__(self, stages):
+        super().__init__()
+        self.inner = timm.create_model("resnet18", num_classes=2).eval()
+        self.forward_features, self.forward_head = self.inner.forward_features, self.inner.forward_head
+        if stages:
+            self.forward_intermediates = lambda x, **_: (2 * self.forward_features(x), [x])
+
+
+@pytest.mark.parametrize("stages", [True, False])
+def test_a_network_whose_stages_timm_cannot_return_is_judged_by_its_features_alone(stages):
+    network = Other(stages)
+    outputs = Outputs(*WithFeatures(network, 64)(torch.zeros(2, 3, 64, 64)))
     assert outputs.middle.shape == (2, 0)
+    torch.testing.assert_close(outputs.logits, network.inner(torch.zeros(2, 3, 64, 64)))
     assert fit_confidence(outputs, torch.tensor([0, 1])).distance is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["levit_128s", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv4_conv_small", "repvit_m1_0", "hiera_tiny_224"]
+)
+def test_the_middle_of_networks_of_many_kinds_is_seen_and_changes_no_answer(name):
+    torch.manual_seed(0)
+    network, crops = timm.create_model(name, num_classes=3).eval(), torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        outputs = Outputs(*WithFeatures(network, 224)(crops))
+        torch.testing.assert_close(outputs.logits, network(crops), rtol=1e-3, atol=1e-4)
+    assert outputs.middle.shape[1] > 0
 
 
 def test_class_without_a_training_photo_is_refused():

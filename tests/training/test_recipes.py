@@ -192,7 +192,7 @@ def test_every_recipe_is_exported_for_crops_of_its_size(tmp_path, name):
     side = SIDES[name]
     crops = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
     with torch.inference_mode():
-        seen = Classifier(WithFeatures(classifier.eval().network), spec, channels_last=False)
+        seen = Classifier(WithFeatures(classifier.eval().network, side), spec, channels_last=False)
         confidence = fit_confidence(Outputs(*seen(torch.from_numpy(crops))), torch.arange(8) % 4)
         program = ExportedProgram(classifier, spec, 1.0, confidence).eval()
         program(torch.from_numpy(crops))

@@ -156,7 +156,7 @@ def fit_confidence(outputs: Outputs, targets: Tensor, of_text: int = 0) -> nn.Mo
     return ConfidenceOfSides(Confidence(photo), Confidence(text))
 
 
-def all_scores(outputs: Outputs, targets: Tensor, temperature: float) -> dict[str, Score]:
+def all_scores(outputs: Outputs, targets: Tensor, temperature: float, of_text: int = 0) -> dict[str, Score]:
     """Each score by name, fitted as fit_confidence; the first is the one that is served. ValueError as class_means."""
     features = outputs.features
     means = class_means(features, targets, outputs.logits.shape[1])

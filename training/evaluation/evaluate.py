@@ -91,7 +91,8 @@ def evaluate_unknown(checkpoint: Checkpoint, data: Data, classifier: Classifier,
 
     scores: dict[str, dict[str, float]] = {}
     report: dict[str, object] = {"photos": len(of_unknown.logits), "left_out": len(left_out), "scores": scores}
-    for name, score in all_scores(outputs, targets, checkpoint.temperature).items():
+    of_text = classifier.tower.width if classifier.tower else 0
+    for name, score in all_scores(outputs, targets, checkpoint.temperature, of_text).items():
         known, strange = score(*of_known), score(*of_unknown)
         threshold = fit_threshold(known)
         detected = float((strange < threshold).float().mean())

@@ -1,5 +1,6 @@
 """What a network answers for photos, with its features: the input of its last layer, and those of its middle."""
 
+import copy
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -37,21 +38,35 @@ class Outputs(NamedTuple):
 class WithFeatures(nn.Module):
     """timm's network, which returns Outputs."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, size: int) -> None:
+        """`size` is that of a crop in pixels."""
         super().__init__()
         self.network: Any = network
-        # older networks of timm, and those of others, have no such function
-        self.by_stages = hasattr(network, "forward_intermediates")
+        self.by_stages = returns_stages(network, size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised crops (B, 3, H, W) -> Outputs, as a plain tuple, which exporters know."""
         if self.by_stages:
-            maps, (stage,) = self.network.forward_intermediates(x, indices=[-2])  # (B, M, h, w)
+            maps, (stage,) = self.network.forward_intermediates(x, indices=[-2], stop_early=False)  # (B, M, h, w)
             middle = stage.mean((2, 3))
         else:
             maps, middle = self.network.forward_features(x), x.new_zeros(len(x), 0)
         # forward_head twice, as it returns one or the other; pooling and the last layer cost little
         return self.network.forward_head(maps, pre_logits=True), self.network.forward_head(maps), middle
+
+
+@torch.no_grad()
+def returns_stages(network: nn.Module, size: int) -> bool:
+    """Whether timm returns the network's last stage but one beside the same maps that forward_features gives."""
+    network = copy.deepcopy(network).eval()  # neither batch statistics nor caches of the network itself are touched
+    some = next(network.parameters())
+    crops = torch.linspace(-2, 2, 3 * size * size, device=some.device, dtype=some.dtype).view(1, 3, size, size)
+    try:
+        maps, (stage,) = network.forward_intermediates(crops, indices=[-2], stop_early=False)  # type: ignore[operator]
+        expected = network.forward_features(crops)  # type: ignore[operator]
+    except Exception:  # what older networks of timm, small ones and those of others raise is of many kinds
+        return False
+    return stage.ndim == 4 and maps.shape == expected.shape and torch.allclose(maps, expected, rtol=1e-3, atol=1e-4)
 
 
 def training_photos(photos: Iterable[Photo], trained_on: Iterable[str]) -> list[Photo]:
@@ -75,7 +90,7 @@ def extract_features(
     With `small`, of crops that have lost all but SMALL of their pixels a side. Photos that cannot be read are named on stderr and
     left out. ValueError if none is left.
     """
-    model = Classifier(WithFeatures(classifier.network), spec, tower=classifier.tower).eval().to(device)
+    model = Classifier(WithFeatures(classifier.network, spec.input_size[-1]), spec, tower=classifier.tower).eval().to(device)
 
     def read(path: Path) -> np.ndarray | None:
         try:

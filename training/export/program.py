@@ -33,7 +33,7 @@ class ExportedProgram(nn.Module):
 
     def __init__(self, classifier: Classifier, spec: Spec, temperature: float, confidence: nn.Module) -> None:
         super().__init__()
-        self.classifier = Classifier(WithFeatures(classifier.network), spec, False, classifier.tower)
+        self.classifier = Classifier(WithFeatures(classifier.network, spec.input_size[-1]), spec, False, classifier.tower)
         self.temperature, self.confidence = temperature, confidence
 
     def forward(self, crops: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

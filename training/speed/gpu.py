@@ -91,7 +91,7 @@ def prepare(params: Params, data: Path | None, folder: Path) -> None:
     classifier.eval()
     with torch.inference_mode():
         # also because LeViT fills its cache of attention biases in the first call, which torch.export must not trace
-        features, _, _ = WithFeatures(classifier.network)(torch.zeros(1, *spec.input_size))
+        features, _, _ = WithFeatures(classifier.network, spec.input_size[-1])(torch.zeros(1, *spec.input_size))
     program = ExportedProgram(classifier, spec, 1.0, Confidence(torch.randn(CLASSES, features.shape[1]))).eval()
     export_to("torch", program, np.zeros((2, *spec.input_size[1:], 3), np.uint8), folder / PROGRAM.parent)
     (folder / "spec.json").write_text(json.dumps(spec.to_dict()), encoding="utf-8")

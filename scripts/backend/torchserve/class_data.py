@@ -16,7 +16,7 @@ from handler.locks import alone
 from scripts.atomic import aside
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.environment import java_home, passed_on
-from scripts.backend.torchserve.front_end import FrontEnd, image_folder, note_checksum, vm_args
+from scripts.backend.torchserve.front_end import CHECKSUM, FrontEnd, image_folder, note_checksum, vm_args
 from scripts.backend.torchserve.process import PRIVATE_UMASK, ServeError, TorchServe, make_private
 from scripts.backend.torchserve.sockets import choose_addresses
 from scripts.command import parser, run
@@ -58,6 +58,7 @@ def make(front_end: FrontEnd) -> Path:
     for old in front_end.archive.parent.glob("classes-*.jsa"):
         if old != front_end.archive:  # of another Java
             old.unlink(missing_ok=True)
+            old.with_name(old.name + CHECKSUM).unlink(missing_ok=True)
     return front_end.archive
 
 

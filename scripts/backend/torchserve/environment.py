@@ -47,7 +47,7 @@ def java_home() -> Path:
 
 
 def _version_text(home: Path) -> str:
-    """What a Java says of its version, "" if it does not run: by its file `release`, as starting it takes a while."""
+    """What a Java says of its version: in its file `release`, as starting it takes a while, else when asked; "" if in neither."""
     with contextlib.suppress(OSError):
         text = (home / "release").read_text(errors="replace")
         if 'JAVA_VERSION="' in text and os.access(home / "bin" / "java", os.X_OK):

@@ -161,10 +161,10 @@ class TorchServe:
         """Have what the next start maps its classes from made in the background, unless it is there. It ends with TorchServe."""
         if not self.front_end.lacks_archive or self._maker is not None:
             return
-        command = [sys.executable, str(FOLDER / "guard.py"), "2", sys.executable, *CLASS_DATA]
+        command = [sys.executable, str(FOLDER / "guard.py"), "10", sys.executable, *CLASS_DATA]
         command += ["--base", str(self.front_end.base)]
         environment = passed_on(os.environ) | {"PYTHONPATH": str(ROOT), "JAVA_HOME": str(self.front_end.java.parents[1])}
-        with (self.run_dir / "logs" / "classes.log").open("w") as log, contextlib.suppress(OSError):  # no process left, say
+        with contextlib.suppress(OSError), (self.run_dir / "logs" / "classes.log").open("w") as log:  # no process left, say
             self._maker = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
