@@ -221,7 +221,9 @@ def test_two_exports_of_one_checkpoint_are_the_same_bytes_whichever_program_is_f
 
 
 @pytest.mark.slow
-def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share_once(prepared, tiny_run, tmp_path, monkeypatch):
+def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share_once(
+    prepared, exported, tiny_run, tmp_path, monkeypatch
+):
     monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
     # int8, which the tiny network does not bear, passes for the sake of its two files
     monkeypatch.setattr("training.export.gate.MIN_AGREEMENT", {"bf16": 0.0, "f32": 0.99, "int8": 0.0})
@@ -229,7 +231,7 @@ def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share
     monkeypatch.setattr("training.export.gate.MIN_SURE_AGREEMENT", 0.0)
     monkeypatch.setattr("training.export.gate.MIN_CLASS_AGREEMENT", 0.0)
     checkpoint = Checkpoint.load(tiny_run / "checkpoint.pt")
-    here = [program.precision for program in programs_here()]
+    here = [program.precision for program in programs_here(exported)]
     names = export(checkpoint, tmp_path / "1.0.0", format_name="openvino, onnxruntime,openvino-int8,onnxruntime-int8")
     expected = {*(f"openvino/{precision}" for precision in here), "onnxruntime/f32", "openvino-int8/int8", "onnxruntime-int8/int8"}
     assert set(names) == expected
@@ -256,9 +258,9 @@ def new_folder(path):
     return path
 
 
-def programs_here():
-    """The starter's program in each precision of its format that this machine runs."""
-    return list(programs("openvino", ROOT / "model_store" / "starter"))
+def programs_here(folder):
+    """The exported program in each precision that this machine runs."""
+    return list(programs("openvino", folder))
 
 
 def test_unknown_format_is_refused_with_those_that_there_are(tiny_run, tmp_path):
