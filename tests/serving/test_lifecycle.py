@@ -126,6 +126,7 @@ def test_every_line_of_json_logs_is_a_json_object(model_store, tmp_path, monkeyp
     shutil.copy(archive, tmp_path / "seefood-1.1.0.mar")
     monkeypatch.setenv("ECS_CONTAINER_METADATA_URI_V4", "http://127.0.0.1:1")
     server = Server(tmp_path, free_port()).wait_ready()
+    server.wait_output('"serving"')  # ready a moment before it says so
     output, status = server.end()
     lines = [json.loads(line) for line in output.splitlines()]
     assert status == 0
