@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from handler.parts import sha256
 from scripts.atomic import write_text
 from scripts.backend.torchserve.frontend_patch import PATCHES, WRITTEN_AT, write_patched_jar
 from scripts.backend.torchserve.native import jar
@@ -105,19 +106,14 @@ def _digits(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def note_checksum(path: Path) -> None:
     """Write a file's checksum beside it. OSError."""
-    write_text(path.with_name(path.name + CHECKSUM), _sum(path))
+    write_text(path.with_name(path.name + CHECKSUM), sha256(path))
 
 
 def _is_whole(path: Path) -> bool:
     """Whether a file is there, and is the one whose checksum was noted."""
     try:
-        return path.with_name(path.name + CHECKSUM).read_text(encoding="utf-8") == _sum(path)
+        return path.with_name(path.name + CHECKSUM).read_text(encoding="utf-8") == sha256(path)
     except (OSError, ValueError):
         return False
