@@ -3,7 +3,6 @@
 Hinton et al. (arXiv:1503.02531), with the crops, and mixes of crops, that the student sees (arXiv:2106.05237).
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from training.data.split import Photo
 from training.folder import process_at_work
 from training.model import Checkpoint
 from training.params import Params
+from training.tracking.store import sha256_of
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Trained:
 def _sha256(path: Path) -> str:
     """ "" of a file that is not there: loading it says why."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return ""
 
