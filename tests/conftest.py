@@ -225,10 +225,19 @@ def modules_of_a_worker() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", sys.path.copy())
         before = {name: module for name, module in sys.modules.items() if name.split(".")[0] in ("handler", "training")}
-        yield
-        for name in [name for name in sys.modules if name.split(".")[0] in ("handler", "seefood_handler")]:
-            WORKERS_MODULES.append(sys.modules.pop(name))
-        sys.modules.update(before)
+        try:
+            yield
+        finally:  # an archive that is refused leaves its modules, too
+            for name in [name for name in sys.modules if name.split(".")[0] in ("handler", "seefood_handler")]:
+                WORKERS_MODULES.append(sys.modules.pop(name))
+            sys.modules.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_modules() -> Iterator[None]:
+    """A file of tests that leaves another `handler` behind fails: which tests that breaks depends on the order of the files."""
+    yield
+    assert Path(str(sys.modules["handler"].__file__)).parent.parent == ROOT, "tests use modules_of_a_worker() around load_handler()"
 
 
 def free_port() -> int:
