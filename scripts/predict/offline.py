@@ -56,6 +56,11 @@ def error_answer(error: Exception, status: int, kind: str) -> Row:
     return {"code": status, "type": kind, "message": str(error)}
 
 
+def as_before(inferred: Any, answers: Sequence[Any]) -> Any:
+    """Other answers in the type of these: archives before features have a plain tuple."""
+    return type(inferred)(*answers) if hasattr(inferred, "_fields") else tuple(answers)
+
+
 class Offline:
     """An unpacked archive's handler. One a process."""
 
@@ -112,14 +117,21 @@ class Offline:
 
     def _answers(self, crops: Sequence[Any], texts: Sequence[Sequence[str]]) -> Any:
         """The program's answers to crops (H, W, 3) and their texts."""
-        inferred = self.handler.inference(crops, *texts)
+        inferred = self._inferred(crops, texts)
         if not self.mirrored:
             return inferred
-        other = self.handler.inference([np.ascontiguousarray(crop[:, ::-1]) for crop in crops], *texts)
+        other = self._inferred([np.ascontiguousarray(crop[:, ::-1]) for crop in crops], texts)
         # what the mean of the logits gives, as evaluation has it; other outputs, of which archives have one or two, are averaged
         logs = (np.log(np.maximum(one[0], np.finfo(np.float32).tiny)) for one in (inferred, other))
         mean = sum(logs) / 2
         product = np.exp(mean - mean.max(1, keepdims=True))
         means = [(one + two) / 2 for one, two in zip(inferred[1:], other[1:], strict=True)]
         answers = (product / product.sum(1, keepdims=True), *means)
-        return type(inferred)(*answers) if hasattr(inferred, "_fields") else answers  # archives before features have a plain tuple
+        return as_before(inferred, answers)
+
+    def _inferred(self, crops: Sequence[Any], texts: Sequence[Sequence[str]]) -> Any:
+        """The same, always in batches of batchSize: in int8 smaller ones are rounded in other ways, and runs would differ."""
+        missing = self.batch_size - len(crops)
+        filled = [[*given, *given[-1:] * missing] for given in (list(crops), *map(list, texts))]
+        inferred = self.handler.inference(*filled)
+        return as_before(inferred, [output[: len(crops)] for output in inferred])
