@@ -1,7 +1,7 @@
-"""Whether a batch is answered sooner as one, or a crop at a time: measured on this machine when a worker loads its program.
+"""In which parts a batch is answered sooner: measured on this machine when a worker loads its program.
 
-On few cores a small network answers crops one by one at least as fast, as what passes from layer to layer stays in the caches. Then
-one compiled program is enough, a third of the memory of those for whole batches.
+Parts are answered side by side. A small network answers single crops at least as fast as several, as what passes from layer to
+layer stays in the caches. Then what is compiled for larger parts, with the memory of their layers, is not needed.
 """
 
 import contextlib
@@ -10,20 +10,18 @@ import time
 from collections.abc import Callable
 
 ROUNDS, MEASURE_S = 3, 0.5
-GAIN = 0.1  # a batch must be so much faster than its crops alone: it costs its memory, and less may be noise
-CLEAR = 0.15  # so far from that, of the time of its crops alone, no more rounds are needed
+GAIN = 0.1  # larger parts must be so much faster than single crops: they cost their memory, and less may be noise
+CLEAR = 0.15  # so far from that, of the time of single crops, no more rounds are needed
 
 
-def is_faster_whole(size: int, alone: Callable[[], object], whole: Callable[[], object]) -> bool:
-    """Whether `whole` takes less time than `size` times `alone`. Of both the fastest counts, as others may use the cores."""
-    alone_s = whole_s = float("inf")
+def is_faster_in_parts(singly: Callable[[], object], larger: Callable[[], object]) -> bool:
+    """Whether a batch takes less time in `larger` parts. Of both the fastest counts, as others may use the cores."""
+    single_s = larger_s = float("inf")
     started, rounds = time.perf_counter(), 0
-    while rounds < ROUNDS or (time.perf_counter() - started < MEASURE_S and abs(whole_s / (size * alone_s) - (1 - GAIN)) < CLEAR):
-        for _ in range(size):
-            alone_s = min(alone_s, _seconds(alone))
-        whole_s = min(whole_s, _seconds(whole))
+    while rounds < ROUNDS or (time.perf_counter() - started < MEASURE_S and abs(larger_s / single_s - (1 - GAIN)) < CLEAR):
+        single_s, larger_s = min(single_s, _seconds(singly)), min(larger_s, _seconds(larger))
         rounds += 1
-    return whole_s < (1 - GAIN) * size * alone_s
+    return larger_s < (1 - GAIN) * single_s
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -1,7 +1,7 @@
 """Which of an archive's programs serves: the fastest on this machine, measured once at load and remembered.
 
-**The rule.** Each program that this machine runs answers its golden photos, and settles whether it answers batches whole or one by
-one, as it would serve. Then, from the most precise to the least, one takes the place of the one before if its lowest time a photo,
+**The rule.** Each program that this machine runs settles in which parts it answers batches, and answers its golden photos so, as it
+would serve. Then, from the most precise to the least, one takes the place of the one before if its lowest time a photo,
 in batches of batchSize, is over 3 % less. The two are timed in turn, so that other work slows both; no more than two are in memory
 at a time. Batches of one are timed, too, and shown. Workers that start together load and measure one after the other.
 
@@ -45,13 +45,7 @@ class Choice(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """For describe()."""
-        batches = answered(self.program)
-        return {"why": self.why, "batches": batches, "ms_per_photo": self.ms_per_photo, "refused": self.refused}
-
-
-def answered(program: Program) -> str:
-    """How a program answers a batch, in words."""
-    return "one by one" if program.singly else "whole"
+        return {"why": self.why, "batches": self.program.batches, "ms_per_photo": self.ms_per_photo, "refused": self.refused}
 
 
 def allowed(programs: Mapping[str, Mapping[str, Any]], wanted: str) -> dict[str, Mapping[str, Any]]:
@@ -124,24 +118,23 @@ class Choosing:
     def _kept_or_compiled_anew(self, name: str) -> Program:
         """The program as it serves: of what an earlier worker has compiled, or anew where that does not do."""
         try:
-            return self._finished(name, self._ready(name, self.compiled))
+            return self._to_keep(self._ready(name, self.compiled))
         except Exception:  # a library raises types of many kinds; what is wrong with the program itself shows again
             about = self.programs[name]
             self.compiled.forget(beginning(about["file"], about["precision"]))
-        return self._finished(name, self._ready(name))
+        return self._to_keep(self._ready(name))
 
     def _ready(self, name: str, kept: Compiled = NOT_KEPT) -> Program:
-        """A program that has answered its golden photos in batches of the usual sizes, and is settled."""
+        """A program that is settled, and has answered its golden photos."""
         program = open_program(self.folder, self.programs[name], self.num_threads, self.batch_sizes, kept)
-        # one that answers crops one by one, as an earlier worker has found, does the same in batches of any size
-        self.golden.check(program, name, [self.golden.count] if program.singly else self.batch_sizes)
         program.settle()
+        most = self.batch_sizes[-1]
+        # a batch that is not full is answered in other parts than a full one, unless all parts are single crops
+        self.golden.check(program, name, sorted({1, most} if program.singly else {1, max(1, most - 1), most}))
         return program
 
-    def _finished(self, name: str, program: Program) -> Program:
-        """One that is ready and serves: golden photos answered in whole batches of another size, and kept for the next worker."""
-        if not program.singly:
-            self.golden.check(program, name, [self.golden.count])
+    def _to_keep(self, program: Program) -> Program:
+        """One that serves: kept for the next worker."""
         program.keep(self.compiled)
         return program
 
@@ -170,7 +163,7 @@ class Choosing:
         if program is None:
             raise ValueError("; ".join(reasons.values()))
         refused = {one: " ".join(reason.split())[:300] for one, reason in reasons.items()}
-        return self._choice(name, self._finished(name, program), times, refused), lasting
+        return self._choice(name, self._to_keep(program), times, refused), lasting
 
     def _timed(self, programs: Mapping[str, Program]) -> Times:
         """The lowest milliseconds a photo of each program at each size, all of them in turn."""
@@ -201,5 +194,5 @@ class Choosing:
         beside = [f"{one} {ms:.2f}" for ms, one in others] + [f"{one} not used here" for one in refused]
         own = "the only one that runs here"
         if name in times:
-            own = f"{times[name][most]:.2f} ms a photo in batches of {most}, answered {answered(program)}"
+            own = f"{times[name][most]:.2f} ms a photo in batches of {most}, answered {program.batches}"
         return Choice(name, program, f"{own}; {', '.join(beside)}" if beside else own, times, refused)

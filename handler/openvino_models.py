@@ -1,11 +1,14 @@
-"""A network on OpenVINO, compiled for each size of batch, or taken from what an earlier worker has kept (compiled.py)."""
+"""A network on OpenVINO, compiled for each size of batch, or taken from what an earlier worker has kept (compiled.py).
+
+A size is compiled for all threads together, by which one batch is answered soonest, or for several streams of some threads
+each: they answer as many batches side by side, and none waits for the slowest thread of another.
+"""
 
 import contextlib
 import io
-from collections.abc import Collection
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from handler.compiled import NOT_KEPT, Compiled
 
@@ -14,6 +17,13 @@ if TYPE_CHECKING:
 
 ANY = 0  # among sizes of batches: any size
 BATCHES = "batches"  # ends the name of what is kept about how batches are answered
+
+
+class Form(NamedTuple):
+    """For which size of batches a network is compiled, and how many of them are answered side by side."""
+
+    size: int
+    streams: int = 1
 
 
 @cache
@@ -39,55 +49,55 @@ class OpenVinoModels:
             # in an int8 program this applies to the layers that are not quantised
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
-            "PERFORMANCE_HINT": "LATENCY",
         }
         # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
-        self._compiled: dict[int, ov.CompiledModel] = {}
-        self._new: set[int] = set()  # of these, not taken from what was kept
+        self._compiled: dict[Form, ov.CompiledModel] = {}
+        self._new: set[Form] = set()  # of these, not taken from what was kept
 
-    def compiled(self, size: int) -> "ov.CompiledModel":
-        """For batches of this size."""
-        if (content := self._kept.read(self._name(size))) is not None:
+    def compiled(self, form: Form) -> "ov.CompiledModel":
+        """In this form."""
+        options = self._options | ({"PERFORMANCE_HINT": "LATENCY"} if form.streams == 1 else {"NUM_STREAMS": form.streams})
+        if (content := self._kept.read(self._name(form))) is not None:
             with contextlib.suppress(Exception):  # whatever OpenVINO raises of it, it can be compiled
-                self._compiled[size] = openvino_core().import_model(content, "CPU", self._options)
-                return self._compiled[size]
+                self._compiled[form] = openvino_core().import_model(content, "CPU", options)
+                return self._compiled[form]
         model = openvino_core().read_model(self._path)
-        if size != ANY:
-            model.reshape({given: [size, *given.partial_shape[1:]] for given in model.inputs})
-        self._compiled[size] = openvino_core().compile_model(model, "CPU", self._options)
-        self._new.add(size)
-        self._write(size)
-        return self._compiled[size]
+        if form.size != ANY:
+            model.reshape({given: [form.size, *given.partial_shape[1:]] for given in model.inputs})
+        self._compiled[form] = openvino_core().compile_model(model, "CPU", options)
+        self._new.add(form)
+        self._write(form)
+        return self._compiled[form]
 
-    def leave(self, size: int) -> None:
-        """Drop all but what is compiled for this size."""
-        self._compiled = {size: self._compiled[size]}
+    def drop(self, form: Form) -> None:
+        """Free what is compiled in this form."""
+        del self._compiled[form]
 
     def how(self) -> str:
         """How batches are answered, as an earlier worker has kept it; "" if none has."""
         return (self._kept.read(self._name_of_how) or b"").decode(errors="replace")
 
-    def keep(self, kept: Compiled, sizes: Collection[int], how: str) -> None:
-        """Keep what is compiled here, and what will be, and how batches are answered; what is kept of other sizes goes."""
+    def keep(self, kept: Compiled, how: str) -> None:
+        """Keep what is compiled here, and how batches are answered; what is kept in other forms goes."""
         self._into = kept
-        kept.forget(self._prefix, {self._name_of_how, *map(self._name, sizes)})
-        for size in self._compiled:
-            self._write(size)
+        kept.forget(self._prefix, {self._name_of_how, *map(self._name, self._compiled)})
+        for form in self._compiled:
+            self._write(form)
         if how != self.how():
             kept.write(self._name_of_how, how.encode())
 
-    def _write(self, size: int) -> None:
-        if not self._into.keeps or size not in self._new:
+    def _write(self, form: Form) -> None:
+        if not self._into.keeps or form not in self._new:
             return
         stream = io.BytesIO()
         try:
-            self._compiled[size].export_model(stream)
+            self._compiled[form].export_model(stream)
         except Exception:  # it serves all the same, and the next worker compiles it; OpenVINO raises types of many kinds
             return
-        self._into.write(self._name(size), stream.getbuffer())
+        self._into.write(self._name(form), stream.getbuffer())
 
-    def _name(self, size: int) -> str:
-        return f"{self._prefix}{size or 'any'}"
+    def _name(self, form: Form) -> str:
+        return f"{self._prefix}{form.size or 'any'}" + (f"x{form.streams}" if form.streams > 1 else "")
 
     @property
     def _name_of_how(self) -> str:

@@ -10,17 +10,13 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from handler.batching import is_faster_whole
 from handler.compiled import NOT_KEPT, Compiled
-from handler.openvino_models import ANY, OpenVinoModels, openvino_core
-
-if TYPE_CHECKING:
-    import openvino as ov
-
+from handler.openvino_models import ANY, openvino_core
+from handler.openvino_network import OpenVinoNetwork
 
 # by the names that an ONNX file has for them; the second where the model reads texts
 INPUTS = ("crops", "ids")
@@ -39,12 +35,19 @@ class Program(Protocol):
     """uint8 crops (B, H, W, 3) -> Answers, for any B from 1; with int64 ids (B, L) of texts, where the model reads them."""
 
     precision: str
-    singly: bool  # whether it answers the crops of a batch one by one
+
+    @property
+    def singly(self) -> bool:
+        """Whether the crops of a batch are answered each by itself."""
+
+    @property
+    def batches(self) -> str:
+        """How a batch is answered, in words."""
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers: ...
 
     def settle(self) -> None:
-        """Decide whether batches are answered whole, as an earlier worker did or by measuring, and drop what is not needed."""
+        """Decide how batches are answered, as an earlier worker did or by measuring, and drop what is not needed."""
 
     def keep(self, kept: Compiled) -> None:
         """Once it is settled: keep what loading computed, if the format's library can, for the next worker."""
@@ -67,7 +70,7 @@ def check_outputs(count: int) -> None:
         raise ValueError(f"the program has {count} outputs, expected {', '.join(Answers._fields)}: export it again, make export")
 
 
-class OpenVinoProgram:
+class OpenVinoProgram(OpenVinoNetwork):
     """An ONNX file or OpenVINO's own format on the CPU."""
 
     def __init__(
@@ -77,67 +80,17 @@ class OpenVinoProgram:
         native = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         check_possible(precision, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
         self.precision = precision
-        self._models = OpenVinoModels(path, precision, num_threads, kept)
-        self._sizes = batch_sizes or (ANY,)
-        # of which settle() compares whole and single ones; ANY where there is nothing to compare
-        self._most = max(batch_sizes) if 1 in batch_sizes else ANY
-        how = self._models.how()
-        self.singly = how == self._how("singly")
-        self._is_settled = self.singly or how == self._how("whole") or self._most == ANY
-        # that for any size is compiled when the first such batch comes: of programs that are only measured none does
-        self._requests = {size: self._request(size) for size in ((1,) if self.singly else self._sizes)}
-
-    def _request(self, size: int) -> "ov.InferRequest":
-        """For batches of this size. ValueError unless the program has the outputs of Answers."""
-        compiled = self._models.compiled(size)
-        check_outputs(len(compiled.outputs))
-        return compiled.create_infer_request()
-
-    def _how(self, answered: str) -> str:
-        return f"{answered} {self._most}"  # for another largest batch it is measured anew
-
-    def settle(self) -> None:
-        """See Program. What is compiled for batches goes where crops are answered as fast one by one: its activations are large."""
-        if self._is_settled:
-            return
-        for request in self._requests.values():
-            for tensor in request.input_tensors:
-                tensor.data[:] = 0
-        most = self._requests[self._most]
-        self.singly = self._most == 1 or not is_faster_whole(self._most, self._requests[1].infer, most.infer)
-        self._is_settled = True
-        if self.singly:
-            self._requests = {1: self._requests[1]}
-            self._models.leave(1)
-
-    def keep(self, kept: Compiled) -> None:
-        """See Program."""
-        self._models.keep(kept, {1} if self.singly else {*self._sizes, ANY}, self._how("singly" if self.singly else "whole"))
+        super().__init__(path, precision, num_threads, max(batch_sizes, default=ANY), kept)
+        check_outputs(self.outputs)
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
-        given = inputs(crops, ids)
-        if self.singly:
-            return Answers(*map(np.concatenate, zip(*(self._infer(1, one) for one in _singly(given)), strict=True)))
-        size = len(crops) if len(crops) in self._requests else ANY
-        if size not in self._requests:
-            self._requests[ANY] = self._request(ANY)
-        return self._infer(size, given)
-
-    def _infer(self, size: int, given: Sequence[np.ndarray]) -> Answers:
-        answers = self._requests[size].infer(dict(enumerate(given)))
-        # copies: OpenVINO's own memory is overwritten by the next call
-        return Answers(*(np.array(answers[index]) for index in range(len(Answers._fields))))
-
-
-def _singly(given: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Inputs of B crops as B batches of one."""
-    return (tuple(one[i : i + 1] for one in given) for i in range(len(given[0])))
+        return Answers(*self.infer(inputs(crops, ids)))
 
 
 class OnnxRuntimeProgram:
     """An ONNX file on the CPU by ONNX Runtime."""
 
-    singly = False
+    singly, batches = False, "whole"
 
     def __init__(
         self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
@@ -165,7 +118,7 @@ class OnnxRuntimeProgram:
 class TorchProgram:
     """A torch.export program: on a GPU in half precision, else on the CPU, as the reference."""
 
-    singly = False
+    singly, batches = False, "whole"
 
     def __init__(
         self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT

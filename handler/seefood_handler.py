@@ -111,23 +111,19 @@ class SeefoodHandler:
         gc.freeze()
 
     def _warm_up(self, batch_size: int) -> None:
-        """Every batch size that can occur: the first of each compiles what the others use. Measures what batches cost.
-
-        A program that answers crops one by one has one size.
-        """
+        """A batch of each size that is answered in its own way, as the first may take longer. Measures what batches cost."""
         crops = np.stack([blank(self.spec)] * batch_size)
         cpu_s: dict[int, float] = {}
         given = inputs(crops, ids_of([""] * batch_size, self.spec))
-        # those that are measured have answered the golden photos already
-        for size in [1] * ALONE if self.program.singly else [*range(2, batch_size), 1, batch_size]:
+        others = [] if self.program.singly else range(2, batch_size)
+        for size in [*others, *[1] * ALONE, batch_size]:
             before = time.process_time()  # of all threads
             self.program(*(one[:size] for one in given))
             cpu_s[size] = min(cpu_s.get(size, float("inf")), time.process_time() - before)
-        of_map = cpu_s[1] if self.program.singly else cpu_s[batch_size] / batch_size
         if self.profile is not None:  # one that does not fit would fail clients' photos, and no golden one
             self.profile.measure([crops[0]], [(crops.shape[2], crops.shape[1])], self.program(*(one[:1] for one in given)))
         self.inference_cpu_s = cpu_s[1]
-        self.heat_map_cpu_s = of_map * (HEAT_MAP_CROPS + (MAX_WORDS if self.spec.text else 0))
+        self.heat_map_cpu_s = cpu_s[batch_size] / batch_size * (HEAT_MAP_CROPS + (MAX_WORDS if self.spec.text else 0))
 
     def handle(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
         """One body a request, in their order: JSON, or a heat map's PNG. A request with a bad photo gets its own error."""

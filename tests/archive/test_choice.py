@@ -61,7 +61,7 @@ ALL = ("openvino/f32", "openvino/bf16", "openvino-int8/int8")
 class _Loaded(SimpleNamespace):
     """A program that only bears its names."""
 
-    singly = False
+    singly, batches = False, "whole"
 
     def keep(self, _kept):
         pass

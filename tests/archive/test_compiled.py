@@ -1,6 +1,7 @@
 """Compiled programs that an earlier worker has kept: the same answers in less time, and no harm where they are damaged."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -10,16 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import handler.program
+import handler.openvino_network
 from handler.choice import Choosing
 from handler.compiled import Compiled
+from handler.openvino_models import Form
 from handler.program import OpenVinoProgram
 from tests.archive.test_choice import described, packed_and_unpacked
 from tests.conftest import ROOT
 
 CROPS = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
 SIZES = (1, 8)
-WHOLE = {f"model.onnx-f32-{what}" for what in ("1", "8", "any", "batches")}
+WHOLE = {f"model.onnx-f32-{what}" for what in ("1", "8", "batches")}
 SINGLY = {f"model.onnx-f32-{what}" for what in ("1", "batches")}
 
 
@@ -27,11 +29,16 @@ def answers(program):
     return [np.concatenate([output.ravel() for output in program(CROPS[:size])]) for size in (1, 3, 8)]
 
 
+@pytest.fixture(autouse=True)
+def whole(monkeypatch):
+    """Batches are answered whole, unless a test says otherwise."""
+    monkeypatch.setattr(handler.openvino_network, "is_faster_in_parts", lambda *_: True)
+
+
 def kept_answers(model, kept, anew=False):
-    """The answers of a program that was settled and kept, as a choice does it; unless told otherwise, of one that answers whole."""
+    """The answers of a program that was settled and kept, as a choice does it."""
     program = OpenVinoProgram(model, "f32", 1, SIZES, Compiled(None) if anew else kept)
-    if anew:
-        program.settle()
+    program.settle()
     program.keep(kept)
     return answers(program)
 
@@ -58,14 +65,14 @@ def test_next_worker_answers_the_same_from_what_is_kept_alone(model, kept):
     for one, other in zip(before, answers(OpenVinoProgram(model, "f32", 1, SIZES, kept)), strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(RuntimeError):
-        OpenVinoProgram(model, "f32", 1, (2,), kept)
+        OpenVinoProgram(model, "f32", 1, (2,), kept).settle()
 
 
 def test_what_is_kept_is_what_serves_whichever_way_batches_are_answered(model, kept, monkeypatch):
     """And a new measurement takes the place of the one before."""
     asked = []
     for whole, expected in ((True, WHOLE), (False, SINGLY), (True, WHOLE)):
-        monkeypatch.setattr(handler.program, "is_faster_whole", lambda size, *_, whole=whole: bool(asked.append(size)) or whole)
+        monkeypatch.setattr(handler.openvino_network, "is_faster_in_parts", lambda *_, whole=whole: bool(asked.append(1)) or whole)
         kept_answers(model, kept, anew=True)
         assert names(kept.folder) == expected
         (kept.folder / "of-another-program").touch()  # SEEFOOD_FORMAT may name it next time
@@ -75,17 +82,18 @@ def test_what_is_kept_is_what_serves_whichever_way_batches_are_answered(model, k
         again.keep(kept)
         assert names(kept.folder) == expected | {"of-another-program"}
         (kept.folder / "of-another-program").unlink()
-    assert asked == [8, 8, 8]
+    assert asked == [1] * 3
     other = OpenVinoProgram(model, "f32", 1, (1, 4), kept)  # of another largest batch nothing is known
     other.settle()
-    assert asked == [8, 8, 8, 4]
+    assert asked == [1] * 4
     other.keep(kept)
-    assert names(kept.folder) == {f"model.onnx-f32-{what}" for what in ("1", "4", "any", "batches")}
+    assert names(kept.folder) == {f"model.onnx-f32-{what}" for what in ("1", "4", "batches")}
 
 
 def test_program_that_cannot_be_exported_serves_all_the_same(model, kept, monkeypatch):
     expected = answers(OpenVinoProgram(model, "f32", 1, SIZES))
     program = OpenVinoProgram(model, "f32", 1, SIZES)
+    program.settle()
 
     class Unwilling:
         """A compiled program of a device that exports none."""
@@ -96,7 +104,7 @@ def test_program_that_cannot_be_exported_serves_all_the_same(model, kept, monkey
             Unwilling.exported += 1
             raise RuntimeError("not implemented")
 
-    program._models._compiled = dict.fromkeys(SIZES, Unwilling())
+    program._models._compiled = dict.fromkeys(map(Form, SIZES), Unwilling())
     program.keep(Compiled(None))
     assert Unwilling.exported == 0  # for nothing
     program.keep(kept)
@@ -151,7 +159,10 @@ def test_archive_loads_whatever_lies_in_place_of_its_compiled_programs(exported,
     unpacked = packed_and_unpacked(exported, tmp_path)
     batches = described(unpacked)["choice"]["batches"]
     files = [path for path in (tmp_path / "programs").rglob("*") if path.is_file() and path.name != "lock"]
-    assert {path.name for path in files} == (SINGLY if batches == "one by one" else WHOLE)
+    streams = min(len(os.sched_getaffinity(0)), 8)
+    sizes = {1} if batches.startswith("one by one") else {1, -(-8 // streams)}
+    expected = {f"{size}x{streams}".removesuffix("x1") for size in sizes} | {"1", "batches"}
+    assert {path.name for path in files} == {f"model.onnx-f32-{what}" for what in expected}
     files = [path for path in files if not path.name.endswith("batches")]
     sizes = [path.stat().st_size for path in files]
     # those of another program: OpenVINO takes them, and the golden photos do not
@@ -178,18 +189,18 @@ from openvino.tools.ovc import convert_model
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_kept_program_that_answers_singly_proves_itself_once_by_all_photos_and_any_other_in_each_size(model, kept, monkeypatch):
+def test_kept_program_proves_itself_in_each_way_in_which_it_answers(model, kept, monkeypatch):
     checked = []
     golden = SimpleNamespace(count=4, check=lambda program, name, sizes: checked.append((program.singly, tuple(sizes))))
     programs = {"openvino/f32": {"format": "openvino", "precision": "f32", "file": model.name}}
     (model.parent / "provenance.json").write_text("{}")
     monkeypatch.setattr("handler.compiled.place_of", lambda _: kept.folder.parent)
     expected = {
-        True: [(False, (1, 8)), (False, (4,))],  # what is kept is used in each size, too
-        False: [(True, (4,))],
+        True: [(False, (1, 7, 8))],  # 7 are no whole batch
+        False: [(True, (1, 8))],
     }
     for whole in (True, False):
-        monkeypatch.setattr(handler.program, "is_faster_whole", lambda *_, whole=whole: whole)
+        monkeypatch.setattr(handler.openvino_network, "is_faster_in_parts", lambda *_, whole=whole: whole)
         shutil.rmtree(kept.folder.parent, ignore_errors=True)
         kept.folder.parent.mkdir()
         Choosing(model.parent, programs, golden, 1, SIZES)()

@@ -10,7 +10,7 @@ from training.export.gate import MIN_SURE_PHOTOS, Reference, agreement, failure,
 class Linear:
     """A program of one layer over 8 x 8 pixels, normalised as a network's are, whose classes differ in colour and place."""
 
-    precision, singly = "int8", False
+    precision, singly, batches = "int8", False, "whole"
 
     def __init__(self, classes):
         self.prototypes = np.random.default_rng(0).normal(0, 1, (classes, 8, 8, 3))

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.openvino_models import ANY
 from handler.program import PROGRAMS, Answers, Program, inputs, program_name
 from scripts.errors import SeeFoodError
 from scripts.phrases import counted
@@ -68,7 +67,7 @@ def programs(format_name: str, folder: Path) -> Iterator[Program]:
     export_format = EXPORT_FORMATS[format_name]
     for precision in export_format.precisions:
         try:
-            yield PROGRAMS[format_name](folder / export_format.file, precision, 0, (ANY, 1, BATCH))
+            yield PROGRAMS[format_name](folder / export_format.file, precision, 0, (1, BATCH))
         except ValueError as error:
             print(f"  {precision}: not on this machine ({error})", flush=True)
         except Exception as error:  # OpenVINO and ONNX Runtime raise types of many kinds

@@ -1,0 +1,117 @@
+"""A network on OpenVINO that answers batches of any size, in the parts that are the fastest on this machine.
+
+A crop alone is answered by all threads. The crops of a batch are answered side by side, in as many streams of threads as there are
+cores: in parts of one crop, or in larger ones where settle() finds that these are faster.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from handler.batching import is_faster_in_parts
+from handler.compiled import Compiled
+from handler.openvino_models import ANY, Form, OpenVinoModels
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+Outputs = tuple[np.ndarray, ...]
+
+
+class OpenVinoNetwork:
+    """Inputs of B crops, each an array (B, ...), to the outputs, each (B, ...)."""
+
+    def __init__(self, path: Path, precision: str, num_threads: int, most: int, kept: Compiled) -> None:
+        """For batches of any size, and of up to `most` the faster: ANY is for any size, in one form that takes the least memory.
+
+        `num_threads` is 0 for one a core. What an earlier worker has `kept` is used.
+        """
+        self._models = OpenVinoModels(path, precision, num_threads, kept)
+        self._most = most
+        self._streams = max(1, min(num_threads or len(os.sched_getaffinity(0)), most))
+        # the largest parts in which a full batch is spread over all streams
+        self._larger = Form(-(-most // self._streams), self._streams)
+        self._alone, self._single = (Form(1), Form(1, self._streams)) if most else (Form(ANY), Form(ANY))
+        how = self._models.how()
+        self._part = self._larger if how == self._how(self._larger) else self._single
+        self._is_settled = self._larger == self._single or most == ANY or how == self._how(self._part)
+        self._requests: dict[Form, list[ov.InferRequest]] = {}
+        for form in {self._alone, self._single, self._part}:
+            self._prepare(form)
+
+    @property
+    def outputs(self) -> int:
+        """Their number."""
+        return len(self._requests[self._alone][0].output_tensors)
+
+    @property
+    def singly(self) -> bool:
+        """Whether the crops of a batch are answered each by itself."""
+        return self._part.size == 1
+
+    @property
+    def batches(self) -> str:
+        """How a batch is answered, in words."""
+        if self._part.size in (ANY, self._most):
+            return "whole"
+        parts = "one by one" if self.singly else f"in parts of {self._part.size}"
+        return parts if self._streams == 1 else f"{parts}, {self._streams} side by side"
+
+    def _prepare(self, form: Form) -> None:
+        """Compile it, or take what was kept; with as many requests as a full batch has parts."""
+        compiled = self._models.compiled(form)
+        parts = self._most // form.size if form.size and form in (self._single, self._part, self._larger) else 1
+        self._requests[form] = [compiled.create_infer_request() for _ in range(parts)]
+
+    def _how(self, part: Form) -> str:
+        return f"{part.size} of {self._most}"  # for another largest batch it is measured anew
+
+    def settle(self) -> None:
+        """Decide in which parts batches are answered, unless an earlier worker has. What is compiled for others is freed."""
+        if self._is_settled:
+            return
+        self._is_settled = True
+        self._prepare(self._larger)
+        of_one = self._requests[self._single][0].input_tensors
+        zeros = [np.zeros((self._most, *tensor.shape[1:]), tensor.data.dtype) for tensor in of_one]
+        if is_faster_in_parts(lambda: self._in_parts(zeros, self._single), lambda: self._in_parts(zeros, self._larger)):
+            self._part = self._larger
+        else:
+            del self._requests[self._larger]
+            self._models.drop(self._larger)
+
+    def keep(self, kept: Compiled) -> None:
+        """Once it is settled: keep what was compiled for the next worker."""
+        self._models.keep(kept, self._how(self._part))
+
+    def infer(self, given: Sequence[np.ndarray]) -> Outputs:
+        """The outputs for B crops."""
+        if self._most == ANY or len(given[0]) == 1:
+            (outputs,) = _answered([(self._requests[self._alone][0], given)])
+            return outputs
+        return tuple(map(np.concatenate, zip(*self._in_parts(given, self._part), strict=True)))
+
+    def _in_parts(self, given: Sequence[np.ndarray], part: Form) -> list[Outputs]:
+        """The outputs of a batch, in parts of this form; the crops that are left over are single."""
+        outputs: list[Outputs] = []
+        for first in range(0, len(given[0]), self._most):
+            several = [each[first : first + self._most] for each in given]
+            count = len(several[0])
+            in_parts = count // part.size * part.size
+            spans = [(part, i) for i in range(0, in_parts, part.size)] + [(self._single, i) for i in range(in_parts, count)]
+            free = {form: iter(self._requests[form]) for form in (part, self._single)}
+            outputs += _answered([(next(free[form]), [each[i : i + form.size] for each in several]) for form, i in spans])
+        return outputs
+
+
+def _answered(started: Sequence[tuple["ov.InferRequest", Sequence[np.ndarray]]]) -> list[Outputs]:
+    """The outputs of requests for what each is given: side by side, where they are of several streams."""
+    for request, given in started:
+        request.start_async(dict(enumerate(given)))
+    for request, _ in started:
+        request.wait()
+    # copies: OpenVINO's own memory is overwritten by the next call
+    return [tuple(np.array(tensor.data) for tensor in request.output_tensors) for request, _ in started]
