@@ -1,8 +1,8 @@
 """A process that decodes photos and does nothing else: handler/decoders.py starts some, so that one may die or hang alone.
 
 Imports what preprocess.py needs, and no network's library: some 30 MB. Reads one photo after the other from the socket that is its
-standard input and answers each; ends with the worker, whose end of the socket closes then. Messages are JSON and pixels,
-never pickles: whoever takes over this process by a photo gets no further.
+standard input, or from a file whose descriptor comes by it, and answers each; ends with the worker, whose end of the socket closes
+then. Messages are JSON and pixels, never pickles: whoever takes over this process by a photo gets no further.
 """
 
 import contextlib
@@ -23,10 +23,11 @@ from PIL import AvifImagePlugin
 
 from handler.cost import MEGABYTE, Cost, estimate
 from handler.errors import PhotoError
+from handler.handed import read_file
 from handler.photo_file import open_photo
 from handler.preprocess import Spec, crop, decode, reduction, resized_side
 
-# bytes of the photo that follows, bytes of memory and seconds of CPU that it may cost
+# bytes of the photo, which follow or are those of a file, bytes of memory and seconds of CPU that it may cost
 REQUEST = struct.Struct("<Qqd")
 # bytes of the JSON, and of the crop that follows it
 REPLY = struct.Struct("<II")
@@ -54,9 +55,10 @@ def start() -> None:
 def _serve(worker: socket.socket, spec: Spec, most_memory: int) -> None:
     base, stream = _data_bytes(), worker.makefile("rb")
     _reply(worker, {})  # it has started
-    while len(head := stream.read(REQUEST.size)) == REQUEST.size:
+    while len((received := socket.recv_fds(worker, REQUEST.size, 1, socket.MSG_WAITALL))[0]) == REQUEST.size:
+        head, files, *_ = received
         length, memory, cpu_s = REQUEST.unpack(head)
-        photo_bytes = stream.read(length)
+        photo_bytes = _of_file(files[0], length) if files else stream.read(length)
         _limit_memory(base + length + most_memory)
         # whatever takes longer is a hang, and the signal ends the process
         before_all = time.process_time()
@@ -70,6 +72,13 @@ def _serve(worker: socket.socket, spec: Spec, most_memory: int) -> None:
             took = of_all
         last = _data_bytes() > base + SPARE_MEMORY // 2
         _reply(worker, {**answer, "cpu_s": took, "last": last}, pixels)
+
+
+def _of_file(descriptor: int, length: int) -> bytes:
+    try:
+        return read_file(descriptor, length)
+    finally:
+        os.close(descriptor)
 
 
 def _answer(photo_bytes: bytes, spec: Spec, limit: Cost, base: int) -> tuple[dict[str, Any], bytes | memoryview]:

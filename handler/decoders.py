@@ -26,6 +26,7 @@ import numpy as np
 from handler.cost import MEGABYTE, Cost
 from handler.decoder import REPLY, REQUEST
 from handler.errors import PhotoError
+from handler.handed import HandedPhoto, Photo
 from handler.limits import format_of
 from handler.metrics import Metrics
 from handler.photo_file import missing_readers
@@ -135,13 +136,17 @@ class Decoder:
             self._started = True
         return True
 
-    def ask(self, photo_bytes: bytes, limit: Cost, timeout_s: float) -> tuple[dict[str, Any], bytearray] | None:
+    def ask(self, photo: Photo, limit: Cost, timeout_s: float) -> tuple[dict[str, Any], bytearray] | None:
         """The decoder's answer to a photo: decoder.py. None if it ended or took too long; then another one is starting."""
         deadline = time.monotonic() + timeout_s
         try:
             self._socket.settimeout(timeout_s)
-            self._socket.sendall(REQUEST.pack(len(photo_bytes), limit.memory, limit.cpu_s))
-            self._socket.sendall(photo_bytes)
+            head = REQUEST.pack(len(photo), limit.memory, limit.cpu_s)
+            if isinstance(photo, HandedPhoto):
+                socket.send_fds(self._socket, [head], [photo.fileno()])
+            else:
+                self._socket.sendall(head)
+                self._socket.sendall(photo)
             answer, pixels = self._receive(deadline)
         except (OSError, EOFError):  # a time-out is an OSError
             self.replace()
@@ -202,7 +207,7 @@ class Decoders:
         self._threads = ThreadPoolExecutor(budget.decoders, thread_name_prefix="decode")
         self._memory, self._memory_freed = budget.memory, threading.Condition()
 
-    def decode(self, photos: Sequence[bytes]) -> tuple[list[Decoded | PhotoError], float]:
+    def decode(self, photos: Sequence[Photo]) -> tuple[list[Decoded | PhotoError], float]:
         """(each photo's crop, or why there is none; the CPU seconds that they took)."""
         batch = _Batch(time.monotonic() + self.budget.batch_s)
         # most photos are cheap and answered here; of the others this gives the cost
@@ -211,7 +216,7 @@ class Decoders:
         admitted: list[int] = []
         planned = batch.cpu_s
         for cost, i in costly:
-            most = self.budget.photo(str(format_of(photos[i])))
+            most = self.budget.photo(str(format_of(bytes(photos[i]))))
             if not cost.within(most):
                 outcomes[i] = _too_costly(cost, most)
             elif admitted and planned + cost.cpu_s > self.budget.batch_cpu_s:
@@ -228,9 +233,9 @@ class Decoders:
     def _all(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         return [job() for job in jobs] if len(jobs) == 1 else list(self._threads.map(lambda job: job(), jobs))
 
-    def _costly(self, batch: "_Batch", photo_bytes: bytes, cost: Cost) -> Any:
+    def _costly(self, batch: "_Batch", photo: Photo, cost: Cost) -> Any:
         with self._taken(cost.memory):
-            return self._one(batch, photo_bytes, cost)
+            return self._one(batch, photo, cost)
 
     @contextlib.contextmanager
     def _taken(self, memory: int) -> Iterator[None]:
@@ -245,7 +250,7 @@ class Decoders:
                 self._memory += memory
                 self._memory_freed.notify_all()
 
-    def _one(self, batch: "_Batch", photo_bytes: bytes, limit: Cost) -> Any:
+    def _one(self, batch: "_Batch", photo: Photo, limit: Cost) -> Any:
         """A photo's crop, its cost if that is over the limit, or why there is neither."""
         # so often may hung photos come one after the other before the batch's time is up
         timeout_s = min(self.budget.batch_s / 4, batch.deadline - time.monotonic())
@@ -255,7 +260,7 @@ class Decoders:
         try:
             if not decoder.has_started(timeout_s):
                 return _busy()
-            replied = decoder.ask(photo_bytes, limit, timeout_s)
+            replied = decoder.ask(photo, limit, timeout_s)
         finally:
             self._idle.put(decoder)
         if replied is None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from handler.errors import PhotoError
-from handler.handed import PHOTO_HEADER, read_handed
+from handler.handed import PHOTO_HEADER, HandedPhoto, Photo, open_handed
 from handler.text import READS_NO_TEXT, TEXT_HEADER, TextError, decode_header
 
 RAW_FIELDS = ("body", "data")  # TorchServe's names for a body that is no form
@@ -44,7 +44,7 @@ class Request:
 
     fields: Mapping[str, Any]
     headers: Mapping[str, Any]  # by name in lower case, however the client wrote it
-    photo: bytes = field(init=False)
+    photo: Photo = b""
     top_k: int = field(init=False)
     text: str = ""
     crop: np.ndarray = field(init=False)  # uint8 (H, W, 3)
@@ -66,6 +66,11 @@ class Request:
         """Whether there is a text, and no photo."""
         return bool(self.text) and not self.photo
 
+    def close(self) -> None:
+        """Close the photo's file, if it has one."""
+        if isinstance(self.photo, HandedPhoto):
+            self.photo.close()
+
     @property
     def id(self) -> str:
         """The door's `x-request-id`; a new one for whoever asks past the door."""
@@ -79,18 +84,18 @@ def is_probe(request: Request) -> bool:
     return bool(token) and hmac.compare_digest(given.encode(errors="replace"), token.encode())
 
 
-def read_request(request: Request, num_classes: int, default_top_k: int) -> tuple[bytes, int]:
-    """(photo bytes, top-k in 1..num_classes) of one request. Raises RequestError."""
+def read_request(request: Request, num_classes: int, default_top_k: int) -> tuple[Photo, int]:
+    """(photo, top-k in 1..num_classes) of one request. Raises RequestError."""
     name, value = next(iter(request.fields.items()), ("", None))
     if len(request.fields) != 1 or name not in RAW_FIELDS or not isinstance(value, bytes | bytearray):
         found = ", ".join(f"{name!a} ({type(value).__name__})" for name, value in sorted(request.fields.items())) or "no body"
         raise RequestError(
             f"expected a photo's bytes as the body, found {found[:200]}: send other forms (multipart, JSON, base64) to the door"
         )
-    photo = bytes(value)
+    photo: Photo = bytes(value)
     if name := str(request.headers.get(PHOTO_HEADER, "")):
         try:
-            photo = read_handed(name)
+            photo = open_handed(name)
         except ValueError as error:
             raise RequestError(f"the photo's file cannot be read: {error}") from error
         except OSError as error:  # its message has the server's path

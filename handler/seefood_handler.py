@@ -20,7 +20,7 @@ from handler.choice import Choosing
 from handler.decoders import Budget, Decoded, Decoders
 from handler.explain import HEAT_MAP_CROPS, MAX_WORDS, explanation, heat_map, overlay, word_falls
 from handler.golden import GoldenPhotos
-from handler.handed import takes_files
+from handler.handed import Photo, takes_files
 from handler.metrics import Metrics
 from handler.parts import check_parts
 from handler.preprocess import PhotoError, Spec, blank, ids_of
@@ -127,17 +127,20 @@ class SeefoodHandler:
 
     def handle(self, requests: list[dict[str, Any]], context: Any) -> list[Any]:
         """One body a request, in their order: JSON, or a heat map's PNG. A request with a bad photo gets its own error."""
+        batch = [Request(fields, context.get_all_request_header(i)) for i, fields in enumerate(requests)]
         try:
-            return self._answer(requests, context)
+            return self._answer(batch, context)
         except Exception:
             # TorchServe answers the whole batch with 503
-            for _ in requests:
+            for _ in batch:
                 self.metrics.refused(500)
             raise
+        finally:
+            for request in batch:
+                request.close()
 
-    def _answer(self, batch: list[dict[str, Any]], context: Any) -> list[Any]:
+    def _answer(self, requests: Sequence[Request], context: Any) -> list[Any]:
         started = time.perf_counter()
-        requests = [Request(fields, context.get_all_request_header(i)) for i, fields in enumerate(batch)]
         # GET /models/MODEL?customized=true comes alone; all others bear "explain", True or False, set by the front end
         if requests and requests[0].headers.get("describe") and "explain" not in requests[0].headers:
             return [self.describe()]
@@ -205,7 +208,7 @@ class SeefoodHandler:
             self.metrics.answered(best["label"], best["probability"], request.answer["sure"])
             # with the labels: when somebody corrects the answer, this version may be gone
             request.captured = self.capture(
-                request.photo, request.id, request.answer | {"labels": self.labels, "unsure": request.unsure}
+                bytes(request.photo), request.id, request.answer | {"labels": self.labels, "unsure": request.unsure}
             )
         return to_json(request.answer)
 
@@ -229,7 +232,7 @@ class SeefoodHandler:
                     request.error = RequestError("too many heat maps at a time: send this request again in a few seconds", 503)
         return [request for request in requests if request.error is None]
 
-    def preprocess(self, photos: Sequence[bytes]) -> list[np.ndarray | PhotoError]:
+    def preprocess(self, photos: Sequence[Photo]) -> list[np.ndarray | PhotoError]:
         """The crop of each photo, uint8 (H, W, 3), or why there is none."""
         return [outcome if isinstance(outcome, PhotoError) else outcome.crop for outcome in self.decoders.decode(photos)[0]]
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,6 +17,7 @@ import handler.decoders
 from handler.cost import MEGABYTE, Cost, estimate
 from handler.decoders import Budget, Decoded, Decoders
 from handler.errors import PhotoError
+from handler.handed import HandedPhoto
 from handler.metrics import Metrics
 from handler.photo_file import open_photo
 from handler.preprocess import preprocess, reduction, resized_side
@@ -76,6 +78,25 @@ def test_crop_is_that_of_preprocess(spec, metrics, image_format, decoders_of_all
     (decoded,) = crops(decoders_of_all_tests, [photo])
     assert_answered(decoded, photo, spec)
     assert decoded.size == (320, 240)  # at half its size
+
+
+def test_photo_in_a_file_is_read_by_its_decoder_each_time_from_the_beginning(spec, decoders_of_all_tests, tmp_path):
+    photos = {"cheap": picture_bytes(1), "costly": picture_bytes(2, size=(2400, 2000), image_format="PNG"), "none": b"no photo"}
+    for name, photo in photos.items():
+        (tmp_path / name).write_bytes(photo)
+    opened = [HandedPhoto(tmp_path / name) for name in photos]
+    pids = [decoder.pid for decoder in decoders_of_all_tests.processes]
+    descriptors = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids]
+    for _ in range(3):
+        *outcomes, none = crops(decoders_of_all_tests, opened)
+        for outcome, photo in zip(outcomes, photos.values(), strict=False):
+            assert_answered(outcome, photo, spec)
+        assert (type(none), none.status) == (PhotoError, 415)
+    assert [decoder.pid for decoder in decoders_of_all_tests.processes] == pids
+    assert [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids] == descriptors
+    assert [bytes(photo) for photo in opened] == [*photos.values()]
+    for photo in opened:
+        photo.close()
 
 
 @pytest.fixture(scope="module")

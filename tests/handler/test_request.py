@@ -49,7 +49,9 @@ def test_photo_comes_as_a_file_of_the_servers_folder_and_no_other_file_is_read(t
         read({"body": b""}, {"x-photo-file": name})
     monkeypatch.setenv("SEEFOOD_PHOTO_DIR", str(folder))
     assert takes_files()
-    assert read({"body": b""}, {"X-Photo-File": name, "x-top-k": "2"}) == (PHOTO, 2)
+    photo, top_k = read({"body": b""}, {"X-Photo-File": name, "x-top-k": "2"})
+    assert (bytes(photo), len(photo), top_k) == (PHOTO, len(PHOTO), 2)
+    photo.close()
     for other in (f"../{name}", str(tmp_path / name), name.upper(), f"{name}\n", "x" * 32):
         with pytest.raises(RequestError, match="the photo's file cannot be read") as refused:
             read({"body": b""}, {"x-photo-file": other})
