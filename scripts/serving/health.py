@@ -37,7 +37,7 @@ class Health:
         self.ready, self.why = False, "starting"
         self.silent_s = 0.0  # for how long the front end has answered nothing
         self._silent = 0
-        self._looked_at, self._beat_at = time.monotonic(), time.monotonic()
+        self._began = self._looked_at = self._beat_at = time.monotonic()
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
 
@@ -148,8 +148,9 @@ class Health:
     def _look(self, models: Mapping[str, ModelHealth], defaults: Mapping[str, DefaultVersion | None]) -> None:
         """Look at the front end, and at each default version. Takes no longer than the look's time-out, whatever hangs."""
         served = next((one for one in defaults.values() if one), None)
-        # since the look before; but if this process was stopped meanwhile, nobody looked
-        elapsed_s = min(time.monotonic() - self._looked_at, self._look_limit_s)
+        # from one look's beginning to the next, so that what a look waits counts; but if this process was stopped, nobody looked
+        began = time.monotonic()
+        elapsed_s, self._began = min(began - self._began, self._look_limit_s), began
         answers = served is None or management.answers(served.server.inference, "/ping", self.settings.look_timeout_s)
         self._silent = 0 if answers else self._silent + 1
         self.silent_s = 0.0 if answers else self.silent_s + elapsed_s

@@ -66,7 +66,7 @@ class Supervisor:
         self.steps("TorchServe is up", after_s=time.monotonic() - self.started)
 
     def _reconcile_until_it_ends(self) -> None:
-        """Return when TorchServe has ended, or has not answered for so long that it hangs."""
+        """Return when TorchServe has ended. HangsError if it has not answered for so long that it hangs."""
         instance, answered = self.instance, time.monotonic()
         while not self.torchserve.ended:
             try:
@@ -75,8 +75,8 @@ class Supervisor:
                 answered = time.monotonic()
             except ManagementError as error:
                 self.steps("TorchServe does not answer", why=error)
-                if time.monotonic() - answered > self.settings.start_timeout_s:
-                    return
+                if (silent_s := time.monotonic() - answered) > self.settings.start_timeout_s:
+                    raise HangsError(f"its management API has not answered for {silent_s:.0f} s") from error
             except HangsError:
                 raise
             except Exception as error:

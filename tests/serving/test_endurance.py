@@ -47,12 +47,12 @@ def test_model_describes_itself(server):
     description = answer["customizedMetadata"]
     description = json.loads(description) if isinstance(description, str) else description
     assert (description["format"], description["precision"], description["version"], len(description["labels"])) == (
-        "openvino",
-        "f32",
+        "openvino-int8",
+        "int8",
         "0.3.0",
         10,
     )
-    assert description["accuracy"]["top1"] == pytest.approx(0.852, abs=0.001)
+    assert description["accuracy"]["top1"] == pytest.approx(0.882, abs=0.001)
     assert description["spec"]["input_size"] == [3, 224, 224]
     assert description["provenance"]["data"]["source"] == "class folders in food10"
 

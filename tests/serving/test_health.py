@@ -154,10 +154,12 @@ def test_version_without_workers_is_not_ready_whatever_was_answered_before(healt
 
 def test_front_end_that_accepts_and_hangs_is_not_ready_at_the_second_look_and_then_hangs_for_good(health, front_end):
     front_end.shutdown()  # its socket still takes connections, and nobody reads them
+    began = time.monotonic()
     wait(health, False, "the front end does not answer")
     repair = Repair(health, "flowers", SETTINGS, Steps(False))
     with pytest.raises(HangsError, match="its front end has not answered"):
         repair_for_long(repair, Workers(1, 1))
+    assert health.silent_s > (time.monotonic() - began) / 2  # most of it is what looks have waited
     threading.Thread(target=front_end.serve_forever, daemon=True).start()
     wait(health, True)
 

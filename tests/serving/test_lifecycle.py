@@ -20,7 +20,7 @@ from scripts.atomic import write_json
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, ROOT, free_port
-from tests.serving.server import Server, status_of
+from tests.serving.server import Server, status_of, until
 
 pytestmark = pytest.mark.server
 
@@ -159,8 +159,8 @@ def test_a_model_of_any_name_is_served_under_that_name(exported, tmp_path, photo
     assert (answer["model"], answer["version"]) == ("flowers", "1.0.0")
     assert status_of(server.url.replace("flowers", "seefood"), method="POST", content=photo) == 404
     assert parse((tmp_path / "release.json").read_text())["model"] == "flowers"
-    output, _ = server.end()
-    assert f"curl {server.url} -T" in output
+    until(lambda: f"curl {server.url} -T" in server.output)
+    server.end()
     again = Server(tmp_path, server.port, model="flowers").wait_ready()  # the document names the model from now on
     again.end()
 

@@ -62,7 +62,8 @@ def test_server_in_a_long_path_answers_and_its_workers_have_no_secret_and_its_fi
         # the door asks those who manage models for the one, and shows a collector of traces the other
         own = {"SEEFOOD_MANAGEMENT_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"}
         assert secrets == (own if process == door else set()), process.cmdline()
-    (run_dir,) = (folder / "build").iterdir()
+    assert {path.name for path in (folder / "build").iterdir()} == {f"serve-{server.port}", "front-end"}
+    run_dir = folder / "build" / f"serve-{server.port}"
     assert len(str(run_dir)) > 107
     assert list((run_dir / "captured").iterdir())
     folders = [run_dir, *((run_dir / name).resolve() for name in ("temp", "sockets"))]
@@ -101,7 +102,7 @@ def test_read_only_checkout_serves_and_writes_to_the_users_folder(checkout, mode
     output = server.wait()
     assert re.search(r"note: \S+/model_store is read-only, so seefood-1\.0\.0\.mar is served whatever is rolled out", output)
     assert "cannot be written" not in output
-    assert [path.name for path in (tmp_path / "state" / "seefood").iterdir()] == [f"serve-{server.port}"]
+    assert {path.name for path in (tmp_path / "state" / "seefood").iterdir()} == {f"serve-{server.port}", "front-end"}
 
 
 def test_closed_terminal_ends_a_server_in_order(model_store, photo, tmp_path):
