@@ -41,6 +41,7 @@ class ModelHealth:
         """
         if default is None or self._looked_at is None or default.server is not self._looked_at.server:
             self._forget()
+            self._pids = {}  # workers that went with their TorchServe are no restarts of their own
         elif default is not self._looked_at:
             self._probe, self._waits, self._failed, self._next_probe = None, False, 0, 0.0
         self._looked_at = default
