@@ -23,7 +23,7 @@ from training.data.sets import read_data
 from training.evaluation.evaluate import evaluate, fitted_on, print_summary
 from training.evaluation.evaluate import main as evaluate_command
 from training.evaluation.held_out import held_out_photos
-from training.evaluation.metrics import calibration_error
+from training.evaluation.metrics import calibration_error, calibration_error_by_chance
 from training.evaluation.mistakes import Mistake
 from training.evaluation.names import characters, drawable, shortened, width
 from training.evaluation.plots import most_confused, plot_confusion, plot_mistakes
@@ -135,6 +135,7 @@ def test_temperature_lowers_the_loss_and_both_calibration_errors_are_reported(ev
     assert metrics["temperature"] == pytest.approx(checkpoint.temperature, abs=1e-4)
     assert metrics["calibration_error_before"] == pytest.approx(checkpoint.metrics["calibration_error"], abs=1e-3)
     assert metrics["loss"] <= checkpoint.metrics["loss"] + 1e-4
+    assert 0 < metrics["calibration_error_by_chance"] < 1
     assert metrics["temperature_fitted_on_these"] is True
 
 
@@ -151,6 +152,20 @@ def test_calibration_error_of_known_answers():
     confident, torn = torch.tensor([[9.0, -9.0]]), torch.tensor([[0.01, 0.0]])
     assert calibration_error(confident.repeat(4, 1), torch.tensor([0, 0, 0, 1])) == pytest.approx(0.25, abs=1e-3)
     assert calibration_error(torn.repeat(4, 1), torch.tensor([0, 0, 1, 1])) == pytest.approx(0.0025, abs=1e-3)
+
+
+def test_calibration_error_by_chance_is_that_of_calibrated_answers_and_falls_with_their_number():
+    for photos in (200, 20_000):
+        draw = torch.Generator().manual_seed(photos)
+        logits = torch.randn(photos, 5, generator=draw) * 2
+        right = torch.rand(photos, generator=draw) < logits.softmax(1).max(1).values
+        targets = torch.where(right, logits.argmax(1), (logits.argmax(1) + 1) % 5)
+        by_chance = calibration_error_by_chance(logits)
+        assert by_chance == calibration_error_by_chance(logits)
+        assert calibration_error(logits, targets) == pytest.approx(by_chance, rel=0.6)
+        # the mean of |N(0, p (1 - p) / n)| of each bin, weighted: about 0.8 sqrt(bins * 0.2 / photos)
+        assert by_chance == pytest.approx(0.8 * (12 * 0.2 / photos) ** 0.5, rel=0.3)
+        assert calibration_error(3 * logits, targets) > 3 * by_chance
 
 
 @pytest.mark.slow

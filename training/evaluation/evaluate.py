@@ -30,7 +30,7 @@ from training.evaluation.confidence import FALSE_POSITIVE_RATE, all_scores, auro
 from training.evaluation.features import extract_features, training_outputs, training_photos
 from training.evaluation.groups import per_group, write_per_group
 from training.evaluation.held_out import held_out_photos, split_of
-from training.evaluation.metrics import calibration_error, confusion_matrix, predict, summarise
+from training.evaluation.metrics import calibration_error, calibration_error_by_chance, confusion_matrix, predict, summarise
 from training.evaluation.mistakes import most_confident_mistakes
 from training.evaluation.tables import per_class, write_confusion, write_per_class, write_predictions
 from training.folder import is_latest, process_at_work
@@ -116,10 +116,11 @@ def fitted_on(checkpoint: Checkpoint, data: Data) -> int | None:
 
 
 def measure(answers: Answers) -> dict[str, float]:
-    """summarise() after the temperature, the calibration error before it, and the temperature."""
+    """summarise() after the temperature, the calibration error before it and by chance, and the temperature."""
     metrics = summarise(answers.calibrated, answers.targets)
     before = calibration_error(answers.logits, answers.targets)
-    return metrics | {"calibration_error_before": before, "temperature": answers.temperature}
+    chance = calibration_error_by_chance(answers.calibrated)
+    return metrics | {"calibration_error_before": before, "calibration_error_by_chance": chance, "temperature": answers.temperature}
 
 
 def write_tables(answers: Answers, confusion: Tensor, data: Data, out: Path) -> list[tuple[object, ...]]:
@@ -232,6 +233,7 @@ def print_summary(out: Path) -> None:
         print(f"  {name:18s} {metrics[name]:.4f}" + (over if absent else ""))
     before, after = metrics["calibration_error_before"], metrics["calibration_error"]
     print(f"  {'calibration_error':18s} {after:.4f} (before the temperature of {metrics['temperature']:.2f}: {before:.4f})")
+    print(f"  {'':18s} {metrics['calibration_error_by_chance']:.4f} is what a calibrated model shows on so many photos, by chance")
     for group, top1 in list(metrics.get("top1_per_group", {}).items())[:5]:
         print(f"  group {group}: top-1 {top1:.4f}")
     with (out / "per_class.csv").open(encoding="utf-8", newline="") as file:

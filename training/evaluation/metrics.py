@@ -82,6 +82,21 @@ def calibration_error(logits: Tensor, targets: Tensor) -> float:
     return float((hits - probabilities).abs().sum() / len(targets))
 
 
+def calibration_error_by_chance(logits: Tensor, draws: int = 500) -> float:
+    """The calibration error that a calibrated model shows on average, on as many photos and with these probabilities.
+
+    Of few photos even its bins are off by chance. Answers are drawn right as often as their probabilities say, by a fixed seed.
+    """
+    probability = logits.softmax(1).max(1).values.double()
+    bins = (probability * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    for _ in range(draws):
+        hits = torch.rand(len(bins), generator=generator, dtype=torch.float64) < probability
+        off = torch.zeros(CALIBRATION_BINS, dtype=torch.float64).index_add_(0, bins, hits.double() - probability)
+        total += float(off.abs().sum())
+    return total / draws / len(bins)
+
+
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """The temperature, a divisor of the logits, that minimises their cross entropy (arXiv:1706.04599)."""
     # the logarithm, as a step could make the temperature itself negative

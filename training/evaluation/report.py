@@ -128,7 +128,11 @@ def calibration(metrics: dict[str, Any]) -> str:
         note = f"The temperature was fitted on {which}, and the epoch chosen by them, so the results are slightly optimistic."
     else:
         note = "The temperature was fitted on other photos."
-    return f"Expected calibration error: {before} before temperature scaling, {after} after it (T = {temperature}). {note}"
+    chance = ""
+    if "calibration_error_by_chance" in metrics:  # evaluations of earlier versions lack it
+        by_chance = f"{100 * metrics['calibration_error_by_chance']:.1f} %"
+        chance = f" A calibrated model shows {by_chance} on {counted(photos, 'photo')} by chance."
+    return f"Expected calibration error: {before} before temperature scaling, {after} after it (T = {temperature}).{chance} {note}"
 
 
 def parts_of_metrics(run_folder: Path, metrics: dict[str, Any]) -> dict[str, str]:
