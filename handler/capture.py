@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.captured import ANSWER, PHOTO, key_of, place_of, prune
+from handler.handed import Photo
 from handler.strip import strip
 
 PRUNE_EVERY = 20  # photos kept: pruning reads the whole folder, while a request waits
@@ -31,15 +32,15 @@ class Capture:
         self.max_age_s = float(os.environ.get("SEEFOOD_CAPTURE_AGE_S", "0"))
         self._kept = 0
 
-    def __call__(self, photo: bytes, request_id: str, answer: Mapping[str, Any]) -> bool:
+    def __call__(self, photo: Photo, request_id: str, answer: Mapping[str, Any]) -> bool:
         """Whether the photo was kept, with its answer. On a full disk none is, and the answer goes out all the same."""
         if random.random() >= self.share:
             return False
         try:
-            photo = strip(photo)
+            stripped = strip(bytes(photo))
         except Exception:  # whatever is wrong with the file, the photo was answered
             return False
-        kept = self._keep(photo, {"id": request_id, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **answer})
+        kept = self._keep(stripped, {"id": request_id, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **answer})
         self._kept += 1
         if self._kept % PRUNE_EVERY == 0:
             with contextlib.suppress(OSError):

@@ -21,7 +21,7 @@ HEAT_MAP_CROPS = POSITIONS**2 + 1  # that the program answers for one heat map
 GRID = 14
 # of a text, the first words that are left out in turn: the network runs once for each
 MAX_WORDS = 24
-BATCH_SIZE = 8
+HEAT_MAP_BATCH = 8
 # a map of differences below this is not stretched to full colour: it would show noise
 FULL_COLOUR_FROM = 0.002
 # matplotlib's plasma (CC0) at equal steps. Photos may show anything, so no colour is free of meaning: this map is perceptually
@@ -36,15 +36,15 @@ def heat_map(program: Callable[[np.ndarray], Answers], crop: np.ndarray, index: 
     """How much covering each part of a crop uint8 (H, W, 3) lowers the probability of class `index`: float32 (GRID, GRID).
 
     In probability, mean over the patches that lie on a part; below 0 where covering it makes the class more probable.
-    HEAT_MAP_CROPS crops go through the program, BATCH_SIZE at a time; the same crop and program give the same bits.
+    HEAT_MAP_CROPS crops go through the program, HEAT_MAP_BATCH at a time; the same crop and program give the same bits.
     """
     rows, columns = _patches(crop.shape[0]), _patches(crop.shape[1])
     # the crop's own mean colour: black or grey would be a shape of its own in many photos
     cover = crop.mean(axis=(0, 1)).round().astype(np.uint8)
     places = [(row, column) for row in rows for column in columns]
     probabilities = np.empty((len(places) + 1,), np.float32)
-    for start in range(0, len(probabilities), BATCH_SIZE):
-        numbers = range(start, min(start + BATCH_SIZE, len(probabilities)))
+    for start in range(0, len(probabilities), HEAT_MAP_BATCH):
+        numbers = range(start, min(start + HEAT_MAP_BATCH, len(probabilities)))
         crops = np.repeat(crop[None], len(numbers), axis=0)  # (B, H, W, 3)
         for covered, number in zip(crops, numbers, strict=True):
             if number < len(places):  # the last one is the crop as it is
@@ -66,8 +66,8 @@ def word_falls(program: Callable[..., Answers], crop: np.ndarray, text: str, ind
     words = text.split()
     texts = [" ".join(words[:left_out] + words[left_out + 1 :]) for left_out in range(min(len(words), MAX_WORDS))]
     probabilities: list[float] = []
-    for start in range(0, len(texts) + 1, BATCH_SIZE):
-        batch = [text, *texts][start : start + BATCH_SIZE]
+    for start in range(0, len(texts) + 1, HEAT_MAP_BATCH):
+        batch = [text, *texts][start : start + HEAT_MAP_BATCH]
         probabilities += program(np.repeat(crop[None], len(batch), axis=0), batch).probabilities[:, index].tolist()
     falls = [
         {"word": word, "fall": round(probabilities[0] - probability, 4) + 0.0}

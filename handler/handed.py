@@ -23,8 +23,8 @@ class HandedPhoto:
 
     def __init__(self, path: Path) -> None:
         """OSError if there is no such file."""
+        self._size = path.stat().st_size
         self._file = path.open("rb", buffering=0)
-        self._size = os.fstat(self._file.fileno()).st_size
 
     def __len__(self) -> int:
         return self._size

@@ -49,6 +49,8 @@ class OpenVinoModels:
             # in an int8 program this applies to the layers that are not quantised
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
+            # pinned threads of several workers would have the same cores
+            **({"ENABLE_CPU_PINNING": False} if num_threads else {}),
         }
         # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
         self._compiled: dict[Form, ov.CompiledModel] = {}
@@ -68,6 +70,10 @@ class OpenVinoModels:
         self._new.add(form)
         self._write(form)
         return self._compiled[form]
+
+    def streams(self, form: Form) -> int:
+        """How many streams it has where it is compiled."""
+        return int(self._compiled[form].get_property("NUM_STREAMS"))
 
     def drop(self, form: Form) -> None:
         """Free what is compiled in this form."""

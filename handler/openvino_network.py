@@ -4,6 +4,7 @@ A crop alone is answered by all threads. The crops of a batch are answered side 
 cores: in parts of one crop, or in larger ones where settle() finds that these are faster.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +32,20 @@ class OpenVinoNetwork:
         """
         self._models = OpenVinoModels(path, precision, num_threads, kept)
         self._most = most
-        self._streams = max(1, min(num_threads or len(os.sched_getaffinity(0)), most))
-        # the largest parts in which a full batch is spread over all streams
+        streams = max(1, min(num_threads or len(os.sched_getaffinity(0)), most))
+        self._alone, self._single = (Form(1), Form(1, streams)) if most else (Form(ANY), Form(ANY))
+        self._requests: dict[Form, list[ov.InferRequest]] = {}
+        for form in {self._alone, self._single}:
+            self._prepare(form, most)
+        # OpenVINO has no more than there are cores: of two threads on one core it may take one
+        self._streams = self._models.streams(self._single) if streams > 1 else 1
+        # parts in which a full batch is spread over the streams
         self._larger = Form(-(-most // self._streams), self._streams)
-        self._alone, self._single = (Form(1), Form(1, self._streams)) if most else (Form(ANY), Form(ANY))
         how = self._models.how()
         self._part = self._larger if how == self._how(self._larger) else self._single
-        self._is_settled = self._larger == self._single or most == ANY or how == self._how(self._part)
-        self._requests: dict[Form, list[ov.InferRequest]] = {}
-        for form in {self._alone, self._single, self._part}:
-            self._prepare(form)
+        self._is_settled = self._larger.size == 1 or most == ANY or how == self._how(self._part)
+        if self._part == self._larger:
+            self._prepare(self._larger, most)
 
     @property
     def outputs(self) -> int:
@@ -55,15 +60,15 @@ class OpenVinoNetwork:
     @property
     def batches(self) -> str:
         """How a batch is answered, in words."""
-        if self._part.size in (ANY, self._most):
+        if self._part.size == ANY:
             return "whole"
         parts = "one by one" if self.singly else f"in parts of {self._part.size}"
         return parts if self._streams == 1 else f"{parts}, {self._streams} side by side"
 
-    def _prepare(self, form: Form) -> None:
-        """Compile it, or take what was kept; with as many requests as a full batch has parts."""
+    def _prepare(self, form: Form, most: int) -> None:
+        """Compile it, or take what was kept; with as many requests as `most` crops need."""
         compiled = self._models.compiled(form)
-        parts = self._most // form.size if form.size and form in (self._single, self._part, self._larger) else 1
+        parts = most // form.size if form.size and (form != self._alone or form == self._single) else 1
         self._requests[form] = [compiled.create_infer_request() for _ in range(parts)]
 
     def _how(self, part: Form) -> str:
@@ -74,7 +79,7 @@ class OpenVinoNetwork:
         if self._is_settled:
             return
         self._is_settled = True
-        self._prepare(self._larger)
+        self._prepare(self._larger, self._most)
         of_one = self._requests[self._single][0].input_tensors
         zeros = [np.zeros((self._most, *tensor.shape[1:]), tensor.data.dtype) for tensor in of_one]
         if is_faster_in_parts(lambda: self._in_parts(zeros, self._single), lambda: self._in_parts(zeros, self._larger)):
@@ -109,9 +114,9 @@ class OpenVinoNetwork:
 
 def _answered(started: Sequence[tuple["ov.InferRequest", Sequence[np.ndarray]]]) -> list[Outputs]:
     """The outputs of requests for what each is given: side by side, where they are of several streams."""
-    for request, given in started:
-        request.start_async(dict(enumerate(given)))
-    for request, _ in started:
-        request.wait()
+    with contextlib.ExitStack() as waiting:
+        for request, given in started:
+            request.start_async(dict(enumerate(given)))
+            waiting.callback(request.wait)  # of all, even where one fails: none may be under way in the next batch
     # copies: OpenVINO's own memory is overwritten by the next call
     return [tuple(np.array(tensor.data) for tensor in request.output_tensors) for request, _ in started]

@@ -92,15 +92,15 @@ def read_request(request: Request, num_classes: int, default_top_k: int) -> tupl
         raise RequestError(
             f"expected a photo's bytes as the body, found {found[:200]}: send other forms (multipart, JSON, base64) to the door"
         )
-    photo: Photo = bytes(value)
+    top_k = _top_k(request.headers.get("x-top-k"), num_classes, default_top_k)
     if name := str(request.headers.get(PHOTO_HEADER, "")):
         try:
-            photo = open_handed(name)
+            return open_handed(name), top_k
         except ValueError as error:
             raise RequestError(f"the photo's file cannot be read: {error}") from error
         except OSError as error:  # its message has the server's path
             raise HandedError(f"the photo's file cannot be read: {error.strerror or type(error).__name__}", 503) from error
-    return photo, _top_k(request.headers.get("x-top-k"), num_classes, default_top_k)
+    return bytes(value), top_k
 
 
 def read_text(request: Request, reads_text: bool) -> str:

@@ -130,7 +130,7 @@ class Offline:
         return as_before(inferred, answers)
 
     def _inferred(self, crops: Sequence[Any], texts: Sequence[Sequence[str]]) -> Any:
-        """The same, always in batches of batchSize: in int8 smaller ones are rounded in other ways, and runs would differ."""
+        """The same, always in batches of batchSize: handlers of earlier archives round int8 otherwise in smaller ones."""
         missing = self.batch_size - len(crops)
         filled = [[*given, *given[-1:] * missing] for given in (list(crops), *map(list, texts))]
         inferred = self.handler.inference(*filled)

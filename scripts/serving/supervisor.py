@@ -37,7 +37,8 @@ class Supervisor:
                 self._reconcile_until_it_ends()
                 log_lines = self.torchserve.last_log_lines()
             except HangsError as error:
-                self.steps("repair", what="TorchServe restarted", why=error)
+                log_lines = self.torchserve.last_log_lines()
+                self.steps("repair", what="TorchServe restarted", why=error, last_log_lines="\n" + log_lines)
                 self._clear()
                 continue
             except (ServeError, OSError) as error:  # there may be room on the disk, or for a process, the next time

@@ -40,7 +40,8 @@ def test_what_is_clear_after_a_few_rounds_is_not_measured_any_longer(larger_s):
 
 @pytest.mark.parametrize("larger", [True, False])
 @pytest.mark.parametrize(
-    ("threads", "words"), [(1, ("one by one", "whole")), (3, ("one by one, 3 side by side", "in parts of 3, 3 side by side"))]
+    ("threads", "words"),
+    [(1, ("one by one", "in parts of 8")), (2, ("one by one, 2 side by side", "in parts of 4, 2 side by side"))],
 )
 def test_answers_are_the_same_in_whichever_parts_a_batch_is_answered(monkeypatch, threads, words, larger):
     asked = []
@@ -76,3 +77,28 @@ def test_what_was_measured_once_is_kept_beside_what_is_compiled(monkeypatch, tmp
         one.keep(kept)
     assert asked == [1]
     assert len(compiled) == forms  # a crop alone, single crops side by side, and larger parts; at the first load alone
+
+
+def test_part_that_fails_leaves_nothing_under_way_for_the_next_batch():
+    """OpenVINO refuses a request that is still busy: the answers of another batch would fail, too."""
+
+    class Failing:
+        def __init__(self, request):
+            self.request = request
+            self.start_async = request.start_async
+
+        def wait(self):
+            self.request.wait()
+            raise RuntimeError("no memory")
+
+    program = load_program(STARTER, json.loads((STARTER / "program.json").read_text()), 2, [1, 8])
+    crops = np.zeros((8, 224, 224, 3), np.uint8)
+    expected = program(crops)
+    (requests,) = (requests for form, requests in program._requests.items() if len(requests) == 8)
+    whole = requests[0]
+    requests[0] = Failing(whole)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="no memory"):
+            program(crops)
+    requests[0] = whole
+    np.testing.assert_array_equal(program(crops).probabilities, expected.probabilities)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from handler.explain import BATCH_SIZE, GRID, covers, explanation, heat_map, overlay
+from handler.explain import GRID, HEAT_MAP_BATCH, covers, explanation, heat_map, overlay
 from handler.preprocess import crop as crop_of
 from handler.preprocess import resized_side
 from handler.program import Answers, load_program
@@ -76,7 +76,7 @@ def test_about_a_hundred_crops_are_asked_in_batches_and_the_same_bits_come_twice
     before = crop.copy()
     first = heat_map(program, crop, 0)
     assert sum(program.batches) == 101
-    assert max(program.batches) == BATCH_SIZE
+    assert max(program.batches) == HEAT_MAP_BATCH
     assert heat_map(program, crop, 0).tobytes() == first.tobytes()
     np.testing.assert_array_equal(crop, before)
 

@@ -63,7 +63,10 @@ class Measured:
 
 
 def programs(format_name: str, folder: Path) -> Iterator[Program]:
-    """The format's program in each of its precisions that is possible on this machine. UnsupportedError if it cannot be loaded."""
+    """The format's program in each of its precisions that is possible on this machine. UnsupportedError if it cannot be loaded.
+
+    None is settled, so all of OpenVINO's answer crop by crop: what is written must not depend on what a machine measures.
+    """
     export_format = EXPORT_FORMATS[format_name]
     for precision in export_format.precisions:
         try:
