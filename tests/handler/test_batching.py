@@ -1,6 +1,9 @@
 """A batch in parts of one crop or of several: whichever this machine answers sooner."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -102,3 +105,20 @@ def test_part_that_fails_leaves_nothing_under_way_for_the_next_batch():
             program(crops)
     requests[0] = whole
     np.testing.assert_array_equal(program(crops).probabilities, expected.probabilities)
+
+
+def test_threads_of_a_fixed_number_may_run_on_every_core():
+    """Those of several workers, which know nothing of each other, would be bound to the same cores."""
+    lines = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from handler.program import OpenVinoProgram
+program = OpenVinoProgram(Path(sys.argv[1]), "int8", 1, (1, 8))
+for size in (1, 8):
+    program(np.zeros((size, 224, 224, 3), np.uint8))
+print({len(os.sched_getaffinity(int(task.name))) for task in Path("/proc/self/task").iterdir()})
+"""
+    command = [sys.executable, "-c", lines, str(STARTER / "model.xml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str({len(os.sched_getaffinity(0))})
