@@ -36,7 +36,7 @@ HEAD_ALONE = {
 def dishes(once) -> tuple[list[Photo], Tensor, Params]:
     """(photos, their features float32 (N, F), the starter's parameters with weights of ImageNet); made once for all tests."""
     params = read_params(ROOT / "model_store/starter/params.yaml")
-    params = params.model_copy(update={"weights": str(SHARED / "weights/mobilenetv2_100_imagenet.pth")})
+    params = params.model_copy(update={"weights": str(SHARED / "weights/tf_efficientnet_lite0_imagenet.pth")})
     paths = sorted((SHARED / "data/food10").rglob("*.jpg"))
     names = sorted({path.parent.name for path in paths})
 
