@@ -17,7 +17,7 @@ from scripts.monitoring import drift as command
 from scripts.monitoring.measured_photos import measure
 from scripts.release.address import open_store
 from scripts.settings import Settings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, modules_of_a_worker
 from tests.drift.test_real_photos import DATA, unseen_photos
 from tests.drift.test_statistics import profile_of, rows_of
 from tests.ecs.scripted_aws import moto_server, outside
@@ -218,8 +218,9 @@ def test_folder_of_photos_is_measured_by_the_archive_and_darkened_ones_have_drif
     (tmp_path / "ordinary" / "notes.txt").write_bytes(b"no photo")
     build(ROOT / "model_store" / "starter", "0.3.0", tmp_path)
     out = tmp_path / "drift.html"
-    for kind, expected in (("ordinary", 0), ("darkened", 3)):
-        assert asked(monkeypatch, "--photos", tmp_path / kind, "--model-store", tmp_path, "--out", out) == expected
+    with modules_of_a_worker():
+        for kind, expected in (("ordinary", 0), ("darkened", 3)):
+            assert asked(monkeypatch, "--photos", tmp_path / kind, "--model-store", tmp_path, "--out", out) == expected
     table = capsys.readouterr().out
     assert table.count("not measured: 1 broken, 1 no photo, or of a format that is not read") == 1
     assert "last 200  estimated accuracy" in table
