@@ -36,7 +36,7 @@ class OpenVinoNetwork:
         self._alone, self._single = (Form(1), Form(1, streams)) if most else (Form(ANY), Form(ANY))
         self._requests: dict[Form, list[ov.InferRequest]] = {}
         for form in {self._alone, self._single}:
-            self._prepare(form, most)
+            self._prepare(form)
         # OpenVINO has no more than there are cores: of two threads on one core it may take one
         self._streams = self._models.streams(self._single) if streams > 1 else 1
         # parts in which a full batch is spread over the streams
@@ -45,7 +45,7 @@ class OpenVinoNetwork:
         self._part = self._larger if how == self._how(self._larger) else self._single
         self._is_settled = self._larger.size == 1 or most == ANY or how == self._how(self._part)
         if self._part == self._larger:
-            self._prepare(self._larger, most)
+            self._prepare(self._larger)
 
     @property
     def outputs(self) -> int:
@@ -65,10 +65,10 @@ class OpenVinoNetwork:
         parts = "one by one" if self.singly else f"in parts of {self._part.size}"
         return parts if self._streams == 1 else f"{parts}, {self._streams} side by side"
 
-    def _prepare(self, form: Form, most: int) -> None:
-        """Compile it, or take what was kept; with as many requests as `most` crops need."""
+    def _prepare(self, form: Form) -> None:
+        """Compile it, or take what was kept; with as many requests as a full batch needs."""
         compiled = self._models.compiled(form)
-        parts = most // form.size if form.size and (form != self._alone or form == self._single) else 1
+        parts = self._most // form.size if form.size and (form != self._alone or form == self._single) else 1
         self._requests[form] = [compiled.create_infer_request() for _ in range(parts)]
 
     def _how(self, part: Form) -> str:
@@ -79,7 +79,7 @@ class OpenVinoNetwork:
         if self._is_settled:
             return
         self._is_settled = True
-        self._prepare(self._larger, self._most)
+        self._prepare(self._larger)
         of_one = self._requests[self._single][0].input_tensors
         zeros = [np.zeros((self._most, *tensor.shape[1:]), tensor.data.dtype) for tensor in of_one]
         if is_faster_in_parts(lambda: self._in_parts(zeros, self._single), lambda: self._in_parts(zeros, self._larger)):

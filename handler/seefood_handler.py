@@ -117,7 +117,7 @@ class SeefoodHandler:
         given = inputs(crops, ids_of([""] * batch_size, self.spec))
         others = [] if self.program.singly else range(2, batch_size)
         of_map = min(batch_size, HEAT_MAP_BATCH)
-        for size in [*others, *[1] * ALONE, batch_size, of_map]:
+        for size in [*others, *[1] * ALONE, *{of_map, batch_size}]:
             before = time.process_time()  # of all threads
             self.program(*(one[:size] for one in given))
             cpu_s[size] = min(cpu_s.get(size, float("inf")), time.process_time() - before)
