@@ -99,13 +99,18 @@ def opencv() -> Reader:
 
 def with_gap(image: Image.Image, spec: Spec) -> np.ndarray:
     """All of it resized, first by whole steps down to 1.5 times the size, then cropped."""
+    return whole(image, spec, gap=1.5)
+
+
+def whole(image: Image.Image, spec: Spec, gap: float | None = None) -> np.ndarray:
+    """All of it resized, then cropped, as timm's evaluation transform does it."""
     (width, height), (left, top), size = resized(image, spec)
-    small = image.resize((width, height), INTERPOLATIONS[spec.interpolation], reducing_gap=1.5)
+    small = image.resize((width, height), INTERPOLATIONS[spec.interpolation], reducing_gap=gap)
     return np.array(small.crop((left, top, left + size, top + size)))
 
 
-def part_alone(image: Image.Image, spec: Spec) -> np.ndarray:
-    """Only what is cropped is resized; Pillow holds the part's corners in 32 bits."""
+def at_once(image: Image.Image, spec: Spec) -> np.ndarray:
+    """Only what is cropped is resized, both ways by one call, whose order Pillow chooses by the part's size."""
     (width, height), (left, top), size = resized(image, spec)
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
@@ -132,7 +137,8 @@ def by_area(image: Image.Image, spec: Spec) -> np.ndarray:
 
 WAYS = {
     "Pillow, draft": Way(pillow),
-    "Pillow, draft, the crop alone resized": Way(pillow, part_alone),
+    "Pillow, draft, all of it resized": Way(pillow, whole),
+    "Pillow, draft, the crop in one call": Way(pillow, at_once),
     "Pillow, full size": Way(pillow, factor=1),
     "Pillow, draft, reducing_gap": Way(pillow, with_gap),
     "simplejpeg": Way(simplejpeg),
