@@ -11,10 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # All that the command line may set, and nothing else: an exported DATA or URL changes nothing. What the environment may set is
 # named SEEFOOD_..., or has another program's prefix: AWS_, MLFLOW_, PIP_, REDDIT_, UV_.
-VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CACHE CANARY CERT COMPOSE CONCURRENCY DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
+VALUES := ALPHA ANSWERS BAKE BASE_IMAGE BATCH BUCKET CACHE CANARY CERT COMPOSE CONCURRENCY CROP_PCT DATA DOCKER DOCKER_FLAGS ENDPOINT EXPORT EXPORTED \
 	FIELD FORMAT FROM GOAL GPUS GRAFANA_IMAGE HOST HTML IMAGE IMPORT INSTANCE KEEP KEY LIMIT LIMIT_S MANAGEMENT_URL MAR MEAN MEGAPIXELS MODEL MOVE \
 	NAME NEW_CLASSES ONLY OUT PARAMS PHOTOS PLATFORM PORT PROMETHEUS_IMAGE PYTHON RATE RECIPE RELEASE REPLACE RESUME REVIEWED ROUTE RUN \
-	SECONDS SET SHADOW SOURCE SPACE STACK STD TAG TIMM_TRAIN TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS TTA UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
+	SECONDS SET SHADOW SIZE SOURCE SPACE STACK STD TAG TIMM_TRAIN TLS TORCH TORCH_INDEX TORCH_VERSION TRIALS TTA UNKNOWN UNTIL UNVERIFIED UNWATCHED URL VERSION WEIGHTS YES
 
 define newline
 
@@ -78,16 +78,17 @@ which_FROM := which photos? make ingest FROM=folder
 which_GOAL := which goal? make tune GOAL=p99_ms=50
 which_MAR := which archive? make inspect MAR=model_store/seefood-1.0.0.mar
 which_PHOTOS := which photos? make predict PHOTOS=folder
+which_SIZE := which size? make resize SIZE=192
 which_SOURCE := which photos? make collect SOURCE=folder
 which_URL := which server? make smoke URL=https://...
 which_VERSION = which version? make $(firstword $(filter export archive rollout,$(MAKECMDGOALS)) archive) VERSION=1.1.0
-ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SOURCE URL VERSION
+ASKED := BATCH BUCKET FROM GOAL MAR PHOTOS SIZE SOURCE URL VERSION
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help setup test test-all container-test lint format dashboards clean \
 	data check-data collect review ingest pipeline remote push pull \
-	train profile bench-train bench-gpu sweep evaluate report promote track mlflow retrain \
+	train profile bench-train bench-gpu sweep evaluate resize report promote track mlflow retrain \
 	compare export archive inspect \
 	serve key stop rollout rollback withdraw status releases drift predict smoke bench bench-start bench-door bench-models bench-attacks bench-decode photo-costs tune \
 	image tools-image run-image compose sbom audit preflight deploy doctor destroy
@@ -185,6 +186,10 @@ sweep: .venv/installed-train ## Search hyper-parameters: DATA=photos [MODEL=seef
 evaluate: .venv/installed-train ## Measure a run on photos never trained on: metrics, tables, plots: [RUN=runs/latest DATA=photos UNKNOWN=folder TTA=1]
 	@$(python) training.evaluation.evaluate --checkpoint=$(call quoted,RUN)/checkpoint.pt $(call option,--data,DATA) \
 		--out=$(call quoted,RUN) $(call option,--unknown,UNKNOWN) $(call flag,--tta,TTA)
+
+resize: given-SIZE .venv/installed-train ## A run's network at another size, as a run of its own: SIZE=192 [RUN=runs/latest CROP_PCT=0.875 DATA=photos OUT=folder]
+	@$(python) training.resize --run=$(call quoted,RUN) --size=$(call quoted,SIZE) $(call option,--crop-pct,CROP_PCT) \
+		$(call option,--data,DATA) $(call option,--out,OUT)
 
 report: .venv/installed-train ## Write one page with everything that make evaluate wrote: [RUN=runs/latest]
 	@$(python) training.evaluation.report -- $(call quoted,RUN)

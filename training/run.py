@@ -23,7 +23,7 @@ from scripts.phrases import counted
 from training.data.sets import Data, read_data
 from training.folder import point_latest
 from training.memory import keep_freed_memory
-from training.model import Classifier, build
+from training.model import Classifier, build, why_refused
 from training.params import Params
 from training.recipe import Average, freeze, parameter_groups
 from training.resume import STATE, OtherRunError, Progress, agree, check_same_run, load_state, save_state
@@ -176,19 +176,14 @@ def find_state(name: str, params: Params, data: Data, teacher: list[str], out: P
 def check_sizes(classifier: Classifier, spec: Spec, params: Params, world_size: int) -> None:
     """ValueError unless the network takes crops of the sizes that it trains and is evaluated on, and as many as a rank has."""
     crops_a_rank = max(1, params.global_batch_size // (params.accumulate * world_size))
-    # a copy, as a pass in training mode changes batch statistics; two crops show all that a greater batch would
-    network = copy.deepcopy(classifier)
     for mode, size, crops in ((True, params.train_size, min(2, crops_a_rank)), (False, spec.input_size[-1], 1)):
-        try:
-            with torch.no_grad():
-                network.train(mode)(torch.zeros(crops, size, size, 3))
-        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        # two crops show all that a greater batch would
+        if reason := why_refused(classifier, size, crops, training=mode):
             name, use = ("train_size", "trains") if mode else ("spec.input_size", "is evaluated")
             raise ValueError(
                 f"{params.model} cannot take {counted(crops, 'crop')} of {size} x {size} pixels, on which it {use} ({name}; "
-                f"{counted(crops_a_rank, 'crop')} a step and process): "
-                f"{str(error).strip().partition(chr(10))[0] or type(error).__name__}"
-            ) from error
+                f"{counted(crops_a_rank, 'crop')} a step and process): {reason}"
+            )
 
 
 def start(name: str, root: Path | None, params: Params, out: Path, start_over: bool = False) -> Run:

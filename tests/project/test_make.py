@@ -88,6 +88,7 @@ TAKEN = [
     ("bench-gpu", "DATA RECIPE PARAMS TIMM_TRAIN SECONDS OUT"),
     ("sweep", "MODEL DATA RECIPE PARAMS SPACE NAME TRIALS"),
     ("evaluate", "RUN DATA UNKNOWN"),
+    ("resize", "RUN SIZE CROP_PCT DATA OUT"),
     ("report", "RUN"),
     ("promote", "MODEL RUN DATA ALPHA"),
     ("track", "RUN"),
@@ -161,6 +162,7 @@ NEEDED = {
     "inspect": ["MAR=a.mar"],
     "rollout": ["VERSION=1.0.0"],
     "predict": ["PHOTOS=photos"],
+    "resize": ["SIZE=192"],
     "smoke": ["URL=https://host"],
     "tune": ["GOAL=p99_ms=50"],
 }

@@ -1,0 +1,86 @@
+"""A run's network at another size: `python -m training.resize --run runs/latest --size 192 --crop-pct 0.875`.
+
+Many networks answer as well at a size other than that of their run's evaluation, and faster where it is smaller (arXiv:1906.06423).
+Writes the folder of a run, whose checkpoint.pt has the same weights and the new spec, and a temperature fitted anew on the photos
+by which the run was judged; prints how good both are on them. make evaluate and make export take that folder as RUN.
+"""
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from handler.preprocess import Spec
+from scripts.command import parser, run
+from training.data.loader import eval_loader
+from training.data.sets import Data, read_data
+from training.evaluation.held_out import held_out_photos
+from training.evaluation.metrics import fit_temperature, predict, summarise
+from training.folder import named_folder
+from training.model import Checkpoint, why_refused
+from training.params import Params
+
+
+def resize(checkpoint: Checkpoint, root: Path | None, size: int, crop_pct: float) -> tuple[Checkpoint, dict[str, float]]:
+    """The checkpoint for crops of `size`, and the metrics of the one given on the same photos.
+
+    ValueError if the network cannot take that size, or as held_out_photos.
+    """
+    changed = {"input_size": [3, size, size], "crop_pct": crop_pct}
+    params = checkpoint.params | {"spec": {**checkpoint.params["spec"], **changed}}
+    other = replace(checkpoint, spec=checkpoint.spec | changed, params=params)
+    classifier, _ = other.classifier()
+    if reason := why_refused(classifier, size, crops=1, training=False):
+        raise ValueError(f"{params['model']} cannot take crops of {size} x {size} pixels: {reason}")
+    settings = Params(**checkpoint.params)
+    data = read_data(root, settings.val_fraction, settings.seed, settings.near_duplicates)
+    data = held_out_photos(checkpoint, data)
+    before, _, _ = _metrics(checkpoint, data, checkpoint.temperature)
+    metrics, temperature, judged = _metrics(other, data)
+    return replace(other, metrics=metrics, temperature=temperature, held_out=judged), before
+
+
+def _metrics(checkpoint: Checkpoint, data: Data, temperature: float | None = None) -> tuple[dict[str, float], float, list[str]]:
+    """(metrics, the temperature, which is fitted if none is given, the sha256 of each photo that was read)."""
+    classifier, spec = checkpoint.classifier()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with eval_loader(data.held_out, Params(**checkpoint.params), spec) as loader:
+        logits, targets, read = predict(classifier.to(device), loader, device)
+    fitted = fit_temperature(logits, targets) if temperature is None else temperature
+    return summarise(logits / fitted, targets), fitted, [data.held_out[index].sha256 for index in read]
+
+
+def seen(spec: Spec) -> str:
+    """How a spec crops, in words."""
+    return f"{spec.input_size[-1]} pixels, crop_pct {spec.crop_pct:g}"
+
+
+def main() -> int:
+    """Command line; see the module's docstring."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--run", type=Path, required=True)
+    arguments.add_argument("--size", type=int, required=True, help="pixels of a crop's side")
+    arguments.add_argument("--crop-pct", type=float, help="share of the short side that a crop takes; default: the run's")
+    arguments.add_argument("--data", type=Path, help="default: the data set that the checkpoint was trained on")
+    arguments.add_argument("--out", type=Path, help="default: beside the run, with the size in its name")
+    args = arguments.parse_args()
+    folder = named_folder(args.run)
+    checkpoint = Checkpoint.load(folder / "checkpoint.pt")
+    out = args.out or folder.with_name(f"{folder.name}-{args.size}")
+    if (out / "checkpoint.pt").exists():
+        raise ValueError(f"{out} holds a run: give another folder with OUT= (--out)")
+    crop_pct = checkpoint.spec["crop_pct"] if args.crop_pct is None else args.crop_pct
+    resized, before = resize(checkpoint, args.data or checkpoint.data_root, args.size, crop_pct)
+    print(f"{int(before['photos'])} held-out photos; by them the temperature is fitted at each size:")
+    for one, metrics in ((checkpoint, before), (resized, resized.metrics)):
+        figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("top1", "loss", "calibration_error"))
+        print(f"  {seen(one.read_spec())}: {figures}")
+    resized.save(out / "checkpoint.pt")
+    print(f"{out}/checkpoint.pt is the second. Next: make evaluate {shlex.quote(f'RUN={out}')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "no run has changed"))
