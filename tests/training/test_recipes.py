@@ -44,7 +44,7 @@ from training.sweep import sweep
 from training.sweep.space import read_settings
 
 NAMES = recipe_names()
-SIDES = {"cifar10": 32, "cifar10-64": 64, "flowers102": 224, "food101": 224, "starter": 224}
+SIDES = {"cifar10": 32, "cifar10-64": 64, "flowers102": 224, "food101": 224, "starter": 192}
 
 
 def params_of(name):
