@@ -25,7 +25,7 @@ from handler.openvino_models import beginning
 from handler.program import Program, open_program, program_name
 from handler.remembered import Remembered, key_of
 
-PRECISE = ("f32", "bf16", "f16", "int8")  # the most precise first
+PRECISE = ("f32", "bf16", "f16", "int8", "int8+bf16")  # the most precise first
 MARGIN = 0.03  # by so much a less precise program has to be faster
 # of two programs beside each other: rounds, at least so many, and seconds after which no other one begins
 ROUNDS, LEAST_ROUNDS, MEASURE_S = 7, 3, 0.4

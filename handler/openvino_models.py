@@ -47,7 +47,7 @@ class OpenVinoModels:
         self._prefix = beginning(path.name, precision)
         self._options = {
             # in an int8 program this applies to the layers that are not quantised
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision in ("bf16", "int8+bf16") else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
             # pinned threads of several workers would have the same cores
             **({"ENABLE_CPU_PINNING": False} if num_threads else {}),

@@ -78,7 +78,7 @@ class OpenVinoProgram(OpenVinoNetwork):
     ) -> None:
         # without CPU instructions for it bfloat16 is emulated, slower than float32
         native = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        check_possible(precision, ["int8", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
+        check_possible(precision, ["int8", "int8+bf16", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
         self.precision = precision
         super().__init__(path, precision, num_threads, max(batch_sizes, default=ANY), kept)
         check_outputs(self.outputs)

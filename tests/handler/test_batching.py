@@ -95,7 +95,7 @@ def test_part_that_fails_leaves_nothing_under_way_for_the_next_batch():
             raise RuntimeError("no memory")
 
     program = load_program(STARTER, json.loads((STARTER / "program.json").read_text()), 2, [1, 8])
-    crops = np.zeros((8, 224, 224, 3), np.uint8)
+    crops = np.zeros((8, 192, 192, 3), np.uint8)
     expected = program(crops)
     requests = program._requests[program._part]
     whole = requests[0]
@@ -116,9 +116,28 @@ import numpy as np
 from handler.program import OpenVinoProgram
 program = OpenVinoProgram(Path(sys.argv[1]), "int8", 1, (1, 8))
 for size in (1, 8):
-    program(np.zeros((size, 224, 224, 3), np.uint8))
+    program(np.zeros((size, 192, 192, 3), np.uint8))
 print({len(os.sched_getaffinity(int(task.name))) for task in Path("/proc/self/task").iterdir()})
 """
     command = [sys.executable, "-c", lines, str(STARTER / "model.xml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str({len(os.sched_getaffinity(0))})
+
+
+def test_what_int8_leaves_out_is_answered_in_bfloat16_where_the_cpu_has_it_and_refused_elsewhere(monkeypatch):
+    about = next(iter(programs_of(json.loads((STARTER / "program.json").read_text())).values()))
+    side = json.loads((STARTER / "spec.json").read_text())["input_size"][1]
+    crops = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
+    mixed = about | {"precision": "int8+bf16"}
+    if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        expected, found = (open_program(STARTER, one, 1)(crops).probabilities for one in (about, mixed))
+        np.testing.assert_allclose(found, expected, atol=0.02)
+        assert (found != expected).any()
+
+    class Without:
+        def get_property(self, *_):
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr("handler.program.openvino_core", Without)
+    with pytest.raises(ValueError, match=r"this machine's OpenVINO runs int8, f32, not int8\+bf16"):
+        open_program(STARTER, mixed, 1)

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 MIB = {"k": 1 / 1024, "m": 1, "g": 1024}
 # measured with the starter 0.2.0: a worker, without its decoders, that kept three compiled programs; and one decoder. The starter
-# 0.4.0 takes 192
+# 0.3.0 takes 192
 WORKER_MIB, DECODER_MIB = 332, 19  # of the decoder while it has nothing to do
 # the rest of the JVM, and the process of scripts/serving: assumed
 OTHER_MIB = 224

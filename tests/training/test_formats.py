@@ -106,6 +106,7 @@ def test_every_format_is_served_by_torchserve_heat_maps_too(other_format, tmp_pa
         (0.894, 0.99, "bf16", r"top-1 is 89\.40%, 0\.60 points below float32's, at most 0\.5 are allowed"),
         (0.9, 0.989, "bf16", r"agrees with float32 torch on 98\.90% of photos, 99% are required"),
         (0.9, 0.98, "int8", None),
+        (0.9, 0.98, "int8+bf16", None),
         (0.9, 0.979, "int8", r"agrees with float32 torch on 97\.90% of photos, 98% are required"),
     ],
 )
@@ -125,7 +126,7 @@ def test_every_format_gives_the_last_layers_input_whatever_the_batch(prepared, t
         whole = program(crops)
         assert (whole.features.dtype, whole.features.shape) == (np.float32, expected.shape)
         cosine = (whole.features * expected).sum(1) / np.linalg.norm(whole.features, axis=1) / np.linalg.norm(expected, axis=1)
-        assert cosine.min() > (0.9 if program.precision == "int8" else 0.999), program.precision
+        assert cosine.min() > (0.9 if program.precision.startswith("int8") else 0.999), program.precision
         alone = np.concatenate([program(crop[None]).features for crop in crops])
         # a value next to a step of int8 or bfloat16 may fall to its other side
         tolerance = 1e-4 if program.precision == "f32" else 0.05 * np.abs(expected).max()
@@ -226,7 +227,7 @@ def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share
 ):
     monkeypatch.setattr("training.export.export.prepare", lambda *_: prepared)
     # int8, which the tiny network does not bear, passes for the sake of its two files
-    monkeypatch.setattr("training.export.gate.MIN_AGREEMENT", {"bf16": 0.0, "f32": 0.99, "int8": 0.0})
+    monkeypatch.setattr("training.export.gate.MIN_AGREEMENT", {"bf16": 0.0, "f32": 0.99, "int8": 0.0, "int8+bf16": 0.0})
     monkeypatch.setattr("training.export.gate.MAX_LOSS", 1.0)
     monkeypatch.setattr("training.export.gate.MIN_SURE_AGREEMENT", 0.0)
     monkeypatch.setattr("training.export.gate.MIN_CLASS_AGREEMENT", 0.0)
@@ -234,6 +235,7 @@ def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share
     here = [program.precision for program in programs_here(exported)]
     names = export(checkpoint, tmp_path / "1.0.0", format_name="openvino, onnxruntime,openvino-int8,onnxruntime-int8")
     expected = {*(f"openvino/{precision}" for precision in here), "onnxruntime/f32", "openvino-int8/int8", "onnxruntime-int8/int8"}
+    expected |= {"openvino-int8/int8+bf16"} if "bf16" in here else set()
     assert set(names) == expected
     assert {path.name for path in (tmp_path / "1.0.0").glob("model*")} == {
         "model.onnx",

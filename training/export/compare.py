@@ -64,7 +64,7 @@ def format_rows(prepared: Prepared, format_name: str, folder: Path) -> list[Row]
     for program, metrics in measured:
         refused = failure(program.precision, metrics) is not None
         verdict = f"top-1 {metrics['top1']:.2%}, agreement {agreement(metrics)}, " + ("refused" if refused else "passes")
-        rows.append(Row(f"{format_name:17s} {program.precision:4s} {size:6.1f} MB", verdict, program))
+        rows.append(Row(f"{format_name:17s} {program.precision:9s} {size:6.1f} MB", verdict, program))
     return rows
 
 

@@ -155,7 +155,8 @@ class Format:
 # by the names that handler.program.PROGRAMS loads; `make compare` times them. Two that have one file share it: it is written once
 EXPORT_FORMATS = {
     "openvino": Format("model.onnx", ("bf16", "f32"), write_onnx),
-    "openvino-int8": Format("model.xml", ("int8",), write_openvino_int8),
+    # what int8 leaves out, such as LeViT's attention, in bf16 or f32
+    "openvino-int8": Format("model.xml", ("int8+bf16", "int8"), write_openvino_int8),
     "onnxruntime-int8": Format("model-int8.onnx", ("int8",), write_onnxruntime_int8),
     "onnxruntime": Format("model.onnx", ("f32",), write_onnx),
     "torch": Format("model.pt2", ("bf16", "f16", "f32"), write_torch, by_onnx=False),

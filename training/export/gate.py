@@ -27,7 +27,7 @@ MIN_SURE_AGREEMENT = 0.99  # share of photos with the same top-1, where float32 
 MIN_SURE_PHOTOS = 100
 MIN_CLASS_AGREEMENT = 0.5  # of a class's sure photos: of many classes the loss of one hardly shows in the other figures
 MIN_CLASS_PHOTOS = 5  # classes with fewer sure photos are not judged alone
-MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98}  # of all photos, where too few are sure
+MIN_AGREEMENT = {"bf16": 0.99, "f16": 0.99, "f32": 0.99, "int8": 0.98, "int8+bf16": 0.98}  # of all photos, where too few are sure
 BATCH = 8
 
 
