@@ -31,7 +31,7 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# pixels to each side that the widest of them, lanczos, reads for one: of the resized image, or of the photo where that is smaller
+# lanczos, the widest of them, reads 3 pixels to each side: of the resized image when it shrinks a photo, else of the photo
 REACH = 3
 
 # EXIF 2.32, 4.6.4: the tag, and what undoes each way of holding the camera

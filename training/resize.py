@@ -5,6 +5,7 @@ Writes the folder of a run, whose checkpoint.pt has the same weights and the new
 by which the run was judged; prints how good both are on them. make evaluate and make export take that folder as RUN.
 """
 
+import os
 import shlex
 import sys
 from dataclasses import replace
@@ -13,21 +14,27 @@ from pathlib import Path
 import torch
 
 from handler.preprocess import Spec
-from scripts.command import parser, run
+from scripts.command import fail, parser, run
+from scripts.phrases import counted
 from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.held_out import held_out_photos
 from training.evaluation.metrics import fit_temperature, predict, summarise
-from training.folder import named_folder
+from training.folder import OF_RUNS, at_work, named_folder, process_at_work
 from training.model import Checkpoint, why_refused
 from training.params import Params
+from training.remedies import remedy
+
+LEAST, MOST = 16, 2048  # pixels: below, no network is made for it; above, a batch of crops takes gigabytes
 
 
 def resize(checkpoint: Checkpoint, root: Path | None, size: int, crop_pct: float) -> tuple[Checkpoint, dict[str, float]]:
     """The checkpoint for crops of `size`, and the metrics of the one given on the same photos.
 
-    ValueError if the network cannot take that size, or as held_out_photos.
+    ValueError if there is no such size, the network cannot take it, or as held_out_photos.
     """
+    if not LEAST <= size <= MOST:
+        raise ValueError(f"SIZE (--size) is {size}, expected {LEAST} to {MOST} pixels")
     changed = {"input_size": [3, size, size], "crop_pct": crop_pct}
     params = checkpoint.params | {"spec": {**checkpoint.params["spec"], **changed}}
     other = replace(checkpoint, spec=checkpoint.spec | changed, params=params)
@@ -39,7 +46,9 @@ def resize(checkpoint: Checkpoint, root: Path | None, size: int, crop_pct: float
     data = held_out_photos(checkpoint, data)
     before, _, _ = _metrics(checkpoint, data, checkpoint.temperature)
     metrics, temperature, judged = _metrics(other, data)
-    return replace(other, metrics=metrics, temperature=temperature, held_out=judged), before
+    # by the run's own its epoch was chosen; None: an older run, which knows its own by the data set alone
+    chosen_by = None if checkpoint.held_out is None else sorted({*checkpoint.held_out, *judged})
+    return replace(other, metrics=metrics, temperature=temperature, held_out=chosen_by), before
 
 
 def _metrics(checkpoint: Checkpoint, data: Data, temperature: float | None = None) -> tuple[dict[str, float], float, list[str]]:
@@ -68,17 +77,26 @@ def main() -> int:
     args = arguments.parse_args()
     folder = named_folder(args.run)
     checkpoint = Checkpoint.load(folder / "checkpoint.pt")
-    out = args.out or folder.with_name(f"{folder.name}-{args.size}")
-    if (out / "checkpoint.pt").exists():
-        raise ValueError(f"{out} holds a run: give another folder with OUT= (--out)")
+    if pid := process_at_work(folder):
+        print(f"{folder} is at work, as process {pid}: this is its best epoch so far, {checkpoint.epoch}")
+    named = folder if folder.name else folder.resolve()
+    out = args.out or named.with_name(f"{named.name}-{args.size}")
     crop_pct = checkpoint.spec["crop_pct"] if args.crop_pct is None else args.crop_pct
-    resized, before = resize(checkpoint, args.data or checkpoint.data_root, args.size, crop_pct)
-    print(f"{int(before['photos'])} held-out photos; by them the temperature is fitted at each size:")
+    with at_work(out, os.getpid()):
+        if any((out / name).exists() for name in OF_RUNS):
+            raise ValueError(f"{out} holds a run: give another folder, such as OUT=runs/mine (--out)")
+        try:
+            resized, before = resize(checkpoint, args.data or checkpoint.data_root, args.size, crop_pct)
+        except Exception as error:
+            if known := remedy(error):
+                return fail(f"{known.text}; then the same command again")
+            raise
+        resized.save(out / "checkpoint.pt")
+    print(f"{counted(int(before['photos']), 'held-out photo')}, by which the temperature is fitted at each size:")
     for one, metrics in ((checkpoint, before), (resized, resized.metrics)):
         figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("top1", "loss", "calibration_error"))
         print(f"  {seen(one.read_spec())}: {figures}")
-    resized.save(out / "checkpoint.pt")
-    print(f"{out}/checkpoint.pt is the second. Next: make evaluate {shlex.quote(f'RUN={out}')}")
+    print(f"{out}/checkpoint.pt is written, for {args.size} pixels. Next: make evaluate {shlex.quote(f'RUN={out}')}")
     return 0
 
 

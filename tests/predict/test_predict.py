@@ -12,7 +12,7 @@ import time
 
 import pyarrow.parquet
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from scripts.command import run
 from scripts.predict.predict import main
@@ -191,7 +191,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(command, drawn, tmp_path
 
 def test_test_time_augmentation_answers_a_photo_and_its_mirror_image_alike(predict, tmp_path):
     (tmp_path / "photos").mkdir()
-    image = Image.open(io.BytesIO(picture_bytes(6))).convert("RGB").resize((224, 224))
+    # not to the bit, as the crop's middle is half a pixel off: soft edges make little of that
+    image = Image.open(io.BytesIO(picture_bytes(6))).convert("RGB").resize((224, 224)).filter(ImageFilter.GaussianBlur(2))
     image.save(tmp_path / "photos" / "a.png")
     ImageOps.mirror(image).save(tmp_path / "photos" / "b.png")
     plain, both = (tmp_path / f"{name}.jsonl" for name in ("plain", "both"))
@@ -206,7 +207,6 @@ def test_test_time_augmentation_answers_a_photo_and_its_mirror_image_alike(predi
     first, second = probabilities(both)
     photo, mirror = probabilities(plain)
     common = first.keys() & second.keys() & photo.keys() & mirror.keys()
-    # not to the bit: the crop's middle is half a pixel off
     apart = max(abs(photo[label] - mirror[label]) for label in common)
     assert max(abs(first[label] - second[label]) for label in common) < apart / 3
     best, other = (choose(common, key=first.__getitem__) for choose in (max, min))
