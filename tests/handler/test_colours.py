@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from handler.colours import profile_of
 from handler.icc import D65, PRIMARIES, SRGB, grey_profile, profile
-from handler.preprocess import preprocess, read_photo
+from handler.preprocess import Spec, preprocess, read_photo
 from handler.program import load_program
 from tests.conftest import ROOT, SHARED, bytes_of, needs_photos
 from tests.heif_files import coded, heif, icc, nclx
@@ -179,8 +179,9 @@ def starter():
 
 @pytest.mark.slow
 @needs_photos
-def test_answers_to_photos_of_other_colours_are_those_of_their_twins(spec, starter):
+def test_answers_to_photos_of_other_colours_are_those_of_their_twins(starter):
     """The table of handler/README.md."""
+    spec = Spec.from_folder(STARTER)
     paths = sorted((SHARED / "data" / "food10").rglob("*.jpg"))
     images = [Image.open(path).convert("RGB") for path in paths[:: len(paths) // 200]]
     expected = answers([bytes_of(image, "PNG") for image in images], spec, starter)
