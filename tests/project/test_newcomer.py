@@ -1,6 +1,7 @@
 """What a newcomer does on a machine with Python, make and git alone: no Java, no torch; from a fresh copy of the tree."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,7 +102,7 @@ def test_failed_installation_says_why_and_can_be_run_again(clone, tmp_path):
     done = subprocess.run(["make", "serve"], cwd=folder, env=clone[1], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "error: the installation failed (build/install.log)" in done.stderr
-    assert "torchserve==99.0" in done.stderr
+    assert re.search(r"torchserve\W+99\.0", done.stderr)
     assert not list((folder / ".venv").glob("installed-*"))
 
 
