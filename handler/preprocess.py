@@ -212,6 +212,18 @@ def resized_side(spec: Spec) -> int:
     return math.floor(spec.input_size[1] / spec.crop_pct)
 
 
+def layout(size: tuple[int, int], spec: Spec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Of a photo's (width, height): those of the whole photo once it is resized, and the (left, top) of the crop in it."""
+    width = height = resized_side(spec)
+    if spec.crop_mode == "center":
+        # the short side takes that size, the long one follows, rounded down as torchvision's Resize does
+        if size[0] <= size[1]:
+            height = int(width * size[1] / size[0])
+        else:
+            width = int(height * size[0] / size[1])
+    return (width, height), (round((width - spec.input_size[1]) / 2), round((height - spec.input_size[1]) / 2))
+
+
 def crop(image: Image.Image, spec: Spec) -> np.ndarray:
     """The part of an RGB image that the network sees: uint8 (H, W, 3).
 
@@ -219,14 +231,7 @@ def crop(image: Image.Image, spec: Spec) -> np.ndarray:
     of 255: Pillow takes the part's corners in 32 bits.
     """
     size = spec.input_size[1]
-    width = height = resized_side(spec)
-    if spec.crop_mode == "center":
-        # the short side takes that size, the long one follows, rounded down as torchvision's Resize does
-        if image.width <= image.height:
-            height = int(width * image.height / image.width)
-        else:
-            width = int(height * image.width / image.height)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    (width, height), (left, top) = layout(image.size, spec)
     if image.size == (width, height):
         return np.array(image.crop((left, top, left + size, top + size)))  # (H, W, 3)
     across = (left * image.width / width, (left + size) * image.width / width)

@@ -1,6 +1,5 @@
 """The network with its spec, and the checkpoint that carries it from training to evaluation and export."""
 
-import copy
 import difflib
 import io
 import re
@@ -104,12 +103,13 @@ def build(
 
 
 def why_refused(classifier: Classifier, size: int, crops: int, training: bool) -> str | None:
-    """Why the network cannot take so many crops of size x size pixels, in its own words; None if it can."""
-    # a copy, as a pass in training mode changes batch statistics
-    network = copy.deepcopy(classifier).train(training)
+    """Why the network cannot take so many crops of size x size pixels, in its own words; None if it can.
+
+    It is in that mode afterwards, and a pass in training mode has changed its batch statistics.
+    """
     try:
         with torch.no_grad():
-            network(torch.zeros(crops, size, size, 3))
+            classifier.train(training)(torch.zeros(crops, size, size, 3))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         return str(error).strip().partition("\n")[0] or type(error).__name__
     return None

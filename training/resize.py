@@ -11,15 +11,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from handler.preprocess import Spec
 from scripts.command import fail, parser, run
 from scripts.phrases import counted
-from training.data.loader import eval_loader
-from training.data.sets import Data, read_data
+from training.data.sets import read_data
 from training.evaluation.held_out import held_out_photos
-from training.evaluation.metrics import fit_temperature, predict, summarise
+from training.evaluation.metrics import fit_temperature, summarise
+from training.evaluation.predictions import predict_held_out
 from training.folder import OF_RUNS, at_work, named_folder, process_at_work
 from training.model import Checkpoint, why_refused
 from training.params import Params
@@ -44,21 +42,14 @@ def resize(checkpoint: Checkpoint, root: Path | None, size: int, crop_pct: float
     settings = Params(**checkpoint.params)
     data = read_data(root, settings.val_fraction, settings.seed, settings.near_duplicates)
     data = held_out_photos(checkpoint, data)
-    before, _, _ = _metrics(checkpoint, data, checkpoint.temperature)
-    metrics, temperature, judged = _metrics(other, data)
+    logits, targets, _ = predict_held_out(checkpoint, checkpoint.classifier()[0], data)
+    before = summarise(logits / checkpoint.temperature, targets)
+    logits, targets, read = predict_held_out(other, classifier, data)
+    temperature = fit_temperature(logits, targets)
     # by the run's own its epoch was chosen; None: an older run, which knows its own by the data set alone
-    chosen_by = None if checkpoint.held_out is None else sorted({*checkpoint.held_out, *judged})
-    return replace(other, metrics=metrics, temperature=temperature, held_out=chosen_by), before
-
-
-def _metrics(checkpoint: Checkpoint, data: Data, temperature: float | None = None) -> tuple[dict[str, float], float, list[str]]:
-    """(metrics, the temperature, which is fitted if none is given, the sha256 of each photo that was read)."""
-    classifier, spec = checkpoint.classifier()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with eval_loader(data.held_out, Params(**checkpoint.params), spec) as loader:
-        logits, targets, read = predict(classifier.to(device), loader, device)
-    fitted = fit_temperature(logits, targets) if temperature is None else temperature
-    return summarise(logits / fitted, targets), fitted, [data.held_out[index].sha256 for index in read]
+    judged = {data.held_out[i].sha256 for i in read}
+    chosen_by = None if checkpoint.held_out is None else sorted({*checkpoint.held_out} | judged)
+    return replace(other, metrics=summarise(logits / temperature, targets), temperature=temperature, held_out=chosen_by), before
 
 
 def seen(spec: Spec) -> str:

@@ -176,9 +176,10 @@ def find_state(name: str, params: Params, data: Data, teacher: list[str], out: P
 def check_sizes(classifier: Classifier, spec: Spec, params: Params, world_size: int) -> None:
     """ValueError unless the network takes crops of the sizes that it trains and is evaluated on, and as many as a rank has."""
     crops_a_rank = max(1, params.global_batch_size // (params.accumulate * world_size))
+    network = copy.deepcopy(classifier)  # as training mode changes it
     for mode, size, crops in ((True, params.train_size, min(2, crops_a_rank)), (False, spec.input_size[-1], 1)):
         # two crops show all that a greater batch would
-        if reason := why_refused(classifier, size, crops, training=mode):
+        if reason := why_refused(network, size, crops, training=mode):
             name, use = ("train_size", "trains") if mode else ("spec.input_size", "is evaluated")
             raise ValueError(
                 f"{params.model} cannot take {counted(crops, 'crop')} of {size} x {size} pixels, on which it {use} ({name}; "

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from handler.limits import factor_for
-from handler.preprocess import INTERPOLATIONS, ORIENTATION, UPRIGHT, Spec, crop, preprocess, read_photo, resized_side
+from handler.preprocess import INTERPOLATIONS, ORIENTATION, UPRIGHT, Spec, crop, layout, preprocess, read_photo, resized_side
 from scripts.archive.name import choose_archive
 from scripts.archive.read import load_handler, unpack
 from scripts.bench.photos import PHONES, phone_photo, read_photos
@@ -104,24 +104,17 @@ def with_gap(image: Image.Image, spec: Spec) -> np.ndarray:
 
 def whole(image: Image.Image, spec: Spec, gap: float | None = None) -> np.ndarray:
     """All of it resized, then cropped, as timm's evaluation transform does it."""
-    (width, height), (left, top), size = resized(image, spec)
+    ((width, height), (left, top)), size = layout(image.size, spec), spec.input_size[1]
     small = image.resize((width, height), INTERPOLATIONS[spec.interpolation], reducing_gap=gap)
     return np.array(small.crop((left, top, left + size, top + size)))
 
 
 def at_once(image: Image.Image, spec: Spec) -> np.ndarray:
     """Only what is cropped is resized, both ways by one call, whose order Pillow chooses by the part's size."""
-    (width, height), (left, top), size = resized(image, spec)
+    ((width, height), (left, top)), size = layout(image.size, spec), spec.input_size[1]
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return np.array(image.resize((size, size), INTERPOLATIONS[spec.interpolation], box))
-
-
-def resized(image: Image.Image, spec: Spec) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """((width, height) of the whole photo once it is resized, (left, top) of the crop in it, the crop's side)."""
-    size, side, shorter = spec.input_size[1], resized_side(spec), min(image.size)
-    width, height = int(side * image.width / shorter), int(side * image.height / shorter)
-    return (width, height), (round((width - size) / 2), round((height - size) / 2)), size
 
 
 def by_area(image: Image.Image, spec: Spec) -> np.ndarray:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from handler.preprocess import Spec
@@ -24,14 +23,14 @@ from scripts.atomic import write_text
 from scripts.command import fail, parser, run
 from scripts.folders import files_below
 from scripts.phrases import counted
-from training.data.loader import eval_loader
 from training.data.sets import Data, read_data
 from training.evaluation.confidence import FALSE_POSITIVE_RATE, all_scores, auroc, fit_threshold
 from training.evaluation.features import extract_features, training_outputs, training_photos
 from training.evaluation.groups import per_group, write_per_group
 from training.evaluation.held_out import held_out_photos, split_of
-from training.evaluation.metrics import calibration_error, calibration_error_by_chance, confusion_matrix, predict, summarise
+from training.evaluation.metrics import calibration_error, calibration_error_by_chance, confusion_matrix, summarise
 from training.evaluation.mistakes import most_confident_mistakes
+from training.evaluation.predictions import predict_held_out
 from training.evaluation.tables import per_class, write_confusion, write_per_class, write_predictions
 from training.folder import is_latest, process_at_work
 from training.model import Checkpoint, Classifier
@@ -175,9 +174,7 @@ def evaluate(
     params, (classifier, spec) = Params(**checkpoint.params), checkpoint.classifier()  # before the photos: it may not fit
     data = read_data(root, params.val_fraction, params.seed, params.near_duplicates)
     data = held_out_photos(checkpoint, data, ask_test=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with eval_loader(data.held_out, params, spec) as loader:
-        logits, targets, read = predict(classifier.to(device), loader, device, mirrored)
+    logits, targets, read = predict_held_out(checkpoint, classifier, data, mirrored)
     unreadable, data = len(data.held_out) - len(read), replace(data, held_out=tuple(data.held_out[i] for i in read))
     answers = Answers(logits, targets, checkpoint.temperature)
     metrics = measure(answers)

@@ -22,7 +22,7 @@ from torch.export.passes import move_to_device_pass
 from torch.nn.functional import interpolate
 from torch.profiler import ProfilerActivity, profile
 
-from handler.preprocess import Spec, preprocess, resized_side
+from handler.preprocess import Spec, layout, preprocess
 from handler.program import Answers, TorchProgram
 
 BATCH_SIZES = (1, 8, 32)
@@ -160,14 +160,10 @@ def by_torchvision(spec: Spec, device: torch.device) -> Decode:
 
 def crop(image: Tensor, spec: Spec) -> Tensor:
     """handler.preprocess.crop of uint8 (3, H, W) on any device: uint8 (size, size, 3). Within a level or two of it."""
-    size, side = spec.input_size[1], resized_side(spec)
-    height, width = image.shape[1:]
-    wanted = (side, side)
-    if spec.crop_mode == "center":
-        wanted = (int(side * height / width), side) if width <= height else (side, int(side * width / height))
+    size = spec.input_size[1]
+    (width, height), (left, top) = layout((image.shape[2], image.shape[1]), spec)
     mode = "bilinear" if spec.interpolation == "bilinear" else "bicubic"
-    resized = interpolate(image[None].float(), wanted, mode=mode, antialias=True)[0].round().clamp(0, 255)
-    top, left = (round((length - size) / 2) for length in wanted)
+    resized = interpolate(image[None].float(), (height, width), mode=mode, antialias=True)[0].round().clamp(0, 255)
     return resized[:, top : top + size, left : left + size].byte().permute(1, 2, 0)
 
 

@@ -2,14 +2,11 @@
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
-from training.data.loader import eval_loader
 from training.data.sets import Data
-from training.evaluation.metrics import predict
+from training.evaluation.predictions import predict_held_out
 from training.model import Checkpoint
-from training.params import Params
 
 
 def check_labels(challenger: Checkpoint, champion: Checkpoint | None, start_over: str) -> None:
@@ -33,8 +30,6 @@ def without_trained_on(data: Data, champion: Checkpoint | None, others: str) -> 
 
 def correct_answers(checkpoint: Checkpoint, data: Data) -> tuple[Tensor, Tensor]:
     """Whether the model names each held-out photo's class, bool (N,), and which these N of them are, as some cannot be read."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier, spec = checkpoint.classifier()
-    with eval_loader(data.held_out, Params(**checkpoint.params), spec) as loader:
-        logits, targets, read = predict(classifier.to(device), loader, device)
+    classifier, _ = checkpoint.classifier()
+    logits, targets, read = predict_held_out(checkpoint, classifier, data)
     return logits.argmax(1) == targets, read
