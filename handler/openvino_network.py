@@ -105,7 +105,9 @@ class OpenVinoNetwork:
         for first in range(0, len(given[0]), self._most):
             several = [each[first : first + self._most] for each in given]
             count = len(several[0])
-            in_parts = count // part.size * part.size
+            # in a batch that is not full, streams that share the crops are done before one that answers a whole part
+            is_shared = -(-count // self._streams) < part.size
+            in_parts = 0 if is_shared else count // part.size * part.size
             spans = [(part, i) for i in range(0, in_parts, part.size)] + [(self._single, i) for i in range(in_parts, count)]
             free = {form: iter(self._requests[form]) for form in (part, self._single)}
             outputs += _answered([(next(free[form]), [each[i : i + form.size] for each in several]) for form, i in spans])

@@ -105,6 +105,7 @@ class SeefoodHandler:
         # an archive without a profile is served, but its drift is not measured
         self.profile = Profile.load(model_dir / PROFILE, name)
         self.recent = Recent.of(self.model, self.version, model_dir / PROFILE, name) if self.profile else None
+        self._watching = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._warm_up(batch_size)
         # all of this stays: frozen, it costs the collector no time in the middle of a request
         gc.collect()
@@ -177,13 +178,20 @@ class SeefoodHandler:
         return bodies
 
     def _watch(self, requests: Sequence[Request], inferred: Answers) -> None:
-        """Keep the signals of clients' photos, for drift."""
+        """Keep the signals of clients' photos, for drift: on a thread, as their answers need not wait for it."""
         chosen = [i for i, request in enumerate(requests) if not is_probe(request) and not request.is_text_alone]
         if self.profile is None or self.recent is None or not chosen:
             return
         answers = Answers(*(output[chosen] for output in inferred))
         crops, sizes = [requests[i].crop for i in chosen], [requests[i].size for i in chosen]
-        self.recent.add(self.profile.measure(crops, sizes, answers))
+        self._watching.submit(self._keep_signals, self.profile, self.recent, crops, sizes, answers)
+
+    @staticmethod
+    def _keep_signals(profile: Profile, recent: Recent, crops: Any, sizes: Any, answers: Answers) -> None:
+        try:
+            recent.add(profile.measure(crops, sizes, answers))
+        except Exception:  # a thread's error would be seen by nobody
+            logging.getLogger(__name__).exception("the drift of a batch was not measured, photos: %d", len(crops))
 
     def _read(self, request: Request) -> None:
         """Fill in the request's photo, top_k and text, or its error."""

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 
 from handler.preprocess import Spec, preprocess
 from handler.program import OpenVinoProgram
+from handler.recent import read
+from handler.signals import Profile
 from scripts.archive.build import build
 from scripts.archive.read import load_handler, unpack
-from tests.conftest import ROOT, modules_of_a_worker, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
 from training.data.loader import EvalPhotos
 from training.data.sets import read_data
@@ -128,6 +131,32 @@ def test_each_answer_tells_how_long_its_photo_was_decoded_and_its_batch_inferred
     assert times[0][2] == times[1][2]
 
 
+def test_signals_of_photos_are_kept_after_they_are_answered_and_an_error_of_it_costs_no_answer(
+    unpacked, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("SEEFOOD_DRIFT_DIR", str(tmp_path / "drift"))
+    handler, measured = load_handler(unpacked), threading.Event()
+    measure = Profile.measure
+
+    def slowly(*arguments):
+        assert measured.wait(LIMIT_S)
+        return measure(*arguments)
+
+    monkeypatch.setattr(type(handler.profile), "measure", slowly)
+    handler.handle([{"body": picture_bytes(0)}, {"body": b"broken"}, {"body": picture_bytes(1)}], OfflineContext())
+    (kept,) = (tmp_path / "drift").glob("*.recent")
+    version = kept.stem.rpartition("_")[0]
+    assert len(read(kept.parent, version)) == 0
+    measured.set()
+    handler._watching.submit(int).result(LIMIT_S)  # it comes after
+    monkeypatch.setattr(type(handler.profile), "measure", lambda *_: 1 / 0)
+    assert len(handler.handle([{"body": picture_bytes(2)}], OfflineContext())) == 1
+    handler._watching.shutdown()
+    assert len(read(kept.parent, version)) == 2
+    ((message, error),) = ((record.message, record.exc_info[0]) for record in caplog.records)
+    assert (message, error) == ("the drift of a batch was not measured, photos: 1", ZeroDivisionError)
+
+
 def test_description_tells_what_inference_and_heat_map_cost(unpacked):
     described = load_handler(unpacked).describe()
     assert 0 < described["inference_cpu_s"] < 10
@@ -179,6 +208,8 @@ def test_signal_after_two_programs_have_gone_is_survived():
 import os, signal, sys
 from pathlib import Path
 from handler.program import OpenVinoProgram
+from handler.recent import read
+from handler.signals import Profile
 first, second = (OpenVinoProgram(Path(sys.argv[1]), 'int8', 1) for _ in range(2))
 del first
 del second

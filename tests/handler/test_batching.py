@@ -14,6 +14,7 @@ from handler import openvino_network
 from handler.batching import is_faster_in_parts
 from handler.compiled import Compiled
 from handler.openvino_models import openvino_core
+from handler.openvino_network import _answered
 from handler.program import load_program, open_program, programs_of
 from tests.conftest import ROOT
 
@@ -72,6 +73,25 @@ def test_answers_are_the_same_in_whichever_parts_a_batch_is_answered(monkeypatch
             assert one.shape == other.shape
             assert one.dtype == np.float32
             assert np.abs(one - other).max() < rounding
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"), [(4, [1] * 4), (6, [1] * 6), (7, [4, 1, 1, 1]), (8, [4, 4]), (13, [4, 4, 1, 1, 1, 1, 1])]
+)
+def test_crops_of_a_batch_that_is_not_full_are_shared_by_the_streams(monkeypatch, size, parts):
+    monkeypatch.setattr(openvino_network, "is_faster_in_parts", lambda *_: True)
+    program, answered, sizes = load_program(STARTER, json.loads((STARTER / "program.json").read_text()), 2, [1, 8]), _answered, []
+    program.settle()
+    if program._streams < 2:
+        pytest.skip("one core has one stream")
+
+    def noted(started):
+        sizes.extend(len(crops) for _, (crops,) in started)
+        return answered(started)
+
+    monkeypatch.setattr(openvino_network, "_answered", noted)
+    assert len(program(np.zeros((size, 192, 192, 3), np.uint8)).probabilities) == size
+    assert sizes == parts
 
 
 @pytest.mark.parametrize(("threads", "forms"), [(1, 2), (2, 3)])

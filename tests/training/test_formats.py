@@ -14,7 +14,9 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+import timm
 import torch
+from torch import nn
 
 from handler.program import PROGRAMS
 from scripts.archive.build import build
@@ -26,7 +28,7 @@ from training.data.sets import read_data
 from training.export.export import export, write_formats
 from training.export.formats import EXPORT_FORMATS, FASTEST, UnsupportedError, export_to
 from training.export.gate import AccuracyGateError, failure, gate, measure, programs
-from training.export.program import crops_of, prepare
+from training.export.program import crops_of, folded, prepare
 from training.model import Checkpoint
 
 
@@ -380,3 +382,36 @@ def test_a_held_out_photo_that_cannot_be_read_is_left_out_and_too_many_are_refus
     assert len(crops) == len(photos)
     with pytest.raises(ValueError, match="1 of 1 photos are unreadable"):
         crops_of([replace(photos[0], path=broken)], spec, "photos")
+
+
+def norms(network):
+    return sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in network.modules())
+
+
+def test_batch_norms_are_folded_into_the_weights_and_the_answers_stay():
+    torch.manual_seed(0)
+    network = timm.create_model("levit_128s", num_classes=3)
+    crops = torch.randn(4, 3, 224, 224)
+    with torch.no_grad():
+        for parameter in network.parameters():  # some begin at zero
+            parameter += 0.1 * torch.randn_like(parameter)
+        network.train()(crops)  # statistics of its own
+        expected, found = network.eval()(crops), (smaller := folded(network, 224))(crops)
+    assert norms(network) > 50
+    assert norms(smaller) == 0
+    assert (found - expected).abs().max() < 1e-3 * expected.std()
+
+
+def raising(layer):
+    raise NotImplementedError("not this one")
+
+
+@pytest.mark.parametrize("fuse", [lambda layer: nn.Identity(), lambda layer: nn.Flatten(), raising])
+def test_network_that_answers_otherwise_once_it_is_folded_or_cannot_be_stays_as_it_is(fuse):
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    Scaled.fuse = fuse
+    network = nn.Sequential(Scaled(), nn.AvgPool2d(8))
+    assert folded(network, 8) is network
