@@ -53,12 +53,13 @@ def start() -> None:
 
 
 def _serve(worker: socket.socket, spec: Spec, most_memory: int) -> None:
-    base, stream = _data_bytes(), worker.makefile("rb")
+    base = _data_bytes()
     _reply(worker, {})  # it has started
+    # no byte beyond a photo's own is read: the next one may follow it
     while len((received := socket.recv_fds(worker, REQUEST.size, 1, socket.MSG_WAITALL))[0]) == REQUEST.size:
         head, files, *_ = received
         length, memory, cpu_s = REQUEST.unpack(head)
-        photo_bytes = _of_file(files[0], length) if files else stream.read(length)
+        photo_bytes = _of_file(files[0], length) if files else worker.recv(length, socket.MSG_WAITALL)
         _limit_memory(base + length + most_memory)
         # whatever takes longer is a hang, and the signal ends the process
         before_all = time.process_time()

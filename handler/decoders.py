@@ -4,47 +4,29 @@ A photo whose decoder dies or hangs is answered with an error, and another decod
 takes no more than `decode_memory_mb` by its estimates (cost.py), and a batch no more CPU than `batch_cpu_s`: cheap photos first.
 """
 
-import contextlib
-import json
-import os
-import socket
-import subprocess
-import sys
+import math
+import select
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from queue import LifoQueue
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from handler.cost import MEGABYTE, Cost
-from handler.decoder import REPLY, REQUEST
+from handler.decoding import Decoder, Job
 from handler.errors import PhotoError
-from handler.handed import HandedPhoto, Photo
+from handler.handed import Photo
 from handler.limits import format_of
 from handler.metrics import Metrics
 from handler.photo_file import missing_readers
 from handler.preprocess import Spec
 
-CODE = "import sys; sys.path.insert(0, sys.argv.pop()); from handler.decoder import start; start()"
-# of the worker's environment, all that a decoder gets: it reads hostile bytes, and keys are none of its business
-ENVIRONMENT = ("LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
-# what is freed goes back to the system: glibc would keep up to 67 MB of a big photo's, and the decoder would be replaced for that.
-# Below 8 MB memory is used again: new one would take a WebP of a megapixel a third more time
-SETTINGS = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(8 * MEGABYTE),
-    "MALLOC_TRIM_THRESHOLD_": str(16 * MEGABYTE),
-}
-SOCKET_BYTES = MEGABYTE
 # a decoder starts in 0.3 s; a machine may be busy
 START_S = 60.0
+START_TRIES = 3  # in a batch, of decoders that end before they have started
 
 
 @dataclass(frozen=True)
@@ -97,96 +79,6 @@ class Budget:
         return Cost(self.memory // self.decoders, self.batch_cpu_s / self.batch_size)
 
 
-class Decoder:
-    """One process. Not for two threads at a time."""
-
-    def __init__(self, spec: Spec, most_memory: int) -> None:
-        self._arguments = [json.dumps(spec.to_dict()), str(most_memory)]
-        self._start()
-
-    def _start(self) -> None:
-        """Start a process; that it has started is awaited under the next photo."""
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        folder = str(Path(__file__).resolve().parent.parent)
-        with theirs:
-            # -I: nothing of the working directory, and none of Python's variables
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", CODE, *self._arguments, folder],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | SETTINGS,
-            )
-        self._socket, self._started = ours, False
-        self._end = weakref.finalize(self, _end, self._process, ours)
-
-    def has_started(self, timeout_s: float) -> bool:
-        """Whether it can take a photo, at the latest after that time."""
-        if self._process.poll() is not None:  # it was killed while it had nothing to do
-            self.replace()
-        if not self._started:
-            try:
-                self._receive(time.monotonic() + timeout_s)
-            except TimeoutError:
-                return False
-            except (OSError, EOFError):
-                self.replace()
-                return False
-            self._started = True
-        return True
-
-    def ask(self, photo: Photo, limit: Cost, timeout_s: float) -> tuple[dict[str, Any], bytearray] | None:
-        """The decoder's answer to a photo: decoder.py. None if it ended or took too long; then another one is starting."""
-        deadline = time.monotonic() + timeout_s
-        try:
-            self._socket.settimeout(timeout_s)
-            head = REQUEST.pack(len(photo), limit.memory, limit.cpu_s)
-            if isinstance(photo, HandedPhoto):
-                socket.send_fds(self._socket, [head], [photo.fileno()])
-            else:
-                self._socket.sendall(head)
-                self._socket.sendall(photo)
-            answer, pixels = self._receive(deadline)
-        except (OSError, EOFError):  # a time-out is an OSError
-            self.replace()
-            return None
-        if answer["last"]:
-            self.replace()
-        return answer, pixels
-
-    def _receive(self, deadline: float) -> tuple[dict[str, Any], bytearray]:
-        body_bytes, pixel_bytes = REPLY.unpack(self._read(REPLY.size, deadline))
-        return json.loads(self._read(body_bytes, deadline)), self._read(pixel_bytes, deadline)
-
-    def _read(self, count: int, deadline: float) -> bytearray:
-        whole = bytearray(count)
-        left = memoryview(whole)
-        while left:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            got = self._socket.recv_into(left)
-            if not got:
-                raise EOFError("it ended")
-            left = left[got:]
-        return whole
-
-    def replace(self) -> None:
-        """End the process, if it has not ended by itself, and start another."""
-        self._end()
-        self._start()
-
-    @property
-    def pid(self) -> int:
-        """The process's id, for tests and measurements."""
-        return int(self._process.pid)
-
-
-def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
-    process.kill()
-    process.wait()
-    ours.close()
-
-
 class Decoders:
     """The decoders of a worker."""
 
@@ -198,99 +90,136 @@ class Decoders:
         size = spec.input_size[1]
         self._shape = (size, size, 3)
         self.processes = [Decoder(spec, budget.memory) for _ in range(budget.decoders)]
-        # the last that was used is the next: its memory is warm
-        self._idle: LifoQueue[Decoder] = LifoQueue()
-        for decoder in self.processes:
-            if not decoder.has_started(START_S):
-                raise ValueError(f"a process that decodes photos did not start within {START_S:g} s, or ended at once")
-            self._idle.put(decoder)
-        self._threads = ThreadPoolExecutor(budget.decoders, thread_name_prefix="decode")
-        self._memory, self._memory_freed = budget.memory, threading.Condition()
+        deadline = time.monotonic() + START_S
+        if not all(decoder.wait_started(deadline) for decoder in self.processes):
+            raise ValueError(f"a process that decodes photos did not start within {START_S:g} s, or ended at once")
+        self._one_batch = threading.Lock()
 
     def decode(self, photos: Sequence[Photo]) -> tuple[list[Decoded | PhotoError], float]:
         """(each photo's crop, or why there is none; the CPU seconds that they took)."""
-        batch = _Batch(time.monotonic() + self.budget.batch_s)
-        # most photos are cheap and answered here; of the others this gives the cost
-        outcomes = self._all([partial(self._one, batch, photo, self.budget.cheap) for photo in photos])
-        costly = sorted(((cost, i) for i, cost in enumerate(outcomes) if isinstance(cost, Cost)), key=lambda pair: pair[0].cpu_s)
-        admitted: list[int] = []
-        planned = batch.cpu_s
-        for cost, i in costly:
-            most = self.budget.photo(str(format_of(bytes(photos[i]))))
-            if not cost.within(most):
-                outcomes[i] = _too_costly(cost, most)
-            elif admitted and planned + cost.cpu_s > self.budget.batch_cpu_s:
-                outcomes[i] = _busy()
-            else:
-                planned += cost.cpu_s
-                admitted.append(i)
-        for i, outcome in zip(
-            admitted, self._all([partial(self._costly, batch, photos[i], outcomes[i]) for i in admitted]), strict=True
-        ):
-            outcomes[i] = outcome
-        return outcomes, batch.cpu_s
+        with self._one_batch:
+            batch = _Batch([None] * len(photos), time.monotonic() + self.budget.batch_s)
+            outcomes = batch.outcomes
+            # most photos are cheap and answered here; of the others this gives the cost
+            self._answer(batch, [Job(i, photo, self.budget.cheap) for i, photo in enumerate(photos)])
+            costly = sorted(
+                ((cost, i) for i, cost in enumerate(outcomes) if isinstance(cost, Cost)), key=lambda pair: pair[0].cpu_s
+            )
+            admitted: list[Job] = []
+            planned = batch.cpu_s
+            for cost, i in costly:
+                most = self.budget.photo(str(format_of(bytes(photos[i]))))
+                if not cost.within(most):
+                    outcomes[i] = _too_costly(cost, most)
+                elif admitted and planned + cost.cpu_s > self.budget.batch_cpu_s:
+                    outcomes[i] = _busy()
+                else:
+                    planned += cost.cpu_s
+                    admitted.append(Job(i, photos[i], cost))
+            self._answer(batch, admitted, are_costly=True)
+            return outcomes, batch.cpu_s
 
-    def _all(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-        return [job() for job in jobs] if len(jobs) == 1 else list(self._threads.map(lambda job: job(), jobs))
+    def _answer(self, batch: "_Batch", jobs: Sequence[Job], are_costly: bool = False) -> None:
+        """Fill in the outcome of each job: a crop, the cost if that is over the limit, or why there is neither.
 
-    def _costly(self, batch: "_Batch", photo: Photo, cost: Cost) -> Any:
-        with self._taken(cost.memory):
-            return self._one(batch, photo, cost)
+        A decoder gets its next photo before it has answered: else it would stand idle while its answer is read. Costly photos
+        wait until the memory that they take is free.
+        """
+        batch.waiting.extend(jobs)
+        while batch.waiting or any(decoder.jobs for decoder in self.processes):
+            if time.monotonic() > batch.deadline or batch.cpu_s > self.budget.batch_cpu_s or batch.failed_starts > START_TRIES:
+                batch.refuse_waiting()
+            self._give(batch, are_costly)
+            for decoder in self._readable(batch):
+                if decoder.has_started:
+                    self._take(batch, decoder)
+                else:
+                    batch.failed_starts += not decoder.wait_started(batch.deadline)
 
-    @contextlib.contextmanager
-    def _taken(self, memory: int) -> Iterator[None]:
-        """Inside, so much of the memory is taken; waits until it is free."""
-        with self._memory_freed:
-            self._memory_freed.wait_for(lambda: self._memory >= memory)
-            self._memory -= memory
-        try:
-            yield
-        finally:
-            with self._memory_freed:
-                self._memory += memory
-                self._memory_freed.notify_all()
+    def _give(self, batch: "_Batch", are_costly: bool) -> None:
+        """Give decoders what waits: first those that are free, the last used before others, as its memory is warm."""
+        recent = sorted(self.processes, key=lambda decoder: decoder.began, reverse=True)
+        for decoder in recent:
+            if batch.waiting and decoder.is_free() and (not are_costly or self._has_memory(batch.waiting[0])):
+                self._give_first(batch, decoder)
+        for decoder in recent:
+            # of the last photos each goes to the decoder that is free first
+            if not are_costly and len(batch.waiting) >= len(recent) and decoder.may_have_next(batch.waiting[0].photo):
+                self._give_first(batch, decoder)
 
-    def _one(self, batch: "_Batch", photo: Photo, limit: Cost) -> Any:
-        """A photo's crop, its cost if that is over the limit, or why there is neither."""
-        # so often may hung photos come one after the other before the batch's time is up
-        timeout_s = min(self.budget.batch_s / 4, batch.deadline - time.monotonic())
-        if timeout_s <= 0 or batch.cpu_s > self.budget.batch_cpu_s:
-            return _busy()
-        started, decoder = time.monotonic(), self._idle.get()
-        try:
-            if not decoder.has_started(timeout_s):
-                return _busy()
-            replied = decoder.ask(photo, limit, timeout_s)
-        finally:
-            self._idle.put(decoder)
+    def _give_first(self, batch: "_Batch", decoder: Decoder) -> None:
+        if decoder.give(batch.waiting[0], self._timeout_s(batch)):
+            batch.waiting.popleft()
+
+    def _has_memory(self, job: Job) -> bool:
+        taken = sum(other.limit.memory for decoder in self.processes for other in decoder.jobs)
+        return taken + job.limit.memory <= self.budget.memory
+
+    def _timeout_s(self, batch: "_Batch") -> float:
+        """So often may hung photos come one after the other before the batch's time is up."""
+        return max(0.001, min(self.budget.batch_s / 4, batch.deadline - time.monotonic()))
+
+    def _deadline(self, batch: "_Batch", decoder: Decoder) -> float:
+        return min(batch.deadline, decoder.began + self.budget.batch_s / 4) if decoder.jobs else batch.deadline
+
+    def _readable(self, batch: "_Batch") -> list[Decoder]:
+        """The decoders that have answered, started or ended, or whose time is up; waits for the first of them."""
+        asked = {decoder.fileno(): decoder for decoder in self.processes if decoder.jobs or not decoder.has_started}
+        poll = select.poll()
+        for file in asked:
+            poll.register(file, select.POLLIN)
+        deadline = min((self._deadline(batch, decoder) for decoder in asked.values()), default=0.0)
+        found = {file for file, _ in poll.poll(math.ceil(max(0.0, deadline - time.monotonic()) * 1000))} if asked else set()
+        now = time.monotonic()
+        return [
+            decoder for file, decoder in asked.items() if file in found or (decoder.jobs and now >= self._deadline(batch, decoder))
+        ]
+
+    def _take(self, batch: "_Batch", decoder: Decoder) -> None:
+        """A decoder's answer to its first photo, or what is said where it has ended or taken too long."""
+        replied = decoder.answer(self._deadline(batch, decoder))
+        job, began = decoder.jobs.popleft(), decoder.began
+        decoder.began = time.monotonic()
+        if replied is None or replied[0]["last"]:
+            batch.waiting.extendleft(reversed(decoder.jobs))  # none of them was begun, or is to blame
+            decoder.replace()
         if replied is None:
-            batch.spend(limit.cpu_s)
+            batch.cpu_s += job.limit.cpu_s
             self._metrics.decoder_died()
-            return PhotoError("the photo cannot be decoded: its decoder ended or took too long; save it anew, or send another")
+            batch.outcomes[job.place] = PhotoError(
+                "the photo cannot be decoded: its decoder ended or took too long; save it anew, or send another"
+            )
+            return
         answer, pixels = replied
-        batch.spend(answer["cpu_s"])
+        batch.cpu_s += answer["cpu_s"]
         if "cost" in answer:
-            return Cost(*answer["cost"])
-        seconds = time.monotonic() - started
+            batch.outcomes[job.place] = Cost(*answer["cost"])
+            return
+        seconds = time.monotonic() - began
         self._metrics.decoded(seconds)
         if "size" in answer:
             width, height = answer["size"]
-            return Decoded(np.frombuffer(pixels, np.uint8).reshape(self._shape), (width, height), started, seconds)
+            crop = np.frombuffer(pixels, np.uint8).reshape(self._shape)
+            batch.outcomes[job.place] = Decoded(crop, (width, height), began, seconds)
+            return
         if answer["out_of_memory"]:
             self._metrics.decoder_died()
-        return PhotoError(answer["message"], answer["status"])
+        batch.outcomes[job.place] = PhotoError(answer["message"], answer["status"])
 
 
+@dataclass
 class _Batch:
-    """What a batch has taken until now. Safe to call from threads."""
+    """The photos' outcomes by their places, None until there is one, and what they have taken until now."""
 
-    def __init__(self, deadline: float) -> None:
-        self.deadline, self.cpu_s = deadline, 0.0
-        self._lock = threading.Lock()
+    outcomes: list[Any]
+    deadline: float
+    cpu_s: float = 0.0
+    failed_starts: int = 0
+    waiting: deque[Job] = field(default_factory=deque)
 
-    def spend(self, cpu_s: float) -> None:
-        with self._lock:
-            self.cpu_s += cpu_s
+    def refuse_waiting(self) -> None:
+        while self.waiting:
+            self.outcomes[self.waiting.popleft().place] = _busy()
 
 
 def _too_costly(cost: Cost, most: Cost) -> PhotoError:

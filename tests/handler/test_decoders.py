@@ -13,8 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
-import handler.decoders
-from handler.cost import MEGABYTE, Cost, estimate
+import handler.decoding
+from handler.cost import MEGABYTE, estimate
 from handler.decoders import Budget, Decoded, Decoders
 from handler.errors import PhotoError
 from handler.handed import HandedPhoto
@@ -106,7 +106,7 @@ def decoders_of_all_tests(spec):
 
 @pytest.mark.parametrize("fault", [pytest.param(name, marks=[pytest.mark.slow] if name in TAKE_LONG else []) for name in FAULTS])
 def test_photo_that_ends_or_hangs_its_decoder_is_refused_alone(spec, metrics, monkeypatch, fault):
-    monkeypatch.setattr(handler.decoders, "CODE", ACT.replace("FAULT", FAULTS[fault]))
+    monkeypatch.setattr(handler.decoding, "CODE", ACT.replace("FAULT", FAULTS[fault]))
     decoders = Decoders(spec, replace(BUDGET, batch_s=12), metrics)
     deadly, good = picture_bytes(size=(DEADLY_WIDTH, 250)), picture_bytes(1)
     for _ in range(2):  # the next request finds a working decoder
@@ -201,13 +201,62 @@ def test_of_costly_photos_as_many_as_the_budget_allows_are_read_and_their_neighb
 
 
 def test_memory_that_is_taken_at_a_time_is_within_the_budget(spec, metrics, monkeypatch):
-    decoders = Decoders(spec, replace(BUDGET, decoders=4, memory=400), metrics)
-    most = []
-    monkeypatch.setattr(decoders, "_one", lambda *_: (most.append(400 - decoders._memory), time.sleep(0.01)))
-    decoders._all([lambda size=size: decoders._costly(None, b"", Cost(size, 0.1)) for size in (300, 150, 120, 400, 90, 200)])
-    assert len(most) == 6
-    assert max(most) <= 400
-    assert decoders._memory == 400
+    costly = bytes_of(Image.new("RGB", (2000, 2000), (200, 30, 60)), "PNG")
+    image = open_photo(costly)
+    memory = estimate(image, costly, reduction(image, resized_side(spec))).memory
+    decoders = Decoders(spec, replace(BUDGET, decoders=3, memory=int(2.5 * memory)), metrics)
+    taken, give = [], decoders._give
+
+    def noted(batch, are_costly):
+        give(batch, are_costly)
+        if are_costly:
+            taken.append(sum(job.limit.memory for decoder in decoders.processes for job in decoder.jobs))
+
+    monkeypatch.setattr(decoders, "_give", noted)
+    for outcome in crops(decoders, [costly] * 6):
+        assert_answered(outcome, costly, spec)
+    assert max(taken) == 2 * memory
+
+
+def test_decoder_has_its_next_photo_before_it_has_answered_and_small_ones_alone(spec, metrics, monkeypatch):
+    decoders = Decoders(spec, replace(BUDGET, batch_s=LIMIT_S), metrics)
+    small, large = picture_bytes(1), os.urandom(2 * MEGABYTE)
+    had, give = [], decoders._give
+
+    def noted(*arguments):
+        give(*arguments)
+        had.append([[job.photo is small for job in decoder.jobs] for decoder in decoders.processes])
+
+    monkeypatch.setattr(decoders, "_give", noted)
+    for outcome in crops(decoders, [small] * 8):
+        assert_answered(outcome, small, spec)
+    assert had[0] == [[True, True]] * 2
+    had.clear()
+    assert [one.status for one in crops(decoders, [large] * 6)] == [415] * 6
+    assert {len(jobs) for each in had for jobs in each} == {0, 1}
+
+
+def test_photos_behind_one_that_ends_its_decoder_are_answered_by_another(spec, metrics, monkeypatch):
+    monkeypatch.setattr(handler.decoding, "CODE", ACT.replace("FAULT", FAULTS["segmentation fault"]))
+    decoders = Decoders(spec, BUDGET, metrics)
+    deadly, good = picture_bytes(size=(DEADLY_WIDTH, 250)), picture_bytes(1)
+    photos = [good, deadly, good, good, deadly, good, good, good]
+    for outcome, photo in zip(crops(decoders, photos), photos, strict=True):
+        if photo is good:
+            assert_answered(outcome, photo, spec)
+        else:
+            assert (type(outcome), outcome.status) == (PhotoError, 422)
+    assert deaths(metrics) == 2
+
+
+def test_decoders_that_end_at_their_start_cost_no_batch_its_time(spec, metrics, monkeypatch):
+    decoders = Decoders(spec, replace(BUDGET, batch_s=LIMIT_S), metrics)
+    monkeypatch.setattr(handler.decoding, "CODE", "raise SystemExit(1)")
+    for decoder in decoders.processes:
+        os.kill(decoder.pid, signal.SIGKILL)
+        decoder._process.wait(LIMIT_S)
+    assert [one.status for one in crops(decoders, [picture_bytes(1)] * 3)] == [503] * 3
+    assert deaths(metrics) == 0
 
 
 def large_heic():
