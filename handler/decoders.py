@@ -26,6 +26,7 @@ from handler.preprocess import Spec
 
 # a decoder starts in 0.3 s; a machine may be busy
 START_S = 60.0
+BLOCKED_S = 0.05
 START_TRIES = 3  # in a batch, of decoders that end before they have started
 
 
@@ -90,34 +91,44 @@ class Decoders:
         size = spec.input_size[1]
         self._shape = (size, size, 3)
         self.processes = [Decoder(spec, budget.memory) for _ in range(budget.decoders)]
-        deadline = time.monotonic() + START_S
-        if not all(decoder.wait_started(deadline) for decoder in self.processes):
-            raise ValueError(f"a process that decodes photos did not start within {START_S:g} s, or ended at once")
         self._one_batch = threading.Lock()
+        batch = _Batch([], time.monotonic() + START_S)
+        while not all(decoder.works for decoder in self.processes):
+            if batch.failed_starts or time.monotonic() > batch.deadline:
+                raise ValueError(f"a process that decodes photos did not start within {START_S:g} s, or ended at once")
+            self._read(batch)
 
     def decode(self, photos: Sequence[Photo]) -> tuple[list[Decoded | PhotoError], float]:
         """(each photo's crop, or why there is none; the CPU seconds that they took)."""
         with self._one_batch:
-            batch = _Batch([None] * len(photos), time.monotonic() + self.budget.batch_s)
-            outcomes = batch.outcomes
-            # most photos are cheap and answered here; of the others this gives the cost
-            self._answer(batch, [Job(i, photo, self.budget.cheap) for i, photo in enumerate(photos)])
-            costly = sorted(
-                ((cost, i) for i, cost in enumerate(outcomes) if isinstance(cost, Cost)), key=lambda pair: pair[0].cpu_s
-            )
-            admitted: list[Job] = []
-            planned = batch.cpu_s
-            for cost, i in costly:
-                most = self.budget.photo(str(format_of(bytes(photos[i]))))
-                if not cost.within(most):
-                    outcomes[i] = _too_costly(cost, most)
-                elif admitted and planned + cost.cpu_s > self.budget.batch_cpu_s:
-                    outcomes[i] = _busy()
-                else:
-                    planned += cost.cpu_s
-                    admitted.append(Job(i, photos[i], cost))
-            self._answer(batch, admitted, are_costly=True)
-            return outcomes, batch.cpu_s
+            try:
+                return self._decode(photos)
+            except BaseException:
+                for decoder in self.processes:  # or its answers would be taken for those to the next batch's photos
+                    if decoder.jobs:
+                        decoder.replace()
+                raise
+
+    def _decode(self, photos: Sequence[Photo]) -> tuple[list[Decoded | PhotoError], float]:
+        batch = _Batch([None] * len(photos), time.monotonic() + self.budget.batch_s)
+        outcomes = batch.outcomes
+        # most photos are cheap and answered here; of the others this gives the cost
+        self._answer(batch, [Job(i, photo, self.budget.cheap) for i, photo in enumerate(photos)])
+        costs = ((cost, i) for i, cost in enumerate(outcomes) if isinstance(cost, Cost))
+        costly = sorted(costs, key=lambda pair: pair[0].cpu_s)
+        admitted: list[Job] = []
+        planned = batch.cpu_s
+        for cost, i in costly:
+            most = self.budget.photo(str(format_of(bytes(photos[i]))))
+            if not cost.within(most):
+                outcomes[i] = _too_costly(cost, most)
+            elif admitted and planned + cost.cpu_s > self.budget.batch_cpu_s:
+                outcomes[i] = _busy()
+            else:
+                planned += cost.cpu_s
+                admitted.append(Job(i, photos[i], cost))
+        self._answer(batch, admitted, are_costly=True)
+        return outcomes, batch.cpu_s
 
     def _answer(self, batch: "_Batch", jobs: Sequence[Job], are_costly: bool = False) -> None:
         """Fill in the outcome of each job: a crop, the cost if that is over the limit, or why there is neither.
@@ -127,20 +138,23 @@ class Decoders:
         """
         batch.waiting.extend(jobs)
         while batch.waiting or any(decoder.jobs for decoder in self.processes):
-            if time.monotonic() > batch.deadline or batch.cpu_s > self.budget.batch_cpu_s or batch.failed_starts > START_TRIES:
+            is_late = time.monotonic() > batch.deadline or batch.cpu_s > self.budget.batch_cpu_s
+            if is_late or (batch.failed_starts > START_TRIES and not any(decoder.works for decoder in self.processes)):
                 batch.refuse_waiting()
             self._give(batch, are_costly)
-            for decoder in self._readable(batch):
-                if decoder.has_started:
-                    self._take(batch, decoder)
-                else:
-                    batch.failed_starts += not decoder.wait_started(batch.deadline)
+            self._read(batch)
 
     def _give(self, batch: "_Batch", are_costly: bool) -> None:
         """Give decoders what waits: first those that are free, the last used before others, as its memory is warm."""
         recent = sorted(self.processes, key=lambda decoder: decoder.began, reverse=True)
         for decoder in recent:
-            if batch.waiting and decoder.is_free() and (not are_costly or self._has_memory(batch.waiting[0])):
+            if not batch.waiting or decoder.jobs:
+                continue
+            decoder.look()
+            if decoder.has_ended and batch.failed_starts <= START_TRIES:
+                decoder.replace()
+                batch.failed_starts += decoder.has_ended
+            if decoder.works and (not are_costly or self._has_memory(batch.waiting[0])):
                 self._give_first(batch, decoder)
         for decoder in recent:
             # of the last photos each goes to the decoder that is free first
@@ -148,8 +162,14 @@ class Decoders:
                 self._give_first(batch, decoder)
 
     def _give_first(self, batch: "_Batch", decoder: Decoder) -> None:
+        before = time.monotonic()
         if decoder.give(batch.waiting[0], self._timeout_s(batch)):
             batch.waiting.popleft()
+        # by a large photo; nobody has looked meanwhile at what the others answered
+        if (blocked_s := time.monotonic() - before) > BLOCKED_S:
+            for other in self.processes:
+                if other is not decoder:
+                    other.began += blocked_s
 
     def _has_memory(self, job: Job) -> bool:
         taken = sum(other.limit.memory for decoder in self.processes for other in decoder.jobs)
@@ -162,35 +182,52 @@ class Decoders:
     def _deadline(self, batch: "_Batch", decoder: Decoder) -> float:
         return min(batch.deadline, decoder.began + self.budget.batch_s / 4) if decoder.jobs else batch.deadline
 
-    def _readable(self, batch: "_Batch") -> list[Decoder]:
-        """The decoders that have answered, started or ended, or whose time is up; waits for the first of them."""
-        asked = {decoder.fileno(): decoder for decoder in self.processes if decoder.jobs or not decoder.has_started}
+    def _read(self, batch: "_Batch") -> None:
+        """Wait for a decoder that answers, starts or ends, or whose time is up; and take what they answer."""
+        starting = batch.waiting or not batch.outcomes  # those are wanted, or awaited at the start of all
+        asked = [one for one in self.processes if one.jobs or (starting and not one.has_started and not one.has_ended)]
+        if not asked:
+            return
         poll = select.poll()
-        for file in asked:
-            poll.register(file, select.POLLIN)
-        deadline = min((self._deadline(batch, decoder) for decoder in asked.values()), default=0.0)
-        found = {file for file, _ in poll.poll(math.ceil(max(0.0, deadline - time.monotonic()) * 1000))} if asked else set()
-        now = time.monotonic()
-        return [
-            decoder for file, decoder in asked.items() if file in found or (decoder.jobs and now >= self._deadline(batch, decoder))
-        ]
+        for decoder in asked:
+            poll.register(decoder, select.POLLIN)
+        deadline = min(self._deadline(batch, decoder) for decoder in asked)
+        poll.poll(math.ceil(max(0.0, deadline - time.monotonic()) * 1000))
+        for decoder in asked:
+            started = decoder.has_started
+            try:
+                replied = decoder.read()
+            except EOFError:
+                self._lose(batch, decoder)
+                continue
+            if replied is None:
+                if decoder.jobs and time.monotonic() >= self._deadline(batch, decoder):
+                    self._lose(batch, decoder)
+            elif started:
+                self._take(batch, decoder, *replied)
 
-    def _take(self, batch: "_Batch", decoder: Decoder) -> None:
-        """A decoder's answer to its first photo, or what is said where it has ended or taken too long."""
-        replied = decoder.answer(self._deadline(batch, decoder))
+    def _lose(self, batch: "_Batch", decoder: Decoder) -> None:
+        """A decoder has ended, or taken too long: by the first of its photos, if it has any. No other was begun."""
+        if not decoder.jobs:
+            decoder.has_ended = True
+            batch.failed_starts += 1
+            return
+        job = decoder.jobs.popleft()
+        batch.waiting.extendleft(reversed(decoder.jobs))
+        decoder.replace()
+        batch.cpu_s += job.limit.cpu_s
+        self._metrics.decoder_died()
+        batch.outcomes[job.place] = PhotoError(
+            "the photo cannot be decoded: its decoder ended or took too long; save it anew, or send another"
+        )
+
+    def _take(self, batch: "_Batch", decoder: Decoder, answer: dict[str, Any], pixels: memoryview) -> None:
+        """A decoder's answer to its first photo."""
         job, began = decoder.jobs.popleft(), decoder.began
         decoder.began = time.monotonic()
-        if replied is None or replied[0]["last"]:
-            batch.waiting.extendleft(reversed(decoder.jobs))  # none of them was begun, or is to blame
+        if answer["last"]:
+            batch.waiting.extendleft(reversed(decoder.jobs))
             decoder.replace()
-        if replied is None:
-            batch.cpu_s += job.limit.cpu_s
-            self._metrics.decoder_died()
-            batch.outcomes[job.place] = PhotoError(
-                "the photo cannot be decoded: its decoder ended or took too long; save it anew, or send another"
-            )
-            return
-        answer, pixels = replied
         batch.cpu_s += answer["cpu_s"]
         if "cost" in answer:
             batch.outcomes[job.place] = Cost(*answer["cost"])

@@ -1,6 +1,8 @@
 """One process that decodes photos (decoder.py), as the worker sees it: what it is given, and what it answers."""
 
+import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
@@ -28,6 +30,8 @@ SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": str(16 * MEGABYTE),
 }
 SOCKET_BYTES = MEGABYTE
+MOST_JSON = 64 * 1024
+REFUSALS = (400, 413, 415, 422)  # of a photo, as HTTP has them
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Decoder:
 
     def __init__(self, spec: Spec, most_memory: int) -> None:
         self._arguments = [json.dumps(spec.to_dict()), str(most_memory)]
+        self._pixel_bytes = math.prod(spec.input_size)
+        self.jobs: deque[Job] = deque()  # that it has, first the one that it is at, with which it `began`
         self._start()
 
     def _start(self) -> None:
@@ -54,7 +60,8 @@ class Decoder:
         # the system may allow less, and counts its own bookkeeping
         self._room = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 3
         folder = str(Path(__file__).resolve().parent.parent)
-        with theirs:
+        with theirs, contextlib.ExitStack() as failing:
+            failing.enter_context(ours)
             # -I: nothing of the working directory, and none of Python's variables
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", CODE, *self._arguments, folder],
@@ -62,25 +69,30 @@ class Decoder:
                 stdout=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | SETTINGS,
             )
+            failing.pop_all()
         self._socket, self._end = ours, weakref.finalize(self, _end, self._process, ours)
-        self.jobs: deque[Job] = deque()  # that it has, first the one that it is at
-        self.began = time.monotonic()  # with that one
-        self.has_started = self._has_ended = False
+        self.has_started = self.has_ended = False
+        self.began = time.monotonic()
+        self._expect(REPLY.size)
+        self._lengths: tuple[int, int] | None = None  # of the answer that is being read: of its JSON, and of its pixels
 
     def fileno(self) -> int:
         """What can be read once it has answered, or ended."""
         return self._socket.fileno()
 
-    def is_free(self) -> bool:
-        """Whether it can take a photo and has none. One that was killed while it had nothing to do is replaced."""
-        if not self.jobs and (self._has_ended or self._process.poll() is not None):
-            self.replace()
-        return self.has_started and not self.jobs
+    @property
+    def works(self) -> bool:
+        """Whether it has started, and not ended as far as is known."""
+        return self.has_started and not self.has_ended
+
+    def look(self) -> None:
+        """Whether it was killed while it had nothing to do shows in has_ended."""
+        self.has_ended = self.has_ended or self._process.poll() is not None
 
     def may_have_next(self, photo: Photo) -> bool:
         """Whether this photo can wait where the decoder finds it once it is done with the one that it has."""
         is_small = isinstance(photo, HandedPhoto) or len(photo) <= self._room  # else giving it would wait for the decoder
-        return len(self.jobs) == 1 and is_small and not self._has_ended
+        return len(self.jobs) == 1 and is_small and self.works
 
     def give(self, job: Job, timeout_s: float) -> bool:
         """Give it a photo. False if it has ended, by no fault of this photo."""
@@ -93,55 +105,79 @@ class Decoder:
                 self._socket.sendall(head)
                 self._socket.sendall(job.photo)
         except OSError:  # a time-out is one
-            self._has_ended = True
+            self.has_ended = True
             return False
         if not self.jobs:
             self.began = time.monotonic()
         self.jobs.append(job)
         return True
 
-    def wait_started(self, deadline: float) -> bool:
-        """Whether it has started by then. One that has not is replaced."""
-        try:
-            self._receive(deadline)
-        except (OSError, EOFError):
-            self.replace()
-            return False
-        self.has_started = True
-        return True
+    def read(self) -> tuple[dict[str, Any], memoryview] | None:
+        """Its next answer, None while that is not whole: that it has started, or to the first of its jobs (decoder.py).
 
-    def answer(self, deadline: float) -> tuple[dict[str, Any], memoryview] | None:
-        """Its answer to the first of its jobs: decoder.py. None if it has ended or not answered by then; replace() it."""
+        Waits for nothing. EOFError if it has ended, or answers what decoder.py does not: a photo may have taken it over.
+        """
         try:
-            return self._receive(deadline)
-        except (OSError, EOFError):
+            while True:
+                got = self._socket.recv_into(memoryview(self._whole)[self._filled :], 0, socket.MSG_DONTWAIT)
+                self._filled += got
+                if not got:
+                    raise EOFError("it ended")
+                if self._filled < len(self._whole):
+                    continue
+                whole, lengths = self._whole, self._lengths
+                if lengths is None:
+                    self._lengths = json_bytes, pixel_bytes = REPLY.unpack(whole)
+                    if not 0 < json_bytes <= MOST_JSON or pixel_bytes not in (0, self._pixel_bytes):
+                        raise EOFError("it does not answer as decoder.py does")
+                    self._expect(json_bytes + pixel_bytes)
+                else:
+                    self._lengths = None
+                    self._expect(REPLY.size)
+                    answer = json.loads(whole[: lengths[0]])
+                    if self.has_started and not is_answer(answer, lengths[1] > 0):
+                        raise EOFError("it does not answer as decoder.py does")
+                    self.has_started = True
+                    return answer, memoryview(whole)[lengths[0] :]
+        except BlockingIOError:
             return None
+        except (OSError, ValueError, RecursionError, OverflowError) as error:
+            raise EOFError(f"it ended, or does not answer as decoder.py does: {error}") from error
 
-    def _receive(self, deadline: float) -> tuple[dict[str, Any], memoryview]:
-        body_bytes, pixel_bytes = REPLY.unpack(self._read(REPLY.size, deadline))
-        whole = self._read(body_bytes + pixel_bytes, deadline)
-        return json.loads(whole[:body_bytes]), memoryview(whole)[body_bytes:]
-
-    def _read(self, count: int, deadline: float) -> bytearray:
-        whole = bytearray(count)
-        left = memoryview(whole)
-        while left:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            got = self._socket.recv_into(left)
-            if not got:
-                raise EOFError("it ended")
-            left = left[got:]
-        return whole
+    def _expect(self, count: int) -> None:
+        self._whole, self._filled = bytearray(count), 0
 
     def replace(self) -> None:
-        """End the process, if it has not ended by itself, and start another."""
+        """End the process, if it has not ended by itself, and start another. It has ended still, where the system starts none."""
+        self.jobs.clear()
+        self.has_started, self.has_ended = False, True
         self._end()
-        self._start()
+        with contextlib.suppress(OSError):
+            self._start()
 
     @property
     def pid(self) -> int:
         """The process's id, for tests and measurements."""
         return int(self._process.pid)
+
+
+def is_answer(answer: Any, has_pixels: bool) -> bool:
+    """Whether this is an answer to a photo as decoder.py writes them: a crop, a cost, or why there is neither."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+    def are_numbers(values: Any) -> bool:
+        return isinstance(values, list) and len(values) == 2 and all(map(is_number, values))
+
+    if not isinstance(answer, dict) or not is_number(answer.get("cpu_s")) or not isinstance(answer.get("last"), bool):
+        return False
+    if has_pixels:
+        return are_numbers(answer.get("size"))
+    if "size" in answer:
+        return False
+    is_refusal = isinstance(answer.get("message"), str) and isinstance(answer.get("out_of_memory"), bool)
+    return are_numbers(answer.get("cost")) or (is_refusal and answer.get("status") in REFUSALS)
 
 
 def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:

@@ -28,6 +28,7 @@ from handler.program import Answers, import_library, inputs, programs_of
 from handler.recent import Recent
 from handler.request import Request, RequestError, is_probe, read_request, read_text
 from handler.signals import PROFILE, Profile
+from handler.watch import Watch
 
 PHRASES = {
     400: "Bad Request",
@@ -104,8 +105,8 @@ class SeefoodHandler:
         self.format, self.threshold = programs[name]["format"], programs[name]["confidence_threshold"]
         # an archive without a profile is served, but its drift is not measured
         self.profile = Profile.load(model_dir / PROFILE, name)
-        self.recent = Recent.of(self.model, self.version, model_dir / PROFILE, name) if self.profile else None
-        self._watching = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        recent = Recent.of(self.model, self.version, model_dir / PROFILE, name) if self.profile else None
+        self.watch = Watch(self.profile, recent) if self.profile and recent else None
         self._warm_up(batch_size)
         # all of this stays: frozen, it costs the collector no time in the middle of a request
         gc.collect()
@@ -160,7 +161,6 @@ class SeefoodHandler:
             answers = self.postprocess(inferred, [request.top_k for request in cropped])
             for request, answer, row in zip(cropped, answers, inferred.probabilities, strict=True):
                 request.answer, request.unsure = answer, unsureness(row)
-            self._watch(cropped, inferred)
         bodies = []
         for i, request in enumerate(requests):
             bodies.append(self._respond(request))
@@ -174,24 +174,17 @@ class SeefoodHandler:
                 if request.captured:
                     context.set_response_header(i, "seefood-captured", "1")
             context.set_response_content_type(i, request.content_type)
+        if cropped:
+            self._keep_signals(cropped, inferred)
         self.metrics.handled(time.perf_counter() - started)
         return bodies
 
-    def _watch(self, requests: Sequence[Request], inferred: Answers) -> None:
-        """Keep the signals of clients' photos, for drift: on a thread, as their answers need not wait for it."""
+    def _keep_signals(self, requests: Sequence[Request], inferred: Answers) -> None:
+        """Have the signals of clients' photos kept, for drift."""
         chosen = [i for i, request in enumerate(requests) if not is_probe(request) and not request.is_text_alone]
-        if self.profile is None or self.recent is None or not chosen:
-            return
-        answers = Answers(*(output[chosen] for output in inferred))
-        crops, sizes = [requests[i].crop for i in chosen], [requests[i].size for i in chosen]
-        self._watching.submit(self._keep_signals, self.profile, self.recent, crops, sizes, answers)
-
-    @staticmethod
-    def _keep_signals(profile: Profile, recent: Recent, crops: Any, sizes: Any, answers: Answers) -> None:
-        try:
-            recent.add(profile.measure(crops, sizes, answers))
-        except Exception:  # a thread's error would be seen by nobody
-            logging.getLogger(__name__).exception("the drift of a batch was not measured, photos: %d", len(crops))
+        if self.watch is not None and chosen:
+            answers = Answers(*(output[chosen] for output in inferred))
+            self.watch.add([requests[i].crop for i in chosen], [requests[i].size for i in chosen], answers)
 
     def _read(self, request: Request) -> None:
         """Fill in the request's photo, top_k and text, or its error."""

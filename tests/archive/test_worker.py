@@ -148,10 +148,10 @@ def test_signals_of_photos_are_kept_after_they_are_answered_and_an_error_of_it_c
     version = kept.stem.rpartition("_")[0]
     assert len(read(kept.parent, version)) == 0
     measured.set()
-    handler._watching.submit(int).result(LIMIT_S)  # it comes after
+    handler.watch._thread.submit(int).result(LIMIT_S)  # it comes after
     monkeypatch.setattr(type(handler.profile), "measure", lambda *_: 1 / 0)
     assert len(handler.handle([{"body": picture_bytes(2)}], OfflineContext())) == 1
-    handler._watching.shutdown()
+    handler.watch.finish()
     assert len(read(kept.parent, version)) == 2
     ((message, error),) = ((record.message, record.exc_info[0]) for record in caplog.records)
     assert (message, error) == ("the drift of a batch was not measured, photos: 1", ZeroDivisionError)
@@ -208,8 +208,6 @@ def test_signal_after_two_programs_have_gone_is_survived():
 import os, signal, sys
 from pathlib import Path
 from handler.program import OpenVinoProgram
-from handler.recent import read
-from handler.signals import Profile
 first, second = (OpenVinoProgram(Path(sys.argv[1]), 'int8', 1) for _ in range(2))
 del first
 del second

@@ -55,18 +55,18 @@ def test_recording_costs_less_than_a_fiftieth_of_what_a_photo_costs_a_server_and
     start_anew(tmp_path)
     unpack(build(STARTER, "0.4.0", tmp_path), tmp_path / "archive")
     handler = load_handler(tmp_path / "archive")
-    recent, requests = handler.recent, [{"body": (STARTER / "bibimbap.jpg").read_bytes()}] * BATCH
-    watched, keep_signals = [], handler._keep_signals
+    recent, requests = handler.watch._recent, [{"body": (STARTER / "bibimbap.jpg").read_bytes()}] * BATCH
+    watched, keep = [], handler.watch._keep
 
     def timed(*arguments):
         began = time.thread_time()
-        keep_signals(*arguments)
+        keep(*arguments)
         watched.append((time.thread_time() - began) / BATCH)
 
-    handler._keep_signals = timed
+    handler.watch._keep = timed
     for _ in range(ROUNDS):
         handler.handle([dict(request) for request in requests], OfflineContext())
-    handler._watching.shutdown()
+    handler.watch.finish()
     of_watching = min(watched)  # what other programs do to the caches and to a shared core only ever adds
     rows = np.random.default_rng(0).normal(size=(ROWS, len(COLUMNS))).astype(np.float32)
     rows[:, 0] = 3
