@@ -64,7 +64,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 
 override BIN := .venv/bin
 python = $(BIN)/python -m
-STARTER_VERSION := 0.4.0
+STARTER_VERSION := 0.5.0
 STARTER := model_store/seefood-$(STARTER_VERSION).mar
 PINS := pyproject.toml uv.lock scripts/install.py
 

@@ -184,7 +184,7 @@ def test_archive_that_does_not_start_gives_no_ceiling_but_its_reason(tmp_path):
 
 @pytest.fixture
 def starter(tmp_path):
-    return build(ROOT / "model_store/starter", "0.4.0", tmp_path / "model_store")
+    return build(ROOT / "model_store/starter", "0.5.0", tmp_path / "model_store")
 
 
 @pytest.mark.slow
@@ -196,7 +196,7 @@ def test_our_server_is_ready_with_json_logs_and_serves_that_archive_whatever_is_
     with own_server(starter) as url:
         answer = httpx.post(f"{url}/predictions/seefood", content=picture_bytes(), timeout=30.0).json()
         port = int(url.rpartition(":")[2])
-    assert answer["version"] == "0.4.0"
+    assert answer["version"] == "0.5.0"
     assert not (ROOT / "build" / f"serve-{port}").exists()
     with pytest.raises(BenchError, match="does not answer"):
         probe(Target.of(url))

@@ -14,7 +14,7 @@ from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.door.http_client import wait_until
 from tests.door.raw import Answer, read_answer, request
 
-STATE = {"live": True, "ready": True, "models": {"seefood": {"default": "0.4.0", "versions": {"0.4.0": {}}}}}
+STATE = {"live": True, "ready": True, "models": {"seefood": {"default": "0.5.0", "versions": {"0.5.0": {}}}}}
 
 
 def sockets_of(port: int) -> Path:

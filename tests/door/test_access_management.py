@@ -153,9 +153,9 @@ def test_other_methods_are_405_with_allow(manage):
 def test_torchserve_is_managed_through_the_door(server):
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port + 1}", timeout=300, trust_env=False) as client:
         assert [model["modelName"] for model in client.get("/models").json()["models"]] == ["seefood"]
-        described = client.get("/models/seefood/0.4.0", params={"customized": "true"}).json()[0]
-        assert described["customizedMetadata"]["version"] == "0.4.0"
-        assert client.put("/models/seefood/0.4.0/set-default").status_code == 200
+        described = client.get("/models/seefood/0.5.0", params={"customized": "true"}).json()[0]
+        assert described["customizedMetadata"]["version"] == "0.5.0"
+        assert client.put("/models/seefood/0.5.0/set-default").status_code == 200
         missing = client.get("/models/other")
         assert (missing.status_code, missing.json()["type"]) == (404, "ModelNotFoundException")
         assert missing.json()["request_id"] == missing.headers["x-request-id"]

@@ -307,7 +307,7 @@ class TestRealServer:
             answer = client.post("/predictions/seefood", content=photo)
             request_id = answer.headers["x-request-id"]
             assert (answer.headers["seefood-captured"], answer.headers["seefood-captured-s"]) == ("1", "86400")
-            labels = client.get("/v2/models/seefood/versions/0.4.0").json()["parameters"]["labels"]
+            labels = client.get("/v2/models/seefood/versions/0.5.0").json()["parameters"]["labels"]
             assert len(labels) == 10
             kept = client.post("/feedback", json={"id": request_id, "label": labels[3]})
             assert kept.status_code == 200, kept.text

@@ -15,7 +15,7 @@ from tests.conftest import LIMIT_S
 from tests.door.asking import ask
 from tests.door.without_server import WithId, predictions
 
-SCOPE = {"method": "POST", "path": "/predictions/seefood", "state": {"request_id": "an-id", "version": "0.4.0"}}
+SCOPE = {"method": "POST", "path": "/predictions/seefood", "state": {"request_id": "an-id", "version": "0.5.0"}}
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_line_of_a_request(pipe):
     log(SCOPE, 200, 56, times)
     log.close()
     line = json.loads(reader.readline())
-    expected = {"request_id": "an-id", "version": "0.4.0", "method": "POST", "path": "/predictions/seefood", "status": 200}
+    expected = {"request_id": "an-id", "version": "0.5.0", "method": "POST", "path": "/predictions/seefood", "status": 200}
     assert expected.items() <= line.items()
     assert (line["received"], line["sent"], line["ms"]["decode"], line["ms"]["inference"]) == (1234, 56, 3.2, 10.0)
 
@@ -84,7 +84,7 @@ def test_traceback_of_a_fault_is_in_the_line_of_its_request(pipe):
         def close(self):
             pass
 
-    state = State(ready=True, models={"seefood": {"default": "0.4.0", "versions": {"0.4.0": {}}}})
+    state = State(ready=True, models={"seefood": {"default": "0.5.0", "versions": {"0.5.0": {}}}})
     found = predictions(state, Broken())
     log = AccessLog(True, out=writer)
     door = Door(found, state, found.metrics, log)
@@ -92,7 +92,7 @@ def test_traceback_of_a_fault_is_in_the_line_of_its_request(pipe):
     log.close()
     line = json.loads(reader.readline())
     assert (answer.status_code, answer.json()["request_id"]) == (500, "test-id")
-    assert (line["request_id"], line["version"], line["status"], line["cause"]) == ("test-id", "0.4.0", 500, "InternalError")
+    assert (line["request_id"], line["version"], line["status"], line["cause"]) == ("test-id", "0.5.0", 500, "InternalError")
     assert line["traceback"].startswith("Traceback")
     assert line["traceback"].rstrip().endswith("RuntimeError: no code foresaw it")
 

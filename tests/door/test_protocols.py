@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import picture_bytes
 
 pytestmark = pytest.mark.server
-VERSION = "0.4.0"
+VERSION = "0.5.0"
 INFER, PREDICT = "/v2/models/seefood/infer", "/v1/models/seefood:predict"
 
 

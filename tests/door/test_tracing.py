@@ -24,7 +24,7 @@ from tests.door.stand_in import RAISED, answering
 slow = pytest.mark.slow
 PATH = "/predictions/seefood"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-ANSWER = json.dumps({"predictions": [], "sure": True, "model": "seefood", "version": "0.4.0"}).encode()
+ANSWER = json.dumps({"predictions": [], "sure": True, "model": "seefood", "version": "0.5.0"}).encode()
 OLD_TIMING = {"content-type": "application/json", "server-timing": "decode;dur=0.5, inference;dur=0.2"}
 WORKER = "POST /predictions/{model}/{version}"
 REQUEST = "POST /predictions/{model}"
@@ -110,7 +110,7 @@ def test_request_is_a_trace_of_what_was_done_for_it_and_when(server, photo, coll
     assert {spans[name].parent_span_id for name in ("decode", "inference")} == {call.span_id}
     expected = {"http.request.method": "POST", "url.path": PATH, "http.route": "/predictions/{model}", "url.scheme": "http"}
     expected |= {"http.response.status_code": 200, "http.request.body.size": len(photo), "network.protocol.version": "1.1"}
-    assert (expected | {"seefood.model": "seefood", "seefood.version": "0.4.0"}).items() <= attributes(whole).items()
+    assert (expected | {"seefood.model": "seefood", "seefood.version": "0.5.0"}).items() <= attributes(whole).items()
     assert attributes(spans["inference"])["seefood.batch_size"] == 1
     assert not any("seefood.start_estimated" in attributes(span) for span in spans.values())
     order = [spans[name] for name in ("body", "queue", WORKER)] + [spans["decode"], spans["inference"]]

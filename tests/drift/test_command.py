@@ -216,7 +216,7 @@ def test_folder_of_photos_is_measured_by_the_archive_and_darkened_ones_have_drif
         ImageEnhance.Brightness(Image.open(path).convert("RGB")).enhance(0.5).save(tmp_path / "darkened" / f"{number}.jpg")
     (tmp_path / "ordinary" / "broken.jpg").write_bytes(photos[0].read_bytes()[:300])
     (tmp_path / "ordinary" / "notes.txt").write_bytes(b"no photo")
-    build(ROOT / "model_store" / "starter", "0.4.0", tmp_path)
+    build(ROOT / "model_store" / "starter", "0.5.0", tmp_path)
     out = tmp_path / "drift.html"
     with modules_of_a_worker():
         for kind, expected in (("ordinary", 0), ("darkened", 3)):
@@ -224,5 +224,5 @@ def test_folder_of_photos_is_measured_by_the_archive_and_darkened_ones_have_drif
     table = capsys.readouterr().out
     assert table.count("not measured: 1 broken, 1 no photo, or of a format that is not read") == 1
     assert "last 200  estimated accuracy" in table
-    assert "darkened  0.4.0" in table
+    assert "darkened  0.5.0" in table
     assert "bibimbap" in out.read_text()

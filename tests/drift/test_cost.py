@@ -53,7 +53,7 @@ def test_recording_costs_less_than_a_fiftieth_of_what_a_photo_costs_a_server_and
     photo_s = served_s(tmp_path / "served")
     monkeypatch.setenv("SEEFOOD_DRIFT_DIR", str(tmp_path / FOLDER))
     start_anew(tmp_path)
-    unpack(build(STARTER, "0.4.0", tmp_path), tmp_path / "archive")
+    unpack(build(STARTER, "0.5.0", tmp_path), tmp_path / "archive")
     handler = load_handler(tmp_path / "archive")
     recent, requests = handler.watch._recent, [{"body": (STARTER / "bibimbap.jpg").read_bytes()}] * BATCH
     watched, keep = [], handler.watch._keep
@@ -71,7 +71,7 @@ def test_recording_costs_less_than_a_fiftieth_of_what_a_photo_costs_a_server_and
     rows = np.random.default_rng(0).normal(size=(ROWS, len(COLUMNS))).astype(np.float32)
     rows[:, 0] = 3
     recent.add(rows)
-    Recent.open("0.4.0", STARTER / PROFILE).add(rows)
+    Recent.open("0.5.0", STARTER / PROFILE).add(rows)
     scrapes = []
     for _ in range(5):
         began = time.process_time()

@@ -59,7 +59,7 @@ def disk(tmp_path_factory):
 def server(tmp_path_factory, disk):
     """The starter, served."""
     folder, started = tmp_path_factory.mktemp("model_store"), time.monotonic()
-    build(ROOT / "model_store" / "starter", "0.4.0", folder)
+    build(ROOT / "model_store" / "starter", "0.5.0", folder)
     server = Server(folder, free_port(), "--run-dir", str(disk / "run")).wait_ready()
     server.store, server.disk = FolderStore(folder / "release.json"), disk
     server.limit_s = FIRES_S * max(1, (time.monotonic() - started) / START_S)

@@ -16,11 +16,11 @@ from tests.ecs.scripted_aws import moto_server, outside
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """A model store with the starter: the archive that make test has built, if it has."""
-    folder, built = tmp_path_factory.mktemp("model_store"), ROOT / "model_store" / "seefood-0.4.0.mar"
+    folder, built = tmp_path_factory.mktemp("model_store"), ROOT / "model_store" / "seefood-0.5.0.mar"
     if built.exists():
         shutil.copy(built, folder)
     else:
-        build(ROOT / "model_store" / "starter", "0.4.0", folder)
+        build(ROOT / "model_store" / "starter", "0.5.0", folder)
     return folder
 
 

@@ -54,7 +54,7 @@ def test_each_file_gets_a_row_in_order_and_failures_are_listed_with_their_reason
     assert written == [f"{photos}/{name}" for name in names]
     assert [bool(row["label"]) for row in rows] == [True, True, True, False, True]
     assert {(row["sure"] in ("true", "false"), row["model"], row["version"]) for row in rows if row["label"]} == {
-        (True, "seefood", "0.4.0")
+        (True, "seefood", "0.5.0")
     }
     assert sorted(path.name for path in out.parent.iterdir()) == ["labels.csv", "labels.html"]
     page = out.with_suffix(".html").read_text()

@@ -22,7 +22,7 @@ with open({log!r}, "a") as log:
 PINS = ("pyproject.toml", "uv.lock", "scripts/install.py")
 PACKING = ("scripts/archive/build.py", "scripts/archive/pack.py")
 INSTALLED = tuple(f".venv/installed-{extra}" for extra in ("serve", "parquet", "tracing", "train", "cloud", "dev"))
-STARTER = "model_store/seefood-0.4.0.mar"
+STARTER = "model_store/seefood-0.5.0.mar"
 
 
 class Project:

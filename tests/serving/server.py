@@ -94,7 +94,7 @@ class Server:
 @contextlib.contextmanager
 def serving_starter(folder, *arguments) -> Iterator[Server]:
     """The starter, served; its archive lies in `folder`."""
-    build(ROOT / "model_store" / "starter", "0.4.0", folder)
+    build(ROOT / "model_store" / "starter", "0.5.0", folder)
     server = Server(folder, free_port(), *arguments).wait_ready()
     try:
         yield server

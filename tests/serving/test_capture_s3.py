@@ -208,7 +208,7 @@ def test_thousand_feedbacks_at_once_through_a_real_server_none_lost_none_twice(t
         limits = httpx.Limits(max_connections=500, max_keepalive_connections=500)
         address = f"http://127.0.0.1:{server.port}"
         async with httpx.AsyncClient(base_url=address, timeout=LIMIT_S, limits=limits, trust_env=False) as client:
-            label = (await client.get("/v2/models/seefood/versions/0.4.0")).json()["parameters"]["labels"][0]
+            label = (await client.get("/v2/models/seefood/versions/0.5.0")).json()["parameters"]["labels"][0]
             one_by_one = asyncio.Semaphore(4)
 
             async def answer(one):

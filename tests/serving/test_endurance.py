@@ -49,7 +49,7 @@ def test_model_describes_itself(server):
     assert (description["format"], description["precision"], description["version"], len(description["labels"])) == (
         "openvino-int8",
         "int8",
-        "0.4.0",
+        "0.5.0",
         10,
     )
     assert description["accuracy"]["top1"] == pytest.approx(0.887, abs=0.001)

@@ -149,7 +149,7 @@ def test_readiness_names_the_version_with_json_logs_as_with_text(model_store, mo
 
 @pytest.mark.slow
 def test_a_model_of_any_name_is_served_under_that_name(exported, tmp_path, photo):
-    build(ROOT / "model_store" / "starter", "0.4.0", tmp_path)
+    build(ROOT / "model_store" / "starter", "0.5.0", tmp_path)
     build(exported, "1.0.0", tmp_path, model="flowers")
     unnamed = Server(tmp_path, free_port())
     assert "holds the models flowers, seefood: choose one" in unnamed.wait()

@@ -59,7 +59,7 @@ def test_instance_that_ecs_does_not_name_goes_by_its_host(metadata, monkeypatch,
 
 @pytest.fixture
 def model_store(tmp_path):
-    for name in ("seefood-0.4.0.mar", "flowers-1.0.0.mar", "flowers-1.1.0.mar"):
+    for name in ("seefood-0.5.0.mar", "flowers-1.0.0.mar", "flowers-1.1.0.mar"):
         (tmp_path / name).write_bytes(name.encode())
     return tmp_path
 
@@ -74,7 +74,7 @@ def test_first_document_is_for_the_newest_archive_of_the_model(model_store):
     newest_release(model_store, store, None, Steps(False))  # the model is now the document's
     assert released(store) == ("flowers", "1.2.0")
     newest_release(model_store, store, "seefood", Steps(False))
-    assert released(store) == ("seefood", "0.4.0")
+    assert released(store) == ("seefood", "0.5.0")
 
 
 def test_another_model_is_not_written_into_a_document_that_a_running_server_follows(model_store):
@@ -90,7 +90,7 @@ def test_another_model_is_not_written_into_a_document_that_a_running_server_foll
     newest_release(model_store, store, "flowers", Steps(False))  # a second server of the same model
     store.write_status("host-8080", None)
     newest_release(model_store, store, "seefood", Steps(False))
-    assert released(store) == ("seefood", "0.4.0")
+    assert released(store) == ("seefood", "0.5.0")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--version", "1.0.0"]], ids=str)

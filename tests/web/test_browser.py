@@ -88,7 +88,7 @@ def test_photo_is_answered_with_its_five_classes_and_nothing_else_is_asked(seen,
     labels = seen.answers()
     assert (len(labels), labels[0]) == (5, expected(server, photo)[0])
     seen.says(labels[0])
-    assert "seefood 0.4.0" in seen.page.inner_text("#made")
+    assert "seefood 0.5.0" in seen.page.inner_text("#made")
     assert all(address.startswith((f"http://127.0.0.1:{server.port}/", "blob:")) for address in seen.asked)
     assert not seen.errors
 

@@ -56,7 +56,7 @@ def page(window, server):
 def test_photo_is_answered_in_german_and_its_heat_map_shown(page, photo):
     page.choose(photo)
     assert len(page.answers()) == 5
-    assert page.window.run("return document.getElementById('made').textContent").startswith("Antwort von seefood 0.4.0 ")
+    assert page.window.run("return document.getElementById('made').textContent").startswith("Antwort von seefood 0.5.0 ")
     plain = page.picture()
     page.window.ask("ElementClick", id=page.window.find("#heat"))
     page.window.wait("return document.getElementById('heat').ariaPressed === 'true'")
