@@ -59,7 +59,7 @@ def _serve(worker: socket.socket, spec: Spec, most_memory: int) -> None:
     while len((received := socket.recv_fds(worker, REQUEST.size, 1, socket.MSG_WAITALL))[0]) == REQUEST.size:
         head, files, *_ = received
         length, memory, cpu_s = REQUEST.unpack(head)
-        photo_bytes = _of_file(files[0], length) if files else worker.recv(length, socket.MSG_WAITALL)
+        photo_bytes = _of_file(files[0], length) if files else _of_socket(worker, length)
         _limit_memory(base + length + most_memory)
         # whatever takes longer is a hang, and the signal ends the process
         before_all = time.process_time()
@@ -73,6 +73,14 @@ def _serve(worker: socket.socket, spec: Spec, most_memory: int) -> None:
             took = of_all
         last = _data_bytes() > base + SPARE_MEMORY // 2
         _reply(worker, {**answer, "cpu_s": took, "last": last}, pixels)
+
+
+def _of_socket(worker: socket.socket, length: int) -> bytes:
+    """The next bytes; fewer if the worker has ended."""
+    whole = worker.recv(length, socket.MSG_WAITALL)
+    while len(whole) < length and (more := worker.recv(length - len(whole), socket.MSG_WAITALL)):  # it was stopped for a while
+        whole += more
+    return whole
 
 
 def _of_file(descriptor: int, length: int) -> bytes:

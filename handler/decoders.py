@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from handler.cost import MEGABYTE, Cost
+from handler.decoder import SPARE_CPU
 from handler.decoding import Decoder, Job
 from handler.errors import PhotoError
 from handler.handed import Photo
@@ -228,7 +229,7 @@ class Decoders:
         if answer["last"]:
             batch.waiting.extendleft(reversed(decoder.jobs))
             decoder.replace()
-        batch.cpu_s += answer["cpu_s"]
+        batch.cpu_s += min(answer["cpu_s"], SPARE_CPU * job.limit.cpu_s)  # beyond that the system ends it
         if "cost" in answer:
             batch.outcomes[job.place] = Cost(*answer["cost"])
             return

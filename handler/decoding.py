@@ -167,17 +167,17 @@ def is_answer(answer: Any, has_pixels: bool) -> bool:
     def is_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
-    def are_numbers(values: Any) -> bool:
-        return isinstance(values, list) and len(values) == 2 and all(map(is_number, values))
+    def are_two(values: Any, first: type, second: type) -> bool:
+        return isinstance(values, list) and list(map(type, values)) == [first, second] and all(map(is_number, values))
 
     if not isinstance(answer, dict) or not is_number(answer.get("cpu_s")) or not isinstance(answer.get("last"), bool):
         return False
     if has_pixels:
-        return are_numbers(answer.get("size"))
+        return are_two(answer.get("size"), int, int) and 0 not in answer["size"]
     if "size" in answer:
         return False
     is_refusal = isinstance(answer.get("message"), str) and isinstance(answer.get("out_of_memory"), bool)
-    return are_numbers(answer.get("cost")) or (is_refusal and answer.get("status") in REFUSALS)
+    return are_two(answer.get("cost"), int, float) or (is_refusal and answer.get("status") in REFUSALS)
 
 
 def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:

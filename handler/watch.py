@@ -25,7 +25,7 @@ class Watch:
     def add(self, crops: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], answers: Answers) -> None:
         """Measure a batch, and keep its signals, soon. Where MOST_WAITING batches wait for that, this one is left out."""
         if self._room.acquire(blocking=False):
-            self._thread.submit(self._keep, crops, sizes, answers)
+            self._thread.submit(self._keep, crops, sizes, answers)  # which makes room again
 
     def _keep(self, crops: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], answers: Answers) -> None:
         try:

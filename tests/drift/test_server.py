@@ -42,6 +42,15 @@ def shown(server, name):
     return {(one.labels.get("signal"), one.labels["window"]): one.value for one in samples}
 
 
+def settled(server, name):
+    """As shown(), once all that was sent is in it: a worker keeps signals after it has answered."""
+    found, before = shown(server, name), {}
+    while found != before:
+        time.sleep(0.5)
+        found, before = shown(server, name), found
+    return found
+
+
 def until(true):
     began = time.monotonic()
     while not true():
@@ -60,7 +69,7 @@ def test_darkened_photos_are_seen_and_the_last_answers_survive_restarts(tmp_path
         assert 0.6 < shown(server, "seefood_estimated_accuracy")[None, "500"] < 1
         send(server, [darkened(content) for content in contents[:150]])
         until(lambda: shown(server, "seefood_drift")["brightness", "500"] > 4)
-        before = shown(server, "seefood_drift")
+        before = settled(server, "seefood_drift")
         monkeypatch.setattr(
             sys, "argv", ["drift", "--release", str(tmp_path / "release.json"), "--out", str(tmp_path / "drift.html")]
         )

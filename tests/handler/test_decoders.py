@@ -16,7 +16,7 @@ from PIL import Image
 
 import handler.decoding
 from handler.cost import MEGABYTE, estimate
-from handler.decoders import Budget, Decoded, Decoders
+from handler.decoders import START_TRIES, Budget, Decoded, Decoders
 from handler.errors import PhotoError
 from handler.handed import HandedPhoto
 from handler.metrics import Metrics
@@ -205,7 +205,7 @@ def test_memory_that_is_taken_at_a_time_is_within_the_budget(spec, metrics, monk
     costly = bytes_of(Image.new("RGB", (2000, 2000), (200, 30, 60)), "PNG")
     image = open_photo(costly)
     memory = estimate(image, costly, reduction(image, resized_side(spec))).memory
-    decoders = Decoders(spec, replace(BUDGET, decoders=3, memory=int(2.5 * memory)), metrics)
+    decoders = Decoders(spec, replace(BUDGET, decoders=3, memory=int(2.5 * memory), batch_cpu_s=60, batch_s=LIMIT_S), metrics)
     taken, give = [], decoders._give
 
     def noted(batch, are_costly):
@@ -262,6 +262,8 @@ LIES = {
     "an endless number": (b'{"cost": [1%s, 0.1], "cpu_s": 0.1, "last": false}' % (b"0" * 400), 0),
     "a status of its own": (b'{"status": 200, "message": "", "out_of_memory": false, "cpu_s": 0.1, "last": false}', 0),
     "deep": (b"[" * 60_000, 0),
+    "memory that is no whole number": (b'{"cost": [1.5, 0.1], "cpu_s": 0.1, "last": false}', 0),
+    "a photo without pixels": (b'{"size": [0, 0], "cpu_s": 0.1, "last": false}', 224 * 224 * 3),
     "more than there is memory": (b"", 0),
 }
 
@@ -316,12 +318,14 @@ def test_system_that_starts_no_process_for_a_while_costs_no_later_batch_its_answ
 
 
 def test_decoders_that_end_at_their_start_cost_no_batch_its_time(spec, metrics, monkeypatch):
-    decoders = Decoders(spec, replace(BUDGET, batch_s=LIMIT_S), metrics)
+    decoders, popen, started = Decoders(spec, replace(BUDGET, batch_s=LIMIT_S), metrics), subprocess.Popen, []
     monkeypatch.setattr(handler.decoding, "CODE", "raise SystemExit(1)")
+    monkeypatch.setattr(handler.decoding.subprocess, "Popen", lambda *one, **more: started.append(1) or popen(*one, **more))
     for decoder in decoders.processes:
         os.kill(decoder.pid, signal.SIGKILL)
         decoder._process.wait(LIMIT_S)
     assert [one.status for one in crops(decoders, [picture_bytes(1)] * 3)] == [503] * 3
+    assert len(started) <= START_TRIES + len(decoders.processes)
     assert deaths(metrics) == 0
 
 
