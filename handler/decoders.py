@@ -214,8 +214,7 @@ class Decoders:
             batch.failed_starts += 1
             return
         job = decoder.jobs.popleft()
-        batch.waiting.extendleft(reversed(decoder.jobs))
-        decoder.replace()
+        _replace(batch, decoder)
         batch.cpu_s += job.limit.cpu_s
         self._metrics.decoder_died()
         batch.outcomes[job.place] = PhotoError(
@@ -227,8 +226,7 @@ class Decoders:
         job, began = decoder.jobs.popleft(), decoder.began
         decoder.began = time.monotonic()
         if answer["last"]:
-            batch.waiting.extendleft(reversed(decoder.jobs))
-            decoder.replace()
+            _replace(batch, decoder)
         batch.cpu_s += min(answer["cpu_s"], SPARE_CPU * job.limit.cpu_s)  # beyond that the system ends it
         if "cost" in answer:
             batch.outcomes[job.place] = Cost(*answer["cost"])
@@ -258,6 +256,12 @@ class _Batch:
     def refuse_waiting(self) -> None:
         while self.waiting:
             self.outcomes[self.waiting.popleft().place] = _busy()
+
+
+def _replace(batch: _Batch, decoder: Decoder) -> None:
+    """Another process in its place; its photos wait again."""
+    batch.waiting.extendleft(reversed(decoder.jobs))
+    decoder.replace()
 
 
 def _too_costly(cost: Cost, most: Cost) -> PhotoError:

@@ -14,7 +14,6 @@ from handler import openvino_network
 from handler.batching import is_faster_in_parts
 from handler.compiled import Compiled
 from handler.openvino_models import openvino_core
-from handler.openvino_network import _answered
 from handler.program import load_program, open_program, programs_of
 from tests.conftest import ROOT
 
@@ -80,7 +79,8 @@ def test_answers_are_the_same_in_whichever_parts_a_batch_is_answered(monkeypatch
 )
 def test_crops_of_a_batch_that_is_not_full_are_shared_by_the_streams(monkeypatch, size, parts):
     monkeypatch.setattr(openvino_network, "is_faster_in_parts", lambda *_: True)
-    program, answered, sizes = load_program(STARTER, json.loads((STARTER / "program.json").read_text()), 2, [1, 8]), _answered, []
+    program = load_program(STARTER, json.loads((STARTER / "program.json").read_text()), 2, [1, 8])
+    answered, sizes = openvino_network._answered, []
     program.settle()
     if program._streams < 2:
         pytest.skip("one core has one stream")

@@ -384,20 +384,27 @@ def test_a_held_out_photo_that_cannot_be_read_is_left_out_and_too_many_are_refus
         crops_of([replace(photos[0], path=broken)], spec, "photos")
 
 
+@pytest.fixture
+def levit():
+    """LeViT-128S with weights none of which is zero, as some are at the beginning."""
+    torch.manual_seed(0)
+    network = timm.create_model("levit_128s", num_classes=3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return network
+
+
 def norms(network):
     return sum(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in network.modules())
 
 
-def test_batch_norms_are_folded_into_the_weights_and_the_answers_stay():
-    torch.manual_seed(0)
-    network = timm.create_model("levit_128s", num_classes=3)
+def test_batch_norms_are_folded_into_the_weights_and_the_answers_stay(levit):
     crops = torch.randn(4, 3, 224, 224)
     with torch.no_grad():
-        for parameter in network.parameters():  # some begin at zero
-            parameter += 0.1 * torch.randn_like(parameter)
-        network.train()(crops)  # statistics of its own
-        expected, found = network.eval()(crops), (smaller := folded(network, 224))(crops)
-    assert norms(network) > 50
+        levit.train()(crops)  # statistics of its own
+        expected, found = levit.eval()(crops), (smaller := folded(levit, 224))(crops)
+    assert norms(levit) > 50
     assert norms(smaller) == 0
     assert (found - expected).abs().max() < 1e-3 * expected.std()
 
@@ -407,12 +414,7 @@ def raising(layer):
 
 
 @pytest.mark.parametrize("fuse", [lambda layer: layer.linear, lambda layer: nn.Flatten(), raising])
-def test_network_that_answers_otherwise_once_it_is_folded_or_cannot_be_stays_as_it_is(monkeypatch, fuse):
-    torch.manual_seed(0)
-    network = timm.create_model("levit_128s", num_classes=3)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    assert folded(network, 224) is not network
+def test_network_that_answers_otherwise_once_it_is_folded_or_cannot_be_stays_as_it_is(monkeypatch, levit, fuse):
+    assert folded(levit, 224) is not levit
     monkeypatch.setattr("timm.models.levit.ConvNorm.fuse", fuse)
-    assert folded(network, 224) is network
+    assert folded(levit, 224) is levit
