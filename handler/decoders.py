@@ -164,7 +164,7 @@ class Decoders:
 
     def _give_first(self, batch: "_Batch", decoder: Decoder) -> None:
         before = time.monotonic()
-        if decoder.give(batch.waiting[0], self._timeout_s(batch)):
+        if decoder.give(batch.waiting[0], max(0.001, self._deadline(batch, before) - before)):
             batch.waiting.popleft()
         # by a large photo; nobody has looked meanwhile at what the others answered
         if (blocked_s := time.monotonic() - before) > BLOCKED_S:
@@ -176,12 +176,9 @@ class Decoders:
         taken = sum(other.limit.memory for decoder in self.processes for other in decoder.jobs)
         return taken + job.limit.memory <= self.budget.memory
 
-    def _timeout_s(self, batch: "_Batch") -> float:
-        """So often may hung photos come one after the other before the batch's time is up."""
-        return max(0.001, min(self.budget.batch_s / 4, batch.deadline - time.monotonic()))
-
-    def _deadline(self, batch: "_Batch", decoder: Decoder) -> float:
-        return min(batch.deadline, decoder.began + self.budget.batch_s / 4) if decoder.jobs else batch.deadline
+    def _deadline(self, batch: "_Batch", began: float) -> float:
+        """When a photo that was begun then is given up: so four hung ones may follow each other before the batch's time is up."""
+        return min(batch.deadline, began + self.budget.batch_s / 4)
 
     def _read(self, batch: "_Batch") -> None:
         """Wait for a decoder that answers, starts or ends, or whose time is up; and take what they answer."""
@@ -192,7 +189,7 @@ class Decoders:
         poll = select.poll()
         for decoder in asked:
             poll.register(decoder, select.POLLIN)
-        deadline = min(self._deadline(batch, decoder) for decoder in asked)
+        deadline = min(self._deadline(batch, one.began) if one.jobs else batch.deadline for one in asked)
         poll.poll(math.ceil(max(0.0, deadline - time.monotonic()) * 1000))
         for decoder in asked:
             started = decoder.has_started
@@ -202,7 +199,7 @@ class Decoders:
                 self._lose(batch, decoder)
                 continue
             if replied is None:
-                if decoder.jobs and time.monotonic() >= self._deadline(batch, decoder):
+                if decoder.jobs and time.monotonic() >= self._deadline(batch, decoder.began):
                     self._lose(batch, decoder)
             elif started:
                 self._take(batch, decoder, *replied)

@@ -300,6 +300,15 @@ def test_cause_is_named_with_what_to_do(fleet, examine, case):
         assert "\n2. " not in output, output
 
 
+def test_event_in_the_millisecond_of_the_steady_state_is_a_cause(fleet, examine):
+    fleet.add_event(PLACE + "The closest x is already using a port required by your task.")
+    newest, steady = fleet.service.events[:2]
+    newest["createdAt"] = steady["createdAt"]
+    status, output = examine()
+    assert status == 1
+    assert "the port of the task is already in use" in output
+
+
 ACTIVITIES = {
     "You requested more vCPU capacity than your current vCPU limit of 5": "the account's quota does not allow another instance",
     "We currently do not have sufficient c7i.large capacity": "AWS has no capacity for this instance type",

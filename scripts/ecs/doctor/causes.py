@@ -164,7 +164,8 @@ def _rolled_back(state: State) -> Iterator[Finding]:
 
 def _placement(state: State) -> Iterator[Finding]:
     start = since(state)
-    messages = [event["message"] for event in state.events if event["createdAt"] > start]
+    # ECS counts in milliseconds: what is as old as the steady state may have come after it
+    messages = [event["message"] for event in state.events if event["createdAt"] >= start]
     for message in messages:
         # the others are consequences of what tasks, targets and deployments show
         reason = known_reason(message) if scope_of(message) in ("placement", "service") else None
