@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 
 MODULE = "scripts.serving.serve"
+PID_FILE = "serve.pid"
 ECS_TIMEOUT_S = 5
 
 
@@ -64,7 +66,7 @@ def stop(port: int, run_dir: Path, settings: Settings) -> None:
     """Stop the server on this port, and wait until its process has ended. ServeError if none is running."""
     import psutil
 
-    pid_file = run_dir / "serve.pid"
+    pid_file = run_dir / PID_FILE
     try:
         process = psutil.Process(int(pid_file.read_text()))
         if MODULE not in process.cmdline():  # after SIGKILL the file stays, and another process may have got the id
@@ -81,6 +83,16 @@ def stop(port: int, run_dir: Path, settings: Settings) -> None:
             if time.monotonic() > deadline:
                 raise ServeError(f"process {process.pid} did not end within {limit_s:g} s")
             time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _pid_file(run_dir: Path) -> Iterator[None]:
+    """Within this `with`, --stop finds this process."""
+    try:
+        (run_dir / PID_FILE).write_text(str(os.getpid()))
+        yield
+    finally:
+        (run_dir / PID_FILE).unlink(missing_ok=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -116,16 +128,17 @@ def _serve(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: S
     check_ports(args.host, args.port, settings.metrics_host)
     allow_open_files(settings.open_files)
     make_private(run_dir)
-    torchserve = TorchServe(run_dir, choose_addresses(run_dir), settings)
-    try:
-        from scripts.serving.server import serve, store_of
+    with _pid_file(run_dir):
+        torchserve = TorchServe(run_dir, choose_addresses(run_dir), settings)
+        try:
+            from scripts.serving.server import serve, store_of
 
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or own_name(args.port, steps))
-        store = store_of(args, run_dir, settings, steps)
-        serve(store, torchserve, args.host, args.port, name, settings, steps, args.model)
-    finally:
-        torchserve.stop(now=True)  # what did not get so far as to be stopped in order
-        remove_short_folder(run_dir / "sockets")
+            name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or own_name(args.port, steps))
+            store = store_of(args, run_dir, settings, steps)
+            serve(store, torchserve, args.host, args.port, name, settings, steps, args.model)
+        finally:
+            torchserve.stop(now=True)  # what did not get so far as to be stopped in order
+            remove_short_folder(run_dir / "sockets")
 
 
 def main() -> int:

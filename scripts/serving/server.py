@@ -51,29 +51,24 @@ def serve(
     supervisor = Supervisor(instance, torchserve, door)
     metrics.of_instance.register(InstanceMetrics(instance, supervisor, door))
     metrics.of_instance.register(uploads)
-    pid_file = run_dir / "serve.pid"
-    pid_file.write_text(str(os.getpid()))
-    try:
-        steps("starting TorchServe", instance=name, release=store.address)
-        # left in reverse: the checks end first, and the last status still needs the metrics
-        cloudwatch = CloudWatch(metrics.families, settings.cloudwatch_namespace, steps)
-        with uploads, metrics, Reporter(instance, metrics), health:
-            door.start()
-            try:
-                instance.prepare()  # while the door and TorchServe start
-                with cloudwatch:
-                    try:
-                        supervisor.run()
-                    except KeyboardInterrupt as interrupt:
-                        supervisor.stop(str(interrupt) or "SIGINT")
-                        raise
-                    except BaseException:
-                        supervisor.torchserve.stop(now=True)
-                        raise
-            finally:
-                door.stop()
-    finally:
-        pid_file.unlink(missing_ok=True)
+    steps("starting TorchServe", instance=name, release=store.address)
+    # left in reverse: the checks end first, and the last status still needs the metrics
+    cloudwatch = CloudWatch(metrics.families, settings.cloudwatch_namespace, steps)
+    with uploads, metrics, Reporter(instance, metrics), health:
+        door.start()
+        try:
+            instance.prepare()  # while the door and TorchServe start
+            with cloudwatch:
+                try:
+                    supervisor.run()
+                except KeyboardInterrupt as interrupt:
+                    supervisor.stop(str(interrupt) or "SIGINT")
+                    raise
+                except BaseException:
+                    supervisor.torchserve.stop(now=True)
+                    raise
+        finally:
+            door.stop()
 
 
 def _told(instance: Instance, health: Health, uploads: CaptureUploads) -> dict[str, Any]:

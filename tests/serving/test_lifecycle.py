@@ -19,6 +19,8 @@ from scripts.archive.read import unpack
 from scripts.atomic import write_json
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
+from scripts.serving.serve import PID_FILE, stop
+from scripts.settings import Settings
 from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.serving.server import Server, status_of, until
 
@@ -61,6 +63,17 @@ def test_stop_command_ends_it_from_elsewhere(model_store):
     again = subprocess.run(stop, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert again.stderr == f"error: no server is running on port {server.port}\n"
+
+
+def test_stop_command_ends_one_that_has_only_begun_to_start(model_store):
+    server = Server(model_store, free_port())
+    run_dir = ROOT / "build" / f"serve-{server.port}"
+    until((run_dir / PID_FILE).exists)
+    stop(server.port, run_dir, Settings())
+    assert "stopped by SIGTERM: no process left" in server.wait()
+    assert server.process.returncode == 0
+    assert not (run_dir / PID_FILE).exists()
+    shutil.rmtree(run_dir)
 
 
 @pytest.mark.slow
