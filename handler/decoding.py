@@ -86,8 +86,8 @@ class Decoder:
         return self.has_started and not self.has_ended
 
     def look(self) -> None:
-        """Whether it was killed while it had nothing to do shows in has_ended."""
-        self.has_ended = self.has_ended or self._process.poll() is not None
+        """Whether it was killed while it had nothing to do shows in has_ended. One that has not started yet ends in read()."""
+        self.has_ended = self.has_ended or (self.has_started and self._process.poll() is not None)
 
     def may_have_next(self, photo: Photo) -> bool:
         """Whether this photo can wait where the decoder finds it once it is done with the one that it has."""

@@ -17,6 +17,7 @@ from PIL import Image
 import handler.decoding
 from handler.cost import MEGABYTE, estimate
 from handler.decoders import START_TRIES, Budget, Decoded, Decoders
+from handler.decoding import Decoder
 from handler.errors import PhotoError
 from handler.handed import HandedPhoto
 from handler.metrics import Metrics
@@ -327,6 +328,16 @@ def test_decoders_that_end_at_their_start_cost_no_batch_its_time(spec, metrics, 
     assert [one.status for one in crops(decoders, [picture_bytes(1)] * 3)] == [503] * 3
     assert len(started) <= START_TRIES + len(decoders.processes)
     assert deaths(metrics) == 0
+
+
+def test_decoder_that_ends_before_it_has_started_shows_it_when_it_is_read_and_so_is_counted(spec, monkeypatch):
+    monkeypatch.setattr(handler.decoding, "CODE", "raise SystemExit(1)")
+    decoder = Decoder(spec, BUDGET.memory)
+    decoder._process.wait(LIMIT_S)
+    decoder.look()
+    assert not decoder.has_ended
+    with pytest.raises(EOFError):
+        decoder.read()
 
 
 def large_heic():

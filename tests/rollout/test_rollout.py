@@ -81,15 +81,14 @@ def roll_under_load(instance, archives, steps, clients, requests=0):
     """
     load, windows = Load(instance.port, clients), []
     instance.wait_for(lambda: len(load.answers) >= 100)
-    before = len(load.answers)
     for number, step in enumerate(steps, 1):
         old, begun = version_served(instance), time.monotonic()
         status, output = run(instance, archives, *(["start", step] if step else ["back"]))
         assert status == 0, output
         windows.append((begun, time.monotonic(), old, version_served(instance)))
         assert windows[-1][3] == (step or windows[-2][2])
-        wanted = requests * number // len(steps) + clients  # some began before
-        instance.wait_for(lambda wanted=wanted: len(load.answers) - before >= wanted)
+        wanted = requests * number // len(steps)
+        instance.wait_for(lambda wanted=wanted: sum(answer[0] >= windows[0][0] for answer in load.answers) >= wanted)
     return [answer for answer in load.stop() if answer[0] >= windows[0][0]], windows
 
 
