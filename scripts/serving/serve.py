@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from scripts.atomic import aside
 from scripts.backend.torchserve.process import ServeError, TorchServe, make_private
 from scripts.backend.torchserve.sockets import choose_addresses, remove_short_folder
 from scripts.command import parser, run
@@ -71,7 +72,7 @@ def stop(port: int, run_dir: Path, settings: Settings) -> None:
         process = psutil.Process(int(pid_file.read_text()))
         if MODULE not in process.cmdline():  # after SIGKILL the file stays, and another process may have got the id
             raise psutil.NoSuchProcess(process.pid)
-    except (FileNotFoundError, psutil.NoSuchProcess) as error:
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess) as error:
         pid_file.unlink(missing_ok=True)
         raise ServeError(f"no server is running on port {port}") from error
     process.terminate()
@@ -88,11 +89,14 @@ def stop(port: int, run_dir: Path, settings: Settings) -> None:
 @contextlib.contextmanager
 def _pid_file(run_dir: Path) -> Iterator[None]:
     """Within this `with`, --stop finds this process."""
+    file, own = run_dir / PID_FILE, str(os.getpid())
     try:
-        (run_dir / PID_FILE).write_text(str(os.getpid()))
+        with aside(file, lasting=False) as part:  # whole at once: --stop may read it at this moment
+            part.write_text(own)
         yield
     finally:
-        (run_dir / PID_FILE).unlink(missing_ok=True)
+        if file.is_file() and file.read_text() == own:  # not that of another that starts here
+            file.unlink(missing_ok=True)
 
 
 def _arguments() -> argparse.Namespace:

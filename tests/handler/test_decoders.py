@@ -330,7 +330,7 @@ def test_decoders_that_end_at_their_start_cost_no_batch_its_time(spec, metrics, 
     assert deaths(metrics) == 0
 
 
-def test_decoder_that_ends_before_it_has_started_shows_it_when_it_is_read_and_so_is_counted(spec, monkeypatch):
+def test_decoder_that_ends_before_it_has_started_shows_it_when_it_is_read(spec, monkeypatch):
     monkeypatch.setattr(handler.decoding, "CODE", "raise SystemExit(1)")
     decoder = Decoder(spec, BUDGET.memory)
     decoder._process.wait(LIMIT_S)

@@ -137,6 +137,9 @@ def test_stop_without_a_server_names_the_port(tmp_path):
     with pytest.raises(ServeError, match="no server is running on port 8123"):
         stop(8123, tmp_path, Settings())
     assert not (tmp_path / "serve.pid").exists()
+    (tmp_path / "serve.pid").write_text("")  # as a full disk may leave it
+    with pytest.raises(ServeError, match="no server is running on port 8123"):
+        stop(8123, tmp_path, Settings())
 
 
 def test_release_may_come_from_the_environment():
