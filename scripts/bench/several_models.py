@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from scripts.backend.torchserve.process import PID_FILE
 from scripts.bench.http_message import Target, build_request
 from scripts.bench.load import closed_loop
 from scripts.bench.photos import read_photos
@@ -56,7 +57,7 @@ def over(process: "subprocess.Popen[str]") -> None:
 
 def memory_mb(port: int) -> dict[str, float]:
     """The proportional set size of each process of our own server, in MB, summed by the program's name."""
-    head = psutil.Process(int((run_dir_of(port) / "serve.pid").read_text()))
+    head = psutil.Process(int((run_dir_of(port) / PID_FILE).read_text()))
     parts: dict[str, float] = {}
     for process in [head, *head.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile

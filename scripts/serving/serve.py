@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from scripts.atomic import aside
-from scripts.backend.torchserve.process import ServeError, TorchServe, make_private
+from scripts.backend.torchserve.process import PID_FILE, ServeError, TorchServe, make_private
 from scripts.backend.torchserve.sockets import choose_addresses, remove_short_folder
 from scripts.command import parser, run
 from scripts.paths import ROOT, own_folder
@@ -36,7 +36,6 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 
 MODULE = "scripts.serving.serve"
-PID_FILE = "serve.pid"
 ECS_TIMEOUT_S = 5
 
 

@@ -17,9 +17,10 @@ from scripts.archive.build import build, provenance_of
 from scripts.archive.pack import pack
 from scripts.archive.read import unpack
 from scripts.atomic import write_json
+from scripts.backend.torchserve.process import PID_FILE
 from scripts.release.document import entry_of, make, parse, write
 from scripts.release.folder_store import FolderStore
-from scripts.serving.serve import PID_FILE, stop
+from scripts.serving.serve import stop
 from scripts.settings import Settings
 from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.serving.server import Server, status_of, until

@@ -35,6 +35,7 @@ from scripts.settings import Settings
 if TYPE_CHECKING:
     from scripts.backend.torchserve.management import Server
 
+PID_FILE = "serve.pid"
 # what is written below a server's folder; the folder may hold other things
 WRITTEN = (
     "archives",
@@ -49,7 +50,7 @@ WRITTEN = (
     "own",
     "patched.jar",
     "programs",
-    "serve.pid",
+    PID_FILE,
     "sockets",
     "temp",
     "tls",
