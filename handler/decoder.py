@@ -109,9 +109,18 @@ def _answer(photo_bytes: bytes, spec: Spec, limit: Cost, base: int) -> tuple[dic
 
 def _reply(worker: socket.socket, answer: dict[str, Any], pixels: bytes | memoryview = b"") -> None:
     body = json.dumps(answer).encode()
-    worker.sendall(REPLY.pack(len(body), len(pixels)) + body)
-    # by themselves: put together they would be copied, and new memory is slower than all else here
-    worker.sendall(pixels)
+    send_both(worker, REPLY.pack(len(body), len(pixels)) + body, pixels)
+
+
+def send_both(to: socket.socket, head: bytes, rest: bytes | memoryview) -> None:
+    """Send one after the other, by one call where there is room: whoever reads them wakes once.
+
+    They are not put together, which would copy them into new memory: that is slower than all else here.
+    """
+    sent = to.sendmsg([head, rest])
+    for part, before in ((head, 0), (rest, len(head))):
+        if sent < before + len(part):
+            to.sendall(memoryview(part)[max(0, sent - before) :])
 
 
 def _limit_memory(size: int) -> None:

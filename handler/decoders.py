@@ -9,7 +9,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,22 +99,27 @@ class Decoders:
                 raise ValueError(f"a process that decodes photos did not start within {START_S:g} s, or ended at once")
             self._read(batch)
 
-    def decode(self, photos: Sequence[Photo]) -> tuple[list[Decoded | PhotoError], float]:
-        """(each photo's crop, or why there is none; the CPU seconds that they took)."""
+    def decode(
+        self, photos: Sequence[Photo], meanwhile: Callable[[], object] | None = None
+    ) -> tuple[list[Decoded | PhotoError], float]:
+        """(each photo's crop, or why there is none; the CPU seconds that they took).
+
+        `meanwhile` is called once the decoders have what they can take, if there are photos, and must return at once.
+        """
         with self._one_batch:
             try:
-                return self._decode(photos)
+                return self._decode(photos, meanwhile)
             except BaseException:
                 for decoder in self.processes:  # or its answers would be taken for those to the next batch's photos
                     if decoder.jobs:
                         decoder.replace()
                 raise
 
-    def _decode(self, photos: Sequence[Photo]) -> tuple[list[Decoded | PhotoError], float]:
+    def _decode(self, photos: Sequence[Photo], meanwhile: Callable[[], object] | None) -> tuple[list[Decoded | PhotoError], float]:
         batch = _Batch([None] * len(photos), time.monotonic() + self.budget.batch_s)
         outcomes = batch.outcomes
         # most photos are cheap and answered here; of the others this gives the cost
-        self._answer(batch, [Job(i, photo, self.budget.cheap) for i, photo in enumerate(photos)])
+        self._answer(batch, [Job(i, photo, self.budget.cheap) for i, photo in enumerate(photos)], meanwhile=meanwhile)
         costs = ((cost, i) for i, cost in enumerate(outcomes) if isinstance(cost, Cost))
         costly = sorted(costs, key=lambda pair: pair[0].cpu_s)
         admitted: list[Job] = []
@@ -131,7 +136,9 @@ class Decoders:
         self._answer(batch, admitted, are_costly=True)
         return outcomes, batch.cpu_s
 
-    def _answer(self, batch: "_Batch", jobs: Sequence[Job], are_costly: bool = False) -> None:
+    def _answer(
+        self, batch: "_Batch", jobs: Sequence[Job], are_costly: bool = False, meanwhile: Callable[[], object] | None = None
+    ) -> None:
         """Fill in the outcome of each job: a crop, the cost if that is over the limit, or why there is neither.
 
         A decoder gets its next photo before it has answered: else it would stand idle while its answer is read. Costly photos
@@ -143,6 +150,9 @@ class Decoders:
             if is_late or (batch.failed_starts > START_TRIES and not any(decoder.works for decoder in self.processes)):
                 batch.refuse_waiting()
             self._give(batch, are_costly)
+            if meanwhile is not None:
+                meanwhile()
+                meanwhile = None
             self._read(batch)
 
     def _give(self, batch: "_Batch", are_costly: bool) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.cost import MEGABYTE, Cost
-from handler.decoder import REPLY, REQUEST
+from handler.decoder import REPLY, REQUEST, send_both
 from handler.handed import HandedPhoto, Photo
 from handler.preprocess import Spec
 
@@ -97,18 +97,18 @@ class Decoder:
     def give(self, job: Job, timeout_s: float) -> bool:
         """Give it a photo. False if it has ended, by no fault of this photo."""
         head = REQUEST.pack(len(job.photo), job.limit.memory, job.limit.cpu_s)
+        began = time.monotonic()  # it may have decoded a small photo before this process runs again
         try:
             self._socket.settimeout(timeout_s)
             if isinstance(job.photo, HandedPhoto):
                 socket.send_fds(self._socket, [head], [job.photo.fileno()])
             else:
-                self._socket.sendall(head)
-                self._socket.sendall(job.photo)
+                send_both(self._socket, head, job.photo)
         except OSError:  # a time-out is one
             self.has_ended = True
             return False
         if not self.jobs:
-            self.began = time.monotonic()
+            self.began = began
         self.jobs.append(job)
         return True
 

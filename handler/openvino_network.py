@@ -34,7 +34,7 @@ class OpenVinoNetwork:
         self._most = most
         streams = max(1, min(num_threads or len(os.sched_getaffinity(0)), most))
         self._alone, self._single = (Form(1), Form(1, streams)) if most else (Form(ANY), Form(ANY))
-        self._requests: dict[Form, list[ov.InferRequest]] = {}
+        self._requests: dict[Form, list[Request]] = {}
         for form in {self._alone, self._single}:
             self._prepare(form)
         # OpenVINO has no more than there are cores: of two threads on one core it may take one
@@ -50,7 +50,7 @@ class OpenVinoNetwork:
     @property
     def outputs(self) -> int:
         """Their number."""
-        return len(self._requests[self._alone][0].output_tensors)
+        return self._requests[self._alone][0].count
 
     @property
     def singly(self) -> bool:
@@ -69,7 +69,7 @@ class OpenVinoNetwork:
         """Compile it, or take what was kept; with as many requests as a full batch needs."""
         compiled = self._models.compiled(form)
         parts = self._most // form.size if form.size and (form != self._alone or form == self._single) else 1
-        self._requests[form] = [compiled.create_infer_request() for _ in range(parts)]
+        self._requests[form] = [Request(compiled, form) for _ in range(parts)]
 
     def _how(self, part: Form) -> str:
         return f"{part.size} of {self._most}"  # for another largest batch it is measured anew
@@ -80,8 +80,7 @@ class OpenVinoNetwork:
             return
         self._is_settled = True
         self._prepare(self._larger)
-        of_one = self._requests[self._single][0].input_tensors
-        zeros = [np.zeros((self._most, *tensor.shape[1:]), tensor.data.dtype) for tensor in of_one]
+        zeros = [np.zeros((self._most, *one.shape[1:]), one.dtype) for one in self._requests[self._single][0].given]
         if is_faster_in_parts(lambda: self._in_parts(zeros, self._single), lambda: self._in_parts(zeros, self._larger)):
             self._part = self._larger
         else:
@@ -95,8 +94,7 @@ class OpenVinoNetwork:
     def infer(self, given: Sequence[np.ndarray]) -> Outputs:
         """The outputs for B crops."""
         if self._most == ANY or len(given[0]) == 1:
-            (outputs,) = _answered([(self._requests[self._alone][0], given)])
-            return outputs
+            return self._requests[self._alone][0].infer(given)
         return tuple(map(np.concatenate, zip(*self._in_parts(given, self._part), strict=True)))
 
     def _in_parts(self, given: Sequence[np.ndarray], part: Form) -> list[Outputs]:
@@ -114,11 +112,47 @@ class OpenVinoNetwork:
         return outputs
 
 
-def _answered(started: Sequence[tuple["ov.InferRequest", Sequence[np.ndarray]]]) -> list[Outputs]:
+class Request:
+    """One inference at a time, of crops of a form."""
+
+    def __init__(self, compiled: "ov.CompiledModel", form: Form) -> None:
+        self._request = compiled.create_infer_request()
+        self.count = len(self._request.output_tensors)
+        # its own memory, where the size is fixed: handing over other arrays takes OpenVINO's Python longer
+        self.given = [tensor.data for tensor in self._request.input_tensors] if form.size != ANY else []
+        self._outputs = [tensor.data for tensor in self._request.output_tensors] if form.size != ANY else []
+
+    def infer(self, given: Sequence[np.ndarray]) -> Outputs:
+        """The outputs for these, on the calling thread."""
+        self._request.infer(self._take(given), share_outputs=True)
+        return self.outputs()
+
+    def start(self, given: Sequence[np.ndarray]) -> None:
+        """Begin; wait() until outputs() has them."""
+        self._request.start_async(self._take(given))
+
+    def wait(self) -> None:
+        """Until it has ended. Raises whatever OpenVINO does where it fails."""
+        self._request.wait()
+
+    def outputs(self) -> Outputs:
+        """Copies: OpenVINO's own memory is overwritten by the next call."""
+        return tuple(np.array(one) for one in self._outputs or [tensor.data for tensor in self._request.output_tensors])
+
+    def _take(self, given: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+        if not self.given:
+            return dict(enumerate(given))
+        for own, one in zip(self.given, given, strict=True):
+            if own.shape != one.shape or own.dtype != one.dtype:
+                raise ValueError(f"given {one.dtype} {one.shape}, the network takes {own.dtype} {own.shape}")
+            own[...] = one
+        return {}
+
+
+def _answered(started: Sequence[tuple[Request, Sequence[np.ndarray]]]) -> list[Outputs]:
     """The outputs of requests for what each is given: side by side, where they are of several streams."""
     with contextlib.ExitStack() as waiting:
         for request, given in started:
-            request.start_async(dict(enumerate(given)))
+            request.start(given)
             waiting.callback(request.wait)  # of all, even where one fails: none may be under way in the next batch
-    # copies: OpenVINO's own memory is overwritten by the next call
-    return [tuple(np.array(tensor.data) for tensor in request.output_tensors) for request, _ in started]
+    return [request.outputs() for request, _ in started]

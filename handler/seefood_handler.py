@@ -219,7 +219,8 @@ class SeefoodHandler:
         """The requests that now have a crop, and may go on; the others have their error."""
         # golden photos first: whatever the others cost, some of the budget is left for these
         ordered = sorted(requests, key=lambda request: not is_probe(request))
-        decoded, cpu_s = self.decoders.decode([request.photo for request in ordered if not request.is_text_alone])
+        photos = [request.photo for request in ordered if not request.is_text_alone]
+        decoded, cpu_s = self.decoders.decode(photos, self.watch.use_pause if self.watch else None)
         outcomes, without_photo = iter(decoded), Decoded(blank(self.spec), self.spec.input_size[1:], time.monotonic(), 0.0)
         cpu_left, maps = self.budget.batch_cpu_s - cpu_s, 0
         for request in ordered:

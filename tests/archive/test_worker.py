@@ -148,7 +148,7 @@ def test_signals_of_photos_are_kept_after_they_are_answered_and_an_error_of_it_c
     version = kept.stem.rpartition("_")[0]
     assert len(read(kept.parent, version)) == 0
     measured.set()
-    handler.watch._thread.submit(int).result(LIMIT_S)  # it comes after
+    handler.watch.finish()
     monkeypatch.setattr(type(handler.profile), "measure", lambda *_: 1 / 0)
     assert len(handler.handle([{"body": picture_bytes(2)}], OfflineContext())) == 1
     handler.watch.finish()

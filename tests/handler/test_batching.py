@@ -117,7 +117,7 @@ def test_part_that_fails_leaves_nothing_under_way_for_the_next_batch():
     class Failing:
         def __init__(self, request):
             self.request = request
-            self.start_async = request.start_async
+            self.start = request.start
 
         def wait(self):
             self.request.wait()
@@ -134,6 +134,30 @@ def test_part_that_fails_leaves_nothing_under_way_for_the_next_batch():
             program(crops)
     requests[0] = whole
     np.testing.assert_array_equal(program(crops).probabilities, expected.probabilities)
+
+
+@pytest.mark.parametrize(("size", "threads"), [(1, 1), (1, 2), (8, 2)])
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [(np.zeros((192, 192, 3), np.float32), "float32"), (np.zeros((1, 1, 3), np.uint8), r"uint8 \(1, 1, 1, 3\)")],
+)
+def test_crops_of_another_size_or_type_are_refused_and_not_stretched(size, threads, wrong, found):
+    program = load_program(STARTER, json.loads((STARTER / "program.json").read_text()), threads, [1, 8])
+    with pytest.raises(ValueError, match=f"given {found}.*the network takes uint8 "):
+        program(np.stack([wrong] * size))
+    assert len(program(np.zeros((size, 192, 192, 3), np.uint8)).probabilities) == size
+
+
+def test_answers_stay_as_they_are_when_others_follow():
+    """OpenVINO's memory is used again."""
+    program = load_program(STARTER, json.loads((STARTER / "program.json").read_text()), 2, [1, 8])
+    crops = np.random.default_rng(0).integers(0, 256, (8, 192, 192, 3), np.uint8)
+    for size in (1, 8):
+        first = program(crops[:size])
+        before = [output.copy() for output in first]
+        program(255 - crops[:size])
+        for output, expected in zip(first, before, strict=True):
+            np.testing.assert_array_equal(output, expected)
 
 
 def test_threads_of_a_fixed_number_may_run_on_every_core():

@@ -1,11 +1,14 @@
 """Decoding in processes of its own: what kills or hangs one harms nobody else, and what runs at a time is within the budget."""
 
 import os
+import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from PIL import Image
 
 import handler.decoding
 from handler.cost import MEGABYTE, estimate
+from handler.decoder import send_both
 from handler.decoders import START_TRIES, Budget, Decoded, Decoders
 from handler.decoding import Decoder
 from handler.errors import PhotoError
@@ -359,6 +363,41 @@ def test_decoder_stays_after_a_large_photo(spec, metrics, way):
     for _ in range(2):
         assert [type(one) for one in crops(decoders, [photo])] == [Decoded]
         assert decoders.processes[0].pid == pid
+
+
+def test_time_of_a_photo_begins_before_it_is_sent_as_its_sender_may_go_on_late(spec, metrics, monkeypatch):
+    decoders, photo = Decoders(spec, BUDGET, metrics), picture_bytes(1)
+    send_both, late_s = handler.decoding.send_both, []
+
+    def send_and_stand_still(to, *both):
+        began = time.monotonic()
+        send_both(to, *both)
+        assert select.select([to], [], [], LIMIT_S)[0]  # it has answered
+        late_s.append(time.monotonic() - began)
+
+    monkeypatch.setattr(handler.decoding, "send_both", send_and_stand_still)
+    (decoded,) = crops(decoders, [photo])
+    assert decoded.seconds >= late_s[0]
+
+
+@pytest.mark.parametrize(("head", "rest"), [(24, 0), (24, 100), (0, 5_000_000), (3_000_000, 2_000_000)])
+def test_both_arrive_whole_though_the_socket_takes_a_part_at_a_time(head, rest):
+    sent = [os.urandom(head), os.urandom(rest)]
+    ours, theirs = socket.socketpair()
+    ours.settimeout(LIMIT_S)
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        received = pool.submit(theirs.recv, head + rest, socket.MSG_WAITALL)
+        send_both(ours, *sent)
+        assert received.result(LIMIT_S) == b"".join(sent)
+
+
+def test_what_is_to_be_done_meanwhile_is_called_once_while_photos_are_decoded_and_not_without_any(spec, metrics):
+    decoders, busy = Decoders(spec, BUDGET, metrics), []
+    for photos in ([picture_bytes(1)], [picture_bytes(1)] * 8, []):
+        decoders.decode(photos, lambda: busy.append([len(one.jobs) for one in decoders.processes]))
+    assert len(busy) == 2
+    assert sorted(busy[0]) == [0, 1]
+    assert all(busy[1])
 
 
 CONFIG = {"batchSize": 8, "responseTimeout": 30, "handler": {"decoders": 2, "decode_memory_mb": 384, "batch_cpu_s": 1.5}}
