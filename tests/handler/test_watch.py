@@ -37,19 +37,26 @@ def kept():
     return Kept()
 
 
-def test_batch_waits_for_a_pause_or_for_its_latest_time(kept, monkeypatch):
+def test_pause_wakes_the_thread_if_a_batch_waits_and_a_batch_that_comes_does_not(kept, monkeypatch):
     monkeypatch.setattr(handler.watch, "LATEST_S", 10 * LIMIT_S)
-    watch = Watch(kept, kept)
-    watch.use_pause()  # nothing waits: it wakes nobody
-    watch.add(*BATCH)
-    assert not kept.begun.is_set()
+    watch, woken = Watch(kept, kept), []
+    wake = watch._wake.set
+    monkeypatch.setattr(watch._wake, "set", lambda: woken.append(len(watch._waiting)) or wake())
     watch.use_pause()
+    watch.add(*BATCH)
+    assert woken == []
+    watch.use_pause()
+    assert woken == [1]
     assert kept.done.acquire(timeout=LIMIT_S)
+    assert kept.batches == [1]
+
+
+def test_batch_that_no_other_follows_is_measured_all_the_same(kept, monkeypatch):
     monkeypatch.setattr(handler.watch, "LATEST_S", 0.01)
     watch = Watch(kept, kept)
     watch.add(*BATCH)
     assert kept.done.acquire(timeout=LIMIT_S)
-    assert kept.batches == [1, 1]
+    assert kept.batches == [1]
 
 
 def test_batches_that_find_too_many_waiting_are_left_out(kept, monkeypatch):
