@@ -5,8 +5,8 @@ TorchServe is restarted.
 
 Files are named MODEL@VERSION@ and the beginning of the profile's checksum; those of archives packed earlier MODEL@VERSION, or
 VERSION.
-A worker holds its file locked. Once it has ended, the next worker of the version takes the file over: a restart loses none of them,
-and files are no more than workers at a time. All of the file is allocated when it is made: on a full disk, a write to a page
+A worker holds its file locked. Once it has ended, the next worker of the version takes the file over: a restart loses nothing of
+it, and files are no more than workers at a time. All of the file is allocated when it is made: on a full disk, a write to a page
 without room would end the process (SIGBUS).
 """
 
