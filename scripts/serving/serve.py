@@ -25,8 +25,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from handler.locks import locked
 from scripts.atomic import aside
-from scripts.backend.torchserve.process import PID_FILE, ServeError, TorchServe, make_private
+from scripts.backend.torchserve.process import PID_FILE, ServeError, TorchServe, make_private, remove_passing
 from scripts.backend.torchserve.sockets import choose_addresses, remove_short_folder
 from scripts.command import parser, run
 from scripts.paths import ROOT, own_folder
@@ -86,6 +87,24 @@ def stop(port: int, run_dir: Path, settings: Settings) -> None:
 
 
 @contextlib.contextmanager
+def _held(run_dir: Path) -> Iterator[None]:
+    """Within this `with`, no other server starts in this folder: of two that start at once, both find the port free. ServeError."""
+    folder = os.open(run_dir, os.O_RDONLY)
+    try:
+        try:
+            is_ours = locked(folder)
+        except OSError:  # some file systems lock no folders
+            is_ours = True
+        if not is_ours:
+            raise ServeError(
+                f"another server runs in {run_dir}, or has begun to: stop it first, or choose another --port or --run-dir"
+            )
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
 def _pid_file(run_dir: Path) -> Iterator[None]:
     """Within this `with`, --stop finds this process."""
     file, own = run_dir / PID_FILE, str(os.getpid())
@@ -131,16 +150,19 @@ def _serve(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: S
     check_ports(args.host, args.port, settings.metrics_host)
     allow_open_files(settings.open_files)
     make_private(run_dir)
-    with _pid_file(run_dir):
-        torchserve = TorchServe(run_dir, choose_addresses(run_dir), settings)
+    with _held(run_dir), _pid_file(run_dir):
+        torchserve = None
         try:
+            torchserve = TorchServe(run_dir, choose_addresses(run_dir), settings)
             from scripts.serving.server import serve, store_of
 
             name = re.sub(r"[^A-Za-z0-9._-]", "-", args.instance or own_name(args.port, steps))
             store = store_of(args, run_dir, settings, steps)
             serve(store, torchserve, args.host, args.port, name, settings, steps, args.model)
         finally:
-            torchserve.stop(now=True)  # what did not get so far as to be stopped in order
+            if torchserve is not None:
+                torchserve.stop(now=True)  # what did not get so far as to be stopped in order
+            remove_passing(run_dir)  # nor this, if it was stopped before it had started
             remove_short_folder(run_dir / "sockets")
 
 

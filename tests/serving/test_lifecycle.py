@@ -1,5 +1,6 @@
 """A real TorchServe from start to end: signals, `--stop`, restarts, JSON logs, archives that cannot be served, other models."""
 
+import fcntl
 import json
 import os
 import re
@@ -73,8 +74,26 @@ def test_stop_command_ends_one_that_has_only_begun_to_start(model_store):
     stop(server.port, run_dir, Settings())
     assert "stopped by SIGTERM: no process left" in server.wait()
     assert server.process.returncode == 0
-    assert not (run_dir / PID_FILE).exists()
+    assert not {PID_FILE, "metrics", "sockets", "temp"} & {path.name for path in run_dir.iterdir()}
     shutil.rmtree(run_dir)
+
+
+def test_server_in_the_folder_of_another_is_refused_and_the_other_can_still_be_stopped(model_store, tmp_path):
+    (tmp_path / PID_FILE).write_text("1")
+    (tmp_path / "temp").mkdir()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "scripts.serving.serve", "--model-store", str(model_store), "--run-dir", str(tmp_path)]
+        done = subprocess.run([*command, "--port", str(free_port())], capture_output=True, text=True, check=False)
+    finally:
+        os.close(folder)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: another server runs in {tmp_path}, or has begun to: stop it first, or choose another --port or --run-dir\n",
+    )
+    assert (tmp_path / PID_FILE).read_text() == "1"
+    assert (tmp_path / "temp").exists()
 
 
 @pytest.mark.slow

@@ -111,6 +111,12 @@ def _prepare(run_dir: Path, min_free_bytes: int) -> None:
         raise ServeError(str(FullDiskError.lacking(run_dir, min_free_bytes, free).strerror))
 
 
+def remove_passing(run_dir: Path) -> None:
+    """Remove what is of use only while TorchServe runs."""
+    shutil.rmtree(run_dir / "metrics", ignore_errors=True)
+    remove_short_folder(run_dir / "temp")
+
+
 class TorchServe:
     """A running TorchServe: its front end, its workers, and its folder `run_dir`."""
 
@@ -222,5 +228,4 @@ class TorchServe:
             self._maker.wait()
         if "server" in self.__dict__:
             self.server.client.close()
-        shutil.rmtree(self.run_dir / "metrics", ignore_errors=True)
-        remove_short_folder(self.run_dir / "temp")
+        remove_passing(self.run_dir)
