@@ -34,7 +34,7 @@ class OpenVinoNetwork:
         self._most = most
         streams = max(1, min(num_threads or len(os.sched_getaffinity(0)), most))
         self._alone, self._single = (Form(1), Form(1, streams)) if most else (Form(ANY), Form(ANY))
-        self._requests: dict[Form, list[Request]] = {}
+        self._requests: dict[Form, list[BoundRequest]] = {}
         for form in {self._alone, self._single}:
             self._prepare(form)
         # OpenVINO has no more than there are cores: of two threads on one core it may take one
@@ -69,7 +69,7 @@ class OpenVinoNetwork:
         """Compile it, or take what was kept; with as many requests as a full batch needs."""
         compiled = self._models.compiled(form)
         parts = self._most // form.size if form.size and (form != self._alone or form == self._single) else 1
-        self._requests[form] = [Request(compiled, form) for _ in range(parts)]
+        self._requests[form] = [BoundRequest(compiled, form) for _ in range(parts)]
 
     def _how(self, part: Form) -> str:
         return f"{part.size} of {self._most}"  # for another largest batch it is measured anew
@@ -112,8 +112,8 @@ class OpenVinoNetwork:
         return outputs
 
 
-class Request:
-    """One inference at a time, of crops of a form."""
+class BoundRequest:
+    """OpenVINO's request for one inference at a time, of crops of a form, bound to arrays of its own."""
 
     def __init__(self, compiled: "ov.CompiledModel", form: Form) -> None:
         self._request = compiled.create_infer_request()
@@ -149,7 +149,7 @@ class Request:
         return {}
 
 
-def _answered(started: Sequence[tuple[Request, Sequence[np.ndarray]]]) -> list[Outputs]:
+def _answered(started: Sequence[tuple[BoundRequest, Sequence[np.ndarray]]]) -> list[Outputs]:
     """The outputs of requests for what each is given: side by side, where they are of several streams."""
     with contextlib.ExitStack() as waiting:
         for request, given in started:

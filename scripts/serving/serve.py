@@ -160,9 +160,10 @@ def _serve(args: argparse.Namespace, run_dir: Path, settings: Settings, steps: S
             store = store_of(args, run_dir, settings, steps)
             serve(store, torchserve, args.host, args.port, name, settings, steps, args.model)
         finally:
-            if torchserve is not None:
+            if torchserve is None:  # this process was stopped before it had started one
+                remove_passing(run_dir)
+            else:
                 torchserve.stop(now=True)  # what did not get so far as to be stopped in order
-            remove_passing(run_dir)  # nor this, if it was stopped before it had started
             remove_short_folder(run_dir / "sockets")
 
 
