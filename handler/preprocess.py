@@ -22,6 +22,7 @@ from handler.jpeg import has_all_scans, with_ends
 from handler.kinds import unread_variant
 from handler.limits import STRIP_PIXELS, factor_for
 from handler.photo_file import open_photo, text_error, unsupported
+from handler.resize import resize
 from handler.text import ReadsText, TextSpec, text_ids
 from handler.tokens import TokenSpec, read_tokenizer
 
@@ -228,7 +229,7 @@ def crop(image: Image.Image, spec: Spec) -> np.ndarray:
     """The part of an RGB image that the network sees: uint8 (H, W, 3).
 
     timm's evaluation transform, which resizes the whole image, computed for the part alone. Few values differ, by a level or two
-    of 255: Pillow takes the part's corners in 32 bits.
+    of 255: Pillow takes the part's corners in 32 bits, and resize() rounds more than Pillow does.
     """
     size = spec.input_size[1]
     (width, height), (left, top) = layout(image.size, spec)
@@ -248,12 +249,12 @@ def crop(image: Image.Image, spec: Spec) -> np.ndarray:
 
 def _resized_across(image: Image.Image, size: int, part: tuple[float, float], resampling: Image.Resampling) -> Image.Image:
     """The columns of the image from part[0] to part[1], as `size` columns."""
-    return image.resize((size, image.height), resampling, (part[0], 0, part[1], image.height))
+    return resize(image, (size, image.height), resampling, (part[0], 0, part[1], image.height))
 
 
 def _resized_down(image: Image.Image, size: int, part: tuple[float, float], resampling: Image.Resampling) -> Image.Image:
     """The rows of the image from part[0] to part[1], as `size` rows."""
-    return image.resize((image.width, size), resampling, (0, part[0], image.width, part[1]))
+    return resize(image, (image.width, size), resampling, (0, part[0], image.width, part[1]))
 
 
 def preprocess(photo_bytes: bytes, spec: Spec) -> np.ndarray:

@@ -44,7 +44,7 @@ HANDLER_FOR_TRAINING = {
 # what each part may import of what its extra installs
 PACKAGES = {
     # the three libraries that run a program are imported where they are used: an archive needs one of them; tokenizers so, too
-    "handler": {"numpy", "PIL", "pi_heif", "prometheus_client", "openvino", "onnxruntime", "tokenizers", "torch"},
+    "handler": {"numpy", "PIL", "cykooz_resizer", "pi_heif", "prometheus_client", "openvino", "onnxruntime", "tokenizers", "torch"},
     "scripts": {
         *(
             "boto3",

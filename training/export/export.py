@@ -34,7 +34,19 @@ from training.export.program import Prepared, prepare
 from training.model import Checkpoint
 from training.tracking.store import read_state, tracking_uri
 
-LIBRARIES = ("torch", "timm", "onnx", "openvino", "nncf", "onnxruntime", "pillow", "numpy", "tokenizers", "transformers")
+LIBRARIES = (
+    "torch",
+    "timm",
+    "onnx",
+    "openvino",
+    "nncf",
+    "onnxruntime",
+    "pillow",
+    "cykooz-resizer",
+    "numpy",
+    "tokenizers",
+    "transformers",
+)
 
 
 def export(
