@@ -86,6 +86,8 @@ class Choosing:
         remembered = Remembered.of(self.folder, self.key)
         with remembered.alone():  # workers that start together measure once, and do not disturb each other
             choice = self._chosen(remembered)
+        if choice.program.in_float:
+            choice = choice._replace(why=f"{choice.why}; computed in float32, as this CPU has no exact int8 (VNNI)")
         gc.collect()
         return_freed_memory()
         return choice

@@ -129,6 +129,6 @@ def _limit_memory(size: int) -> None:
 
 def _data_bytes() -> int:
     """What RLIMIT_DATA counts of this process now; 0 where the system does not tell."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    with contextlib.suppress(OSError), Path("/proc/self/statm").open("rb", buffering=0) as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from handler.errors import PhotoError
+from handler.expected import expected_answers
 from handler.preprocess import Spec, blank, coarse, ids_of
 from handler.program import Program, inputs
 
@@ -23,9 +24,7 @@ class GoldenPhotos:
     ) -> None:
         """ValueError if a photo cannot be decoded, its crop differs from training's, or the answers are of other classes."""
         photos = content["photos"]
-        self._names, self._tolerance = [photo["name"] for photo in photos], content["tolerance"]
-        self._expected = np.array([photo["probabilities"] for photo in photos])  # (B, num_classes)
-        self._confidence = np.array([photo["confidence"] for photo in photos])  # (B,)
+        self._names, self._expected = [photo["name"] for photo in photos], expected_answers(content)
         crops = []
         for photo in photos:
             (crop,) = preprocess([base64.b64decode(photo["image"])]) if photo["image"] else [blank(spec)]  # text alone
@@ -35,8 +34,9 @@ class GoldenPhotos:
             off_crop = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
             if off_crop > content["crop_tolerance"]:
                 raise ValueError(f"golden photo {photo['name']!r}: the crop is off by {off_crop} of 255 from the training side's")
-        if self._expected.shape[1] != num_classes:
-            raise ValueError(f"label map has {num_classes} names, golden answers have {self._expected.shape[1]} classes")
+        if {len(row) for one in self._expected.values() for row in one.probabilities} - {num_classes}:
+            counts = sorted({len(row) for one in self._expected.values() for row in one.probabilities})
+            raise ValueError(f"label map has {num_classes} names, golden answers have {', '.join(map(str, counts))} classes")
         self._given = inputs(np.stack(crops), ids_of([photo.get("text", "") for photo in photos], spec))
 
     @property
@@ -50,20 +50,19 @@ class GoldenPhotos:
         return tuple(one[chosen] for one in self._given)
 
     def check(self, program: Program, name: str, batch_sizes: Sequence[int]) -> None:
-        """ValueError unless the program of this name computes training's answers to all photos, in batches of each size."""
-        tolerance, count = self._tolerance[name], self.count
+        """ValueError unless the program of this name answers all photos as where it was exported, in batches of each size."""
+        expected, count = self._expected[name], self.count
+        answers, scores = np.array(expected.probabilities), np.array(expected.confidence)  # (B, num_classes), (B,)
         # as many batches of a size as have all photos
         for size, first in ((each, first) for each in batch_sizes for first in range(0, count, each)):
             chosen = np.arange(first, first + size) % count
             probabilities, confidence, _ = program(*(one[chosen] for one in self._given))
-            if probabilities.shape[1] != self._expected.shape[1]:
-                raise ValueError(f"label map has {self._expected.shape[1]} names, model has {probabilities.shape[1]} outputs")
-            off = np.maximum(
-                np.abs(probabilities - self._expected[chosen]).max(axis=1), np.abs(confidence - self._confidence[chosen])
-            )
+            if probabilities.shape[1] != answers.shape[1]:
+                raise ValueError(f"label map has {answers.shape[1]} names, model has {probabilities.shape[1]} outputs")
+            off = np.maximum(np.abs(probabilities - answers[chosen]).max(axis=1), np.abs(confidence - scores[chosen]))
             for i, difference in zip(chosen, off, strict=True):
-                if not difference <= tolerance:
+                if not difference <= expected.tolerance:
                     raise ValueError(
                         f"golden photo {self._names[i]!r}: the answer in {name} differs by "
-                        f"{difference:.2g} from the training side's, at most {tolerance:.2g} is allowed"
+                        f"{difference:.2g} from the training side's, at most {expected.tolerance:.2g} is allowed"
                     )

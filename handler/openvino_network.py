@@ -53,6 +53,11 @@ class OpenVinoNetwork:
         return self._requests[self._alone][0].count
 
     @property
+    def in_float(self) -> bool:
+        """Whether an int8 network is computed in float32, as this CPU's int8 is inexact."""
+        return self._models.in_float
+
+    @property
     def singly(self) -> bool:
         """Whether the crops of a batch are answered each by itself."""
         return self._part.size == 1

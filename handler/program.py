@@ -37,6 +37,10 @@ class Program(Protocol):
     precision: str
 
     @property
+    def in_float(self) -> bool:
+        """Whether an int8 program is computed in float32, as this CPU's int8 is inexact (cpu.py)."""
+
+    @property
     def singly(self) -> bool:
         """Whether the crops of a batch are answered each by itself."""
 
@@ -90,7 +94,7 @@ class OpenVinoProgram(OpenVinoNetwork):
 class OnnxRuntimeProgram:
     """An ONNX file on the CPU by ONNX Runtime."""
 
-    singly, batches = False, "whole"
+    in_float, singly, batches = False, False, "whole"
 
     def __init__(
         self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
@@ -102,6 +106,7 @@ class OnnxRuntimeProgram:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
+        options.add_session_config_entry("session.x64quantprecision", "1")  # exact int8 on CPUs without VNNI, too (cpu.py)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         check_outputs(len(self._session.get_outputs()))
 
@@ -118,7 +123,7 @@ class OnnxRuntimeProgram:
 class TorchProgram:
     """A torch.export program: on a GPU in half precision, else on the CPU, as the reference."""
 
-    singly, batches = False, "whole"
+    in_float, singly, batches = False, False, "whole"
 
     def __init__(
         self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT

@@ -10,30 +10,16 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from handler.cpu import kind
 from handler.locks import alone
 from handler.parts import PROVENANCE, sha256
 
 LIBRARIES = ("openvino", "onnxruntime", "torch")  # a format's name begins with its library's
-# what tells CPUs of one kind from others, of x86 and of Arm, in /proc/cpuinfo
-CPU_LINES = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU implementer", "CPU part", "Features")
 LOCK_S = 30.0  # a worker that loads and measures needs some seconds
-
-
-def cpu() -> str:
-    """The CPU's name, and some digits that stand for its kind and instructions."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-    except OSError:
-        first = ""
-    lines = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
-    known = {name: lines[name] for name in CPU_LINES if name in lines} or {"processor": platform.processor()}
-    digits = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{lines.get('model name') or platform.machine()} {digits}"
 
 
 def version_of(library: str) -> str:
@@ -51,7 +37,7 @@ def key_of(folder: Path, programs: Mapping[str, Mapping[str, Any]], num_threads:
     return {
         "archive": sha256(folder / PROVENANCE),  # which lists the checksum of each part
         "programs": sorted(programs),
-        "cpu": cpu(),
+        "cpu": kind(),
         "threads": num_threads or len(os.sched_getaffinity(0)),
         "libraries": {library: version_of(library) for library in libraries},
         "batch_sizes": list(batch_sizes),

@@ -69,11 +69,10 @@ def start(archive: Path, port: int, golden: Golden) -> Start:
 
 def _is_answered(url: str, golden: Golden) -> bool:
     """Whether the first golden photo is answered rightly now."""
-    expected = golden.probabilities[0]
     with contextlib.suppress(httpx.HTTPError, ValueError, KeyError):
-        answer = httpx.post(url, content=golden.photos[0], headers={"x-top-k": str(len(expected))}, trust_env=False).json()
-        off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
-        return bool(off <= max(golden.tolerance.values()))
+        answer = httpx.post(url, content=golden.photos[0], headers={"x-top-k": str(golden.num_classes)}, trust_env=False).json()
+        off, tolerance = golden.off(0, answer["predictions"])
+        return bool(off <= tolerance)
     return False
 
 

@@ -45,7 +45,7 @@ class Probe:
     def _ask(self, default: DefaultVersion) -> None:
         try:
             if default.golden is not None:
-                default.golden.check(default.server, default.model, default.version, self.i, default.program, self.timeout_s)
+                default.golden.check(default.server, default.model, default.version, self.i, self.timeout_s, default.program)
         except VersionError as error:
             self.error = error
         except Exception as error:  # its TorchServe may be stopped meanwhile, and the client with it

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,8 @@ import pytest
 from scripts.archive.build import build, main
 from scripts.archive.read import inspect
 from scripts.command import run
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
+from tests.waiting import until
 from training.model import Checkpoint
 
 
@@ -91,7 +91,8 @@ def test_archive_that_fails_its_golden_check_gets_no_name(exported, tmp_path, da
     shutil.copytree(exported, broken)
     if damage == "golden":
         golden = json.loads((broken / "golden.json").read_text())
-        golden["photos"][1]["probabilities"].reverse()
+        for own in golden["programs"].values():
+            own["probabilities"][1].reverse()
         (broken / "golden.json").write_text(json.dumps(golden))
     if damage == "labels":
         (broken / "index_to_name.json").write_text('{"0": "soup"}')
@@ -150,9 +151,8 @@ def test_interrupted_build_leaves_nothing(exported, tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        while not list(tmp_path.iterdir()):
-            time.sleep(0.01)
+        until(lambda: list(tmp_path.iterdir()), process=process, pause_s=0.01)
         process.terminate()
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, errors) == (143, "interrupted: nothing was written\n")
     assert not list(tmp_path.iterdir())

@@ -46,12 +46,13 @@ def told(text, **more):
 
 
 def test_golden_answers_are_of_photos_of_texts_and_of_both(text_exported):
-    golden = json.loads((text_exported / "golden.json").read_text())["photos"]
+    content = json.loads((text_exported / "golden.json").read_text())
+    golden, own = content["photos"], next(iter(content["programs"].values()))
     kinds = {(bool(photo["image"]), bool(photo.get("text"))) for photo in golden}
     assert kinds == {(True, False), (True, True), (False, True)}
-    by_name = {photo["name"]: photo["probabilities"] for photo in golden}
+    by_name = {photo["name"]: row for photo, row in zip(golden, own["probabilities"], strict=True)}
     assert by_name["landscape.jpg"] != by_name["landscape.jpg with a text"] != by_name["text alone"]
-    found = Golden.of({"tolerance": {}, "photos": golden})
+    found = Golden.of(content)
     assert found.texts.count("") == 4
     assert found.photos.count(b"") == 1
 

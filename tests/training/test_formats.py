@@ -21,7 +21,7 @@ from torch import nn
 from handler.program import PROGRAMS
 from scripts.archive.build import build
 from scripts.archive.read import load_handler, unpack
-from tests.conftest import ROOT, free_port, modules_of_a_worker, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, modules_of_a_worker, picture_bytes
 from tests.offline_context import OfflineContext
 from tests.serving.server import Server
 from training.data.sets import read_data
@@ -91,11 +91,11 @@ def test_every_format_is_served_by_torchserve_heat_maps_too(other_format, tmp_pa
     build(folder, "1.0.0", tmp_path, model="seefood")
     server = Server(tmp_path, free_port()).wait_ready()
     try:
-        answer = httpx.post(server.url, content=picture_bytes(0), timeout=30).json()
+        answer = httpx.post(server.url, content=picture_bytes(0), timeout=LIMIT_S).json()
         assert len(answer["predictions"]) == 4
-        explained = httpx.post(server.url.replace("predictions", "explanations"), content=picture_bytes(0), timeout=30).json()
+        explained = httpx.post(server.url.replace("predictions", "explanations"), content=picture_bytes(0), timeout=LIMIT_S).json()
         assert explained["label"] == answer["predictions"][0]["label"]
-        models = httpx.get(f"http://127.0.0.1:{server.port + 1}/models/seefood?customized=true", timeout=30).json()
+        models = httpx.get(f"http://127.0.0.1:{server.port + 1}/models/seefood?customized=true", timeout=LIMIT_S).json()
         assert models[0]["customizedMetadata"]["format"] == name
     finally:
         assert server.end()[1] == 0
@@ -245,7 +245,7 @@ def test_archive_has_every_program_that_passes_and_a_file_that_two_formats_share
         "model.bin",
         "model-int8.onnx",
     }
-    assert json.loads((tmp_path / "1.0.0" / "golden.json").read_text())["tolerance"].keys() == expected
+    assert json.loads((tmp_path / "1.0.0" / "golden.json").read_text())["programs"].keys() == expected
     unpack(build(tmp_path / "1.0.0", "1.0.0", tmp_path / "store"), tmp_path / "unpacked")
     for name in sorted(expected):
         monkeypatch.setenv("SEEFOOD_FORMAT", name)

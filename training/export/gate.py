@@ -62,19 +62,26 @@ class Measured:
         return program_name(self.format_name, self.program.precision)
 
 
-def programs(format_name: str, folder: Path) -> Iterator[Program]:
-    """The format's program in each of its precisions that is possible on this machine. UnsupportedError if it cannot be loaded.
+def programs(format_name: str, folder: Path, left_out: list[str] | None = None) -> Iterator[Program]:
+    """The format's program in each of its precisions that is possible on this machine; why others are not goes into `left_out`.
 
-    None is settled, so all of OpenVINO's answer crop by crop: what is written must not depend on what a machine measures.
+    UnsupportedError if it cannot be loaded. None is settled, so all of OpenVINO's answer crop by crop: what is written must not
+    depend on what a machine measures. int8 that this CPU computes in float is left out: it would be judged by other answers.
     """
     export_format = EXPORT_FORMATS[format_name]
     for precision in export_format.precisions:
         try:
-            yield PROGRAMS[format_name](folder / export_format.file, precision, 0, (1, BATCH))
+            program = PROGRAMS[format_name](folder / export_format.file, precision, 0, (1, BATCH))
+            if program.in_float:
+                raise ValueError("this machine's CPU has no exact int8 (VNNI), so that float32 would be judged in its place")
         except ValueError as error:
             print(f"  {precision}: not on this machine ({error})", flush=True)
+            if left_out is not None:
+                left_out.append(f"{precision}: {error}")
         except Exception as error:  # OpenVINO and ONNX Runtime raise types of many kinds
             raise UnsupportedError(why(error)) from error
+        else:
+            yield program
 
 
 def in_batches(program: Callable[..., Iterable[Any]], crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:
@@ -161,8 +168,8 @@ def gate(format_name: str, folder: Path, reference: Reference, tried: Collection
     UnsupportedError if the format's library cannot load or run it.
     """
     passed: list[Measured] = []
-    reasons = []
-    for program in programs(format_name, folder):
+    reasons: list[str] = []
+    for program in programs(format_name, folder, reasons):
         metrics = measure(program, reference)
         reason = failure(program.precision, metrics)
         print(

@@ -8,7 +8,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
+from handler.expected import Expected, expected_answers
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.backend.torchserve.process import LOG_DELAY_S
@@ -45,12 +46,11 @@ class UnansweredError(VersionError):
 
 @dataclass(frozen=True)
 class Golden:
-    """An archive's golden photos with the probabilities that training computed: golden.json."""
+    """An archive's golden photos, and what each program answered to them where it was exported: golden.json."""
 
     names: list[str]
     photos: list[bytes]
-    probabilities: list[list[float]]
-    tolerance: dict[str, float]  # by program
+    expected: dict[str, Expected]  # by program
     texts: list[str]  # beside each photo, mostly ""; a text alone has an empty photo
 
     @classmethod
@@ -60,25 +60,40 @@ class Golden:
         return cls(
             [photo["name"] for photo in photos],
             [base64.b64decode(photo["image"]) for photo in photos],
-            [photo["probabilities"] for photo in photos],
-            content["tolerance"],
+            expected_answers(content),
             [photo.get("text", "") for photo in photos],
         )
+
+    @property
+    def num_classes(self) -> int:
+        """Of the model."""
+        return max((len(row) for one in self.expected.values() for row in one.probabilities), default=0)
 
     def ask(self, server: Server, path: str, i: int, top_k: int, timeout_s: float) -> httpx.Response:
         """The answer of /predictions/<path> to photo `i`, modulo their number. Raises httpx.HTTPError."""
         i %= len(self.photos)
         return server.predict(path, self.photos[i], top_k, timeout_s, self.texts[i])
 
-    def check(self, server: Server, path: str, version: str, i: int, program: str, timeout_s: float) -> None:
-        """Send photo `i`, modulo their number, to /predictions/<path> and check the answer of this program.
+    def off(self, i: int, predictions: Sequence[Mapping[str, Any]], program: str = "") -> tuple[float, float]:
+        """How far all classes' probabilities for photo `i` are off from this program's, or those of the one that is nearest.
+
+        And how far they may be. KeyError, TypeError or IndexError for what is no answer, or another model's.
+        """
+        pairs = []
+        for one in [self.expected[program]] if program else self.expected.values():
+            row = one.probabilities[i]
+            pairs.append((max(abs(each["probability"] - row[each["index"]]) for each in predictions), one.tolerance))
+        return min(pairs, key=lambda pair: pair[0] / pair[1])
+
+    def check(self, server: Server, path: str, version: str, i: int, timeout_s: float, program: str = "") -> None:
+        """Send photo `i`, modulo their number, to /predictions/<path> and check the answer, of this program or of any.
 
         UnansweredError if there is none, VersionError if it is wrong or comes from another version.
         """
         i %= len(self.photos)
-        name, expected = self.names[i], self.probabilities[i]
+        name = self.names[i]
         try:
-            response = self.ask(server, path, i, len(expected), timeout_s)
+            response = self.ask(server, path, i, self.num_classes, timeout_s)
         except httpx.HTTPError as error:
             raise UnansweredError(
                 f"golden photo {name!r} got no answer: {error or type(error).__name__}", isinstance(error, httpx.TimeoutException)
@@ -89,8 +104,8 @@ class Golden:
             )
         try:
             answer = response.json()
-            answered_by, tolerance = answer["version"], self.tolerance[program]
-            off = max(abs(one["probability"] - expected[one["index"]]) for one in answer["predictions"])
+            answered_by = answer["version"]
+            off, tolerance = self.off(i, answer["predictions"], program)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise VersionError(f"golden photo {name!r}: unexpected answer format: {error!r}") from error
         if answered_by != version:
@@ -139,7 +154,7 @@ def prove(
 
     def check(i: int) -> Callable[[float], None]:
         path = f"{model}/{version}"
-        return lambda deadline: golden.check(server, path, version, i, program_of(described), deadline - time.monotonic())
+        return lambda deadline: golden.check(server, path, version, i, deadline - time.monotonic(), program_of(described))
 
     for step in (describe, *map(check, range(len(golden.photos)))):
         deadline = time.monotonic() + timeout_s
