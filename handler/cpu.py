@@ -9,7 +9,7 @@ from pathlib import Path
 # what tells CPUs of one kind from others, of x86 and of Arm, in /proc/cpuinfo
 KIND = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU implementer", "CPU part", "Features")
 VNNI = {"avx512_vnni", "avx_vnni"}
-X86 = {"x86_64", "AMD64", "i686"}
+ARM = {"aarch64", "arm64"}
 
 
 @cache
@@ -33,6 +33,6 @@ def adds_int8_exactly() -> bool:
     """Whether sums of products of int8 are exact: on x86 that takes VNNI (Intel from 2019 on, AMD from Zen 4 on).
 
     Older ones add two products in 16 bits, which saturate, so that an int8 network answers otherwise than where it was judged:
-    docs.openvino.ai, "Saturation (overflow) Issue". Where nothing is known of an x86 CPU, it counts as an older one.
+    docs.openvino.ai, "Saturation (overflow) Issue". Where nothing is known of a CPU, it counts as an older one.
     """
-    return platform.machine() not in X86 or not VNNI.isdisjoint(described().get("flags", "").split())
+    return platform.machine() in ARM or not VNNI.isdisjoint(described().get("flags", "").split())

@@ -1,4 +1,4 @@
-"""An archive's golden photos: pictures with training's answers, by which a program proves itself wherever it runs."""
+"""An archive's golden photos: pictures with each program's answers, by which it proves itself wherever it runs."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from handler.errors import PhotoError
-from handler.expected import expected_answers
+from handler.expected import expected_answers, name_in_float
 from handler.preprocess import Spec, blank, coarse, ids_of
 from handler.program import Program, inputs
 
@@ -22,7 +22,7 @@ class GoldenPhotos:
         num_classes: int,
         preprocess: Callable[[Sequence[bytes]], Sequence[np.ndarray | PhotoError]],
     ) -> None:
-        """ValueError if a photo cannot be decoded, its crop differs from training's, or the answers are of other classes."""
+        """ValueError if golden.json is damaged, a photo's crop differs from training's, or the answers are of other classes."""
         photos = content["photos"]
         self._names, self._expected = [photo["name"] for photo in photos], expected_answers(content)
         crops = []
@@ -34,9 +34,9 @@ class GoldenPhotos:
             off_crop = np.abs(coarse(crop).astype(int) - np.array(photo["coarse_crop"])).max()
             if off_crop > content["crop_tolerance"]:
                 raise ValueError(f"golden photo {photo['name']!r}: the crop is off by {off_crop} of 255 from the training side's")
-        if {len(row) for one in self._expected.values() for row in one.probabilities} - {num_classes}:
-            counts = sorted({len(row) for one in self._expected.values() for row in one.probabilities})
-            raise ValueError(f"label map has {num_classes} names, golden answers have {', '.join(map(str, counts))} classes")
+        for one in self._expected.values():
+            if len(one.probabilities[0]) != num_classes:
+                raise ValueError(f"label map has {num_classes} names, golden answers have {len(one.probabilities[0])} classes")
         self._given = inputs(np.stack(crops), ids_of([photo.get("text", "") for photo in photos], spec))
 
     @property
@@ -51,7 +51,10 @@ class GoldenPhotos:
 
     def check(self, program: Program, name: str, batch_sizes: Sequence[int]) -> None:
         """ValueError unless the program of this name answers all photos as where it was exported, in batches of each size."""
-        expected, count = self._expected[name], self.count
+        known = name_in_float(name) if program.in_float and name_in_float(name) in self._expected else name
+        if known not in self._expected:
+            raise ValueError(f"golden.json has no answers of the program {name}")
+        expected, count = self._expected[known], self.count
         answers, scores = np.array(expected.probabilities), np.array(expected.confidence)  # (B, num_classes), (B,)
         # as many batches of a size as have all photos
         for size, first in ((each, first) for each in batch_sizes for first in range(0, count, each)):
@@ -64,5 +67,5 @@ class GoldenPhotos:
                 if not difference <= expected.tolerance:
                     raise ValueError(
                         f"golden photo {self._names[i]!r}: the answer in {name} differs by "
-                        f"{difference:.2g} from the training side's, at most {expected.tolerance:.2g} is allowed"
+                        f"{difference:.2g} from that where it was exported, at most {expected.tolerance:.2g} is allowed"
                     )

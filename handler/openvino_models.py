@@ -40,11 +40,11 @@ def openvino_core() -> "ov.Core":
 
 
 def compute_in_float(model: "ov.Model") -> None:
-    """Of an int8 network keep the rounded weights, as float32, and let activations be as they are: it answers nearly the same."""
+    """Of an int8 network by NNCF keep the rounded weights, as float32, and round no activations: it answers nearly the same."""
     from openvino.passes import ConstantFolding, Manager
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "FakeQuantize":
+        if node.get_type_name() == "FakeQuantize" and node.input_value(0).get_node().get_type_name() != "Constant":
             for target in node.output(0).get_target_inputs():
                 target.replace_source_output(node.input_value(0))
     # else OpenVINO multiplies weights of int8 by activations of float32, which not every CPU does
@@ -56,18 +56,19 @@ def compute_in_float(model: "ov.Model") -> None:
 class OpenVinoModels:
     """An ONNX file, or OpenVINO's own format, compiled for one size of batch after the other."""
 
-    def __init__(self, path: Path, precision: str, num_threads: int, kept: Compiled) -> None:
-        """What is `kept` is read; nothing is written there before keep()."""
+    def __init__(self, path: Path, precision: str, num_threads: int, kept: Compiled, in_float: bool | None = None) -> None:
+        """What is `kept` is read; nothing is written there before keep(). `in_float` is None for what this CPU needs of int8."""
+        is_int8 = precision.startswith("int8")
+        self.in_float = is_int8 and (not adds_int8_exactly() if in_float is None else in_float)
         self._path, self._kept, self._into = path, kept, NOT_KEPT
         self._prefix = beginning(path.name, precision)
         self._options = {
             # in an int8 program this applies to the layers that are not quantised
-            "INFERENCE_PRECISION_HINT": "bf16" if precision in ("bf16", "int8+bf16") else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision in ("bf16", "int8+bf16") and not self.in_float else "f32",
             "INFERENCE_NUM_THREADS": num_threads,
             # pinned threads of several workers would have the same cores
             **({"ENABLE_CPU_PINNING": False} if num_threads else {}),
         }
-        self.in_float = precision.startswith("int8") and not adds_int8_exactly()
         # compiled for one batch size a program is a tenth faster, at the price of about its weights' size in memory
         self._compiled: dict[Form, ov.CompiledModel] = {}
         self._new: set[Form] = set()  # of these, not taken from what was kept

@@ -25,12 +25,14 @@ Outputs = tuple[np.ndarray, ...]
 class OpenVinoNetwork:
     """Inputs of B crops, each an array (B, ...), to the outputs, each (B, ...)."""
 
-    def __init__(self, path: Path, precision: str, num_threads: int, most: int, kept: Compiled) -> None:
+    def __init__(
+        self, path: Path, precision: str, num_threads: int, most: int, kept: Compiled, in_float: bool | None = None
+    ) -> None:
         """For batches of any size, and of up to `most` the faster: ANY is for any size, in one form that takes the least memory.
 
-        `num_threads` is 0 for one a core. What an earlier worker has `kept` is used.
+        `num_threads` is 0 for one a core. What an earlier worker has `kept` is used. `in_float` as OpenVinoModels has it.
         """
-        self._models = OpenVinoModels(path, precision, num_threads, kept)
+        self._models = OpenVinoModels(path, precision, num_threads, kept, in_float)
         self._most = most
         streams = max(1, min(num_threads or len(os.sched_getaffinity(0)), most))
         self._alone, self._single = (Form(1), Form(1, streams)) if most else (Form(ANY), Form(ANY))

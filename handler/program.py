@@ -78,13 +78,19 @@ class OpenVinoProgram(OpenVinoNetwork):
     """An ONNX file or OpenVINO's own format on the CPU."""
 
     def __init__(
-        self, path: Path, precision: str, num_threads: int, batch_sizes: Sequence[int] = (), kept: Compiled = NOT_KEPT
+        self,
+        path: Path,
+        precision: str,
+        num_threads: int,
+        batch_sizes: Sequence[int] = (),
+        kept: Compiled = NOT_KEPT,
+        in_float: bool | None = None,
     ) -> None:
         # without CPU instructions for it bfloat16 is emulated, slower than float32
         native = "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         check_possible(precision, ["int8", "int8+bf16", "bf16", "f32"] if native else ["int8", "f32"], "OpenVINO")
         self.precision = precision
-        super().__init__(path, precision, num_threads, max(batch_sizes, default=ANY), kept)
+        super().__init__(path, precision, num_threads, max(batch_sizes, default=ANY), kept, in_float)
         check_outputs(self.outputs)
 
     def __call__(self, crops: np.ndarray, ids: np.ndarray | None = None) -> Answers:

@@ -1,5 +1,6 @@
 """Decoding in processes of its own: what kills or hangs one harms nobody else, and what runs at a time is within the budget."""
 
+import contextlib
 import os
 import select
 import signal
@@ -30,6 +31,7 @@ from handler.preprocess import preprocess, reduction, resized_side
 from tests.conftest import LIMIT_S, ROOT, bytes_of, picture_bytes
 from tests.heif_files import coded, grid_of, heif
 from tests.hostile_files import webp_lossless
+from tests.waiting import until
 
 BUDGET = Budget(decoders=2, memory=384 * MEGABYTE, batch_cpu_s=1.5, batch_size=8, batch_s=20)
 DEADLY_WIDTH = 333
@@ -147,10 +149,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     done = subprocess.run([sys.executable, "-c", lines], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 3
-    deadline = time.monotonic() + 30
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+
+    def runs(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+    until(lambda: not any(map(runs, pids)))
 
 
 @pytest.mark.slow

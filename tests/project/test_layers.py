@@ -31,6 +31,7 @@ COMMAND_IMPORTS = {("scripts.ecs.preflight.linters", "scripts.install")}
 # an archive must hold all that its handler imports; training conforms to these of its files
 HANDLER_FOR_TRAINING = {
     "handler.data_set",
+    "handler.expected",
     "handler.limits",
     "handler.openvino_models",
     "handler.photo_file",

@@ -142,8 +142,8 @@ def archive(export: Export, version: str, folder: Path) -> Path:
     for photo, crop in zip(golden["photos"], crops, strict=True):
         photo["coarse_crop"] = coarse(crop).tolist()
     probabilities, confidence, _ = answers(model, np.stack(crops))
-    (own,) = golden["programs"].values()
     # a lost calibration makes much of what parts of another size round
-    own |= {"probabilities": probabilities.tolist(), "confidence": confidence.tolist(), "tolerance": 0.05}
+    own = {"probabilities": probabilities.tolist(), "confidence": confidence.tolist(), "tolerance": 0.05}
+    golden["programs"] = dict.fromkeys(program["programs"], own)
     (exported / "golden.json").write_text(json.dumps(golden))
     return build(exported, version, folder)

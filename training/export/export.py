@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from handler.data_set import SEEN, save
+from handler.expected import name_in_float
+from handler.program import OpenVinoProgram, Program
 from handler.signals import PROFILE, save_profiles
 from handler.tokens import TOKENIZER
 from scripts.atomic import aside
@@ -27,7 +29,7 @@ from scripts.phrases import counted
 from training.evaluation.confidence import FALSE_POSITIVE_RATE, SCORE
 from training.evaluation.metrics import summarise
 from training.export.formats import EXPORT_FORMATS, FASTEST, OnnxError, UnsupportedError, export_to
-from training.export.gate import AccuracyGateError, Measured, gate
+from training.export.gate import BATCH, AccuracyGateError, Measured, gate
 from training.export.golden import golden_answers
 from training.export.profile import reference_profiles
 from training.export.program import Prepared, prepare
@@ -78,9 +80,7 @@ def export(
             "program.json": describe(checkpoint, model, passed, prepared, mlflow_run),
             "spec.json": prepared.spec.to_dict(),
             "index_to_name.json": {str(index): label for index, label in enumerate(checkpoint.labels)},
-            "golden.json": golden_answers(
-                prepared.program, prepared.spec, {one.name: one.program for one in passed}, checkpoint.labels
-            ),
+            "golden.json": golden_answers(prepared.program, prepared.spec, provers(passed, part), checkpoint.labels),
         }
         for file, content in contents.items():
             (part / file).write_text(json.dumps(content) + "\n", encoding="utf-8")
@@ -151,6 +151,17 @@ def _write_once(name: str, prepared: Prepared, folder: Path) -> None:
             shutil.copytree(folder / other, folder / name)
             return
     export_to(name, prepared.program, prepared.calibration, folder / name, prepared.calibration_ids)
+
+
+def provers(passed: Sequence[Measured], folder: Path) -> dict[str, Program]:
+    """The programs by name, and OpenVINO's int8 once more, as a CPU without exact int8 computes it: each has golden answers."""
+    return {one.name: one.program for one in passed} | {
+        name_in_float(one.name): OpenVinoProgram(
+            folder / EXPORT_FORMATS[one.format_name].file, one.program.precision, 0, (1, BATCH), in_float=True
+        )
+        for one in passed
+        if one.format_name == "openvino-int8" and one.program.precision.startswith("int8")
+    }
 
 
 def describe(checkpoint: Checkpoint, model: str, passed: Sequence[Measured], prepared: Prepared, mlflow_run: str) -> dict[str, Any]:

@@ -169,6 +169,7 @@ def gate(format_name: str, folder: Path, reference: Reference, tried: Collection
     """
     passed: list[Measured] = []
     reasons: list[str] = []
+    refused: list[str] = []
     for program in programs(format_name, folder, reasons):
         metrics = measure(program, reference)
         reason = failure(program.precision, metrics)
@@ -178,7 +179,7 @@ def gate(format_name: str, folder: Path, reference: Reference, tried: Collection
             flush=True,
         )
         if reason:
-            reasons.append(f"{program.precision}: {reason}")
+            refused.append(f"{program.precision}: {reason}")
         else:
             passed.append(Measured(format_name, program, metrics))
     if not passed:
@@ -186,5 +187,6 @@ def gate(format_name: str, folder: Path, reference: Reference, tried: Collection
         behind = names.index(format_name) + 1
         following = [name for name in names[behind:] + names[:behind] if name not in (format_name, *tried)]
         advice = f": try FORMAT={following[0]}" if following else ""
-        raise AccuracyGateError(f"{format_name} does not pass the accuracy gate ({'; '.join(reasons)}){advice}")
+        verdict = "does not pass the accuracy gate" if refused else "cannot be judged on this machine"
+        raise AccuracyGateError(f"{format_name} {verdict} ({'; '.join(refused or reasons)}){advice}")
     return passed

@@ -6,6 +6,7 @@ TorchServe that runs without one.
 
 import base64
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from handler.expected import Expected, expected_answers
+from handler.expected import Expected, expected_answers, name_in_float
 from scripts.backend.torchserve import management
 from scripts.backend.torchserve.management import ManagementError, Server
 from scripts.backend.torchserve.process import LOG_DELAY_S
@@ -67,7 +68,7 @@ class Golden:
     @property
     def num_classes(self) -> int:
         """Of the model."""
-        return max((len(row) for one in self.expected.values() for row in one.probabilities), default=0)
+        return max(len(one.probabilities[0]) for one in self.expected.values())
 
     def ask(self, server: Server, path: str, i: int, top_k: int, timeout_s: float) -> httpx.Response:
         """The answer of /predictions/<path> to photo `i`, modulo their number. Raises httpx.HTTPError."""
@@ -77,13 +78,18 @@ class Golden:
     def off(self, i: int, predictions: Sequence[Mapping[str, Any]], program: str = "") -> tuple[float, float]:
         """How far all classes' probabilities for photo `i` are off from this program's, or those of the one that is nearest.
 
-        And how far they may be. KeyError, TypeError or IndexError for what is no answer, or another model's.
+        And how far they may be. VersionError for a program that is not known; KeyError, TypeError, IndexError or ValueError for
+        what is no answer, or another model's.
         """
+        names = [name for name in self.expected if name in (program, name_in_float(program))] if program else [*self.expected]
+        if not names:
+            raise VersionError(f"golden.json has no answers of the program {program}")
         pairs = []
-        for one in [self.expected[program]] if program else self.expected.values():
+        for one in map(self.expected.__getitem__, names):
             row = one.probabilities[i]
-            pairs.append((max(abs(each["probability"] - row[each["index"]]) for each in predictions), one.tolerance))
-        return min(pairs, key=lambda pair: pair[0] / pair[1])
+            offs = [abs(each["probability"] - row[each["index"]]) for each in predictions]
+            pairs.append((math.nan if any(map(math.isnan, offs)) else max(offs), one.tolerance))
+        return min(pairs, key=lambda pair: (math.isnan(pair[0]), pair[0] - pair[1]))
 
     def check(self, server: Server, path: str, version: str, i: int, timeout_s: float, program: str = "") -> None:
         """Send photo `i`, modulo their number, to /predictions/<path> and check the answer, of this program or of any.
