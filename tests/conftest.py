@@ -184,6 +184,23 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         file: str = super()._split_scope(nodeid).partition("::")[0]
         return "starter_server" if asks_starter_server(file) else file
 
+    def remove_node(self, node: Any) -> str | None:
+        """The test under which a process ended, None if it has done its part. Others do the rest; xdist would repeat that test."""
+        units = self.assigned_work[node]
+        ended: str | None = next((test for unit in units.values() for test, done in unit.items() if not done), None)
+        for unit in units.values():
+            unit.pop(ended, None)
+        for scope in [scope for scope, unit in units.items() if all(unit.values())]:
+            del units[scope]  # a process that got it would wait for its end
+        super().remove_node(node)
+        return ended
+
+    def _reschedule(self, node: Any) -> None:
+        if node in self.registered_collections:  # one that has just been started has not found its tests yet
+            super()._reschedule(node)
+            if not (self.workqueue or node.shutting_down):
+                node.shutdown()  # after the tests that it has: it waits with the last one until it knows what follows
+
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
     """That of `--dist loadfile`."""

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from scripts.backend.torchserve.front_end import PATCHED, FrontEnd, note_checksu
 from scripts.backend.torchserve.process import ServeError, TorchServe, make_private
 from scripts.backend.torchserve.sockets import choose_addresses, remove_short_folder
 from scripts.settings import Settings
+from tests.waiting import until
 
 SHARED = "-XX:SharedArchiveFile="
 
@@ -170,9 +170,7 @@ def test_front_end_maps_its_classes_from_the_archive_that_was_made_in_the_backgr
             if keep:
                 os.umask(0o022)  # as where an image is built
                 torchserve.keep_classes()
-                while FrontEnd(java_home()).lacks_archive:
-                    assert torchserve._maker.poll() is None or not FrontEnd(java_home()).lacks_archive, read_log()
-                    time.sleep(0.1)
+                until(lambda: not FrontEnd(java_home()).lacks_archive, read_log, torchserve._maker)
             (pid,) = Path(f"/proc/{torchserve.process.pid}/task/{torchserve.process.pid}/children").read_text().split()
             return str(torchserve.front_end.archive) in Path(f"/proc/{pid}/maps").read_text()
         finally:

@@ -12,15 +12,16 @@ import pytest
 
 from scripts.backend.torchserve import frontend_patch
 from scripts.backend.torchserve.process import FOLDER
+from tests.conftest import LIMIT_S
 
 # a parent and a child that ignore SIGTERM if told so, and end with the guard's help alone
 FAMILY = """
 import signal, subprocess, sys, time
 if sys.argv[1] == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
 print(child.pid, flush=True)
-time.sleep(100)
+time.sleep(3600)
 """
 
 
@@ -45,7 +46,7 @@ def test_another_torchserve_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("kind", "seconds", "byte"), [("meek", "30", b""), ("stubborn", "0.5", b""), ("stubborn", "30", b"!")])
+@pytest.mark.parametrize(("kind", "seconds", "byte"), [("meek", "3600", b""), ("stubborn", "0.5", b""), ("stubborn", "3600", b"!")])
 def test_guard_ends_the_whole_family_when_its_pipe_closes(kind, seconds, byte):
     command = [sys.executable, str(FOLDER / "guard.py"), seconds, sys.executable, "-c", FAMILY, kind]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
@@ -54,14 +55,14 @@ def test_guard_ends_the_whole_family_when_its_pipe_closes(kind, seconds, byte):
         family = psutil.Process(guard.pid).children(recursive=True)
         assert grandchild in family
         pipe.write(byte)
-    assert guard.wait(20) != 0
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert guard.wait(LIMIT_S) != 0
+    assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
 
 
 def test_guard_ends_the_rest_when_its_command_has_ended():
-    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)']).pid, flush=True)"
-    command = [sys.executable, str(FOLDER / "guard.py"), "30", sys.executable, "-c", code]
+    code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3e3)']).pid, flush=True)"
+    command = [sys.executable, str(FOLDER / "guard.py"), "3600", sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as guard:
         left = int(guard.stdout.readline())
-        assert guard.wait(20) == 0
+        assert guard.wait(LIMIT_S) == 0
     assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE

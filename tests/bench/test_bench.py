@@ -24,7 +24,8 @@ from scripts.bench.result import Result
 from scripts.bench.server import BenchError, own_server, probe
 from scripts.command import run
 from tests.bench.test_load import BUSY, OK, serving
-from tests.conftest import ROOT, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, picture_bytes
+from tests.waiting import until
 
 
 def bench(monkeypatch, *arguments):
@@ -194,7 +195,7 @@ def test_our_server_is_ready_with_json_logs_and_serves_that_archive_whatever_is_
     monkeypatch.setenv("SEEFOOD_LOG_JSON", "true")
     (starter.parent / "release.json").write_text("not a release document")
     with own_server(starter) as url:
-        answer = httpx.post(f"{url}/predictions/seefood", content=picture_bytes(), timeout=30.0).json()
+        answer = httpx.post(f"{url}/predictions/seefood", content=picture_bytes(), timeout=LIMIT_S).json()
         port = int(url.rpartition(":")[2])
     assert answer["version"] == "0.5.0"
     assert not (ROOT / "build" / f"serve-{port}").exists()
@@ -233,11 +234,14 @@ def stub_server(folder):
 def test_make_bench_of_our_own_server_leaves_nothing_behind(tmp_path):
     command = ["make", "bench", "SECONDS=1", "CONCURRENCY=1 8", f"OUT={tmp_path}"]
     making, ports = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), set()
-    while making.poll() is None:
-        time.sleep(0.1)
+
+    def has_ended():
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(making.pid).children(recursive=True):
-                ports |= set(re.findall(r"scripts\.serving\.serve --port (\d+)", " ".join(process.cmdline())))
+                ports.update(re.findall(r"scripts\.serving\.serve --port (\d+)", " ".join(process.cmdline())))
+        return making.poll() is not None
+
+    until(has_ended)
     output = making.communicate()[0]
     assert making.returncode == 0, output
     report = json.loads((tmp_path / "bench.json").read_text())

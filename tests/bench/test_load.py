@@ -14,6 +14,7 @@ from scripts.bench.http_message import Target, build_request, parse_answer
 from scripts.bench.load import closed_loop, open_loop
 from scripts.bench.report import notes
 from scripts.bench.result import Result
+from tests.conftest import LIMIT_S
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy"
@@ -34,7 +35,7 @@ class Server:
         self.loop.create_task(start())
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
-        ready.wait(10)
+        ready.wait(LIMIT_S)
 
     async def serve(self, reader, writer):
         self.connections += 1
@@ -60,9 +61,9 @@ class Server:
             await asyncio.gather(*others, return_exceptions=True)
             await asyncio.sleep(0.01)
 
-        asyncio.run_coroutine_threadsafe(end(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result(LIMIT_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
+        self.thread.join(LIMIT_S)
         self.loop.close()
 
 

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -24,8 +23,9 @@ from scripts.collection.source import Fetched, Found, clean_title
 from scripts.collection.web.client import Web
 from scripts.door.feedback import keep
 from scripts.predict import bucket
-from tests.conftest import LIMIT_S, ROOT, picture_bytes
+from tests.conftest import ROOT, picture_bytes
 from tests.ecs.scripted_aws import moto_server, outside
+from tests.waiting import until
 
 
 def newest(tmp_path):
@@ -100,10 +100,10 @@ def test_a_run_that_was_killed_is_gone_on_with(collect, tmp_path, web):
     command = [sys.executable, "-m", "scripts.collection.collect", "--out", str(collected), str(tmp_path / "list.csv")]
     slow = os.environ | {"SEEFOOD_COLLECT_PRIVATE": "true", "SEEFOOD_COLLECT_INTERVAL_S": "0.3"}
     with subprocess.Popen(command, cwd=ROOT, env=slow) as process:
-        end = time.monotonic() + LIMIT_S
-        while len(list(collected.glob("*/photos/*.jpg"))) < 2 and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+        try:
+            until(lambda: len(list(collected.glob("*/photos/*.jpg"))) >= 2, process=process)
+        finally:
+            process.send_signal(signal.SIGKILL)
     assert len(list(collected.glob(f"*/{PART}"))) == 1
     done = collect(tmp_path / "list.csv")
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
-from tests.door.http_client import wait_until
+from tests.waiting import until
 
 
 class Collector(ThreadingHTTPServer):
@@ -42,8 +42,7 @@ class Collector(ThreadingHTTPServer):
         def found():
             return [span for span in self.spans if attributes(span).get(name) == value]
 
-        wait_until(lambda: found())
-        (request,) = found()
+        (request,) = until(found)
         inside = {request.span_id}
         spans = [request]
         for _ in range(2):  # a request's, and a call's

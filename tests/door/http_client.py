@@ -16,6 +16,7 @@ from scripts.door.http.limits import Limits
 from scripts.door.http.server import HttpServer, Listener
 from tests.conftest import LIMIT_S
 from tests.door.http_app import App
+from tests.waiting import until
 
 GOOD = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n"
 DEFAULT = Limits()
@@ -55,22 +56,12 @@ def serve(limits: Limits = DEFAULT, certfile: Path | None = None, keyfile: Path 
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        wait_until(lambda: server.is_started)
+        until(lambda: server.is_started)
         yield Served(server.ports[0], server, app)
     finally:
         server.stop()
         thread.join(LIMIT_S)
         assert not thread.is_alive()
-
-
-def wait_until(holds, limit_s=LIMIT_S) -> None:
-    """Return once `holds()` is true."""
-    pause = threading.Event()
-    for _ in range(int(limit_s / 0.01)):
-        if holds():
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"it did not become true within {limit_s} s")
 
 
 class Answer(NamedTuple):

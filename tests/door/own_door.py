@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import LIMIT_S, ROOT, free_port
-from tests.door.http_client import wait_until
 from tests.door.raw import Answer, read_answer, request
+from tests.waiting import until
 
 STATE = {"live": True, "ready": True, "models": {"seefood": {"default": "0.5.0", "versions": {"0.5.0": {}}}}}
 
@@ -37,7 +37,7 @@ class Door:
         assert self.process.stdin
         self.process.stdin.write(json.dumps(state).encode() + b"\n")
         self.process.stdin.flush()
-        wait_until(lambda: self.ask(request("/readyz", method="GET")).status == 200)
+        until(lambda: self.ask(request("/readyz", method="GET")).status == 200)
 
     def ask(self, sent: bytes, port: int = 0) -> Answer:
         """The answer to these bytes."""
@@ -62,8 +62,7 @@ def door(sockets: Path, **settings: object) -> Iterator[Door]:
         )
         stack.callback(process.kill)
         one = Door(process, port, output)
-        wait_until(lambda: is_open(port) or process.poll() is not None)
-        assert process.poll() is None, one.written("stderr")
+        until(lambda: is_open(port), lambda: one.written("stderr"), process)
         yield one
 
 

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from scripts.door.api.management import Management, ManagementLimits
+from tests.conftest import LIMIT_S
 from tests.door.asking import ask
 
 PORT = 8081
@@ -151,7 +152,7 @@ def test_other_methods_are_405_with_allow(manage):
 
 @pytest.mark.server
 def test_torchserve_is_managed_through_the_door(server):
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port + 1}", timeout=300, trust_env=False) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port + 1}", timeout=LIMIT_S, trust_env=False) as client:
         assert [model["modelName"] for model in client.get("/models").json()["models"]] == ["seefood"]
         described = client.get("/models/seefood/0.5.0", params={"customized": "true"}).json()[0]
         assert described["customizedMetadata"]["version"] == "0.5.0"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import LIMIT_S, free_port
 from tests.serving.server import status_of
+from tests.waiting import until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -62,11 +63,12 @@ def nginx(server, tmp_path):
     path = tmp_path / "nginx.conf"
     path.write_text(NGINX.format(user="user root;" if os.geteuid() == 0 else "", folder=tmp_path, front=front, behind=server.port))
     process = subprocess.Popen(["nginx", "-c", path, "-e", tmp_path / "start.log"])
-    while status_of(f"http://127.0.0.1:{front}/livez") is None:
-        assert process.poll() is None, (tmp_path / "start.log").read_text()
-    yield f"http://127.0.0.1:{front}"
-    process.terminate()
-    process.wait(LIMIT_S)
+    try:
+        until(lambda: status_of(f"http://127.0.0.1:{front}/livez"), (tmp_path / "start.log").read_text, process)
+        yield f"http://127.0.0.1:{front}"
+    finally:
+        process.terminate()
+        process.wait(LIMIT_S)
 
 
 @needs("nginx")

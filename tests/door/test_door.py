@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from tests.conftest import LIMIT_S, SHARED
 from tests.door.raw import Answer, read_answer, request
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 FIELD = SHARED / "data" / "field_inputs"
@@ -117,13 +117,13 @@ def test_worker_that_ends_under_requests_costs_none_of_them(server, photo):
 
     with ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(ask) for _ in range(8)]
-        while len(statuses) < 20:
-            time.sleep(0.05)
-        server.part("worker").kill()
-        so_far = len(statuses)
-        while len(statuses) < so_far + 40:
-            time.sleep(0.05)
-        stop.set()
+        try:
+            until(lambda: len(statuses) >= 20)
+            server.part("worker").kill()
+            so_far = len(statuses)
+            until(lambda: len(statuses) >= so_far + 40)
+        finally:
+            stop.set()
         for client in clients:
             client.result()
     assert set(statuses) == {200}
@@ -133,17 +133,18 @@ def test_worker_that_ends_under_requests_costs_none_of_them(server, photo):
 def test_backend_that_is_gone_is_a_503_at_once_and_comes_back(server, photo):
     server.part("JVM").kill()
     seen = set()
-    while True:
+
+    def is_back():
         answer = httpx.post(server.url, content=photo, timeout=LIMIT_S)
         seen.add(answer.status_code)
-        if answer.status_code == 200 and 503 in seen:
-            break
         if answer.status_code == 503:
             assert int(answer.headers["retry-after"]) >= 1
             assert answer.json()["type"] == "UnavailableError"
+        return answer.status_code == 200 and 503 in seen
+
+    until(is_back, lambda: seen)
     assert seen <= {200, 503}
-    while httpx.get(f"http://127.0.0.1:{server.port}/readyz", timeout=LIMIT_S).status_code != 200:
-        time.sleep(0.1)
+    server.wait_ready()
 
 
 def test_clients_that_hang_up_leave_no_work_behind(server, photo):

@@ -20,7 +20,6 @@ from scripts.door.feedback import MAX_BYTES, Feedback
 from scripts.door.state import State
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.asking import ask
-from tests.door.http_client import wait_until
 from tests.door.without_server import application
 from tests.serving.server import capturing_starter, serving_starter
 
@@ -366,7 +365,7 @@ class TestRealServer:
             with serving_starter(tmp_path) as again, client_of(again) as client:
                 assert client.post("/feedback", json={"id": request_id, "label": None}).status_code == 200
                 # the folder is pruned at each pass
-                wait_until(lambda: "reconciled" in again.output)
+                again.wait_output("reconciled")
         assert before < files_in(folder)
 
 

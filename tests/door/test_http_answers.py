@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.door.http_client import GOOD, serve, wait_until
+from tests.door.http_client import GOOD, serve
+from tests.waiting import until
 
 HOST = b"Host: a\r\n"
 
@@ -198,4 +199,4 @@ def test_malformed_body_is_told_to_the_client_and_to_the_application(served):
         client.send(request(b"POST", b"/broken", b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\nxyz"))
         assert client.answer().status == 400
         assert client.is_closed()
-    wait_until(lambda: "/broken" in served.app.gone)
+    until(lambda: "/broken" in served.app.gone)

@@ -22,7 +22,8 @@ from scripts.door.http.protocol import DoorProtocol
 from scripts.door.http.tls import make_self_signed
 from tests.conftest import LIMIT_S, ROOT
 from tests.door.asking import echo
-from tests.door.http_client import GOOD, Client, connect, serve, wait_until
+from tests.door.http_client import GOOD, Client, connect, serve
+from tests.waiting import until
 
 HELD = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -36,13 +37,13 @@ def process(tmp_path: Path, open_files: int, **limits: int | Path):
         command, cwd=ROOT, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     )
     try:
-        wait_until(lambda: port_file.exists() and port_file.read_text())
-        yield psutil.Process(running.pid), int(port_file.read_text())
+        port = until(lambda: port_file.read_text() if port_file.exists() else "", process=running)
+        yield psutil.Process(running.pid), int(port)
         running.send_signal(signal.SIGTERM)
         assert running.wait(LIMIT_S) == 0
     finally:
         running.kill()
-        running.wait()
+        running.wait(LIMIT_S)
 
 
 def asks(port: int, count: int) -> list[int]:
@@ -80,13 +81,13 @@ def test_connection_without_room_is_told_when_to_come_again(limits, status):
         with contextlib.ExitStack() as stack:
             for _ in range(5):
                 stack.enter_context(served.connect()).send(HELD)
-            wait_until(lambda: sum(other.is_busy for other in served.server.connections[0].open) == 5)
+            until(lambda: sum(other.is_busy for other in served.server.connections[0].open) == 5)
             for _ in range(50):  # as many as may linger, and more
                 with served.connect() as client:
                     answer = client.answer()
                     assert (answer.status, answer.header("retry-after")) == (status, "2")
                     assert client.is_closed()
-        wait_until(lambda: not served.server.connections[0].open)
+        until(lambda: not served.server.connections[0].open)
         assert asks(served.port, 2) == [200, 200]
 
 
@@ -152,7 +153,7 @@ def test_burst_of_connections_does_not_end_the_listener(tmp_path):
             for each in sockets:
                 each.close()
             # while the burst is taken in, the system may have no descriptor for one more
-            wait_until(lambda: answers_all(port))
+            until(lambda: answers_all(port))
 
 
 def answers_all(port: int) -> bool:
@@ -206,7 +207,7 @@ def test_ten_thousand_idle_connections_take_little_memory(tmp_path):
         assert asks(port, 20) == [200] * 20
         for each in clients:
             each.close()
-        wait_until(lambda: server.num_fds() < 50)
+        until(lambda: server.num_fds() < 50)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="this system has no such bound")
@@ -214,5 +215,5 @@ def test_system_holds_little_for_a_client_that_does_not_read():
     with serve() as served, served.connect() as client:
         client.send(b"GET /big?100000 HTTP/1.1\r\nHost: a\r\n\r\n" * 60)
         # the answer that waits for its client; Linux alone would take 40 of them
-        wait_until(lambda: any(connection.flow.write_paused for connection in served.server.connections[0].open))
+        until(lambda: any(connection.flow.write_paused for connection in served.server.connections[0].open))
         assert served.app.asked["/big"] < 10

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import LIMIT_S
-from tests.door.http_client import GOOD, connect, wait_until
+from tests.door.http_client import GOOD, connect
 from tests.door.test_http_connections import process
 from tests.door.test_http_requests import REQUESTS
+from tests.waiting import until
 
 CASES = 50_000
 PARTS, THREADS = 10, 10
@@ -121,7 +122,7 @@ def test_mutated_requests_end_in_an_answer_or_a_close(tmp_path):
                 memory = server.memory_info().rss
         with connect(port) as client:
             assert client.ask(GOOD).status == 200
-        wait_until(lambda: server.num_fds() < 25)
+        until(lambda: server.num_fds() < 25)
         growth = server.memory_info().rss - memory
         print(f"{CASES} requests: {growth / 1e6:.1f} MB more after them than after the first {CASES // PARTS}")
         assert growth < 10e6

@@ -15,7 +15,8 @@ from scripts.door.http.server import HttpServer, Listener
 from scripts.door.http.tls import make_context, make_self_signed
 from tests.conftest import LIMIT_S
 from tests.door.http_app import App, answer
-from tests.door.http_client import GOOD, Client, serve, wait_until
+from tests.door.http_client import GOOD, Client, serve
+from tests.waiting import until
 
 QUICK = Limits(linger_silent_s=0.2)
 # RFC 9113, section 3.4: what a client of HTTP/2 begins with, and an empty SETTINGS frame
@@ -46,7 +47,7 @@ def test_two_listeners_of_one_process_have_their_own_applications():
     thread = threading.Thread(target=lambda: asyncio.Runner(loop_factory=uvloop.new_event_loop).run(server.serve()))
     thread.start()
     try:
-        wait_until(lambda: server.is_started)
+        until(lambda: server.is_started)
         bodies = []
         for port in server.ports:
             with Client(socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S)) as client:
@@ -69,11 +70,11 @@ def test_stop_answers_what_is_in_flight_and_takes_nothing_new():
     with serve() as served, served.connect() as idle, served.connect() as client:
         assert idle.ask(GOOD).status == 200
         client.send(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n" + GOOD)
-        wait_until(lambda: any(other.is_busy for other in served.server.connections[0].open))
+        until(lambda: any(other.is_busy for other in served.server.connections[0].open))
         served.server.stop()
         assert idle.is_closed()
         with pytest.raises(ConnectionRefusedError):
-            wait_until(lambda: served.connect().__exit__())
+            until(lambda: served.connect().__exit__())
         client.socket.setblocking(True)
         loop = next(iter(served.server.connections[0].open)).loop
         loop.call_soon_threadsafe(served.app.release.set)
@@ -85,7 +86,7 @@ def test_stop_answers_what_is_in_flight_and_takes_nothing_new():
 def test_stop_does_not_wait_for_ever():
     with serve(Limits(stop_s=1.0)) as served, served.connect() as client:
         client.send(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
-        wait_until(lambda: any(other.is_busy for other in served.server.connections[0].open))
+        until(lambda: any(other.is_busy for other in served.server.connections[0].open))
         served.server.stop()
         ended = client.answer()
         assert ended is None or ended.status == 500
@@ -145,15 +146,15 @@ def test_client_that_hangs_up_over_tls_is_noticed(pair):
     with serve(certfile=pair[0], keyfile=pair[1]) as served:
         with over_tls(served, pair[0]) as client:
             client.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-            wait_until(lambda: any(other.is_busy for other in served.server.connections[0].open))
-        wait_until(lambda: "/wait" in served.app.gone)
+            until(lambda: any(other.is_busy for other in served.server.connections[0].open))
+        until(lambda: "/wait" in served.app.gone)
 
 
 def test_connections_over_tls_which_take_more_memory_are_fewer(pair):
     with serve(Limits(tls_connections=2), *pair) as served, contextlib.ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(over_tls(served, pair[0])).send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
-        wait_until(lambda: sum(other.is_busy for other in served.server.connections[0].open) == 2)
+        until(lambda: sum(other.is_busy for other in served.server.connections[0].open) == 2)
         with pytest.raises((ConnectionError, ssl.SSLError)):
             over_tls(served, pair[0])
         assert served.ended["503"] == 1

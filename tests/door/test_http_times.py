@@ -7,7 +7,9 @@ import pytest
 
 from scripts.door.http.limits import Limits
 from scripts.door.metrics import Metrics
-from tests.door.http_client import GOOD, serve, wait_until
+from tests.conftest import LIMIT_S
+from tests.door.http_client import GOOD, serve
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +47,7 @@ def trickle(client, data, pause_s):
     except (BrokenPipeError, ConnectionResetError):
         pass
     finally:
-        client.socket.settimeout(60)
+        client.socket.settimeout(LIMIT_S)
 
 
 def test_connection_without_a_byte_ends_without_an_answer(served):
@@ -87,7 +89,7 @@ def test_body_that_stalls_is_a_408_and_the_application_is_told(served, path):
         answer = client.ask(POST.replace(b"/slow", path))
         assert (answer.status, answer.json()["code"]) == (408, 408)
         assert client.is_closed()
-    wait_until(lambda: path.decode() in served.app.gone)
+    until(lambda: path.decode() in served.app.gone)
 
 
 def test_body_that_trickles_in_is_a_408(served):
@@ -108,7 +110,7 @@ def test_body_that_takes_too_long_in_all_is_a_408(served):
                 break
             except TimeoutError:
                 pass
-        client.socket.settimeout(60)
+        client.socket.settimeout(LIMIT_S)
         answer = client.answer()
         assert answer.status == 408
         assert "3 s" in answer.json()["message"]
@@ -123,7 +125,7 @@ def test_body_that_waits_for_the_application_is_not_too_slow(served):
             client.send(bytes(20_000_000))
         with served.connect() as other:
             assert other.ask(b"GET /free HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
-        client.socket.settimeout(60)
+        client.socket.settimeout(LIMIT_S)
         assert client.answer().status == 408  # the rest of the body never comes
 
 
@@ -135,7 +137,7 @@ def test_answer_that_is_slowly_computed_is_waited_for(served):
             client.socket.recv(1, socket.MSG_PEEK)
         with served.connect() as other:
             other.ask(b"GET /free HTTP/1.1\r\nHost: a\r\n\r\n")
-        client.socket.settimeout(60)
+        client.socket.settimeout(LIMIT_S)
         assert client.answer().json()["path"] == "/hold"
 
 
@@ -144,15 +146,15 @@ def test_client_that_does_not_read_its_answer_is_cut_off(served):
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.send(b"GET /big?30000000 HTTP/1.1\r\nHost: a\r\n\r\n")
         before = served.ended["slow reader"]
-        wait_until(lambda: served.ended["slow reader"] > before)
-        wait_until(lambda: not any(other.is_busy for other in served.server.connections[0].open))
+        until(lambda: served.ended["slow reader"] > before)
+        until(lambda: not any(other.is_busy for other in served.server.connections[0].open))
 
 
 def test_client_that_sends_on_after_a_refusal_is_cut_off(served):
     with served.connect() as client:
         assert client.ask(b"bad\r\n\r\n").status == 400
         trickle(client, bytes(1000), 0.05)
-    wait_until(lambda: not served.server.connections[0].open)
+    until(lambda: not served.server.connections[0].open)
 
 
 def test_each_kind_of_time_out_is_counted(served):

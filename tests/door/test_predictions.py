@@ -134,8 +134,9 @@ def test_threads_that_read_are_few_whatever_their_clients_do(monkeypatch):
             return {"type": "http.request", "body": bytes(2 * LARGE_BYTES)}
 
         tasks = [asyncio.create_task(once()) for _ in range(3 * LARGE_AT_A_TIME)]
-        while len(started) < LARGE_AT_A_TIME:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(LIMIT_S):
+            while len(started) < LARGE_AT_A_TIME:
+                await asyncio.sleep(0.01)
         for hang_up in gone:
             hang_up()
         ended = await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import picture_bytes
+from tests.conftest import LIMIT_S, picture_bytes
 
 pytestmark = pytest.mark.server
 VERSION = "0.5.0"
@@ -18,7 +18,7 @@ INFER, PREDICT = "/v2/models/seefood/infer", "/v1/models/seefood:predict"
 
 @pytest.fixture(scope="module")
 def client(server):
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=300, trust_env=False) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=LIMIT_S, trust_env=False) as client:
         yield client
 
 
@@ -282,7 +282,7 @@ def test_attributes_and_target_of_sagemaker(client, photos):
 def triton(server):
     """tritonclient and its connection to the door."""
     library = pytest.importorskip("tritonclient.http", exc_type=(ImportError, RuntimeError))
-    with library.InferenceServerClient(f"127.0.0.1:{server.port}", network_timeout=300) as connection:
+    with library.InferenceServerClient(f"127.0.0.1:{server.port}", network_timeout=LIMIT_S) as connection:
         yield library, connection
 
 

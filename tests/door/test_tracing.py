@@ -16,10 +16,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from scripts.door.tracing.start import spans_of
 from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.door.collector import attributes, collecting
-from tests.door.http_client import wait_until
 from tests.door.own_door import STATE, door, sockets_of
 from tests.door.raw import request
 from tests.door.stand_in import RAISED, answering
+from tests.waiting import until
 
 slow = pytest.mark.slow
 PATH = "/predictions/seefood"
@@ -81,8 +81,7 @@ def id_in_log(one, name):
     def lines():
         return [line for line in map(json.loads, one.written()) if line["request_id"] == name]
 
-    wait_until(lambda: lines())
-    return lines()[0]["trace_id"]
+    return until(lines)[0]["trace_id"]
 
 
 def of(collector, name):
@@ -228,7 +227,7 @@ def test_photos_that_are_shed_or_left_have_traces_too(traced, collector):
         threads = [threading.Thread(target=lambda n=n: answers.append(one.ask(asked(f"n{n}")).status)) for n in range(3)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: 503 in answers)
+        until(lambda: 503 in answers)
         go.set()
         for thread in threads:
             thread.join()
@@ -295,7 +294,7 @@ def test_collector_that_takes_nothing_costs_no_request_and_one_line(traced, coll
         began = time.monotonic()
         assert {one.ask(asked(str(number))).status for number in range(100)} == {200}
         assert time.monotonic() - began < LIMIT_S / 10
-        wait_until(lambda: one.written("stderr"))
+        until(lambda: one.written("stderr"))
         assert {one.ask(asked(str(number))).status for number in range(100)} == {200}
         one.process.send_signal(signal.SIGTERM)
         ending = time.monotonic()
@@ -313,11 +312,11 @@ def test_collector_that_comes_back_gets_spans_again(traced, collector):
     collector.status = 400
     with traced() as one:
         one.ask(asked("lost"))
-        wait_until(lambda: one.written("stderr"))
+        until(lambda: one.written("stderr"))
         collector.status = 200
         one.ask(asked("sent"))
         assert REQUEST in of(collector, "sent")
-        wait_until(lambda: len(one.written("stderr")) == 2)
+        until(lambda: len(one.written("stderr")) == 2)
         assert "again" in one.written("stderr")[1]
 
 

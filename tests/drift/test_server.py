@@ -17,6 +17,7 @@ from scripts.monitoring import drift as command
 from tests.conftest import LIMIT_S
 from tests.drift.test_real_photos import DATA, unseen_photos
 from tests.serving.server import serving_starter
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.server,
@@ -32,12 +33,12 @@ def darkened(content):
 
 
 def send(server, contents):
-    with httpx.Client(timeout=120) as client, ThreadPoolExecutor(4) as pool:
+    with httpx.Client(timeout=LIMIT_S) as client, ThreadPoolExecutor(4) as pool:
         assert {answer.status_code for answer in pool.map(lambda photo: client.post(server.url, content=photo), contents)} == {200}
 
 
 def shown(server, name):
-    text = httpx.get(f"http://127.0.0.1:{server.port + 2}/metrics", timeout=60).text
+    text = httpx.get(f"http://127.0.0.1:{server.port + 2}/metrics", timeout=LIMIT_S).text
     samples = [sample for family in text_string_to_metric_families(text) if family.name == name for sample in family.samples]
     return {(one.labels.get("signal"), one.labels["window"]): one.value for one in samples}
 
@@ -49,13 +50,6 @@ def settled(server, name):
         time.sleep(0.5)
         found, before = shown(server, name), found
     return found
-
-
-def until(true):
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() < began + LIMIT_S
-        time.sleep(0.5)
 
 
 def test_darkened_photos_are_seen_and_the_last_answers_survive_restarts(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from scripts.ecs.preflight.account import certificate_is_issued
 from scripts.ecs.preflight.resolve.templates import resolve
 from scripts.ecs.preflight.result import OK
 from scripts.ecs.stacks import Deployment, read_templates
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
 from tests.ecs.scripted_aws import moto_server
 
 REGION, NAME = "eu-central-1", "seefood.example.com"
@@ -38,7 +38,7 @@ def run(command, home, **environment):
         env=os.environ | {"HOME": str(home), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

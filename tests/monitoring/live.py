@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import LIMIT_S
 from tests.monitoring.rules import PROMETHEUS
+from tests.waiting import until
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is not here: Debian's package of that name has it"
@@ -28,7 +29,7 @@ class Prometheus:
 
     def ask(self, path: str, **parameters: str) -> Any:
         """The data of an answer of its API."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60).json()
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=LIMIT_S).json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
@@ -40,12 +41,10 @@ class Prometheus:
         """The alerts that fire, by name."""
         return {one["labels"]["alertname"]: one for one in self.ask("alerts")["alerts"] if one["state"] == "firing"}
 
-    def wait(self, true, limit_s: float = LIMIT_S) -> float:
-        """Seconds until `true()`; AssertionError after the limit."""
+    def wait(self, true) -> float:
+        """Seconds until `true()`."""
         began = time.monotonic()
-        while not true():
-            assert time.monotonic() < began + limit_s, (list(self.alerts()), limit_s)
-            time.sleep(0.5)
+        until(true, lambda: list(self.alerts()), pause_s=0.5)
         return time.monotonic() - began
 
 
@@ -63,7 +62,7 @@ def prometheus(folder: Path, server_port: int) -> Iterator[Prometheus]:
     with subprocess.Popen(command) as process:
         try:
             found = Prometheus(port, targets)
-            found.wait(lambda: _answers(found.url) and process.poll() is None)
+            until(lambda: _answers(found.url), process=process)
             yield found
         finally:
             process.terminate()

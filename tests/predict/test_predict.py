@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 
 import pyarrow.parquet
 import pytest
@@ -17,6 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 from scripts.command import run
 from scripts.predict.predict import main
 from tests.conftest import LIMIT_S, ROOT, picture_bytes
+from tests.waiting import until
 
 
 def rows_of(path):
@@ -131,19 +131,27 @@ def links(folder, photo, count):
     return folder
 
 
+def wait_for_bytes(part, count, process):
+    """Wait until a command has written more than so many bytes of its results, and hardly longer."""
+
+    def says():
+        return process.poll() is not None and process.stderr.read()
+
+    until(lambda: part.exists() and part.stat().st_size > count, says, process, pause_s=0.005)
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_loses_no_row_and_has_none_twice(predict, command, drawn, tmp_path):
     photos, out, rng = links(tmp_path / "photos", drawn / "1.jpg", 1500), tmp_path / "labels.csv", random.Random(1)
     part, kept = tmp_path / "labels.csv.part", 0
     for _ in range(3):
         with subprocess.Popen([*command, str(photos), "--out", str(out)], cwd=ROOT, stderr=subprocess.PIPE) as process:
-            deadline, more = time.monotonic() + LIMIT_S, kept + rng.randrange(40_000)
-            while not part.exists() or part.stat().st_size <= more:
-                assert process.poll() is None, process.stderr.read()
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
-            refused = predict(photos, "--out", out) if not kept else None
-            process.kill()
+            more = kept + rng.randrange(40_000)
+            try:
+                wait_for_bytes(part, more, process)
+                refused = predict(photos, "--out", out) if not kept else None
+            finally:
+                process.kill()
         if refused:
             assert refused.returncode == 1
             assert "another run writes these results" in refused.stderr
@@ -164,9 +172,7 @@ def test_ctrl_c_ends_with_one_sentence_that_says_how_to_go_on(command, drawn, tm
     with subprocess.Popen(
         [*command, str(photos), "--out", str(tmp_path / "labels.csv")], cwd=ROOT, stderr=subprocess.PIPE
     ) as process:
-        while not part.exists() or part.stat().st_size < 10_000:
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_for_bytes(part, 10_000, process)
         process.send_signal(signal.SIGINT)
         error = process.communicate(timeout=LIMIT_S)[1].decode()
     assert process.returncode == 130

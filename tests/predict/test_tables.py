@@ -8,6 +8,7 @@ import pytest
 from scripts.predict.progress import Progress, duration
 from scripts.predict.summary import REASONS, Summary
 from scripts.predict.tables import FORMATS, cell, write_csv
+from tests.waiting import until
 
 
 def answered(photo, label="ramen", version="1.0.0"):
@@ -96,8 +97,7 @@ def test_versions_that_changed_in_the_middle_are_said():
 def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
     monkeypatch.setattr("scripts.predict.progress.EVERY_S", 0.0)
     with Progress(lambda: 12, 10) as progress:
-        while progress.total is None:
-            pass
+        until(lambda: progress.total is not None)
         progress.update()
         progress.update()
     first, last = capsys.readouterr().err.splitlines()

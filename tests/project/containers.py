@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import LIMIT_S, ROOT
+from tests.waiting import until
 
 BASE = "debian:bookworm-slim"
 # where a private daemon is started, its network needs nothing of the machine's firewall
@@ -26,11 +26,11 @@ class Docker:
     def __init__(self, client: str, environment: dict[str, str]) -> None:
         self.client, self.environment = client, {**os.environ, **environment, "DOCKER_BUILDKIT": "1"}
 
-    def __call__(self, *arguments: object, timeout: float = 120, check: bool = True) -> str:
+    def __call__(self, *arguments: object, check: bool = True) -> str:
         """Run a command; its output, both streams."""
-        return self.run(self.client, *arguments, timeout=timeout, check=check)[1]
+        return self.run(self.client, *arguments, check=check)[1]
 
-    def run(self, *command: object, timeout: float = 120, check: bool = True) -> tuple[int, str]:
+    def run(self, *command: object, check: bool = True) -> tuple[int, str]:
         """Run any command that talks to the daemon; its exit status and output."""
         done = subprocess.run(
             list(map(str, command)),
@@ -39,7 +39,7 @@ class Docker:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
+            timeout=LIMIT_S,
             check=False,
         )
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}"
@@ -68,15 +68,14 @@ def docker_daemon(folder: Path) -> Iterator[Docker]:
         process = subprocess.Popen(list(map(str, [daemon, *places, *OWN_DAEMON])), stdout=log, stderr=log, start_new_session=True)
     docker = Docker(client, {"DOCKER_HOST": address})
     try:
-        deadline = time.monotonic() + 60
-        while docker.run(client, "info", check=False)[0] != 0:
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-500:]}")
-            time.sleep(0.2)
+        try:
+            until(lambda: docker.run(client, "info", check=False)[0] == 0, process=process)
+        except AssertionError:
+            pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-500:]}")
         yield docker
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(LIMIT_S)
         for mount in sorted((line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()), reverse=True):
             if mount.startswith(str(folder)):
                 subprocess.run(["umount", "--lazy", mount], check=False)
@@ -137,9 +136,7 @@ def build_image(docker: Docker, folder: Path, tag: str, secret: str) -> None:
     flags = ["--network host", f"--secret id=pip_conf,src={folder / 'pip.conf'}"]
     if bundle := os.environ.get("SSL_CERT_FILE"):
         flags.append(f"--secret id=ca_bundle,src={bundle}")
-    docker("build", "--network", "host", "--target", "dev", "--tag", f"seefood-dev:{tag}", ".", timeout=420)
+    docker("build", "--network", "host", "--target", "dev", "--tag", f"seefood-dev:{tag}", ".")
     with torch_index(folder / "index") as torch:
         for target in ("image", "tools-image"):
-            docker.run(
-                "make", target, f"TAG={tag}", f"DOCKER={docker.client}", f"DOCKER_FLAGS={' '.join(flags)}", *torch, timeout=420
-            )
+            docker.run("make", target, f"TAG={tag}", f"DOCKER={docker.client}", f"DOCKER_FLAGS={' '.join(flags)}", *torch)

@@ -21,6 +21,8 @@ from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.hostile_files import webp_lossless
 from tests.project.containers import build_image, docker_daemon, need_base_image
 from tests.rollout.rolling import QUICK, Load, get, make_archives, release, reversion
+from tests.serving.server import status_of
+from tests.waiting import until
 from training.export.export import export
 from training.model import Checkpoint
 
@@ -63,11 +65,7 @@ class Container:
         self.name = docker("run", "--detach", *HARDENED, *ports, *volume, *environment, *options, IMAGE).split()[-1][:12]
 
     def wait_for(self, condition):
-        deadline = time.monotonic() + LIMIT_S
-        while not (found := condition()):
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.1)
-        return found
+        return until(condition, lambda: self.log)
 
     def wait_ready(self):
         self.wait_for(lambda: self.ready)
@@ -105,7 +103,7 @@ class Container:
         self.docker("exec", self.name, "python", "-c", program, check=False)  # which may be ended with the container
 
     def ask(self):
-        return httpx.post(f"http://127.0.0.1:{self.port}/predictions/seefood", content=picture_bytes(1), timeout=30).json()
+        return httpx.post(f"http://127.0.0.1:{self.port}/predictions/seefood", content=picture_bytes(1), timeout=LIMIT_S).json()
 
 
 @pytest.fixture
@@ -380,7 +378,7 @@ def test_compose_serves_what_is_released_on_its_s3_and_mlflow_takes_runs(docker,
     compose = ["docker-compose", "--project-name", "seefood-under-test"]
     docker.environment["SEEFOOD_TAG"] = TAG
     try:
-        docker.run(*compose, "up", "--detach", "--no-build", timeout=LIMIT_S)
+        docker.run(*compose, "up", "--detach", "--no-build")
         for name, value in {
             "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -388,29 +386,17 @@ def test_compose_serves_what_is_released_on_its_s3_and_mlflow_takes_runs(docker,
             "AWS_SECRET_ACCESS_KEY": "laptop",
         }.items():
             monkeypatch.setenv(name, value)
-        wait_for(lambda: docker.run(*compose, "ps", "buckets")[1].count("Exit 0"))
+        until(lambda: docker.run(*compose, "ps", "buckets")[1].count("Exit 0"))
         store = open_store("s3://seefood/release.json")
         store.put(archives["1.0.0"])
         release(store, {"1.0.0": archives["1.0.0"]}, "1.0.0")
-        wait_for(lambda: get("http://127.0.0.1:8080/readyz")[0] == 200)
+        until(lambda: get("http://127.0.0.1:8080/readyz")[0] == 200)
         smoke = [sys.executable, "-m", "scripts.rollout.smoke", "--release", "s3://seefood/release.json", "http://127.0.0.1:8080"]
         done = subprocess.run(smoke, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        wait_for(lambda: httpx.get("http://127.0.0.1:5000/health").text == "OK")
+        until(lambda: status_of("http://127.0.0.1:5000/health") == 200)
     except BaseException:
         print(docker.run(*compose, "logs", "--tail", "20", check=False)[1])
         raise
     finally:
-        docker.run(*compose, "down", "--volumes", timeout=LIMIT_S, check=False)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            if condition():
-                return
-        except httpx.HTTPError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+        docker.run(*compose, "down", "--volumes", check=False)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
+from tests.waiting import ended_after_limit
 
 pytestmark = pytest.mark.server
 
@@ -54,10 +55,11 @@ def serve(clone, port):
         start_new_session=True,
     )
     output = ""
-    while "Ctrl-C" not in output:
-        line = process.stdout.readline()
-        assert line, output
-        output += line
+    with ended_after_limit(process):
+        while "Ctrl-C" not in output:
+            line = process.stdout.readline()
+            assert line, output
+            output += line
     return process, output
 
 
@@ -66,7 +68,7 @@ def end(process, signal_number, whole_group):
     assert any("java" in member.name() for member in family)
     (os.killpg if whole_group else os.kill)(process.pid, signal_number)
     process.communicate(timeout=LIMIT_S)
-    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
 
 
 @pytest.mark.slow
@@ -120,14 +122,15 @@ def test_signal_while_installing_or_packing_leaves_no_process_and_no_half_made_a
             text=True,
             start_new_session=True,
         )
-        while stage not in process.stdout.readline():
-            assert process.poll() is None
+        with ended_after_limit(process):
+            while stage not in process.stdout.readline():
+                assert process.poll() is None
         time.sleep(0.4)
         family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=LIMIT_S)
         assert family
-        assert not psutil.wait_procs(family, timeout=10)[1]
+        assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
         if stage == "installing serve":
             assert not list((folder / ".venv").glob("installed-*"))
             environment = clone[1]

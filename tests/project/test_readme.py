@@ -6,14 +6,14 @@ import re
 import shlex
 import shutil
 import subprocess
-import time
 
-import httpx
 import pytest
 import yaml
 
 from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.project.pages import console, shell_lines
+from tests.serving.server import status_of
+from tests.waiting import until
 from training.data.pictures import generate
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -76,16 +76,8 @@ class Shell:
         """Start a server in the background, and wait until it is ready."""
         assert self.server is None, "a server runs already"
         self.server = subprocess.Popen(shlex.split(command), cwd=self.folder, env=self.environment)
-        deadline = time.monotonic() + LIMIT_S
-        while time.monotonic() < deadline:
-            assert self.server.poll() is None, "the server ended"
-            try:
-                if httpx.get(f"http://127.0.0.1:{self.port}/readyz").is_success:
-                    return ""
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.2)
-        raise AssertionError("the server did not become ready")
+        until(lambda: status_of(f"http://127.0.0.1:{self.port}/readyz") == 200, process=self.server)
+        return ""
 
     def close(self):
         """End a server that is left."""

@@ -20,6 +20,7 @@ from scripts.retrain.run import FOLDER, KEPT, RetrainError, Run, find_run, locke
 from scripts.rollout.pairs import Answer
 from tests.conftest import LIMIT_S, ROOT
 from tests.ecs.scripted_aws import moto_server, outside
+from tests.waiting import until
 
 
 def split(train, held_out, labels=("pie", "soup"), fingerprint="f"):
@@ -233,8 +234,7 @@ def test_a_run_goes_on_until_its_last_step_is_done(here):
     with pytest.raises(ValueError, match=r"is not finished, and was started with .*a\.csv.*or remove the folder to start anew"):
         find_run({"from": ["b.csv"]}, "make retrain", 0, "report")
     again.finish("report", {}, 1.0)
-    while time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime()) == first.name:
-        time.sleep(0.05)  # runs are named by the second
+    until(lambda: time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime()) != first.name)  # runs are named by the second
     assert find_run({"from": ["b.csv"]}, "make retrain", 0, "report").folder != first.folder
 
 
@@ -347,9 +347,7 @@ def test_a_step_that_a_kill_left_running_is_waited_for(here):
     assert first.stdout
     assert first.stdout.readline() == "locked\n"
     assert first.stdout.readline() == "$ left\n"
-    deadline = time.monotonic() + LIMIT_S
-    while not (children := subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, check=False).stdout):
-        assert time.monotonic() < deadline
+    children = until(lambda: subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, check=False).stdout)
     first.send_signal(signal.SIGKILL)
     first.wait(LIMIT_S)
     second = subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True)

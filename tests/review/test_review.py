@@ -22,7 +22,7 @@ from scripts.review.label_studio import NONE_CHOICE, export_tasks, import_annota
 from scripts.review.order import in_order
 from scripts.review.review import without_features
 from scripts.review.server import ReviewServer
-from tests.conftest import ROOT, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, picture_bytes
 
 LABELS = ["pho", "ramen", "spring_rolls"]
 
@@ -129,7 +129,7 @@ def server(batch, decisions):
 
 
 def ask(server, method, path, body=None, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT_S)
     headers = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
     connection.request(method, f"/{server.secret}{path}", None if body is None else json.dumps(body), headers)
     answer = connection.getresponse()
@@ -220,7 +220,7 @@ def test_kill_loses_nothing_that_was_chosen_and_the_command_goes_on(batch, tmp_p
 @pytest.mark.parametrize("path", ["/", "/review.json", "/photos/0", "/review.css", "/choices", "/anything"])
 @pytest.mark.parametrize("secret", ["", "/", "/guess", "/%s/.."])
 def test_nothing_is_here_for_whoever_does_not_have_the_printed_address(server, decisions, method, path, secret):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT_S)
     headers = {name.replace("_", "-"): value for name, value in own(server).items()}
     connection.request(method, (secret % "x" if "%" in secret else secret) + path, json.dumps(CHOICE), headers)
     answer = connection.getresponse()

@@ -19,6 +19,7 @@ from scripts.release.address import open_store
 from scripts.release.document import entry_of, fingerprint, make, parse, write
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.serving.server import Server
+from tests.waiting import until
 
 # short intervals, so that tests need not wait
 QUICK = {
@@ -107,13 +108,8 @@ class Instance(Server):
         self.wait_for(lambda: self.ready)
         return self
 
-    def wait_for(self, condition, seconds=LIMIT_S):
-        deadline = time.monotonic() + seconds
-        while not (result := condition()):
-            assert time.monotonic() < deadline, f"{self.output}\n{self.status()}"
-            assert self.process.poll() is None, self.output
-            time.sleep(0.05)
-        return result
+    def wait_for(self, condition):
+        return until(condition, lambda: f"{self.output}\n{self.status()}", self.process)
 
     @property
     def ready(self):
@@ -204,7 +200,7 @@ class Load:
             thread.start()
 
     def _ask(self, number):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
         while not self.over.is_set():
             number += 1
             begun = time.monotonic()
@@ -224,7 +220,7 @@ class Load:
         """All answers; none is under way any more."""
         self.over.set()
         for thread in self.threads:
-            thread.join(40)
+            thread.join(LIMIT_S)
             assert not thread.is_alive(), "a request hangs"
         return self.answers
 

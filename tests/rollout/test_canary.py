@@ -24,6 +24,7 @@ from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.rollout.roles import BUCKET, enforced, enforcing
 from tests.rollout.rolling import alike
+from tests.waiting import until
 
 SETTINGS = Settings(heartbeat_s=0.3, poll_s=0.1, bake_s=1, rollout_s=20, stale_s=10)
 NAMES = [f"task-{letter}" for letter in "abcd"]
@@ -88,10 +89,7 @@ def play(bucket, tmp_path):
                 stack.callback(tasks[-1].thread.join)
                 stack.callback(tasks[-1].over.set)
             store = bucket.store(credentials["DeployRole"], SETTINGS)
-            deadline = time.monotonic() + 60
-            while len(store.instances()) < len(names):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(lambda: len(store.instances()) >= len(names))
             archive = tmp_path / "seefood-1.1.0.mar"
             archive.write_bytes(b"a model")
             error = None

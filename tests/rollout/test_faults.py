@@ -247,8 +247,8 @@ def test_sixteen_requests_in_flight_are_answered_before_sigterm_ends_it(start, s
     family = instance.family()
     begun = time.monotonic()
     instance.process.send_signal(signal.SIGTERM)
-    assert instance.process.wait(60) == 0
-    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert instance.process.wait(LIMIT_S) == 0
+    assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
     answers = load.stop()
     assert sum(ended > begun for _, ended, *_ in answers) == 16
     assert not load.failed
@@ -265,8 +265,8 @@ def test_grace_serves_on_though_not_ready_and_a_second_signal_ends_it(start, sto
     instance.wait_for(lambda: get(instance.readyz) == (503, {"ready": False, "version": "1.0.0", "why": "draining"}))
     assert httpx.post(instance.url, content=picture_bytes(1)).status_code == 200
     instance.process.terminate()
-    assert instance.process.wait(60) == 0
-    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert instance.process.wait(LIMIT_S) == 0
+    assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
 
 
 @pytest.mark.slow
@@ -279,8 +279,8 @@ def test_killed_in_the_middle_of_a_rollout_it_leaves_no_process_and_reconciles_w
     instance.wait_for(lambda: "fetching: version=1.1.0" in instance.output)
     time.sleep(0.3)
     instance.process.kill()
-    instance.process.wait()
-    assert not psutil.wait_procs(family, timeout=20)[1], "orphans"
+    instance.process.wait(LIMIT_S)
+    assert not psutil.wait_procs(family, timeout=LIMIT_S)[1], "orphans"
     assert not get(f"http://127.0.0.1:{port}/livez")[0]
     again = start(store, port)
     assert again.wait_state("reconciled", document)["default"] == "1.1.0"

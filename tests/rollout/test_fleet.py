@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from scripts.release.address import open_store
 from scripts.release.document import canaries
-from tests.conftest import free_port, picture_bytes
+from tests.conftest import LIMIT_S, free_port, picture_bytes
 from tests.rollout.roles import REGION, RELEASE, Enforced, enforcing
 from tests.rollout.rolling import QUICK, Instance, Load, make_archives, reversion
 
@@ -63,7 +63,7 @@ def rollout(s3, archives):
     def run(*arguments):
         command = [sys.executable, "-m", "scripts.rollout.rollout", "--release", RELEASE]
         command += ["--model-store", str(archives["1.0.0"].parent), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -94,7 +94,7 @@ def fleet(s3, rollout):
 
 
 def served(fleet):
-    return [httpx.post(instance.url, content=picture_bytes(1), timeout=30).json()["version"] for instance in fleet]
+    return [httpx.post(instance.url, content=picture_bytes(1), timeout=LIMIT_S).json()["version"] for instance in fleet]
 
 
 def test_canary_promotion_bad_version_and_rollback(fleet, rollout, archives):

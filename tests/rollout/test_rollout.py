@@ -1,5 +1,6 @@
 """`make rollout` and its like against a real TorchServe: no request fails, and what is worse than before does not stay."""
 
+import contextlib
 import json
 import re
 import signal
@@ -18,6 +19,7 @@ from scripts.release.document import parse
 from scripts.release.folder_store import FolderStore
 from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, Load, make_archives, p99_ms, release, reversion
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 VERSIONS = ["1.0.0", "1.1.0", "1.2.0"]
@@ -71,7 +73,7 @@ def run(instance, archives, *arguments):
 
 
 def version_served(instance):
-    return httpx.post(instance.url, content=picture_bytes(1), timeout=30).json()["version"]
+    return httpx.post(instance.url, content=picture_bytes(1), timeout=LIMIT_S).json()["version"]
 
 
 def roll_under_load(instance, archives, steps, clients, requests=0):
@@ -323,28 +325,24 @@ def unmanaged(archives, tmp_path):
     server += ["--ts-config", "config.properties", "--model-store", str(archives["1.0.0"].parent)]
     with (tmp_path / "console.log").open("w") as console:
         process = subprocess.Popen(server, cwd=tmp_path, env=environment, stdout=console, stderr=subprocess.STDOUT)
-    keys = tmp_path / "key_file.json"
-    deadline = time.monotonic() + 60
-    while not (keys.exists() and "inference" in keys.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    tokens = {name: json.loads(keys.read_text())[name]["key"] for name in ("management", "inference")}
-    url, headers = f"http://127.0.0.1:{port + 1}", {"authorization": f"Bearer {tokens['management']}"}
-    while True:
-        try:
-            described = httpx.get(f"{url}/models/seefood", headers=headers).json()
-            if described[0]["workers"][0]["status"] == "READY":
-                break
-        except (httpx.HTTPError, KeyError, IndexError):
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}", {f"SEEFOOD_{name.upper()}_TOKEN": token for name, token in tokens.items()}
-    family = psutil.Process(process.pid).children(recursive=True)
-    for member in family:
-        member.terminate()
-    psutil.wait_procs(family, timeout=20)
-    process.wait(20)
+    keys, log = tmp_path / "key_file.json", (tmp_path / "console.log").read_text
+    try:
+        until(lambda: keys.exists() and "inference" in keys.read_text(), log, process)
+        tokens = {name: json.loads(keys.read_text())[name]["key"] for name in ("management", "inference")}
+        url, headers = f"http://127.0.0.1:{port + 1}/models/seefood", {"authorization": f"Bearer {tokens['management']}"}
+
+        def is_ready():
+            with contextlib.suppress(httpx.HTTPError, KeyError, IndexError):
+                return httpx.get(url, headers=headers).json()[0]["workers"][0]["status"] == "READY"
+
+        until(is_ready, log, process)
+        yield f"http://127.0.0.1:{port}", {f"SEEFOOD_{name.upper()}_TOKEN": token for name, token in tokens.items()}
+    finally:
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        for member in family:
+            member.terminate()
+        psutil.wait_procs(family, timeout=LIMIT_S)
+        process.wait(LIMIT_S)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from scripts.command import run
 from scripts.release.document import parse, releases_of
 from scripts.release.folder_store import FolderStore
 from scripts.rollout.rollout import main
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.rollout.rolling import QUICK, Instance, get, make_archives, reversion
 
 MODELS = ("birds", "flowers", "seefood")
@@ -55,7 +55,7 @@ class Load:
         photo = picture_bytes(1)
         while not self._over.is_set():
             for model in self.models:
-                answer = httpx.post(f"{self.url}/{model}", content=photo, timeout=60)
+                answer = httpx.post(f"{self.url}/{model}", content=photo, timeout=LIMIT_S)
                 self.answers.append((model, answer.status_code, answer.text))
 
     def __enter__(self):

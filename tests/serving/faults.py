@@ -9,6 +9,9 @@ from collections import Counter
 
 import httpx
 
+from tests.conftest import LIMIT_S
+from tests.waiting import until
+
 LONG_S = 180  # a client's own time-out: whoever runs into it was left hanging
 
 
@@ -45,12 +48,11 @@ class Clients:
 
     def wait_right(self, since):
         """Seconds from `since` until the first right answer after it."""
-        while True:
-            for over, took, status in list(self.answers):
-                if status == 200 and over - took >= since:
-                    return over - since
-            assert time.monotonic() < since + LONG_S, Counter(status for _, _, status in self.answers)
-            time.sleep(0.05)
+
+        def right():
+            return [over - since for over, took, status in list(self.answers) if status == 200 and over - took >= since]
+
+        return until(right, lambda: Counter(status for _, _, status in list(self.answers)))[0]
 
     def seen(self, since):
         """(how many got what, the longest wait in seconds) of the requests that ended since then."""
@@ -64,7 +66,7 @@ def idle_connections(address, count):
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             one = stack.enter_context(socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET))
-            one.settimeout(10)
+            one.settimeout(LIMIT_S)
             one.connect(address)
         yield
 
@@ -72,11 +74,12 @@ def idle_connections(address, count):
 @contextlib.contextmanager
 def port_taken(port):
     """Another program has this port, as soon as it is free: it closes whatever connection comes."""
-    while True:
+
+    def taken():
         with contextlib.suppress(OSError):
-            listener = socket.create_server(("127.0.0.1", port))
-            break
-        time.sleep(0.005)
+            return socket.create_server(("127.0.0.1", port))
+
+    listener = until(taken, pause_s=0.005)
 
     def close_each():
         with contextlib.suppress(OSError):
@@ -96,7 +99,7 @@ def port_taken(port):
 @contextlib.contextmanager
 def stalled_upload(port):
     """A client of which the first half of a photo has come, and no more comes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as connection:
         connection.sendall(b"POST /predictions/seefood HTTP/1.1\r\nhost: x\r\ncontent-length: 10000\r\n\r\n" + bytes(5000))
         yield
 

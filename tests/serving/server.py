@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 
 from scripts.archive.build import build
 from tests.conftest import LIMIT_S, ROOT, free_port
+from tests.waiting import until
 
 # what a process of the server is known by: a word of its command line
 PARTS = {"serve": "scripts.serving.serve", "door": "scripts.door.door", "worker": "model_service_worker"}
@@ -47,21 +47,17 @@ class Server:
 
     def wait_output(self, text):
         """Return once it has printed this."""
-        while text not in self.output:
-            assert self.process.poll() is None, f"the server ended: {self.output}"
-            time.sleep(0.05)
+        until(lambda: text in self.output, lambda: self.output, self.process)
         return self
 
     def wait_ready(self):
-        while status_of(self.readyz) != 200:
-            assert self.process.poll() is None, f"the server ended: {self.output}"
-            time.sleep(0.1)
+        until(lambda: status_of(self.readyz) == 200, lambda: self.output, self.process)
         return self
 
-    def wait(self, seconds=60):
+    def wait(self):
         """Its complete output, once it has ended."""
-        self.process.wait(seconds)
-        self._reader.join(seconds)
+        self.process.wait(LIMIT_S)
+        self._reader.join(LIMIT_S)
         return self.output
 
     def family(self):
@@ -87,7 +83,7 @@ class Server:
         family = self.family()
         self.process.send_signal(signal_number)
         self.wait()
-        assert not psutil.wait_procs(family, timeout=20)[1]
+        assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
         return self.output, self.process.returncode
 
 
@@ -100,13 +96,6 @@ def serving_starter(folder, *arguments) -> Iterator[Server]:
         yield server
     finally:
         server.end()
-
-
-def until(true):
-    deadline = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def status_of(url, **options):

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -31,6 +30,7 @@ from tests.door.asking import ask
 from tests.door.without_server import application
 from tests.ecs.scripted_aws import moto_server, outside
 from tests.serving.server import serving_starter
+from tests.waiting import until
 
 ADDRESS = "s3://photos/seefood/captured"
 DISH = picture_bytes(0, (16, 12), "PNG")
@@ -84,13 +84,6 @@ def feedback(s3) -> list[dict[str, Any]]:
     return [json.loads(s3.get_object(Bucket="photos", Key=key)["Body"].read()) for key in keys]
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def refusing(code: str, status: int = 403) -> Iterator[str]:
     """The address of an S3 that refuses every call with this code."""
@@ -117,7 +110,7 @@ def refusing(code: str, status: int = 403) -> Iterator[str]:
 def test_photos_and_answers_are_named_by_id_then_time(tmp_path, s3, capture):
     folder = capture("one", "abc", "xyz")
     with uploads(tmp_path, "one") as copying:
-        wait_for(lambda: copying.copied == 2)
+        until(lambda: copying.copied == 2)
         capture("one", "later")
     # the end waits for what is not copied yet
     files = {name_of(path) for path in folder.rglob("*") if path.is_file()}
@@ -168,7 +161,7 @@ def test_feedback_is_kept_by_the_instance_that_answered_before_and_after_the_pho
     copying = uploads(tmp_path, "one")
     with copying:
         if uploaded:
-            wait_for(lambda: copying.copied == 1)
+            until(lambda: copying.copied == 1)
         answer = ask(app_of(copying), "POST", "/feedback", json={"id": "abc", "label": "ramen"})
     assert answer.status_code == 200
     assert feedback(s3) == [answer.json()]
@@ -224,7 +217,7 @@ def test_thousand_feedbacks_at_once_through_a_real_server_none_lost_none_twice(t
     with serving_starter(tmp_path) as server:
         answers = asyncio.run(ask_all(server))
         assert {answer.status_code for answer in answers} == {200}
-        wait_for(lambda: sum(name.endswith(FEEDBACK) for name in names(s3)) == len(ids))
+        until(lambda: sum(name.endswith(FEEDBACK) for name in names(s3)) == len(ids))
     assert sorted(kept["id"] for kept in feedback(s3)) == sorted(ids)
     assert {len([name for name in names(s3) if name.endswith(end)]) for end in (PHOTO, ANSWER, FEEDBACK)} == {len(ids)}
 
@@ -260,7 +253,7 @@ def test_photo_that_another_instance_copies_after_a_404_is_found(tmp_path, s3, c
 
     assert not found()
     assert uploads(tmp_path, "one").copy()
-    wait_for(found)
+    until(found)
 
 
 def test_last_answer_with_an_id_is_meant(tmp_path, s3, capture):

@@ -21,7 +21,8 @@ from scripts.serving.metrics import MetricsServer
 from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.conftest import LIMIT_S, free_port, picture_bytes
-from tests.serving.server import Server, until
+from tests.serving.server import Server
+from tests.waiting import until
 
 ADDRESSES = Addresses("unix:/nowhere/inference", "unix:/nowhere/management", "unix:/nowhere/metrics")
 SCHEMA = json.loads((Path(__file__).parent / "emf.schema.json").read_text(encoding="utf-8"))

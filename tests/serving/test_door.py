@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import psutil
@@ -18,6 +17,7 @@ from scripts.steps import Steps
 from tests.backend.test_process import SECRETS
 from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.serving.server import status_of
+from tests.waiting import until
 
 ADDRESSES = Addresses("unix:/nowhere/inference", "unix:/nowhere/management", "unix:/nowhere/metrics")
 SETTINGS = Settings(look_s=0.1, look_timeout_s=0.5, repair_s=1.0, restart_wait_s=0.1)
@@ -33,13 +33,6 @@ def door(state):
     port = free_port()
     with Door("127.0.0.1", port, ADDRESSES, SETTINGS, Steps(False), lambda: dict(state)) as door:
         yield door
-
-
-def until(true):
-    deadline = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def readiness(door):

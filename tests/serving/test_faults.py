@@ -17,10 +17,11 @@ import psutil
 import pytest
 
 from scripts.serving.ports import PortError, check_ports
-from tests.conftest import ROOT, free_port
+from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.serving.faults import LONG_S, Clients, disk_or_folder, idle_connections, port_taken, stalled_upload
 from tests.serving.server import Server, status_of
 from tests.serving.workers import values
+from tests.waiting import until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 RECOVERY_S = 15  # from the cause's end to the next right answer, where the machine has nothing else to do
@@ -55,11 +56,8 @@ def server(model_store, disk):
     server.end()
 
 
-def wait(server, status):
-    deadline = time.monotonic() + LONG_S
-    while status_of(server.readyz) != status:
-        assert time.monotonic() < deadline, server.output
-        time.sleep(0.1)
+def wait_not_ready(server):
+    until(lambda: status_of(server.readyz) == 503, lambda: server.output)
 
 
 def repairs(server):
@@ -76,13 +74,6 @@ def stopped(process):
             process.resume()
 
 
-def until(true, server):
-    deadline = time.monotonic() + LONG_S
-    while not true():
-        assert time.monotonic() < deadline, server.output
-        time.sleep(0.05)
-
-
 def killed(server, disk, name):
     server.part(name).kill()
 
@@ -92,14 +83,14 @@ def stopped_for_a_while(server, disk, name):
         if name in ("serve", "door"):  # without them nobody says that it is not ready
             time.sleep(HELD_S)
         else:
-            wait(server, 503)
+            wait_not_ready(server)
 
 
 def stopped_for_good(server, disk, name):
     """Until the next repair's log line, which is the end of a cause that does not go away."""
     before = repairs(server)
     server.part(name).suspend()
-    until(lambda: repairs(server) > before, server)
+    until(lambda: repairs(server) > before, lambda: server.output)
 
 
 def killed_and_its_port_taken(server, disk, name):
@@ -127,7 +118,7 @@ def few_files(server, disk, name):
     before = process.rlimit(resource.RLIMIT_NOFILE)
     process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 20, before[1]))
     with idle_connections(str((disk / "run" / "sockets").resolve() / "inference"), 60):
-        wait(server, 503)
+        wait_not_ready(server)
     with contextlib.suppress(psutil.NoSuchProcess):
         process.rlimit(resource.RLIMIT_NOFILE, before)
 
@@ -164,14 +155,14 @@ def note(cause, clients, began, recovered_s):
 @pytest.mark.parametrize("cause", CAUSES)
 def test_no_request_hangs_and_answers_come_back(server, photo, disk, cause):
     happen, name, expected = CAUSES[cause]
-    wait(server, 200)
+    server.wait_ready()
     with Clients(server.url, photo) as clients:
         began = time.monotonic()
         clients.wait_right(began)
         happen(server, disk, name)
         ended = time.monotonic()
         recovered_s = clients.wait_right(ended)
-    wait(server, 200)
+    server.wait_ready()
     assert note(cause, clients, began, recovered_s).keys() <= expected
     assert recovered_s < server.limit_s
 
@@ -182,11 +173,11 @@ def counted(server, name):
 
 
 def test_photo_under_which_the_worker_is_killed_is_asked_for_again(server, photo):
-    wait(server, 200)
+    server.wait_ready()
     before, worker = counted(server, "seefood_door_retries_total"), server.part("worker")
     with ThreadPoolExecutor(1) as pool, stopped(worker):
         answer = pool.submit(httpx.post, server.url, content=photo, timeout=LONG_S)
-        until(lambda: counted(server, "seefood_door_running_requests") == 1, server)
+        until(lambda: counted(server, "seefood_door_running_requests") == 1, lambda: server.output)
         worker.kill()
         assert answer.result().status_code == 200
     assert counted(server, "seefood_door_retries_total") == before + 1
@@ -209,8 +200,8 @@ def test_killed_server_leaves_no_process_and_the_next_one_serves(model_store, ph
         with stalled_upload(server.port):
             server.process.send_signal(signal.SIGKILL)
             server.wait()
-            until(lambda: ports_are_free(server.port), server)
-            assert not psutil.wait_procs(family, timeout=LONG_S)[1]
+            until(lambda: ports_are_free(server.port), lambda: server.output)
+            assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
         ended = time.monotonic()
         again = Server(model_store, server.port).wait_ready()
         recovered_s = clients.wait_right(ended)
@@ -232,7 +223,7 @@ def test_400_idle_connections_beside_300_descriptors_cost_no_answer(model_store,
 
 def test_too_few_files_are_refused_at_start(model_store):
     command = [sys.executable, "-m", "scripts.serving.serve", "--port", str(free_port()), "--model-store", str(model_store)]
-    done = subprocess.run(["prlimit", "--nofile=200:200", *command], capture_output=True, text=True, check=False, timeout=LONG_S)
+    done = subprocess.run(["prlimit", "--nofile=200:200", *command], capture_output=True, text=True, check=False, timeout=LIMIT_S)
     assert done.returncode == 1
     assert done.stderr.startswith("error: 200 files may be open at a time (ulimit -Hn), expected at least 1024")
 
@@ -256,27 +247,27 @@ def register(server, disk):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_scaled_by_hand_are_scaled_back(server, photo, workers):
-    wait(server, 200)
+    server.wait_ready()
     version = f"{server.management}/seefood/1.0.0"
     httpx.put(version, params={"min_worker": str(workers), "max_worker": str(workers)}, timeout=LONG_S).raise_for_status()
-    until(lambda: f"they were scaled to {workers} to {workers} by hand" in server.output, server)
-    until(lambda: [worker["status"] for worker in httpx.get(version).json()[0]["workers"]] == ["READY"], server)
-    wait(server, 200)
+    server.wait_output(f"they were scaled to {workers} to {workers} by hand")
+    until(lambda: [worker["status"] for worker in httpx.get(version).json()[0]["workers"]] == ["READY"], lambda: server.output)
+    server.wait_ready()
     assert status_of(server.url, method="POST", content=photo) == 200
 
 
 def test_models_registered_by_hand_are_unregistered(server, register):
-    wait(server, 200)
+    server.wait_ready()
     register("other", "9.0.0")
-    until(lambda: 'what=unregistered model=other version=9.0.0 why="it was registered by hand"' in server.output, server)
+    server.wait_output('what=unregistered model=other version=9.0.0 why="it was registered by hand"')
     assert [model["modelName"] for model in httpx.get(server.management).json()["models"]] == ["seefood"]
 
 
 def test_default_changed_by_hand_is_set_back(server, register, photo):
-    wait(server, 200)
+    server.wait_ready()
     register("seefood", "9.0.1")
     httpx.put(f"{server.management}/seefood/9.0.1/set-default", timeout=LONG_S)
-    until(lambda: "what=unregistered model=seefood version=9.0.1" in server.output, server)
-    wait(server, 200)
+    server.wait_output("what=unregistered model=seefood version=9.0.1")
+    server.wait_ready()
     assert httpx.post(server.url, content=photo, timeout=LONG_S).json()["version"] == "1.0.0"
     assert [version["modelVersion"] for version in httpx.get(f"{server.management}/seefood/all").json()] == ["1.0.0"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from handler.preprocess import Spec, preprocess
 from scripts.settings import Settings
-from tests.conftest import bytes_of, picture_bytes
+from tests.conftest import LIMIT_S, bytes_of, picture_bytes
 from tests.serving.server import serving_starter
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -65,7 +65,7 @@ def test_flood_leaves_a_healthy_server_ready_and_an_ordinary_client_answered(ser
     def send(_):
         got = Counter()
         while time.monotonic() < end:
-            answer = httpx.post(url, content=photo, timeout=600)
+            answer = httpx.post(url, content=photo, timeout=LIMIT_S)
             got[answer.status_code] += 1
             assert (int(answer.headers.get("retry-after", 0)) >= 1) == (answer.status_code == 503)
         return got
@@ -75,7 +75,7 @@ def test_flood_leaves_a_healthy_server_ready_and_an_ordinary_client_answered(ser
         got, longest_s = Counter(), 0.0
         while time.monotonic() < end:
             started = time.monotonic()
-            got[httpx.post(server.url, content=ordinary, timeout=600).status_code] += 1
+            got[httpx.post(server.url, content=ordinary, timeout=LIMIT_S).status_code] += 1
             longest_s = max(longest_s, time.monotonic() - started)
         return got, longest_s
 

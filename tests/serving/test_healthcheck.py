@@ -12,7 +12,7 @@ from scripts.serving.healthcheck import main
 from scripts.settings import Settings
 from scripts.steps import Steps
 from tests.conftest import free_port
-from tests.serving.server import until
+from tests.waiting import until
 
 ADDRESSES = Addresses("unix:/nowhere/inference", "unix:/nowhere/management", "unix:/nowhere/metrics")
 

@@ -2,12 +2,13 @@
 
 import socket
 import threading
-import time
 
 import httpx
 import pytest
 
 from scripts.serving.http_server import Answer, HttpServer
+from tests.conftest import LIMIT_S
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -46,11 +47,8 @@ def test_idle_clients_hold_up_nobody_and_are_cut_off(capfd):
         idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
         assert httpx.get(f"http://127.0.0.1:{port}/").text == "ok"
         for client in idle:
-            client.settimeout(5)
+            client.settimeout(LIMIT_S)
             assert client.recv(1) == b""
             client.close()
-        deadline = time.monotonic() + 5
-        while threading.active_count() > threads:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: threading.active_count() <= threads)
     assert capfd.readouterr() == ("", "")

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
-from tests.serving.server import Server, until
+from tests.serving.server import Server
+from tests.waiting import until
 
 PAGE = ROOT / "scripts" / "ecs" / "README.md"
 # of CloudWatch Logs Insights: commands, functions and words between them
@@ -76,7 +77,7 @@ def log(model_store, tmp_path_factory):
     def killed(name):
         process = server.part(name)
         process.kill()
-        psutil.wait_procs([process], timeout=60)
+        psutil.wait_procs([process], timeout=LIMIT_S)
 
     assert [ask(picture_bytes(1), **{"x-request-id": "an-id"}), ask(b"no photo")] == [200, 415]
     httpx.put(f"{server.management}/seefood/1.0.0?min_worker=0", timeout=LIMIT_S)

@@ -24,7 +24,8 @@ from scripts.release.folder_store import FolderStore
 from scripts.serving.serve import stop
 from scripts.settings import Settings
 from tests.conftest import LIMIT_S, ROOT, free_port
-from tests.serving.server import Server, status_of, until
+from tests.serving.server import Server, status_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 
@@ -60,7 +61,7 @@ def test_stop_command_ends_it_from_elsewhere(model_store):
     stop = [sys.executable, "-m", "scripts.serving.serve", "--stop", "--port", str(server.port)]
     done = subprocess.run(stop, capture_output=True, text=True, check=True)
     assert f"the server on port {server.port} has stopped" in done.stdout
-    assert "stopped by SIGTERM" in server.wait(10)
+    assert "stopped by SIGTERM" in server.wait()
     assert server.process.returncode == 0
     again = subprocess.run(stop, capture_output=True, text=True, check=False)
     assert again.returncode == 1
@@ -115,7 +116,7 @@ def test_archive_that_cannot_be_served_ends_with_what_is_wrong_with_it(exported,
     build(exported, "3.0.0", tmp_path)
     pack(parts, tmp_path / "seefood-3.0.1.mar")
     server = Server(tmp_path, free_port())
-    output = server.wait(200)
+    output = server.wait()
     assert server.process.returncode == 1
     assert re.search(f"error: nothing can be served: .*{reason}", output)
 
@@ -126,11 +127,8 @@ def test_ended_torchserve_is_started_again_and_predictions_come_back(model_store
     health = f"http://127.0.0.1:{server.port}"
     assert (status_of(f"{health}/readyz"), status_of(f"{health}/livez")) == (200, 200)
     server.part("JVM").kill()
-    deadline = time.monotonic() + 60
     for wanted in (503, 200):
-        while status_of(f"{health}/readyz") != wanted:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda wanted=wanted: status_of(server.readyz) == wanted, lambda: server.output)
     assert status_of(f"{health}/livez") == 200
     assert status_of(server.url, method="POST", content=photo) == 200
     output, status = server.end()
@@ -192,7 +190,7 @@ def test_a_model_of_any_name_is_served_under_that_name(exported, tmp_path, photo
     assert (answer["model"], answer["version"]) == ("flowers", "1.0.0")
     assert status_of(server.url.replace("flowers", "seefood"), method="POST", content=photo) == 404
     assert parse((tmp_path / "release.json").read_text())["model"] == "flowers"
-    until(lambda: f"curl {server.url} -T" in server.output)
+    server.wait_output(f"curl {server.url} -T")
     server.end()
     again = Server(tmp_path, server.port, model="flowers").wait_ready()  # the document names the model from now on
     again.end()
@@ -205,6 +203,6 @@ def test_another_model_than_the_released_one_is_refused_by_both_names(exported, 
     FolderStore(tmp_path / "release.json").write(write(document), None)
     for arguments in ([], ["--release", str(tmp_path / "release.json")]):
         server = Server(tmp_path, free_port(), "--model", "seefood", *arguments)
-        output = server.wait(120)
+        output = server.wait()
         assert server.process.returncode == 1
         assert re.search("error: .*flowers.*seefood", output), output

@@ -5,7 +5,6 @@ import errno
 import http.server
 import os
 import threading
-import time
 
 import httpx
 import psutil
@@ -15,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripts.serving.metrics import MetricsServer
 from scripts.serving.ports import PortError, check_ports
 from scripts.settings import Settings
-from tests.conftest import ROOT, free_port, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.serving.server import Server
 from tests.serving.workers import check_format, living, values, work
+from tests.waiting import until
 
 KEPT = Settings().keep_metrics_of
 
@@ -80,10 +80,7 @@ def test_rollouts_do_not_add_up_for_ever_but_what_serves_stays(server):
 def test_ended_workers_are_merged_though_nothing_scrapes(server):
     work(server.folder, 5)
     server._next_merge = 0.0
-    deadline = time.monotonic() + 10
-    while len(list(server.folder.iterdir())) > 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: len(list(server.folder.iterdir())) <= 2)
     assert values(httpx.get(server.url).text, outcome="answered") == {"seefood_requests_total": 10}
 
 
@@ -257,10 +254,7 @@ def test_killed_worker_stays_counted_and_its_successor_goes_on(served):
     httpx.post(served.url, content=picture_bytes())
     worker = served.part("worker")
     worker.kill()
-    psutil.wait_procs([worker], timeout=10)
+    psutil.wait_procs([worker], timeout=LIMIT_S)
     assert served.metrics(outcome="answered")["seefood_requests_total"] == before + 1
-    deadline = time.monotonic() + 60
-    while httpx.post(served.url, content=picture_bytes(), timeout=60).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    until(lambda: httpx.post(served.url, content=picture_bytes(), timeout=LIMIT_S).status_code == 200)
     assert served.metrics(outcome="answered")["seefood_requests_total"] == before + 2

@@ -1,11 +1,13 @@
 """What Python writes on standard error, in a log of JSON: one line for each message, a traceback within it."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
 import traceback
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ from scripts.serving.plain_text import MOST_LINES, MOST_TEXT, ErrorSteps, Messag
 from scripts.settings import Settings
 from scripts.steps import MOST_BYTES, Steps
 from tests.conftest import LIMIT_S, ROOT, free_port
-from tests.serving.server import until
+from tests.waiting import until
 
 CHAINED = """
 def f(): raise KeyError("a")
@@ -27,6 +29,15 @@ except KeyError as error:
     raise ValueError("no such class") from error
 """
 ADDRESSES = Addresses("unix:/nowhere/inference", "unix:/nowhere/management", "unix:/nowhere/metrics")
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """logged(): the steps so far. In a loop, capsys loses what another thread prints between its reading and its emptying."""
+    printed = io.StringIO()
+    # in sys itself pytest sets its own again, before the test begins
+    monkeypatch.setattr("scripts.steps.sys", SimpleNamespace(stdout=printed))
+    return lambda: [json.loads(line) for line in printed.getvalue().splitlines()]
 
 
 def lines_of(capsys):
@@ -115,18 +126,13 @@ def test_what_is_never_flushed_is_logged_when_the_process_ends(case):
     assert [json.loads(line)["why"] for line in done.stdout.splitlines()] == expected
 
 
-def test_what_is_never_flushed_is_logged_while_the_process_goes_on(capsys, monkeypatch):
-    stderr, seen = ErrorSteps(Steps(True)), []
+def test_what_is_never_flushed_is_logged_while_the_process_goes_on(logged):
+    stderr = ErrorSteps(Steps(True))
     stderr.write("half a line")
-
-    def logged():
-        seen.extend(lines_of(capsys))
-        return seen
-
     until(logged)
     stderr.write(" and the rest\n")
     until(lambda: len(logged()) > 1)
-    assert [line["why"] for line in seen] == ["half a line", " and the rest"]
+    assert [line["why"] for line in logged()] == ["half a line", " and the rest"]
 
 
 def test_threads_that_write_at_a_time_get_a_message_each(capsys):
@@ -182,25 +188,23 @@ def door_that_runs(code):
     return door
 
 
-def test_what_a_door_writes_without_a_newline_is_logged_while_it_runs(capsys):
-    door, lines = door_that_runs("import sys, time\nsys.stderr.write('no newline')\nsys.stderr.flush()\ntime.sleep(600)"), []
-    until(lambda: lines.extend(lines_of(capsys)) or lines)
-    assert [(line["step"], line["why"]) for line in lines] == [("door", "no newline")]
+def test_what_a_door_writes_without_a_newline_is_logged_while_it_runs(logged):
+    door = door_that_runs("import sys, time\nsys.stderr.write('no newline')\nsys.stderr.flush()\ntime.sleep(600)")
+    until(logged)
+    assert [(line["step"], line["why"]) for line in logged()] == [("door", "no newline")]
     door.stop()
 
 
-def test_what_a_door_writes_as_it_ends_is_one_line(capsys):
+def test_what_a_door_writes_as_it_ends_is_one_line(logged):
     door = door_that_runs("import sys\nprint('warning: a', file=sys.stderr)\n" + CHAINED)
-    door._process.wait()
-    lines = []
-    while len(lines) < 3:
-        lines += lines_of(capsys)
-    assert [(line["step"], line["why"]) for line in lines] == [
+    door._process.wait(LIMIT_S)
+    until(lambda: len(logged()) >= 3)
+    assert [(line["step"], line["why"]) for line in logged()] == [
         ("door", "warning: a"),
         ("door", "KeyError: 'a'"),
         ("door", "ValueError: no such class"),
     ]
-    assert "Traceback" in lines[2]["traceback"]
+    assert "Traceback" in logged()[2]["traceback"]
     door.stop()
 
 

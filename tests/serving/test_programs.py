@@ -12,9 +12,10 @@ from scripts.archive.read import inspect
 from scripts.release.address import open_store
 from scripts.release.status import status_table
 from scripts.settings import Settings
-from tests.conftest import free_port, picture_bytes
+from tests.conftest import LIMIT_S, free_port, picture_bytes
 from tests.programs import MORE, with_onnxruntime
-from tests.serving.server import Server, until
+from tests.serving.server import Server
+from tests.waiting import until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -27,7 +28,8 @@ def store(exported, tmp_path_factory):
 
 
 def description(server):
-    described = httpx.get(f"{server.management}/seefood", params={"customized": "true"}, timeout=30).json()[0]["customizedMetadata"]
+    answer = httpx.get(f"{server.management}/seefood", params={"customized": "true"}, timeout=LIMIT_S)
+    described = answer.json()[0]["customizedMetadata"]
     return json.loads(described) if isinstance(described, str) else described
 
 
@@ -40,7 +42,7 @@ def test_choice_is_made_once_and_shown_by_description_log_status_and_inspect(sto
         until(lambda: found["program"] in status_table(release, Settings()))
         table = status_table(release, Settings())
         assert found["choice"]["why"] not in table
-        assert httpx.post(server.url, content=picture_bytes(0), timeout=30).json()["predictions"]
+        assert httpx.post(server.url, content=picture_bytes(0), timeout=LIMIT_S).json()["predictions"]
     finally:
         output, code = server.end()
     assert code == 0

@@ -16,7 +16,7 @@ from PIL import Image
 from handler.preprocess import read_photo
 from scripts.backend.torchserve.handed import LEAST_BYTES
 from scripts.settings import ports_of
-from tests.conftest import ROOT, SHARED, bytes_of, free_port, needs_photos, picture_bytes
+from tests.conftest import LIMIT_S, ROOT, SHARED, bytes_of, free_port, needs_photos, picture_bytes
 from tests.hostile_files import MADE
 from tests.serving.server import Server
 
@@ -124,7 +124,7 @@ def test_bad_request_gets_its_status_with_code_type_and_message(server, status, 
 def test_broken_photos_among_good_ones_harm_nobody(server, photo, expected):
     bodies = [photo if i % 4 else b"broken %d" % i for i in range(64)]
     with ThreadPoolExecutor(16) as pool:
-        responses = list(pool.map(lambda body: httpx.post(server.url, content=body, timeout=30), bodies))
+        responses = list(pool.map(lambda body: httpx.post(server.url, content=body, timeout=LIMIT_S), bodies))
     for body, response in zip(bodies, responses, strict=True):
         assert response.status_code == (200 if body is photo else 415)
         if body is photo:
@@ -138,15 +138,16 @@ def test_broken_photos_among_good_ones_harm_nobody(server, photo, expected):
 def test_hard_files_never_get_a_server_error(server):
     for path in sorted((SHARED / "data" / "hard_images").iterdir()):
         if path.suffix != ".json":
-            assert httpx.post(server.url, content=path.read_bytes(), timeout=30).status_code in (200, 400, 413, 415, 422), path.name
+            answer = httpx.post(server.url, content=path.read_bytes(), timeout=LIMIT_S)
+            assert answer.status_code in (200, 400, 413, 415, 422), path.name
 
 
 def test_photo_of_twenty_megabytes_is_answered_and_more_than_the_limit_is_413(server):
     padded = picture_bytes(1) + bytes(20_000_000)  # what follows a JPEG's end is ignored by all decoders
-    assert httpx.post(server.url, content=padded, timeout=30).status_code == 200
+    assert httpx.post(server.url, content=padded, timeout=LIMIT_S).status_code == 200
     encoded = base64.b64encode(padded[:20_000_000]).decode()
-    assert httpx.post(server.url, json={"image": encoded}, timeout=30).status_code == 200
-    assert httpx.post(server.url, content=bytes(30_000_000), timeout=30).status_code == 413
+    assert httpx.post(server.url, json={"image": encoded}, timeout=LIMIT_S).status_code == 200
+    assert httpx.post(server.url, content=bytes(30_000_000), timeout=LIMIT_S).status_code == 413
 
 
 def test_torchserve_listens_on_private_sockets_alone_and_all_ports_are_loopback(server):

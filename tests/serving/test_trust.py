@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from tests.backend.test_process import SECRETS
-from tests.conftest import ROOT, free_port
+from tests.conftest import LIMIT_S, ROOT, free_port
 from tests.serving.server import Server, status_of
+from tests.waiting import until
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -113,8 +114,7 @@ def test_closed_terminal_ends_a_server_in_order(model_store, photo, tmp_path):
         os.execve(sys.executable, command, {**os.environ, "SEEFOOD_GRACE_S": "2"})
     # what it prints stays in the terminal: a thread that reads would hold it open
     process = psutil.Process(child)
-    while status_of(f"http://127.0.0.1:{port}/readyz") != 200:
-        assert process.status() != psutil.STATUS_ZOMBIE
+    until(lambda: status_of(f"http://127.0.0.1:{port}/readyz") == 200 or process.status() == psutil.STATUS_ZOMBIE)
     family = process.children(recursive=True)
     url = f"http://127.0.0.1:{port}/predictions/seefood"
     os.close(terminal)
@@ -122,7 +122,7 @@ def test_closed_terminal_ends_a_server_in_order(model_store, photo, tmp_path):
     assert answers == [200] * 5
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    assert not psutil.wait_procs(family, timeout=LIMIT_S)[1]
     assert not (ROOT / "build" / f"serve-{port}" / "serve.pid").exists()
 
 

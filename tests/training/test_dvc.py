@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from moto.server import ThreadedMotoServer
 from scripts.archive.build import check
 from tests.conftest import LIMIT_S, ROOT, free_port, picture_bytes
 from tests.serving.server import Server
+from tests.waiting import until
 from training.data.pictures import generate
 from training.model import Checkpoint
 from training.params import Params
@@ -74,13 +74,15 @@ def interrupt(folder: Path, *command: str, when) -> tuple[int, str]:
     )
     assert process.stdout
     os.set_blocking(process.stdout.fileno(), False)
-    output, deadline = b"", time.monotonic() + LIMIT_S
+    output = b""
+
+    def is_time():
+        nonlocal output
+        output += process.stdout.read() or b""
+        return when(output)
+
     try:
-        while not when(output):
-            assert process.poll() is None, output
-            assert time.monotonic() < deadline, output
-            output += process.stdout.read() or b""
-            time.sleep(0.02)
+        until(is_time, lambda: output, process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         os.set_blocking(process.stdout.fileno(), True)
         output += process.communicate(timeout=LIMIT_S)[0]

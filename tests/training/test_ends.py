@@ -22,6 +22,7 @@ import torch
 import yaml
 
 from tests.conftest import LIMIT_S, ROOT
+from tests.waiting import until
 from training.data.loader import EvalPhotos
 from training.data.split import Photo, check_unreadable
 from training.loop import CHECK_STEPS, train
@@ -132,9 +133,7 @@ def test_sweep_ends_a_training_that_ignores_its_signals_and_all_that_it_started(
     with log.open("wb") as output:
         _, status = processes.watch([sys.executable, "-c", program], output, lambda: log.read_text().count("up") == 2)
     assert status == -9
-    deadline = time.monotonic() + LIMIT_S
-    while any(str(tmp_path) in " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])):
-        assert time.monotonic() < deadline
+    until(lambda: not any(str(tmp_path) in " ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])))
 
 
 @pytest.mark.parametrize(
@@ -297,14 +296,13 @@ class Ending:
         """(exit status, seconds from now until no process of it is left)."""
         began = time.monotonic()
         self.printed += self.process.communicate()[0]
-        while self.left() and time.monotonic() - began < LIMIT_S:
-            time.sleep(0.05)
-        seconds = time.monotonic() - began
-        self.watchdog.cancel()
-        for process in self.left():
-            process.kill()
-        assert seconds < LIMIT_S, self.printed
-        return self.process.returncode, seconds
+        try:
+            until(lambda: not self.left(), lambda: self.printed)
+            return self.process.returncode, time.monotonic() - began
+        finally:
+            self.watchdog.cancel()
+            for process in self.left():
+                process.kill()
 
     def send(self, *numbers):
         """Wait until it trains, and send it signals."""

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.conftest import LIMIT_S, ROOT
+from tests.waiting import until
 from training.data.loader import Batches
 from training.data.pictures import generate
 from training.data.split import Photo
@@ -179,13 +179,13 @@ def test_signal_during_evaluation_keeps_the_epoch(tmp_path, generated, params, o
 
 def wait_for_step(out: Path, process: subprocess.Popen[str], least: int) -> int:
     """Wait until the saved state is at least that many steps on."""
-    ends_at = time.monotonic() + LIMIT_S
-    while time.monotonic() < ends_at:
-        assert process.poll() is None, process.communicate()
+
+    def saved() -> int:
         state = load_state(out / "last.pt")  # whole at any moment, or this raises
-        if state is not None and state["progress"]["step"] >= least:
-            return state["progress"]["step"]
-    raise AssertionError("no state was saved")
+        step = state["progress"]["step"] if state else 0
+        return step if step >= least else 0
+
+    return until(saved, lambda: process.poll() is not None and process.communicate(), process, pause_s=0)
 
 
 @pytest.mark.slow

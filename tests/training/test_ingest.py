@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps
 from scripts.command import run
 from tests.conftest import LIMIT_S, ROOT, SHARED, bytes_of, needs_photos
 from tests.training.test_sets import food101
+from tests.waiting import until
 from training.data import ingest as ingest_module
 from training.data.ingest import staging_folder
 from training.data.pictures import draw
@@ -342,11 +342,11 @@ def test_killed_ingest_leaves_the_data_set_as_it_was_and_goes_on(monkeypatch, ca
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={"PYTHONPATH": str(ROOT), "PATH": ""}
     )
-    deadline = time.monotonic() + LIMIT_S
-    while len(list(Path("data").glob("food.part/*"))) < 10 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    try:
+        until(lambda: len(list(Path("data").glob("food.part/*"))) >= 10, process=process, pause_s=0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(LIMIT_S)
     assert Path("data/food.part").is_dir()
     assert content(food) == before
     status, output, _ = ingest(monkeypatch, capsys, "new", "--data", food)

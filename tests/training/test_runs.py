@@ -16,6 +16,7 @@ import yaml
 
 from scripts.errors import FullDiskError
 from tests.conftest import LIMIT_S, ROOT
+from tests.waiting import ended_after_limit
 from training import folder as run_folder
 from training import train
 from training.again import Again
@@ -277,10 +278,11 @@ class Project:
         """What the process prints until a line, or the last part of one, matches."""
         printed = ""
         assert process.stdout
-        while not re.search(text, printed):
-            character = process.stdout.read(1)
-            assert character, printed
-            printed += character
+        with ended_after_limit(process):
+            while not re.search(text, printed):
+                character = process.stdout.read(1)
+                assert character, printed
+                printed += character
         return printed
 
 

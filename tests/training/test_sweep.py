@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -17,6 +16,7 @@ from optuna.trial import TrialState
 
 from scripts.command import run as run_command
 from tests.conftest import LIMIT_S, ROOT
+from tests.waiting import until
 from training.params import read_params
 from training.sweep import processes
 from training.sweep import sweep as sweep_module
@@ -302,12 +302,12 @@ def test_killed_sweep_goes_on_and_no_trial_is_lost_or_counted_twice(tmp_path, ge
     command += ["--space", str(space), "--out", str(folder), "--trials", "2"]
     with Path("first.txt").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
-    deadline = time.monotonic() + LIMIT_S
-    while not read_history(trial_folder(folder, 1)) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.kill()
+    try:
+        until(lambda: read_history(trial_folder(folder, 1)), Path("first.txt").read_text, process, pause_s=0.02)
+    finally:
+        process.kill()
     request.addfinalizer(lambda: [left.kill() for number in (0, 1) for left in trainings(tmp_path / trial_folder(folder, number))])
-    assert process.wait() == -signal.SIGKILL, Path("first.txt").read_text()
+    assert process.wait(LIMIT_S) == -signal.SIGKILL, Path("first.txt").read_text()
 
     sweep("food", generated, params, read_settings(space, params), folder, trials=2)
     study = optuna.load_study(study_name="sweep", storage="sqlite:///runs/sweep/optuna.db")

@@ -1,5 +1,6 @@
 """Records of a run on their way to MLflow: embedded stores, a real server that is down, slow or there, S3, kills."""
 
+import contextlib
 import http.server
 import json
 import math
@@ -22,6 +23,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.conftest import LIMIT_S, free_port
+from tests.waiting import until
 from training.model import Checkpoint
 from training.tracking.journal import Tracker
 from training.tracking.machine import system_metrics
@@ -71,11 +73,17 @@ def took_s(call, *arguments):
     return time.monotonic() - started
 
 
-def wait_until(condition):
-    ends_at = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < ends_at, "it never came"
-        time.sleep(0.05)
+@contextlib.contextmanager
+def stderr_into(path):
+    """Processes that are started inside print errors into a file: capfd loses what comes between its reading and its emptying."""
+    before = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def answers(url):
@@ -131,20 +139,20 @@ def test_run_lands_in_the_embedded_store_while_the_caller_never_waits(here, monk
 
 
 @pytest.mark.slow
-def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, capfd, store):
+def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, store):
     port = free_port()
     uri = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     folder = here / "run"
     folder.mkdir()
     (folder / "checkpoint.pt").write_bytes(b"weights")
-    tracker = Tracker(folder)
+    with stderr_into(here / "stderr"):
+        tracker = Tracker(folder)
     tracker.log_params({"lr": 0.1})
     tracker.log_metrics({"loss": 1.0, "f1": math.nan}, 1)
-    printed = []
-    wait_until(lambda: printed.append(capfd.readouterr().err) or "cannot send" in "".join(printed))
-    assert "Connection refused" in "".join(printed)
-    assert "training goes on" in "".join(printed)
+    until(lambda: "cannot send" in (here / "stderr").read_text())
+    assert "Connection refused" in (here / "stderr").read_text()
+    assert "training goes on" in (here / "stderr").read_text()
 
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     places = ["--backend-store-uri", f"sqlite:///{here}/server.db", "--artifacts-destination", str(here / "artifacts")]
@@ -153,11 +161,11 @@ def test_server_that_is_down_at_first_gets_all_once_it_is_up(here, monkeypatch, 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")} | quiet
     server = subprocess.Popen([*command, *places], env=environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: answers(f"{uri}/health"))
+        until(lambda: answers(f"{uri}/health"), (here / "log").read_text, server)
         tracker.log_metrics({"loss": 0.5}, 2)
         tracker.register("food", folder / "checkpoint.pt")
         tracker.close()
-        assert "is reachable again" in "".join([*printed, capfd.readouterr().err])
+        assert "is reachable again" in (here / "stderr").read_text()
         assert records_left(folder, uri) == 0
 
         again = Tracker(folder)  # the run is resumed
@@ -265,13 +273,13 @@ def test_store_that_refuses_is_named_once_with_the_remedy_and_how_to_send_later(
 ):
     address = refusing(address) if isinstance(address, int) else address
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    tracker = Tracker(here / "run")
+    with stderr_into(here / "stderr"):
+        tracker = Tracker(here / "run")
     assert took_s(tracker.log_params, {"lr": 0.1}) < AT_ONCE_S
-    printed = []
-    wait_until(lambda: printed.append(capfd.readouterr().err) or "cannot send" in "".join(printed))
+    until(lambda: "cannot send" in (here / "stderr").read_text())
     # what is refused for good is not tried again until the limit
     assert took_s(tracker.close, "FINISHED", LIMIT_S) < CLOSE_S
-    printed = "".join(printed) + capfd.readouterr().err
+    printed = (here / "stderr").read_text() + capfd.readouterr().err
     assert len(re.findall(f"cannot send to .*{reason}.*training goes on", printed)) == 1, printed
     assert "yet: 3 records; later" in printed
     assert "later: make track RUN=run" in printed
@@ -291,9 +299,9 @@ def test_killed_run_is_sent_and_called_killed_until_it_is_resumed(here, monkeypa
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     client = open_client(store)
-    wait_until(lambda: (here / "run" / STATE).is_file() and not records_left(here / "run", store))
+    until(lambda: (here / "run" / STATE).is_file() and not records_left(here / "run", store))
     run_id = json.loads((here / "run" / STATE).read_text())[store]["run_id"]
-    wait_until(lambda: client.get_run(run_id).info.status == "KILLED")
+    until(lambda: client.get_run(run_id).info.status == "KILLED")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
     tracked(here / "run", loss=0.5)

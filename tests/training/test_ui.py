@@ -5,13 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import httpx
 import psutil
 import pytest
 
 from tests.conftest import LIMIT_S, ROOT, free_port
+from tests.waiting import until
 from training.tracking.ui import check_port
 
 
@@ -55,11 +55,8 @@ def test_pages_are_served_at_the_port_that_was_given_and_end_without_a_traceback
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | store, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + LIMIT_S
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        url = f"http://127.0.0.1:{port}/health"
+        until(lambda: answers(url), lambda: process.poll() is not None and process.communicate()[0], process)
     finally:
         family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(number)

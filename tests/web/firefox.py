@@ -9,12 +9,12 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import LIMIT_S, free_port
+from tests.waiting import until
 
 FIREFOX = os.environ.get("FIREFOX") or shutil.which("firefox-esr") or shutil.which("firefox") or ""
 
@@ -54,11 +54,7 @@ class Firefox:
 
     def wait(self, script: str, *arguments: object) -> Any:
         """What a script returns, once that is true."""
-        end = time.monotonic() + LIMIT_S
-        while not (value := self.run(script, *arguments)):
-            assert time.monotonic() < end, script
-            time.sleep(0.05)
-        return value
+        return until(lambda: self.run(script, *arguments), lambda: script)
 
     def find(self, selector: str) -> str:
         """The id of an element."""
@@ -68,13 +64,13 @@ class Firefox:
 
 def connection(port: int) -> socket.socket:
     """To Marionette, once it listens."""
-    end = time.monotonic() + LIMIT_S
-    while True:
-        try:
+
+    def connected() -> socket.socket | None:
+        with contextlib.suppress(ConnectionRefusedError):
             return socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S)
-        except ConnectionRefusedError:
-            assert time.monotonic() < end, "Firefox does not listen"
-            time.sleep(0.1)
+        return None
+
+    return until(connected, lambda: "Firefox does not listen")
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from tests.chromium import needs_chromium
 from tests.conftest import LIMIT_S, picture_bytes
 from tests.door.own_door import STATE, door, sockets_of
 from tests.serving.server import capturing_starter
+from tests.waiting import until
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -274,8 +275,7 @@ def test_second_photo_ends_the_first(seen, photo, tmp_path):
     seen.page.wait_for_timeout(0)
     file = tmp_path / "a.txt"
     file.write_text("no picture")
-    while not held:
-        seen.page.wait_for_timeout(10)
+    until(lambda: seen.page.wait_for_timeout(10) or held)
     seen.choose(str(file))
     seen.says("This file is not a picture")
     held[0].abort()
